@@ -1,0 +1,68 @@
+PYTHON ?= python3
+VENV ?= .venv
+PYTEST_FLAGS ?=
+
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+# The tests that face Captum run against the oldest supported release too.
+OLDEST_CAPTUM := 0.7.0
+OLDEST_DIR := .captum-oldest
+OLDEST_INSTALLED := $(OLDEST_DIR)/.installed-$(OLDEST_CAPTUM)
+OLDEST_TESTS := tests/attr tests/test_support.py
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: help install demo test lint format types pytest pytest-oldest-captum benchmarks figures clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-22s %s\n", $$1, $$2}' Makefile
+
+install: $(INSTALLED)  ## make the virtual environment and install the package with its tools
+
+$(INSTALLED): setup.cfg pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --upgrade pip
+	$(BIN)/python -m pip install --editable ".[dev]"
+	@touch $@
+
+$(OLDEST_INSTALLED): | $(INSTALLED)
+	rm -rf $(OLDEST_DIR)
+	$(BIN)/python -m pip install --no-deps --target $(OLDEST_DIR) captum==$(OLDEST_CAPTUM)
+	@touch $@
+
+demo: $(INSTALLED)  ## explain a match of the built-in few-shot network, offline
+	$(BIN)/captum-fam demo
+
+# The whole suite comes last, so that its closing line is the last line.
+test: lint types pytest-oldest-captum pytest  ## everything that has to pass
+
+lint: $(INSTALLED)  ## check style and format
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+
+format: $(INSTALLED)  ## repair style and format
+	$(BIN)/python -m ruff check --fix .
+	$(BIN)/python -m ruff format .
+
+types: $(INSTALLED)  ## check types
+	$(BIN)/python -m mypy captum_fam
+
+pytest: $(INSTALLED)  ## run the tests, the tutorials' among them
+	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+pytest-oldest-captum: $(INSTALLED) $(OLDEST_INSTALLED)  ## run Captum's side against the oldest Captum
+	PYTHONPATH="$(CURDIR)/$(OLDEST_DIR)" $(BIN)/python -c \
+	  "import captum; assert captum.__version__ == '$(OLDEST_CAPTUM)', captum"
+	PYTHONPATH="$(CURDIR)/$(OLDEST_DIR)" $(BIN)/python -m pytest $(OLDEST_TESTS) $(PYTEST_FLAGS)
+
+benchmarks: $(INSTALLED)  ## write the benchmark tables of docs/
+	$(BIN)/python -m benchmarks.run
+
+figures: $(INSTALLED)  ## draw the figures of docs/ again
+	$(BIN)/captum-fam demo --out docs/figures
+
+clean:  ## remove builds and caches, and leave the virtual environment
+	rm -rf $(OLDEST_DIR) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	find benchmarks captum_fam tests -name __pycache__ -type d -prune -exec rm -rf {} +

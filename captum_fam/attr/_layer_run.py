@@ -1,0 +1,243 @@
+"""One forward pass that gives a layer's activation, the embedding, and the way back through the head alone."""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from captum._utils.common import _reduce_list, _run_forward, _sort_key_list
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map_only
+
+from captum_fam import functional as F
+from captum_fam.support import check_embedding
+
+Tensors = tuple[Tensor, ...]
+
+
+class HeadTape(TorchFunctionMode):
+    """Records autograd from :meth:`start` on, whatever grad mode the forward function sets itself.
+
+    Before the start the pass runs as it finds itself, without a graph. From there every torch call is made
+    outside inference mode and with gradients, so that a forward function wrapped in ``torch.no_grad()`` or
+    ``torch.inference_mode()`` has a way back as well.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.starts: dict[nn.Module, Tensors] = {}
+        self._vectors: list[tuple[Tensor, int]] = []
+
+    def start(self, module: nn.Module, tensors: Tensors) -> Tensors:
+        """Make the tensors of ``module`` the ends of the way back; one already on the tape stays connected."""
+        self.starts[module] = tuple(
+            t if t.requires_grad or not t.is_floating_point() else _normal(t).detach().requires_grad_() for t in tensors
+        )
+        return self.starts[module]
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if not self.starts or getattr(func, "__name__", "") == "__get__":
+            return func(*args, **kwargs)
+        with torch.inference_mode(False), torch.enable_grad():
+            args, kwargs = tree_map_only(Tensor, _normal, (args, kwargs))
+            result = func(*args, **kwargs)
+        if isinstance(result, Tensor) and result.requires_grad and _is_batch_of_vectors(result):
+            self._vectors.append((result, result._version))
+        return result
+
+    def origin(self, embedding: Tensor) -> Tensor:
+        """The earliest vector with the embedding's direction: what a final normalisation was applied to.
+
+        The rescaling of each sample belongs to the similarity. Its Jacobian would project the contributions
+        onto the directions that leave the norm alone, and their sum to zero.
+        """
+        for vector, version in self._vectors:
+            # A vector that was changed in place afterwards is no longer what was recorded.
+            if vector._version == version and vector.numel() == embedding.numel() and _parallel(vector, embedding):
+                return vector
+        return embedding
+
+
+@dataclass(frozen=True)
+class LayerRun:
+    """What one forward pass left behind.
+
+    Attributes:
+        activations: for each layer its output (or input) tensors, detached.
+        embedding: the output of the forward function, ``(B, J)``, detached.
+    """
+
+    activations: list[Tensors]
+    embedding: Tensor
+    _starts: list[Tensors]
+    _origin: Tensor
+
+    def pull(self, cotangent: Tensor, frozen_norm: bool = False) -> list[tuple[tuple[Tensor, Tensor], ...]]:
+        """Vector-Jacobian product of the head: for each start of the tape, pairs of gradient and tensor.
+
+        Args:
+            cotangent: ``(B, J)``, on the features of the embedding.
+            frozen_norm: the cotangent is a weight, which takes on the (constant) factor between the embedding
+                and the vector before its normalisation. A contribution is the same on both.
+
+        Raises:
+            ValueError: if a start has no influence on the embedding.
+        """
+        if frozen_norm and self._origin is not self.embedding:
+            before = self._origin.detach().flatten(1).to(cotangent).norm(dim=1, keepdim=True)
+            after = self.embedding.to(cotangent).norm(dim=1, keepdim=True)
+            cotangent = cotangent * torch.where(before == 0, 1.0, after / before)
+        wanted = [tensor for tensors in self._starts for tensor in tensors]
+        if not self._origin.requires_grad:
+            raise ValueError(NO_INFLUENCE)
+        with torch.inference_mode(False):
+            gradients = torch.autograd.grad(
+                self._origin, wanted, cotangent.to(self._origin).view_as(self._origin), allow_unused=True
+            )
+        if any(gradient is None for gradient in gradients):
+            raise ValueError(NO_INFLUENCE)
+        each = iter(gradients)
+        return [tuple((next(each), tensor.detach()) for tensor in tensors) for tensors in self._starts]
+
+
+NO_INFLUENCE = (
+    "layer: the embedding does not depend on it, so that a map of it would explain no score; "
+    "choose a layer on the way to the embedding (for a class token, one before the last attention)"
+)
+
+
+def run_layers(
+    forward_func: Callable[..., Any],
+    inputs: Tensors,
+    layers: list[nn.Module],
+    additional_forward_args: tuple[Any, ...] | None = None,
+    attribute_to_layer_input: bool = False,
+    device_ids: list[int] | None = None,
+    head: nn.Module | None = None,
+    tape: bool = False,
+) -> LayerRun:
+    """Run ``forward_func`` once, without a graph up to where the tape starts.
+
+    Args:
+        tape: record the way from the layers to the embedding.
+        head: record the way from the input of this module instead.
+
+    Raises:
+        ValueError: if a layer or the head did not run, or a layer gave something that is no tensor.
+    """
+    head_tape = HeadTape() if tape else None
+    saved: dict[nn.Module, dict[torch.device, Tensors]] = defaultdict(dict)
+    lock = threading.Lock()
+
+    def on_layer(module: nn.Module, tensors: Tensors) -> Tensors:
+        if head_tape is not None and head is None:
+            tensors = head_tape.start(module, tensors)
+        with lock:
+            saved[module][tensors[0].device] = tensors
+        # An in-place operation further on must not reach what was saved.
+        return tuple(tensor.clone() for tensor in tensors)
+
+    def on_head(module: nn.Module, tensors: Tensors) -> Tensors:
+        assert head_tape is not None
+        return tuple(tensor.clone() for tensor in head_tape.start(module, tensors))
+
+    if tape:
+        # Grad mode and tape belong to a thread; replicas would run without.
+        forward_func = _without_replicas(forward_func)
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(_eager())
+        for layer in layers:
+            stack.enter_context(_hook(layer, attribute_to_layer_input, on_layer))
+        if head is not None:
+            stack.enter_context(_hook(head, True, on_head))
+        stack.enter_context(head_tape or nullcontext())
+        output = _run_forward(forward_func, inputs, additional_forward_args=additional_forward_args)
+    for layer in layers:
+        if layer not in saved:
+            raise ValueError(f"layer {type(layer).__name__} did not run in forward_func; choose one that does")
+    if head is not None and head_tape is not None and head not in head_tape.starts:
+        raise ValueError("transform did not run in forward_func: pass its weight, or a module of the model itself")
+    embedding = check_embedding(output)
+    starts = [] if head_tape is None else [head_tape.starts[m] for m in ([head] if head is not None else layers)]
+    return LayerRun(
+        activations=[_gather(saved[layer], forward_func, device_ids) for layer in layers],
+        embedding=embedding.detach(),
+        _starts=starts,
+        _origin=embedding if head_tape is None else head_tape.origin(embedding),
+    )
+
+
+@contextmanager
+def _hook(module: nn.Module, at_input: bool, replace: Callable[[nn.Module, Tensors], Tensors]) -> Iterator[None]:
+    """Pass the module's output (or input) through ``replace`` while the context lasts."""
+
+    def exchange(module: nn.Module, given: Any) -> Any:
+        tensors = tuple(given) if isinstance(given, tuple | list) else (given,)
+        for tensor in tensors:
+            if not isinstance(tensor, Tensor):
+                raise ValueError(
+                    f"layer {type(module).__name__} {'takes' if at_input else 'gives'} a {type(tensor).__name__} "
+                    "among its tensors; choose a layer of tensors only"
+                )
+        if not tensors:
+            raise ValueError(f"layer {type(module).__name__} takes no positional input; attribute to its output")
+        replaced = replace(module, tensors)
+        return type(given)(replaced) if isinstance(given, tuple | list) else replaced[0]
+
+    if at_input:
+        handle = module.register_forward_pre_hook(exchange)
+    else:
+        handle = module.register_forward_hook(lambda module, _, output: exchange(module, output))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _gather(
+    by_device: dict[torch.device, Tensors], forward_func: Callable[..., Any], device_ids: list[int] | None
+) -> Tensors:
+    """The batch in order, from the devices that DataParallel spread it over."""
+    ids = device_ids or getattr(forward_func, "device_ids", None)
+    keys = _sort_key_list(list(by_device), ids)
+    gathered: Tensors = _reduce_list([by_device[key] for key in keys])
+    return tuple(tensor.detach() for tensor in gathered)
+
+
+def _without_replicas(forward_func: Callable[..., Any]) -> Callable[..., Any]:
+    owner = getattr(forward_func, "__self__", forward_func)
+    if isinstance(owner, nn.DataParallel) and len(owner.device_ids) > 1:
+        return owner.module
+    return forward_func
+
+
+def _eager() -> AbstractContextManager[Any]:
+    """Hooks are part of what torch.compile has compiled: those added later are passed over, unless run eagerly."""
+    set_stance = getattr(torch.compiler, "set_stance", None)  # torch >= 2.6
+    return nullcontext() if set_stance is None else set_stance("force_eager")
+
+
+def _normal(tensor: Tensor) -> Tensor:
+    return tensor.clone() if tensor.is_inference() else tensor
+
+
+def _is_batch_of_vectors(tensor: Tensor) -> bool:
+    return tensor.dim() >= 2 and max(tensor.shape[1:]) == tensor[0].numel() if len(tensor) else False
+
+
+def _parallel(vector: Tensor, embedding: Tensor) -> bool:
+    """Whether all rows have the same direction up to rounding; zero rows go with zero rows."""
+    tolerance = 8 * max(torch.finfo(vector.dtype).eps, torch.finfo(embedding.dtype).eps)
+    a, b = F.common_precision(vector.detach().flatten(1), embedding.detach())
+    return a.shape == b.shape and bool(((F.unit(a) - F.unit(b)).norm(dim=1) <= tolerance).all())

@@ -1,0 +1,290 @@
+"""What LayerFAM and LayerSimilarityCAM share: from inputs and support to the weight of every support."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from captum._utils.common import (
+    _format_additional_forward_args,
+    _format_output,
+    _format_tensor_into_tuples,
+    _select_targets,
+)
+from captum._utils.typing import TargetType
+from captum.attr import LayerAttribution
+from torch import Tensor, nn
+
+from captum_fam import functional as F
+from captum_fam.attr._layer_run import NO_INFLUENCE, LayerRun, run_layers
+from captum_fam.attr.tokens import looks_channels_last
+from captum_fam.similarity import Similarity, SimilarityLike, get_similarity
+from captum_fam.support import (
+    EmbeddedSupport,
+    SimilarityToSupport,
+    SupportSet,
+    as_support_set,
+    check_embedding_sizes,
+    check_support_tensor,
+    embed_classes,
+    embed_images,
+)
+
+Maps = Tensor | tuple[Tensor, ...] | list[Tensor | tuple[Tensor, ...]]
+TokenGridLike = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A batch of queries compared with its support.
+
+    Attributes:
+        query: the embeddings Z', ``(B, J)``, float32 at least.
+        support: the supports' embeddings in the same precision.
+        explained: what the measure's contributions sum to for each support, ``(B, K)``.
+        support_weights: the weight of each support in the explained score, ``(B, K)``.
+        scores: of every class, less its foil, ``(B, C)``.
+        predicted: the class of largest S, ``(B,)``.
+        target: the explained class, ``(B,)``.
+        class_names: C names.
+    """
+
+    query: Tensor
+    support: Tensor
+    explained: Tensor
+    support_weights: Tensor
+    scores: Tensor
+    predicted: Tensor
+    target: Tensor
+    class_names: tuple[str, ...]
+
+
+class SimilarityLayerAttribution(LayerAttribution):
+    """Base of the layer methods that explain a similarity.
+
+    Args:
+        forward_func: an embedding model, ``forward_func(x) -> (B, J)``, or a
+            :class:`~captum_fam.SimilarityToSupport`, which brings its support, similarity and foil.
+        layer: a module, its dotted name in ``forward_func``, or a list of these.
+        device_ids: order of the devices, where ``forward_func`` runs a DataParallel model of its own.
+        similarity: the measure the model decides with.
+        token_grid: rearranges the tensors of the layer into ``(B, N, *spatial)``.
+    """
+
+    def __init__(
+        self,
+        forward_func: Callable[..., Any],
+        layer: nn.Module | str | Sequence[nn.Module | str],
+        device_ids: list[int] | None = None,
+        *,
+        similarity: SimilarityLike = "cosine",
+        token_grid: TokenGridLike | None = None,
+    ) -> None:
+        if isinstance(forward_func, nn.DataParallel) and isinstance(forward_func.module, SimilarityToSupport):
+            raise TypeError(
+                "forward_func is a DataParallel of a SimilarityToSupport; "
+                "wrap the model instead: SimilarityToSupport(DataParallel(model), support)"
+            )
+        owner = forward_func.model if isinstance(forward_func, SimilarityToSupport) else forward_func
+        resolved = (
+            _resolve_layer(owner, layer)
+            if isinstance(layer, nn.Module | str)
+            else [_resolve_layer(owner, one) for one in layer]
+        )
+        LayerAttribution.__init__(self, forward_func, resolved, device_ids)
+        if isinstance(forward_func, SimilarityToSupport):
+            if similarity != "cosine":
+                raise ValueError("similarity is set by the SimilarityToSupport; give it there")
+            self.similarity: Similarity = forward_func.similarity
+        else:
+            self.similarity = get_similarity(similarity)
+        self.token_grid = token_grid
+
+    @property
+    def _model(self) -> Callable[..., Any]:
+        func: Callable[..., Any] = self.forward_func
+        return func.model if isinstance(func, SimilarityToSupport) else func
+
+    @property
+    def _layers(self) -> list[nn.Module]:
+        return [self.layer] if isinstance(self.layer, nn.Module) else list(self.layer)
+
+    def _compare(
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        support: object,
+        target: TargetType,
+        additional_forward_args: object,
+        attribute_to_layer_input: bool,
+        **tape: Any,
+    ) -> tuple[LayerRun, Comparison]:
+        """Run the model once and weigh the supports; activations come out as ``(B, N, *spatial)``."""
+        formatted = _format_tensor_into_tuples(inputs)
+        args = _format_additional_forward_args(additional_forward_args)
+        if formatted[0].numel() == 0:
+            raise ValueError(f"inputs is an empty batch, shape {tuple(formatted[0].shape)}")
+        embedded, class_names = self._embed_support(support, formatted, args)
+        run = run_layers(self._model, formatted, self._layers, args, attribute_to_layer_input, self.device_ids, **tape)
+        if not run.embedding.isfinite().all():
+            raise ValueError("inputs: the embedding of the query contains NaN or inf")
+        check_embedding_sizes(run.embedding, embedded.embeddings)
+        _check_batch(embedded.embeddings, len(run.embedding))
+        with torch.inference_mode(False), torch.no_grad():
+            query, vectors = F.common_precision(run.embedding, embedded.embeddings)
+            similarities = self.similarity.score(query, vectors)
+            scores = embedded.scores(similarities)
+            predicted = embedded.class_scores(similarities).argmax(1)
+            chosen = _select_class(scores, target, predicted)
+            comparison = Comparison(
+                query=query,
+                support=vectors,
+                explained=self.similarity.explained(query, vectors),
+                support_weights=embedded.support_weights(similarities, chosen),
+                scores=scores,
+                predicted=predicted,
+                target=chosen,
+                class_names=class_names,
+            )
+        return run, comparison
+
+    def _embed_support(
+        self, support: object, inputs: tuple[Tensor, ...], args: tuple[Any, ...] | None
+    ) -> tuple[EmbeddedSupport, tuple[str, ...]]:
+        if isinstance(self.forward_func, SimilarityToSupport):
+            if support is not None:
+                raise ValueError(
+                    "support is set by the SimilarityToSupport; leave it out here, or explain the model itself"
+                )
+            return self.forward_func.embedded(), self.forward_func.class_names
+        if support is None:
+            raise ValueError("support is missing: pass images or embeddings to compare with, or a SupportSet")
+        if isinstance(support, SupportSet):
+            self._check_images(support.inputs, inputs, args, support.holds_embeddings)
+            return EmbeddedSupport(
+                *embed_classes(support, self._model, additional_forward_args=args)
+            ), support.class_names
+        check_support_tensor(support)
+        assert isinstance(support, Tensor)
+        support = support.detach()
+        rank = inputs[0].dim()
+        if support.dim() == rank + 1:
+            self._check_images(support.flatten(0, 1), inputs, args)
+            _check_batch(support, len(inputs[0]))
+            flat = embed_images(self._model, support.flatten(0, 1), args)
+            embeddings = flat.unflatten(0, support.shape[:2])
+        elif support.dim() == rank and support.dim() > 2 and (rank > 3 or support.shape[1:] == inputs[0].shape[1:]):
+            return self._embed_support(as_support_set(support), inputs, args)
+        elif support.dim() in (2, 3):
+            embeddings = support
+        else:
+            raise ValueError(
+                f"support has shape {tuple(support.shape)}; for inputs of shape {tuple(inputs[0].shape)} it must be "
+                "images (K, ...), images per query (B, K, ...), embeddings (K, J) or embeddings per query (B, K, J)"
+            )
+        count = embeddings.shape[-2]
+        return EmbeddedSupport(embeddings, F.widen(embeddings).new_full((1, count), 1 / count)), ("support",)
+
+    def _check_images(
+        self, images: Tensor, inputs: tuple[Tensor, ...], args: tuple[Any, ...] | None, embedded: bool = False
+    ) -> None:
+        if embedded:
+            return
+        if images.device != inputs[0].device:
+            raise ValueError(f"support is on {images.device} but inputs on {inputs[0].device}; move one of them")
+        if images.dim() != inputs[0].dim() or images.shape[1] != inputs[0].shape[1]:
+            raise ValueError(
+                f"support has images of shape {tuple(images.shape[1:])} but inputs of {tuple(inputs[0].shape[1:])}; "
+                "both go through the same model"
+            )
+        if len(inputs) > 1 or any(isinstance(arg, Tensor) for arg in args or ()):
+            raise ValueError(
+                "support: images cannot be embedded by a model that takes several tensors; pass their embeddings"
+            )
+
+    def _activations(self, run: LayerRun) -> list[tuple[Tensor, ...]]:
+        """The layers' tensors as ``(B, N, *spatial)``."""
+        return [
+            tuple(self._grid(layer, tensor, run.embedding.shape[1]) for tensor in tensors)
+            for layer, tensors in zip(self._layers, run.activations, strict=True)
+        ]
+
+    def _grid(self, layer: nn.Module, tensor: Tensor, n_features: int) -> Tensor:
+        name = type(layer).__name__
+        if not tensor.is_floating_point():
+            raise ValueError(f"layer {name} gives {tensor.dtype}; an activation map needs floating-point numbers")
+        if self.token_grid is not None:
+            tensor = self.token_grid(tensor)
+        elif tensor.dim() > 2 and looks_channels_last(layer, tensor, n_features):
+            raise ValueError(
+                f"layer {name} gives {tuple(tensor.shape)}, which looks channels-last; pass "
+                "token_grid=TokenGrid(...) to lay the tokens out as an image, or token_grid=torch.nn.Identity() if "
+                "dimension 1 does hold the channels"
+            )
+        if tensor.dim() < 3:
+            raise ValueError(
+                f"layer {name} gives {tuple(tensor.shape)}, which has no spatial dimension; "
+                "choose a layer before the pooling"
+            )
+        return tensor
+
+    def _pulled_to_layers(
+        self, run: LayerRun, cotangent: Tensor, frozen_norm: bool
+    ) -> list[tuple[tuple[Tensor, Tensor], ...]]:
+        """:meth:`LayerRun.pull`, gradients and activations laid out as ``(B, N, *spatial)``."""
+        pulled = [
+            tuple((self._rearrange(g), self._rearrange(a)) for g, a in pairs)
+            for pairs in run.pull(cotangent, frozen_norm)
+        ]
+        if cotangent.any() and not all(any(gradient.any() for gradient, _ in pairs) for pairs in pulled):
+            raise ValueError(NO_INFLUENCE)
+        return pulled
+
+    def _rearrange(self, tensor: Tensor) -> Tensor:
+        return tensor if self.token_grid is None else self.token_grid(tensor)
+
+    def _format(self, maps: list[tuple[Tensor, ...]], relu_attributions: bool) -> Maps:
+        for tensors in maps:
+            for one in tensors:
+                if not one.isfinite().all():
+                    raise ValueError("layer: its activation contains NaN or inf")
+        if relu_attributions:
+            maps = [tuple(one.relu() for one in tensors) for tensors in maps]
+        outputs: list[Any] = [_format_output(len(tensors) > 1, tensors) for tensors in maps]
+        return outputs[0] if isinstance(self.layer, nn.Module) else outputs
+
+
+def _resolve_layer(owner: Callable[..., Any], layer: nn.Module | str) -> nn.Module:
+    if isinstance(layer, nn.Module):
+        return layer
+    if not isinstance(layer, str):
+        raise TypeError(f"layer must be a module or its dotted name, got {type(layer).__name__}")
+    if not isinstance(owner, nn.Module):
+        raise TypeError(f"layer {layer!r} is a name, but forward_func is no module to look it up in; pass the module")
+    try:
+        return owner.get_submodule(layer)
+    except AttributeError as error:
+        raise ValueError(f"layer {layer!r} is no submodule of {type(owner).__name__}") from error
+
+
+def _select_class(scores: Tensor, target: TargetType, predicted: Tensor) -> Tensor:
+    """The class that Captum's rules for ``target`` select for each sample, ``(B,)``; the predicted one for None."""
+    if target is None:
+        return predicted
+    columns = torch.arange(scores.shape[1], device=scores.device).expand_as(scores)
+    try:
+        selected = _select_targets(columns, target)
+    except (IndexError, RuntimeError) as error:
+        raise AssertionError(f"target {target!r} is out of range for {scores.shape[1]} classes") from error
+    if selected.shape != predicted.shape:
+        raise AssertionError(f"target {target!r} does not select one class for each of {len(predicted)} samples")
+    return selected
+
+
+def _check_batch(support: Tensor, batch: int) -> None:
+    if support.dim() > 2 and len(support) != batch:
+        raise ValueError(
+            f"support holds one set for each of {len(support)} queries but inputs is a batch of {batch}; "
+            "methods that repeat the inputs (NoiseTunnel) need a support shared by the batch"
+        )

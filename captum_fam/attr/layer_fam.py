@@ -1,0 +1,299 @@
+"""The Feature Activation Map as a Captum layer attribution."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple, get_args
+
+import torch
+from captum._utils.typing import TargetType
+from captum.log import log_usage
+from torch import Tensor, nn
+
+from captum_fam import functional as F
+from captum_fam.attr._layer_run import LayerRun
+from captum_fam.attr._similarity_attribution import Comparison, Maps, SimilarityLayerAttribution, TokenGridLike
+from captum_fam.similarity import SimilarityLike
+
+Weighting = Literal["paper", "weights", "contributions"]
+Normalization = Literal["minmax", "relu", "maxabs", "none"]
+SupportScale = Literal["paper", "none"]
+Transform = Literal["auto"] | nn.Module | Tensor | None
+
+
+def _relu(contributions: Tensor) -> Tensor:
+    positive = contributions.clamp_min(0)
+    largest = positive.amax(1, keepdim=True)
+    return positive / torch.where(largest == 0, 1.0, largest)
+
+
+def _maxabs(contributions: Tensor) -> Tensor:
+    largest = contributions.abs().amax(1, keepdim=True)
+    return contributions / torch.where(largest == 0, 1.0, largest)
+
+
+_NORMALIZATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "minmax": F.minmax,
+    "relu": _relu,
+    "maxabs": _maxabs,
+    "none": lambda contributions: contributions,
+}
+
+
+class FAMDetails(NamedTuple):
+    """Everything :class:`LayerFAM` computed on its way to the maps.
+
+    Attributes:
+        attributions: what ``attribute`` returns.
+        contributions: C on the channels before Eq. 12, for each layer and tensor ``(B, N)``.
+        comparison: scores, classes and support weights.
+    """
+
+    attributions: Maps
+    contributions: list[tuple[Tensor, ...]]
+    comparison: Comparison
+
+
+class LayerFAM(SimilarityLayerAttribution):
+    r"""Feature Activation Map (FAM) of a model that decides by similarity instead of a classifier layer.
+
+    The contribution of each feature of the embedding to the query-support similarity (Eq. 15) is carried over
+    to the channels of the layer (Eq. 18), scaled to [0, 1] over the channels (Eq. 12), and weighs the layer's
+    activation maps: :math:`L = \sum_n \bar c_n A^n` (Eq. 13). One forward pass serves any number of supports;
+    no graph is kept of the backbone. The defaults are the method as published.
+
+    What to know before trusting a map:
+
+    - A weight is a contribution and holds :math:`z_n` already, so that the map is quadratic in the activation
+      and does not sum to the similarity: :class:`LayerSimilarityCAM` does.
+    - Eq. 12 gives channels that contribute nothing the weight -min C / (max C - min C). Where contributions
+      have both signs (linear heads, leaky activations) most of the map can be the plain sum of activations,
+      the same for every support. A warning is given when that share passes one half.
+    - :math:`1/|s_k|` in Eq. 15 gives the least similar of several supports the largest weight.
+    - Maps are as coarse as the layer; what a unit sees is larger than the cell it stands in.
+
+    The signed score of a foil (:class:`~captum_fam.SimilarityToSupport`) goes through the same equations;
+    ``normalization="none"`` or ``"maxabs"`` keeps its sign, ``"minmax"`` does not.
+
+    Args:
+        forward_func: an embedding model, ``forward_func(x) -> (B, J)``, or a
+            :class:`~captum_fam.SimilarityToSupport`, which brings its support, similarity and foil.
+        layer: the tensor that feeds the pooling, after the last activation function: a module, its dotted
+            name, or a list of these.
+        device_ids: order of the devices, where ``forward_func`` runs a DataParallel model of its own. With
+            ``transform="auto"`` or a module a DataParallel model of several devices is run on one.
+        similarity: ``"cosine"``, ``"dot"``, ``"euclidean"``, ``"squared-euclidean"``, a
+            :class:`~captum_fam.similarity.Similarity`, or a differentiable metric of two batches.
+        transform: how contributions on the embedding become contributions on the channels.
+            ``"auto"``: one backward pass from the embedding to the layer, through the head alone. It equals
+            Eq. 15 for a pooling (GAP, GMP, LSE) without a head and Eq. 18 for a pooling and a linear head; a
+            final normalisation is recognised and left out; a head that is not homogeneous of degree one is
+            followed to first order.
+            A ``torch.nn.Linear`` or its weight ``(J, N)``: Eq. 18 in closed form.
+            Another module of the model: its vector-Jacobian product at its own input.
+            None: the embedding is the pooled layer, J = N.
+        weighting: ``"paper"``, Eq. 18 as printed, C = W c'; ``"weights"``, W u with the similarity's linear
+            weights u, as in CAM; ``"contributions"``, z_n (W u)_n, which sums to the similarity less the
+            bias's share.
+        normalization: of the contributions over the channels: ``"minmax"`` (Eq. 12), ``"relu"`` (negative
+            ones cut, largest one), ``"maxabs"`` (largest magnitude one), ``"none"``.
+        support_scale: ``"paper"`` divides by \|s_k\|, at least 1e-6 (Eq. 15); ``"none"`` does not, and
+            contributions sum to S.
+        token_grid: rearranges the layer's tensors into ``(B, N, *spatial)``: :class:`~captum_fam.TokenGrid`.
+
+    Example:
+        >>> model = torchvision.models.resnet18(weights="DEFAULT").eval()
+        >>> model.fc = torch.nn.Identity()
+        >>> fam = LayerFAM(model, model.layer4)
+        >>> attributions = fam.attribute(queries, support=images_of_one_class)  # (B, 1, 7, 7)
+        >>> heatmap = LayerFAM.interpolate(attributions, queries.shape[2:], "bilinear")
+
+    Reference: Liao, Gao and Zhang, "Feature Activation Map: Visual Explanation of Deep Learning Models for Image
+    Classification", https://arxiv.org/abs/2307.05017.
+    """
+
+    def __init__(
+        self,
+        forward_func: Callable[..., Any],
+        layer: nn.Module | str | Sequence[nn.Module | str],
+        device_ids: list[int] | None = None,
+        *,
+        similarity: SimilarityLike = "cosine",
+        transform: Transform = "auto",
+        weighting: Weighting = "paper",
+        normalization: Normalization = "minmax",
+        support_scale: SupportScale = "paper",
+        token_grid: TokenGridLike | None = None,
+    ) -> None:
+        super().__init__(forward_func, layer, device_ids, similarity=similarity, token_grid=token_grid)
+        _check_choice("weighting", weighting, get_args(Weighting))
+        _check_choice("normalization", normalization, get_args(Normalization))
+        _check_choice("support_scale", support_scale, get_args(SupportScale))
+        if not (transform is None or isinstance(transform, nn.Module | Tensor) or transform == "auto"):
+            raise TypeError(f'transform must be "auto", a module, a linear head\'s weight or None, got {transform!r}')
+        if isinstance(transform, Tensor) and weighting == "contributions":
+            raise ValueError(
+                'weighting="contributions" needs the vector that goes into the head: '
+                'pass the head itself as transform, or transform="auto"'
+            )
+        self.transform = transform
+        self.weighting = weighting
+        self.normalization = normalization
+        self.support_scale = support_scale
+        self._warned = False
+
+    @classmethod
+    def get_name(cls) -> str:
+        return "Layer FAM"
+
+    @log_usage()
+    def attribute(
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        support: object = None,
+        target: TargetType = None,
+        additional_forward_args: object = None,
+        attribute_to_layer_input: bool = False,
+        relu_attributions: bool = False,
+        attr_dim_summation: bool = True,
+    ) -> Maps:
+        """Compute the map of every query.
+
+        Args:
+            inputs: queries, ``(B, C, H, W)``, or a tuple of the model's input tensors.
+            support: what the queries are compared with, travelling outside ``additional_forward_args``
+                because Captum repeats those. Images ``(K, C, H, W)`` of one class shared by the batch;
+                ``(B, K, C, H, W)``, one set a query; embeddings ``(K, J)`` or ``(B, K, J)``; or a
+                :class:`~captum_fam.SupportSet` of several classes. Left out when ``forward_func`` is a
+                :class:`~captum_fam.SimilarityToSupport`.
+            target: the class to explain, in any form that Captum takes: an int, a tensor or list of B ints.
+                None: the predicted class of each query.
+            additional_forward_args: further arguments of ``forward_func``.
+            attribute_to_layer_input: explain the input of the layer instead of its output.
+            relu_attributions: cut negative values of the map at zero.
+            attr_dim_summation: sum over the channels; False keeps the weighted activation of each.
+
+        Returns:
+            *Tensor* or *tuple[Tensor, ...]* of **attributions**, ``(B, 1, *spatial)`` of the layer, or
+            ``(B, N, *spatial)`` without summation; detached, in float32 at least. A tuple where the layer
+            gives several tensors; a list where ``layer`` is one.
+
+        Raises:
+            ValueError, TypeError: for a support, layer or transform that does not fit; the message says which.
+            AssertionError: for a target that Captum refuses.
+        """
+        return self.details(
+            inputs,
+            support,
+            target,
+            additional_forward_args,
+            attribute_to_layer_input,
+            relu_attributions,
+            attr_dim_summation,
+        ).attributions
+
+    def details(
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        support: object = None,
+        target: TargetType = None,
+        additional_forward_args: object = None,
+        attribute_to_layer_input: bool = False,
+        relu_attributions: bool = False,
+        attr_dim_summation: bool = True,
+    ) -> FAMDetails:
+        """As :meth:`attribute`, with the channel contributions, scores and classes beside the maps."""
+        tape = self._tape()
+        run, comparison = self._compare(
+            inputs, support, target, additional_forward_args, attribute_to_layer_input, **tape
+        )
+        activations = self._activations(run)
+        with torch.inference_mode(False), torch.no_grad(), torch.autocast(run.embedding.device.type, enabled=False):
+            contributions = self._on_channels(run, self._on_embedding(comparison), activations)
+            maps = [
+                tuple(self._map(a, c, attr_dim_summation) for a, c in zip(tensors, weights, strict=True))
+                for tensors, weights in zip(activations, contributions, strict=True)
+            ]
+            blind = self._is_support_blind(activations, contributions)
+        if blind and not self._warned:
+            self._warned = True
+            warnings.warn(
+                "more than half of a map's energy is the plain sum of activations, the same for every support: "
+                "Eq. 12 lifts contributions of both signs. Use LayerSimilarityCAM, or normalization='none' with a foil",
+                stacklevel=4,
+            )
+        return FAMDetails(self._format(maps, relu_attributions), contributions, comparison)
+
+    def _tape(self) -> dict[str, Any]:
+        if self.transform is None or isinstance(self.transform, Tensor):
+            return {}
+        if self.transform == "auto":
+            return {"tape": True}
+        if isinstance(self.transform, nn.Linear) and self.weighting != "contributions":
+            return {}
+        return {"tape": True, "head": self.transform}
+
+    def _on_embedding(self, comparison: Comparison) -> Tensor:
+        """What goes back through the head: c' of Eq. 15, or the linear weights u."""
+        weights = comparison.support_weights
+        if self.support_scale == "paper":
+            weights = F.support_shares(weights, comparison.explained)
+        if self.weighting == "paper":
+            return self.similarity.contributions(comparison.query, comparison.support, weights)
+        return self.similarity.weights(comparison.query, comparison.support, weights)
+
+    def _on_channels(
+        self, run: LayerRun, cotangent: Tensor, activations: list[tuple[Tensor, ...]]
+    ) -> list[tuple[Tensor, ...]]:
+        """C for every tensor of every layer, ``(B, N)``."""
+        frozen_norm = self.weighting != "paper"
+        if self.transform == "auto":
+            pulled = self._pulled_to_layers(run, cotangent, frozen_norm)
+            return [tuple(self._sum_positions(gradient, tensor) for gradient, tensor in pairs) for pairs in pulled]
+        if self.transform is None:
+            weight = cotangent * run.embedding if self.weighting == "contributions" else cotangent
+        elif self._tape():
+            ((gradient, tensor),) = run.pull(cotangent, frozen_norm)[0]
+            weight = self._sum_positions(gradient.flatten(1), tensor.flatten(1))
+        else:
+            matrix = self.transform.weight if isinstance(self.transform, nn.Module) else self.transform
+            weight = F.transform_contributions(cotangent, _head_weight(matrix, cotangent))
+        for tensors in activations:
+            for tensor in tensors:
+                if tensor.shape[1] != weight.shape[1]:
+                    raise ValueError(
+                        f"transform gives contributions to {weight.shape[1]} channels but the layer has "
+                        f'{tensor.shape[1]}; pass the head that takes the pooled layer, or transform="auto"'
+                    )
+        return [(weight,) * len(tensors) for tensors in activations]
+
+    def _sum_positions(self, gradient: Tensor, tensor: Tensor) -> Tensor:
+        gradient = F.widen(gradient)
+        if self.weighting == "contributions":
+            gradient = gradient * tensor
+        return gradient.flatten(2).sum(2) if gradient.dim() > 2 else gradient
+
+    def _map(self, activation: Tensor, contributions: Tensor, attr_dim_summation: bool) -> Tensor:
+        weights = _NORMALIZATIONS[self.normalization](contributions)
+        if attr_dim_summation:
+            return F.activation_map(activation, weights)
+        return F.widen(activation) * weights.reshape(*weights.shape, *[1] * (activation.dim() - 2))
+
+    def _is_support_blind(self, activations: list[tuple[Tensor, ...]], contributions: list[tuple[Tensor, ...]]) -> bool:
+        if self._warned or self.normalization != "minmax":
+            return False
+        pairs = [pair for group in zip(activations, contributions, strict=True) for pair in zip(*group, strict=True)]
+        return any(bool((F.support_blind_share(a, c) > 0.5).any()) for a, c in pairs)
+
+
+def _head_weight(matrix: object, cotangent: Tensor) -> Tensor:
+    shape = tuple(matrix.shape) if isinstance(matrix, Tensor) else ()
+    if not isinstance(matrix, Tensor) or matrix.dim() != 2 or matrix.shape[0] != cotangent.shape[1]:
+        raise ValueError(f"transform has a weight of shape {shape}, expected (J, N) with J = {cotangent.shape[1]}")
+    return matrix.detach().to(cotangent)
+
+
+def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")

@@ -1,0 +1,108 @@
+"""The exact additive map of a similarity as a Captum layer attribution."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from captum._utils.typing import TargetType
+from captum.log import log_usage
+from torch import Tensor
+
+from captum_fam import functional as F
+from captum_fam.attr._similarity_attribution import Comparison, Maps, SimilarityLayerAttribution
+
+
+class LayerSimilarityCAM(SimilarityLayerAttribution):
+    r"""Class activation map of a similarity: every position's share of the score, adding up to it.
+
+    With u the linear weights of the similarity at the embedding (for the cosine, the mean unit support over
+    the query's norm) and the norm held constant, the map is :math:`M_p = \sum_n A_{n,p}\, \partial \langle Z', u
+    \rangle / \partial A_{n,p}`. For average pooling and a linear head W this is :math:`\frac1P \sum_n (W \bar t)_n
+    A_{n,p} / \|Z'\|`, CAM with the support in the place of the classifier's weights.
+
+    The map sums to the explained score (``convergence_delta`` 0) for poolings that are homogeneous of degree
+    one (GAP, GMP, GeM) and heads without a bias; a bias owns no position, and its share is the delta. Other
+    heads (LSE pooling, an MLP with biases, a deeper layer) are followed to first order, and the delta says how
+    much that misses. With a foil the map is signed and sums to the difference of the scores.
+
+    For distances the explained score counts from the zero vector: see :mod:`captum_fam.similarity`.
+
+    Args:
+        forward_func: an embedding model, ``forward_func(x) -> (B, J)``, or a
+            :class:`~captum_fam.SimilarityToSupport`, which brings its support, similarity and foil.
+        layer: a module, its dotted name in ``forward_func``, or a list of these.
+        device_ids: for the same signature as all layer methods of Captum; the pass is made on one device.
+        similarity: the measure the model decides with.
+        token_grid: rearranges the layer's tensors into ``(B, N, *spatial)``: :class:`~captum_fam.TokenGrid`.
+            Tokens that it drops keep their share, which then is part of the delta.
+
+    Example:
+        >>> cam = LayerSimilarityCAM(SimilarityToSupport(model, support, foil="others"), model.layer4)
+        >>> attributions, delta = cam.attribute(queries, target=3, return_convergence_delta=True)
+    """
+
+    @classmethod
+    def get_name(cls) -> str:
+        return "Layer Similarity CAM"
+
+    def has_convergence_delta(self) -> bool:
+        return True
+
+    @log_usage()
+    def attribute(
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        support: object = None,
+        target: TargetType = None,
+        additional_forward_args: object = None,
+        attribute_to_layer_input: bool = False,
+        relu_attributions: bool = False,
+        attr_dim_summation: bool = True,
+        return_convergence_delta: bool = False,
+    ) -> Any:
+        """Compute the map of every query.
+
+        Args:
+            inputs: queries, ``(B, C, H, W)``, or a tuple of the model's input tensors.
+            support: as in :meth:`LayerFAM.attribute <captum_fam.LayerFAM.attribute>`.
+            target: the class to explain, in any form that Captum takes; None: the predicted class.
+            additional_forward_args: further arguments of ``forward_func``.
+            attribute_to_layer_input: explain the input of the layer instead of its output.
+            relu_attributions: cut negative values of the map at zero, after the delta was taken.
+            attr_dim_summation: sum over the channels; False keeps the share of each channel and position.
+            return_convergence_delta: also return how far the map's sum is from the explained score.
+
+        Returns:
+            *Tensor* or *tuple[Tensor, ...]* of **attributions**, ``(B, 1, *spatial)`` of the layer, or
+            ``(B, N, *spatial)`` without summation; detached, in float32 at least. A tuple where the layer
+            gives several tensors; a list where ``layer`` is one. With ``return_convergence_delta`` a pair with
+            **delta**, ``(B,)``, the sum of the attributions less the explained score; a list for a list of
+            layers.
+
+        Raises:
+            ValueError, TypeError: for a support or layer that does not fit; the message says which.
+            AssertionError: for a target that Captum refuses.
+        """
+        run, comparison = self._compare(
+            inputs, support, target, additional_forward_args, attribute_to_layer_input, tape=True
+        )
+        self._activations(run)
+        with torch.inference_mode(False), torch.no_grad(), torch.autocast(run.embedding.device.type, enabled=False):
+            weights = self.similarity.weights(comparison.query, comparison.support, comparison.support_weights)
+            shares = [
+                tuple(F.widen(gradient) * tensor for gradient, tensor in pairs)
+                for pairs in self._pulled_to_layers(run, weights, frozen_norm=True)
+            ]
+            deltas = [_delta(tensors, comparison) for tensors in shares]
+            if attr_dim_summation:
+                shares = [tuple(share.sum(1, keepdim=True) for share in tensors) for tensors in shares]
+        maps: Maps = self._format(shares, relu_attributions)
+        if not return_convergence_delta:
+            return maps
+        return maps, deltas[0] if isinstance(self.layer, torch.nn.Module) else deltas
+
+
+def _delta(shares: tuple[Tensor, ...], comparison: Comparison) -> Tensor:
+    explained = (comparison.support_weights * comparison.explained).sum(1)
+    return sum((share.flatten(1).sum(1) for share in shares), start=-explained)

@@ -1,0 +1,187 @@
+"""The Feature Activation Map as equations on plain tensors.
+
+Equation numbers are those of Liao, Gao and Zhang, "Feature Activation Map" (arXiv 2307.05017), section IV.
+Shapes: B queries, K supports, C classes, N channels, J embedding features, ``*spatial`` one to three
+spatial dimensions. A support is ``(K, J)`` when the whole batch shares it and ``(B, K, J)`` when every
+query has its own; nothing here builds a ``(B, K, J)`` tensor from a shared one.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+EPSILON = 1e-6
+"""Lower bound of \\|s_k\\| in Eq. 15 and of every other divisor that a degenerate input can make zero."""
+
+
+def widen(tensor: Tensor) -> Tensor:
+    """Half precision becomes float32, in which all sums are kept; float32 and float64 stay as they are."""
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+def common_precision(query: Tensor, support: Tensor) -> tuple[Tensor, Tensor]:
+    """Both tensors in the wider of their types, float32 at least."""
+    dtype = torch.promote_types(widen(query).dtype, widen(support).dtype)
+    return query.to(dtype), support.to(dtype)
+
+
+# Pooling, section IV-B: Z = p(f(X))
+
+
+def global_average_pool(activation: Tensor) -> Tensor:
+    """GAP: ``(B, N, *spatial)`` -> ``(B, N)``, the mean over all positions."""
+    return activation.flatten(2).mean(-1)
+
+
+def global_max_pool(activation: Tensor) -> Tensor:
+    """GMP: ``(B, N, *spatial)`` -> ``(B, N)``, the largest value over all positions."""
+    return activation.flatten(2).amax(-1)
+
+
+def log_sum_exp_pool(activation: Tensor, sharpness: float = 10.0) -> Tensor:
+    """LSE: ``(B, N, *spatial)`` -> ``(B, N)``, ``log(mean(exp(r A))) / r`` with r the sharpness.
+
+    Between GAP (r to 0) and GMP (r to infinity); Pinheiro and Collobert, CVPR 2015.
+    """
+    positions = activation.flatten(2)
+    count = torch.tensor(positions.shape[-1], dtype=positions.dtype, device=positions.device)
+    return (torch.logsumexp(sharpness * positions, dim=-1) - count.log()) / sharpness
+
+
+def generalized_mean_pool(activation: Tensor, exponent: float = 3.0) -> Tensor:
+    """GeM: ``(B, N, *spatial)`` -> ``(B, N)``, ``mean(A^p)^(1/p)`` of activations cut at ``EPSILON``.
+
+    Radenovic, Tolias and Chum, TPAMI 2019.
+    """
+    positions = activation.flatten(2).clamp_min(EPSILON)
+    return positions.pow(exponent).mean(-1).pow(1 / exponent)
+
+
+# A support, shared by the batch or one per query
+
+
+def pairwise_dot(query: Tensor, support: Tensor) -> Tensor:
+    """Dot product of every query ``(B, J)`` with its supports: ``(B, K)``."""
+    if support.dim() == 2:
+        return query @ support.T
+    return torch.einsum("bj,bkj->bk", query, support)
+
+
+def combine_supports(support_weights: Tensor, support: Tensor) -> Tensor:
+    """Each query's weighted sum of its supports: weights ``(B, K)`` -> ``(B, J)``."""
+    if support.dim() == 2:
+        return support_weights @ support
+    return torch.einsum("bk,bkj->bj", support_weights, support)
+
+
+def unit(vectors: Tensor) -> Tensor:
+    """Rows of length one; a zero row stays zero."""
+    return torch.nn.functional.normalize(vectors, dim=-1)
+
+
+# Similarity and its contributions, section IV-B and IV-C
+
+
+def class_similarity(similarities: Tensor, class_weights: Tensor) -> Tensor:
+    """Eq. 11, the mean similarity to the supports of each class.
+
+    Args:
+        similarities: s(Z, Z_k), ``(B, K)``.
+        class_weights: ``(C, K)``, row c holds 1 / K_c at the supports of class c and 0 elsewhere.
+
+    Returns:
+        S, ``(B, C)``.
+    """
+    return similarities @ class_weights.T
+
+
+def cosine_similarity(query: Tensor, support: Tensor) -> Tensor:
+    """Eq. 14, the cosine of each query ``(B, J)`` with each of its supports: ``(B, K)``.
+
+    A zero vector has similarity 0 to everything.
+    """
+    return pairwise_dot(unit(query), unit(support))
+
+
+def support_shares(support_weights: Tensor, similarities: Tensor) -> Tensor:
+    """The factor 1 / \\|s_k\\| of Eq. 15: ``(B, K)`` weights -> ``(B, K)`` weights.
+
+    \\|s_k\\| is bounded below by ``EPSILON``, so a support orthogonal to the query gives a large but finite
+    weight. The factor turns contributions to s_k into shares of it: the least similar support counts most.
+    """
+    return support_weights / similarities.abs().clamp_min(EPSILON)
+
+
+def cosine_contributions(query: Tensor, support: Tensor, support_weights: Tensor) -> Tensor:
+    """Eq. 15, the contribution of each feature to the weighted sum of cosines, in one matrix product.
+
+    Args:
+        query: Z, ``(B, J)``.
+        support: Z_k, ``(K, J)`` or ``(B, K, J)``.
+        support_weights: ``(B, K)``: 1 / K gives contributions that sum to S of Eq. 11;
+            :func:`support_shares` of that gives Eq. 15 as printed.
+
+    Returns:
+        c, ``(B, J)``, with ``c.sum(1) == (support_weights * cosine_similarity(query, support)).sum(1)``.
+    """
+    return unit(query) * combine_supports(support_weights, unit(support))
+
+
+# Contribution weights transformation, section IV-D
+
+
+def transform_contributions(contributions: Tensor, weight: Tensor) -> Tensor:
+    """Eq. 18, C = W x C': contributions ``(B, J)`` on the embedding -> ``(B, N)`` on the channels.
+
+    Args:
+        contributions: C', ``(B, J)``.
+        weight: the weight of the ``torch.nn.Linear`` head, ``(J, N)``; the paper's W is its transpose.
+            A bias belongs to no channel and has no part in the equation.
+    """
+    return contributions @ weight
+
+
+# Importance coefficients and the map, section IV-B
+
+
+def minmax(contributions: Tensor) -> Tensor:
+    """Eq. 12, contributions ``(B, N)`` scaled to [0, 1] over the channels of each sample.
+
+    Channels that all contribute alike get the weight one.
+    """
+    low = contributions.amin(1, keepdim=True)
+    span = contributions.amax(1, keepdim=True) - low
+    constant = span == 0
+    return torch.where(constant, 1.0, (contributions - low) / torch.where(constant, 1.0, span))
+
+
+def activation_map(activation: Tensor, weights: Tensor) -> Tensor:
+    """Eq. 13, the sum of the activation maps weighted by channel.
+
+    Args:
+        activation: A, ``(B, N, *spatial)``.
+        weights: the importance coefficients, ``(B, N)``.
+
+    Returns:
+        L, ``(B, 1, *spatial)``, summed in float32 where the activation is in half precision.
+    """
+    positions = widen(activation).flatten(2)
+    summed = torch.bmm(weights.to(positions.dtype).unsqueeze(1), positions)
+    return summed.reshape(activation.shape[0], 1, *activation.shape[2:])
+
+
+def support_blind_share(activation: Tensor, contributions: Tensor) -> Tensor:
+    """Share of a min-max weighted map's energy that does not depend on the support, in [0, 1], ``(B,)``.
+
+    Eq. 12 and 13 give L = a * sum_n C_n A^n + b * sum_n A^n with a = 1 / (max C - min C) and b = -a * min C.
+    The second sum is the same for every support; the share is its absolute energy over that of both.
+    """
+    low = contributions.amin(1)
+    span = contributions.amax(1) - low
+    blind = activation_map(activation, torch.ones_like(contributions)).flatten(1).abs().sum(1) * low.abs()
+    aware = activation_map(activation, contributions).flatten(1).abs().sum(1)
+    # A constant C leaves nothing but the support-blind sum.
+    blind = torch.where(span == 0, 1.0, blind)
+    aware = torch.where(span == 0, 0.0, aware)
+    return blind / (blind + aware).clamp_min(torch.finfo(blind.dtype).tiny)

@@ -1,0 +1,346 @@
+"""The support side of a similarity: images or embeddings, their classes, and scores against them."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from captum._utils.common import _run_forward
+from torch import Tensor, nn
+
+from captum_fam import functional as F
+from captum_fam._model_state import anchor, model_state
+from captum_fam.similarity import SimilarityLike, get_similarity
+
+Aggregate = Literal["mean", "prototype"]
+
+
+class SupportSet(nn.Module):
+    """Labelled support images or embeddings.
+
+    Images are embedded with the model that explains, once for each state of its weights: after a training
+    step or ``load_state_dict`` they are embedded anew, and the embeddings of one model are never used with
+    another. Embeddings are taken as they are.
+
+    Args:
+        inputs: images ``(K, C, H, W)`` (any input of three or more dimensions) or embeddings ``(K, J)``.
+        labels: K class indices 0..C-1, each present at least once, as integers or a tensor; or K class names.
+            None: all supports are of one class.
+        class_names: C names, in the order of the class indices. Taken from ``labels`` where those are names,
+            sorted.
+        batch_size: how many images go through the model at once.
+
+    Raises:
+        TypeError: if ``inputs`` is not a tensor.
+        ValueError: for an empty support, NaN or inf, or labels or names that do not fit.
+
+    Example:
+        >>> support = SupportSet(torch.rand(4, 3, 84, 84), labels=["wren", "wren", "jay", "jay"])
+        >>> support.class_names, support.labels
+        (('jay', 'wren'), tensor([1, 1, 0, 0]))
+    """
+
+    inputs: Tensor
+    labels: Tensor
+
+    def __init__(
+        self,
+        inputs: Tensor,
+        labels: Sequence[int] | Sequence[str] | Tensor | None = None,
+        class_names: Sequence[str] | None = None,
+        batch_size: int = 64,
+    ) -> None:
+        super().__init__()
+        check_support_tensor(inputs)
+        indices, names = _format_labels(labels, class_names, len(inputs))
+        self.register_buffer("inputs", inputs.detach())
+        self.register_buffer("labels", indices.to(inputs.device))
+        self.class_names = names
+        self.batch_size = batch_size
+        self._embedded = _EmptyOnCopy()
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    @property
+    def n_classes(self) -> int:
+        return int(self.labels.max()) + 1
+
+    @property
+    def holds_embeddings(self) -> bool:
+        return self.inputs.dim() == 2
+
+    def embed(self, forward_func: Callable[..., Any], additional_forward_args: Any = None) -> Tensor:
+        """The supports' embeddings under ``forward_func``, detached, ``(K, J)``."""
+        if self.holds_embeddings:
+            return self.inputs
+        state = model_state(forward_func)
+        keep = state is not None and additional_forward_args is None
+        key = (getattr(forward_func, "__name__", None), self.inputs.data_ptr(), state)
+        kept = self._embedded.get(anchor(forward_func)) if keep else None
+        if kept is not None and kept[0] == key:
+            return kept[1]
+        embeddings = embed_images(forward_func, self.inputs, additional_forward_args, self.batch_size)
+        # Read the state again: embedding in training mode moves batch-norm statistics.
+        if keep and model_state(forward_func) == state:
+            self._embedded[anchor(forward_func)] = (key, embeddings)
+        return embeddings
+
+    def extra_repr(self) -> str:
+        kind = "embeddings" if self.holds_embeddings else "images"
+        return f"{kind} {tuple(self.inputs.shape)}, n_classes={self.n_classes}"
+
+
+class _EmptyOnCopy(weakref.WeakKeyDictionary[Any, tuple[Any, Tensor]]):
+    """A cache that a copied or pickled owner starts without: Captum deep-copies keyword arguments."""
+
+    def __reduce__(self) -> tuple[type[_EmptyOnCopy], tuple[()]]:
+        return _EmptyOnCopy, ()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _EmptyOnCopy:
+        return _EmptyOnCopy()
+
+
+@dataclass(frozen=True)
+class EmbeddedSupport:
+    """Supports as embeddings, and the linear forms over them that make class scores.
+
+    Attributes:
+        embeddings: ``(K, J)`` shared by the batch, or ``(B, K, J)``, one set a query.
+        class_weights: ``(C, K)``; row c takes the mean over the supports of class c (Eq. 11).
+        foil_weights: ``(C, K)``; what is subtracted from each class, where that is fixed.
+        runner_up: subtract the best other class, which depends on the query.
+    """
+
+    embeddings: Tensor
+    class_weights: Tensor
+    foil_weights: Tensor | None = None
+    runner_up: bool = False
+
+    def class_scores(self, similarities: Tensor) -> Tensor:
+        """S of Eq. 11 for every class, without the foil: ``(B, K)`` -> ``(B, C)``."""
+        return F.class_similarity(similarities, self.class_weights.to(similarities.dtype))
+
+    def scores(self, similarities: Tensor) -> Tensor:
+        """S of every class minus that of its foil: ``(B, K)`` -> ``(B, C)``."""
+        scores = self.class_scores(similarities)
+        if self.runner_up:
+            return scores - scores.gather(1, _best_other_class(scores))
+        if self.foil_weights is not None:
+            return scores - F.class_similarity(similarities, self.foil_weights.to(scores.dtype))
+        return scores
+
+    def support_weights(self, similarities: Tensor, target: Tensor) -> Tensor:
+        """Weight of each support in the score of class ``target`` ``(B,)``: ``(B, K)``, negative on the foil."""
+        weights = self.class_weights[target]
+        if self.runner_up:
+            other = _best_other_class(self.class_scores(similarities)).gather(1, target.unsqueeze(1))
+            weights = weights - self.class_weights[other.squeeze(1)]
+        elif self.foil_weights is not None:
+            weights = weights - self.foil_weights[target]
+        return weights.to(similarities.dtype)
+
+
+class SimilarityToSupport(nn.Module):
+    """A classifier made of an embedding model and a support: ``forward(x)`` gives one score a class.
+
+    With it every Captum method explains a model that has no classifier: the score of class c is Eq. 11, the
+    mean similarity of the query to the supports of class c. A foil makes it a contrast, "why A and not B".
+
+    Args:
+        model: maps a batch to embeddings ``(B, J)``; a module or any callable.
+        support: a :class:`SupportSet`, or a tensor of images or embeddings of one class.
+        similarity: a name, a :class:`~captum_fam.similarity.Similarity` or a callable metric.
+        foil: None; ``"others"``, the mean score of the other classes; ``"runner-up"``, the best of the other
+            classes for each query; or a :class:`SupportSet` (or tensor), the mean of its classes' scores.
+        aggregate: ``"mean"`` of the similarities (the paper), or the similarity to the mean embedding of the
+            class, its ``"prototype"``.
+
+    Raises:
+        ValueError: for an unknown foil or aggregate, or a foil among classes of which there is only one.
+
+    Example:
+        >>> scores = SimilarityToSupport(model, SupportSet(images, labels), foil="others")
+        >>> LayerGradCam(scores, model.layer4).attribute(x, target=3)  # any method of Captum
+    """
+
+    _embeddings: Tensor
+    _class_weights: Tensor
+    _foil_weights: Tensor | None
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        support: SupportSet | Tensor,
+        similarity: SimilarityLike = "cosine",
+        foil: Literal["others", "runner-up"] | SupportSet | Tensor | None = None,
+        aggregate: Aggregate = "mean",
+    ) -> None:
+        super().__init__()
+        if aggregate not in ("mean", "prototype"):
+            raise ValueError(f'aggregate must be "mean" or "prototype", got {aggregate!r}')
+        if isinstance(foil, str) and foil not in ("others", "runner-up"):
+            raise ValueError(f'foil must be "others", "runner-up", a SupportSet or None, got {foil!r}')
+        self.model = model
+        self.support = as_support_set(support)
+        self.foil = as_support_set(foil) if isinstance(foil, SupportSet | Tensor) else foil
+        self.similarity = get_similarity(similarity)
+        self.aggregate = aggregate
+        if isinstance(foil, str) and self.support.n_classes < 2:
+            raise ValueError(f"foil={foil!r} needs a support of at least two classes, got one")
+        # Buffers, so that DataParallel hands each replica its own; not persistent, as they follow from the support.
+        for name in ("_embeddings", "_class_weights", "_foil_weights"):
+            self.register_buffer(name, None, persistent=False)
+        self._state: object = None
+        self.embedded()
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.support.class_names
+
+    def forward(self, *args: Any) -> Tensor:
+        """Scores of the query batch, ``(B, C)``; further arguments go to the model."""
+        support = self.embedded()
+        embedding = check_embedding(self.model(*args))
+        check_embedding_sizes(embedding, support.embeddings)
+        with torch.autocast(embedding.device.type, enabled=False):
+            return support.scores(self.similarity.score(*F.common_precision(embedding, support.embeddings)))
+
+    def embedded(self) -> EmbeddedSupport:
+        """The support under the model's present weights."""
+        # A DataParallel replica has other storage but the same weights; it takes the buffers as they came.
+        if not getattr(self, "_is_replica", False):
+            state = model_state(self.model)
+            if state is None or state != self._state:
+                self._embed()
+                self._state = model_state(self.model)
+        return EmbeddedSupport(
+            self._embeddings, self._class_weights, self._foil_weights, runner_up=self.foil == "runner-up"
+        )
+
+    def _embed(self) -> None:
+        embeddings, class_weights = embed_classes(self.support, self.model, self.aggregate)
+        foil_weights: Tensor | None = None
+        if self.foil == "others":
+            n_classes = len(class_weights)
+            foil_weights = (class_weights.sum(0) - class_weights) / (n_classes - 1)
+        elif isinstance(self.foil, SupportSet):
+            foils, weights = embed_classes(self.foil, self.model, self.aggregate)
+            check_embedding_sizes(embeddings, foils, "foil")
+            foil_weights = torch.cat(
+                [torch.zeros_like(class_weights), weights.mean(0).expand(len(class_weights), -1)], 1
+            )
+            class_weights = nn.functional.pad(class_weights, (0, len(foils)))
+            embeddings = torch.cat([embeddings, foils])
+        self._embeddings, self._class_weights, self._foil_weights = embeddings, class_weights, foil_weights
+
+
+def as_support_set(support: SupportSet | Tensor) -> SupportSet:
+    """A tensor of images or embeddings becomes a :class:`SupportSet` of one class."""
+    return support if isinstance(support, SupportSet) else SupportSet(support)
+
+
+def embed_classes(
+    support: SupportSet,
+    forward_func: Callable[..., Any],
+    aggregate: Aggregate = "mean",
+    additional_forward_args: Any = None,
+) -> tuple[Tensor, Tensor]:
+    """Embeddings ``(K, J)`` and the rows ``(C, K)`` that average them by class; prototypes have K = C."""
+    embeddings = support.embed(forward_func, additional_forward_args)
+    if not embeddings.isfinite().all():
+        raise ValueError("support: its embeddings contain NaN or inf")
+    precise = F.widen(embeddings)
+    members = nn.functional.one_hot(support.labels, support.n_classes).T.to(precise)
+    class_weights = members / members.sum(1, keepdim=True)
+    if aggregate == "mean":
+        return embeddings, class_weights
+    prototypes = class_weights @ precise
+    return prototypes, torch.eye(len(prototypes), dtype=precise.dtype, device=precise.device)
+
+
+def embed_images(
+    forward_func: Callable[..., Any], images: Tensor, additional_forward_args: Any = None, batch_size: int = 64
+) -> Tensor:
+    """Embeddings of a stack of images, in chunks and without a graph: ``(K, ...)`` -> ``(K, J)``."""
+    with torch.inference_mode(False), torch.no_grad():
+        chunks = [
+            check_embedding(_run_forward(forward_func, chunk, additional_forward_args=additional_forward_args))
+            for chunk in images.split(batch_size)
+        ]
+        return torch.cat(chunks)
+
+
+def check_support_tensor(support: object, name: str = "support") -> None:
+    """Refuse anything but a finite, non-empty tensor of images or embeddings."""
+    if not isinstance(support, Tensor):
+        raise TypeError(f"{name} must be a tensor, a SupportSet or a MemoryBank, got {type(support).__name__}")
+    if support.dim() < 2:
+        raise ValueError(f"{name} must be images (K, C, H, W) or embeddings (K, J), got shape {tuple(support.shape)}")
+    if support.numel() == 0:
+        raise ValueError(f"{name} is empty: got shape {tuple(support.shape)}, expected at least one support")
+    if support.is_floating_point() and not support.isfinite().all():
+        raise ValueError(f"{name} contains NaN or inf")
+
+
+def check_embedding(embedding: object) -> Tensor:
+    """Refuse a forward function whose output is not a batch of vectors."""
+    if not isinstance(embedding, Tensor):
+        raise TypeError(
+            f"forward_func must return a tensor of embeddings (B, J), got {type(embedding).__name__}; "
+            "wrap it in a function that returns the embedding"
+        )
+    if embedding.dim() != 2:
+        raise ValueError(
+            f"forward_func must return embeddings of shape (B, J), got {tuple(embedding.shape)}; "
+            "pool or flatten its output"
+        )
+    return embedding
+
+
+def check_embedding_sizes(query: Tensor, support: Tensor, name: str = "support") -> None:
+    """Refuse a support that cannot be compared with the query's embedding."""
+    if query.device != support.device:
+        raise ValueError(f"{name} is on {support.device} but the query's embedding on {query.device}; move one of them")
+    if query.shape[-1] != support.shape[-1]:
+        raise ValueError(
+            f"{name} embeds to {support.shape[-1]} features but the query to {query.shape[-1]}; "
+            "encode both with the same model"
+        )
+
+
+def _best_other_class(scores: Tensor) -> Tensor:
+    """For each class the index of the best of the others, ``(B, C)``: the winner's is the second, else the winner."""
+    best, second = scores.topk(2, dim=1).indices.unsqueeze(-1).unbind(1)
+    columns = torch.arange(scores.shape[1], device=scores.device)
+    return torch.where(columns == best, second, best)
+
+
+def _format_labels(
+    labels: Sequence[int] | Sequence[str] | Tensor | None, class_names: Sequence[str] | None, count: int
+) -> tuple[Tensor, tuple[str, ...]]:
+    if labels is None:
+        labels = [0] * count
+    if len(labels) != count:
+        raise ValueError(f"labels must have one entry a support: got {len(labels)} labels for {count} supports")
+    if isinstance(labels, Tensor):
+        labels = labels.tolist()
+    if all(isinstance(label, str) for label in labels):
+        names = tuple(class_names or sorted({str(label) for label in labels}))
+        unknown = sorted({str(label) for label in labels} - set(names))
+        if unknown:
+            raise ValueError(f"class_names lacks the label(s) {', '.join(unknown)}")
+        indices = torch.tensor([names.index(str(label)) for label in labels])
+    else:
+        indices = torch.tensor([int(label) for label in labels])
+        names = tuple(class_names or (str(index) for index in range(int(indices.max()) + 1)))
+    present = indices.unique().tolist()
+    if present != list(range(len(names))):
+        raise ValueError(
+            f"labels must use every class index 0..{len(names) - 1} at least once, got {present}; "
+            "number the classes from zero or pass their names as labels"
+        )
+    return indices, names
