@@ -24,8 +24,8 @@ Tensors = tuple[Tensor, ...]
 class HeadTape(TorchFunctionMode):
     """Records autograd from :meth:`start` on, whatever grad mode the forward function sets itself.
 
-    Before the start the pass runs as it finds itself, without a graph. From there every torch call is made
-    outside inference mode and with gradients, so that a forward function wrapped in ``torch.no_grad()`` or
+    It is entered at the start: before, the pass runs as it finds itself, without a graph or a detour through
+    Python. From there every torch call is made outside inference mode and with gradients, so that a forward function wrapped in ``torch.no_grad()`` or
     ``torch.inference_mode()`` has a way back as well.
     """
 
@@ -36,16 +36,18 @@ class HeadTape(TorchFunctionMode):
 
     def start(self, module: nn.Module, tensors: Tensors) -> Tensors:
         """Make the tensors of ``module`` the ends of the way back; one already on the tape stays connected."""
-        self.starts[module] = tuple(
-            t if t.requires_grad or not t.is_floating_point() else _normal(t).detach().requires_grad_() for t in tensors
-        )
+        with torch.inference_mode(False):
+            self.starts[module] = tuple(
+                t if t.requires_grad or not t.is_floating_point() else _normal(t).detach().requires_grad_()
+                for t in tensors
+            )
         return self.starts[module]
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if not self.starts or getattr(func, "__name__", "") == "__get__":
+        if getattr(func, "__name__", "") == "__get__":
             return func(*args, **kwargs)
         with torch.inference_mode(False), torch.enable_grad():
             args, kwargs = tree_map_only(Tensor, _normal, (args, kwargs))
@@ -138,17 +140,22 @@ def run_layers(
     saved: dict[nn.Module, dict[torch.device, Tensors]] = defaultdict(dict)
     lock = threading.Lock()
 
+    def start(module: nn.Module, tensors: Tensors) -> Tensors:
+        assert head_tape is not None
+        if not head_tape.starts:
+            stack.enter_context(head_tape)
+        return head_tape.start(module, tensors)
+
     def on_layer(module: nn.Module, tensors: Tensors) -> Tensors:
-        if head_tape is not None and head is None:
-            tensors = head_tape.start(module, tensors)
+        if tape and head is None:
+            tensors = start(module, tensors)
         with lock:
             saved[module][tensors[0].device] = tensors
         # An in-place operation further on must not reach what was saved.
         return tuple(tensor.clone() for tensor in tensors)
 
     def on_head(module: nn.Module, tensors: Tensors) -> Tensors:
-        assert head_tape is not None
-        return tuple(tensor.clone() for tensor in head_tape.start(module, tensors))
+        return tuple(tensor.clone() for tensor in start(module, tensors))
 
     if tape:
         # Grad mode and tape belong to a thread; replicas would run without.
@@ -161,7 +168,6 @@ def run_layers(
             stack.enter_context(_hook(layer, attribute_to_layer_input, on_layer))
         if head is not None:
             stack.enter_context(_hook(head, True, on_head))
-        stack.enter_context(head_tape or nullcontext())
         output = _run_forward(forward_func, inputs, additional_forward_args=additional_forward_args)
     for layer in layers:
         if layer not in saved:
