@@ -1,8 +1,8 @@
 """Explanations for vision models that decide by similarity, as Captum attributions."""
 
-from captum_fam.attr import LayerFAM, LayerSimilarityCAM, TokenGrid
+from captum_fam.attr import LayerCorrespondence, LayerFAM, LayerSimilarityCAM, TokenGrid
 from captum_fam.support import SimilarityToSupport, SupportSet
 
 __version__ = "0.1.0"
 
-__all__ = ["LayerFAM", "LayerSimilarityCAM", "SimilarityToSupport", "SupportSet", "TokenGrid"]
+__all__ = ["LayerCorrespondence", "LayerFAM", "LayerSimilarityCAM", "SimilarityToSupport", "SupportSet", "TokenGrid"]

@@ -21,40 +21,58 @@ from captum_fam.support import check_embedding
 Tensors = tuple[Tensor, ...]
 
 
+# Attributes that compute: all others only look at a tensor.
+_VIEWS = (Tensor.T, Tensor.mT, Tensor.H, Tensor.mH, Tensor.real, Tensor.imag)
+
+
 class HeadTape(TorchFunctionMode):
     """Records autograd from :meth:`start` on, whatever grad mode the forward function sets itself.
 
-    It is entered at the start: before, the pass runs as it finds itself, without a graph or a detour through
-    Python. From there every torch call is made outside inference mode and with gradients, so that a forward function wrapped in ``torch.no_grad()`` or
+    Before the start the pass runs without a graph. From there every torch call is made with gradients. Inference
+    mode is left for all of them, so that a forward function wrapped in ``torch.no_grad()`` or
     ``torch.inference_mode()`` has a way back as well.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.starts: dict[nn.Module, Tensors] = {}
-        self._vectors: list[tuple[Tensor, int]] = []
+        self._vectors: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
 
     def start(self, module: nn.Module, tensors: Tensors) -> Tensors:
         """Make the tensors of ``module`` the ends of the way back; one already on the tape stays connected."""
-        with torch.inference_mode(False):
-            self.starts[module] = tuple(
-                t if t.requires_grad or not t.is_floating_point() else _normal(t).detach().requires_grad_()
-                for t in tensors
-            )
+        if not self.starts:
+            # For what is no torch call: autograd functions and scripted modules. The pass restores the mode.
+            torch.set_grad_enabled(True)
+        self.starts[module] = tuple(
+            t if t.requires_grad or not t.is_floating_point() else _normal(t).detach().requires_grad_() for t in tensors
+        )
         return self.starts[module]
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if getattr(func, "__name__", "") == "__get__":
+        if getattr(func, "__name__", "") == "__get__" and getattr(func, "__self__", None) not in _VIEWS:
             return func(*args, **kwargs)
+        if not self.starts:
+            if not torch.is_inference_mode_enabled():
+                return func(*args, **kwargs)
+            with torch.inference_mode(False), torch.no_grad():
+                return func(*args, **kwargs)
         with torch.inference_mode(False), torch.enable_grad():
             args, kwargs = tree_map_only(Tensor, _normal, (args, kwargs))
+            for argument in args:
+                self._record(argument)
             result = func(*args, **kwargs)
-        if isinstance(result, Tensor) and result.requires_grad and _is_batch_of_vectors(result):
-            self._vectors.append((result, result._version))
+            self._record(result)
         return result
+
+    def _record(self, value: Any) -> None:
+        if isinstance(value, Tensor) and value.requires_grad and _is_batch_of_vectors(value):
+            key = id(value), value._version
+            if key not in self._vectors:
+                # The forward function may change the vector in place; its clone stays what it was.
+                self._vectors[key] = value, value.clone()
 
     def origin(self, embedding: Tensor) -> Tensor:
         """The earliest vector with the embedding's direction: what a final normalisation was applied to.
@@ -62,9 +80,8 @@ class HeadTape(TorchFunctionMode):
         The rescaling of each sample belongs to the similarity. Its Jacobian would project the contributions
         onto the directions that leave the norm alone, and their sum to zero.
         """
-        for vector, version in self._vectors:
-            # A vector that was changed in place afterwards is no longer what was recorded.
-            if vector._version == version and vector.numel() == embedding.numel() and _parallel(vector, embedding):
+        for _, vector in self._vectors.values():
+            if vector.numel() == embedding.numel() and _parallel(vector, embedding):
                 return vector
         return embedding
 

@@ -1,0 +1,146 @@
+"""Tiny float64 embedding models, whose answers fit on paper, and the data beside the repository."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from captum_fam.pooling import GAP, GMP, LSE, GeM
+
+POOLINGS: dict[str, Callable[[], nn.Module]] = {
+    "gap": GAP,
+    "gmp": GMP,
+    "gem": GeM,
+    "lse": lambda: LSE(sharpness=2.0),
+}
+_CONVOLUTIONS: dict[int, type[nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+# No two sides alike, so that a transposed map cannot pass.
+_SIZES = {1: (9,), 2: (7, 5), 3: (4, 3, 5)}
+
+
+@pytest.fixture(autouse=True)
+def _same_random_numbers_in_every_run() -> None:
+    torch.manual_seed(0)
+
+
+class EmbeddingNet(nn.Module):
+    """convolution -> activation function (``features``, the layer to explain) -> ``pooling`` -> ``head`` -> L2.
+
+    Args:
+        pooling: a key of ``POOLINGS``.
+        head: None (the embedding is the pooled layer), ``"linear"`` (no bias) or ``"linear-bias"``.
+        normalize: end with an L2 normalisation, as retrieval models do.
+        rank: number of spatial dimensions, 1 to 3.
+        signed: LeakyReLU instead of ReLU, so that activations and contributions have both signs.
+        channels: N; the heads have J = 4.
+        seed: of the weights.
+    """
+
+    def __init__(
+        self,
+        pooling: str = "gap",
+        head: str | None = None,
+        normalize: bool = False,
+        rank: int = 2,
+        signed: bool = False,
+        channels: int = 6,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.features = nn.Sequential(
+                _CONVOLUTIONS[rank](3, channels, 3, padding=1), nn.LeakyReLU(0.3) if signed else nn.ReLU()
+            )
+            self.pooling = POOLINGS[pooling]()
+            self.head = nn.Identity() if head is None else nn.Linear(channels, 4, bias=head == "linear-bias")
+        self.normalize = normalize
+        self.double().eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        embedding = self.head(self.pooling(self.features(x)))
+        return nn.functional.normalize(embedding, dim=1) if self.normalize else embedding
+
+
+@pytest.fixture
+def make_net() -> Callable[..., EmbeddingNet]:
+    """``make_net(pooling, head, normalize, rank, signed, channels, seed)``: a float64 model in eval mode."""
+    return EmbeddingNet
+
+
+@pytest.fixture
+def make_images() -> Callable[..., Tensor]:
+    """``make_images(count, rank, seed)``: float64 inputs ``(count, 3, *spatial)`` with unequal sides."""
+
+    def make(count: int, rank: int = 2, seed: int = 0) -> Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        return torch.randn(count, 3, *_SIZES[rank], generator=generator, dtype=torch.float64)
+
+    return make
+
+
+@pytest.fixture
+def queries(make_images: Callable[..., Tensor]) -> Tensor:
+    """Two query images, ``(2, 3, 7, 5)``."""
+    return make_images(2, seed=1)
+
+
+@pytest.fixture
+def supports(make_images: Callable[..., Tensor]) -> Tensor:
+    """Three support images, ``(3, 3, 7, 5)``."""
+    return make_images(3, seed=2)
+
+
+_ZOO: dict[str, dict[str, object]] = {
+    "gap": {},
+    "gmp": {"pooling": "gmp"},
+    "gem": {"pooling": "gem"},
+    "lse": {"pooling": "lse"},
+    "gap-linear": {"head": "linear"},
+    "gap-linear-bias": {"head": "linear-bias"},
+    "gap-linear-l2": {"head": "linear", "normalize": True},
+    "gap-linear-bias-l2": {"head": "linear-bias", "normalize": True},
+    "gmp-linear-bias-l2": {"pooling": "gmp", "head": "linear-bias", "normalize": True},
+}
+
+
+@pytest.fixture(params=list(_ZOO))
+def net(request: pytest.FixtureRequest) -> EmbeddingNet:
+    """One after the other: every pooling without a head, and linear heads with bias and normalisation."""
+    return EmbeddingNet(**_ZOO[request.param])  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="session")
+def shared_folder() -> Path:
+    """The data that is never committed: ``$CAPTUM_FAM_SHARED``, else the folder ``shared`` beside the repository."""
+    beside = Path(__file__).resolve().parents[2] / "shared"
+    folder = Path(os.environ.get("CAPTUM_FAM_SHARED", beside))
+    if not folder.is_dir():
+        pytest.skip(f"needs the shared data: {folder.name} is not beside the repository, nor in $CAPTUM_FAM_SHARED")
+    return folder
+
+
+class LargestTensor(TorchDispatchMode):
+    """``numel`` is the largest number of elements of any tensor that torch made, views too, on the way back too."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        sizes = [leaf.numel() for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+        self.numel = max(self.numel, *sizes, 0)
+        return result
+
+
+@pytest.fixture
+def largest_tensor() -> type[LargestTensor]:
+    """``with largest_tensor() as seen: ...; seen.numel``: the largest tensor made meanwhile."""
+    return LargestTensor
