@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 EPSILON = 1e-6
-"""Lower bound of \\|s_k\\| in Eq. 15 and of every other divisor that a degenerate input can make zero."""
+"""Lower bound of \\|s_k\\| in Eq. 15, and of the activations that GeM pools."""
 
 
 def widen(tensor: Tensor) -> Tensor:
@@ -44,9 +44,11 @@ def log_sum_exp_pool(activation: Tensor, sharpness: float = 10.0) -> Tensor:
 
     Between GAP (r to 0) and GMP (r to infinity); Pinheiro and Collobert, CVPR 2015.
     """
-    positions = activation.flatten(2)
-    count = torch.tensor(positions.shape[-1], dtype=positions.dtype, device=positions.device)
-    return (torch.logsumexp(sharpness * positions, dim=-1) - count.log()) / sharpness
+    positions = widen(activation).flatten(2)
+    # No multiple of Z on the way to Z: LayerFAM would take it for the vector before a final normalisation.
+    largest = positions.detach().amax(-1, keepdim=True)
+    pooled = largest.squeeze(-1) + (sharpness * (positions - largest)).exp().mean(-1).log() / sharpness
+    return pooled.to(activation.dtype)
 
 
 def generalized_mean_pool(activation: Tensor, exponent: float = 3.0) -> Tensor:
@@ -54,8 +56,12 @@ def generalized_mean_pool(activation: Tensor, exponent: float = 3.0) -> Tensor:
 
     Radenovic, Tolias and Chum, TPAMI 2019.
     """
-    positions = activation.flatten(2).clamp_min(EPSILON)
-    return positions.pow(exponent).mean(-1).pow(1 / exponent)
+    positions = widen(activation).flatten(2).clamp_min(EPSILON)
+    # Powers of the values themselves leave the range of float32 (1e-6^8 is zero in it, and its root has no gradient).
+    # The scale cancels, so that its own gradient is zero.
+    scale = positions.detach().amax(-1, keepdim=True)
+    pooled = scale.squeeze(-1) * (positions / scale).pow(exponent).mean(-1).pow(1 / exponent)
+    return pooled.to(activation.dtype)
 
 
 # A support, shared by the batch or one per query
@@ -148,12 +154,18 @@ def transform_contributions(contributions: Tensor, weight: Tensor) -> Tensor:
 def minmax(contributions: Tensor) -> Tensor:
     """Eq. 12, contributions ``(B, N)`` scaled to [0, 1] over the channels of each sample.
 
-    Channels that all contribute alike get the weight one.
+    Channels that all contribute alike, up to rounding, get the weight one.
     """
-    low = contributions.amin(1, keepdim=True)
-    span = contributions.amax(1, keepdim=True) - low
-    constant = span == 0
+    low, span, constant = _range(contributions)
     return torch.where(constant, 1.0, (contributions - low) / torch.where(constant, 1.0, span))
+
+
+def _range(contributions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The least contribution of each sample, the span to the largest, and whether that is only rounding: ``(B, 1)``."""
+    low, high = contributions.aminmax(dim=1, keepdim=True)
+    # The order of a matrix product's sums differs between columns; scaled to [0, 1] their rounding would be a map.
+    rounding = 32 * torch.finfo(contributions.dtype).eps * torch.maximum(low.abs(), high.abs())
+    return low, high - low, high - low <= rounding
 
 
 def activation_map(activation: Tensor, weights: Tensor) -> Tensor:
@@ -177,11 +189,10 @@ def support_blind_share(activation: Tensor, contributions: Tensor) -> Tensor:
     Eq. 12 and 13 give L = a * sum_n C_n A^n + b * sum_n A^n with a = 1 / (max C - min C) and b = -a * min C.
     The second sum is the same for every support; the share is its absolute energy over that of both.
     """
-    low = contributions.amin(1)
-    span = contributions.amax(1) - low
+    low, _, constant = (one.squeeze(1) for one in _range(contributions))
     blind = activation_map(activation, torch.ones_like(contributions)).flatten(1).abs().sum(1) * low.abs()
     aware = activation_map(activation, contributions).flatten(1).abs().sum(1)
     # A constant C leaves nothing but the support-blind sum.
-    blind = torch.where(span == 0, 1.0, blind)
-    aware = torch.where(span == 0, 0.0, aware)
+    blind = torch.where(constant, 1.0, blind)
+    aware = torch.where(constant, 0.0, aware)
     return blind / (blind + aware).clamp_min(torch.finfo(blind.dtype).tiny)

@@ -115,7 +115,7 @@ _ZOO: dict[str, dict[str, object]] = {
 @pytest.fixture(params=list(_ZOO))
 def net(request: pytest.FixtureRequest) -> EmbeddingNet:
     """One after the other: every pooling without a head, and linear heads with bias and normalisation."""
-    return EmbeddingNet(**_ZOO[request.param])  # type: ignore[arg-type]
+    return EmbeddingNet(**_ZOO[request.param])
 
 
 @pytest.fixture(scope="session")
