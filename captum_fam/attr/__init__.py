@@ -1,8 +1,25 @@
-"""Captum's side of the house: layer attributions of a similarity."""
+"""Captum's side of the house: layer attributions of a similarity, and the maps that know nothing of it."""
 
+from captum_fam.attr.baselines import (
+    LayerCentrePrior,
+    LayerEigenCAM,
+    LayerMeanActivation,
+    LayerRandom,
+    LayerUniform,
+)
 from captum_fam.attr.layer_correspondence import LayerCorrespondence
 from captum_fam.attr.layer_fam import LayerFAM
 from captum_fam.attr.layer_similarity_cam import LayerSimilarityCAM
 from captum_fam.attr.tokens import TokenGrid
 
-__all__ = ["LayerCorrespondence", "LayerFAM", "LayerSimilarityCAM", "TokenGrid"]
+__all__ = [
+    "LayerCentrePrior",
+    "LayerCorrespondence",
+    "LayerEigenCAM",
+    "LayerFAM",
+    "LayerMeanActivation",
+    "LayerRandom",
+    "LayerSimilarityCAM",
+    "LayerUniform",
+    "TokenGrid",
+]

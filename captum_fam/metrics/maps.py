@@ -1,0 +1,88 @@
+"""What every measure does to a map first: to the input's size, then to a common range."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from captum_fam.functional import widen
+
+Energy = Literal["minmax", "positive"]
+Size = tuple[int, int]
+
+
+def upsample(maps: Tensor, size: Size | None = None) -> Tensor:
+    """Bilinear interpolation (``align_corners=False``): ``(B, 1, h, w)`` or ``(B, h, w)`` -> ``(B, H, W)``.
+
+    Args:
+        maps: attributions of a layer.
+        size: height and width of the input; None keeps the maps as large as they are.
+
+    Raises:
+        ValueError: if the maps have another shape, or several channels.
+    """
+    if maps.dim() == 4 and maps.shape[1] == 1:
+        maps = maps[:, 0]
+    if maps.dim() != 3:
+        raise ValueError(f"maps must have shape (B, 1, h, w) or (B, h, w), got {tuple(maps.shape)}")
+    maps = widen(maps.detach())
+    if size is None or tuple(maps.shape[1:]) == tuple(size):
+        return maps
+    return torch.nn.functional.interpolate(maps[:, None], size=tuple(size), mode="bilinear", align_corners=False)[:, 0]
+
+
+def normalize_maps(maps: Tensor, size: Size | None = None, energy: Energy = "minmax") -> Tensor:
+    """Interpolate the maps and bring each to [0, 1], norm(up(L)) of Eq. 19.
+
+    Args:
+        maps: ``(B, 1, h, w)`` or ``(B, h, w)``.
+        size: height and width of the input; None keeps the maps as large as they are.
+        energy: ``"minmax"``, (L - min L) / (max L - min L), the paper's; it lifts the negative evidence of a
+            signed map to energy. ``"positive"``, max(L, 0) / max L, counts none of it.
+
+    Returns:
+        ``(B, H, W)``, in float32 at least. All zero where the map is :func:`empty <find_empty>`, all NaN where it
+        :func:`holds NaN or inf <find_nan>`.
+    """
+    _check_energy(energy)
+    raised = upsample(maps, size)
+    flat = raised.flatten(1)
+    # A flat map comes out of the interpolation with rounding noise, which min-max would blow up.
+    constant = _is_constant(maps)
+    low, high = flat.amin(1), flat.amax(1)
+    if energy == "positive":
+        low = torch.zeros_like(low)
+        raised = torch.where(constant[:, None, None], high[:, None, None], raised).clamp_min(0)
+    # Nothing is left of what is divided by infinity.
+    empty = constant if energy == "minmax" else high <= 0
+    span = torch.where(empty | (high <= low), torch.inf, high - low)
+    low = low.masked_fill(find_nan(maps), torch.nan)
+    return (raised - low[:, None, None]).div_(span[:, None, None])
+
+
+def find_nan(maps: Tensor) -> Tensor:
+    """Which maps hold NaN or inf: boolean ``(B,)``."""
+    return ~maps.flatten(1).isfinite().all(1)
+
+
+def find_empty(maps: Tensor, energy: Energy = "minmax") -> Tensor:
+    """Which maps show nothing: boolean ``(B,)``.
+
+    For ``energy="minmax"`` these are the flat ones, whose range is within rounding (4 units in the last place) of
+    their largest magnitude; for ``"positive"`` those without a positive value.
+    """
+    _check_energy(energy)
+    return _is_constant(maps) if energy == "minmax" else (maps.flatten(1) <= 0).all(1)
+
+
+def _is_constant(maps: Tensor) -> Tensor:
+    flat = widen(maps.detach()).flatten(1)
+    low, high = flat.amin(1), flat.amax(1)
+    return high - low <= 4 * torch.finfo(flat.dtype).eps * torch.maximum(low.abs(), high.abs())
+
+
+def _check_energy(energy: str) -> None:
+    if energy not in get_args(Energy):
+        raise ValueError(f"energy must be one of {', '.join(map(repr, get_args(Energy)))}, got {energy!r}")
