@@ -1,8 +1,17 @@
 """Explanations for vision models that decide by similarity, as Captum attributions."""
 
 from captum_fam.attr import LayerCorrespondence, LayerFAM, LayerSimilarityCAM, TokenGrid
+from captum_fam.memory_bank import MemoryBank
 from captum_fam.support import SimilarityToSupport, SupportSet
 
 __version__ = "0.1.0"
 
-__all__ = ["LayerCorrespondence", "LayerFAM", "LayerSimilarityCAM", "SimilarityToSupport", "SupportSet", "TokenGrid"]
+__all__ = [
+    "LayerCorrespondence",
+    "LayerFAM",
+    "LayerSimilarityCAM",
+    "MemoryBank",
+    "SimilarityToSupport",
+    "SupportSet",
+    "TokenGrid",
+]
