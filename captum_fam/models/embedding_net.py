@@ -1,0 +1,35 @@
+"""The form that all networks of this package have."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+
+class EmbeddingNet(nn.Module):
+    """``features`` -> ``pooling`` -> ``head`` -> L2 normalisation where the model has one.
+
+    ``features`` is the layer to attribute to: its output is exactly what the pooling takes, after the last activation
+    function and any max-pool of the last block, so that z_n = p(A^n) holds (section IV-B of the paper).
+
+    Args:
+        features: images ``(B, 3, H, W)`` -> activation ``(B, N, h, w)``.
+        pooling: ``(B, N, h, w)`` -> ``(B, N)``.
+        head: ``(B, N)`` -> ``(B, J)``; None: the pooled activation is the embedding.
+        unit_norm: end with an L2 normalisation, which belongs to the similarity and not to the head.
+    """
+
+    def __init__(
+        self, features: nn.Module, pooling: nn.Module, head: nn.Module | None = None, unit_norm: bool = False
+    ) -> None:
+        super().__init__()
+        self.features = features
+        self.pooling = pooling
+        self.head = head
+        self.unit_norm = unit_norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        embedding: Tensor = self.pooling(self.features(x))
+        if self.head is not None:
+            embedding = self.head(embedding)
+        return normalize(embedding, dim=1) if self.unit_norm else embedding

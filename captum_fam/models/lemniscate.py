@@ -1,0 +1,85 @@
+"""The memory bank in a checkpoint of lemniscate (NPID, Wu et al., CVPR 2018)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision.datasets import ImageFolder
+
+from captum_fam.backbones import WeightsError
+from captum_fam.memory_bank import MemoryBank
+from captum_fam.models.checkpoints import read_checkpoint
+from captum_fam.models.inert_pickle import Record
+
+
+def read_memory_bank(path: str | Path, labels: str | Path | Tensor | Sequence[int], **options: Any) -> MemoryBank:
+    """Read the memory bank that a lemniscate checkpoint holds beside the network, and label its rows.
+
+    Row i is item i of torchvision's ``ImageFolder`` on the training images: classes sorted by name, one after another.
+    The rows are the momentum features of augmented views that the training left, not those of clean images.
+
+    Args:
+        path: the checkpoint, such as ``lemniscate_resnet50.pth``. Nothing in it is run.
+        labels: the folder of the training images, one folder a class; or a text file with one line a class, its name
+            and its number of images, in the order of the rows; or the class index of each row.
+        options: ``k``, ``temperature``, ``similarity``, ``neighbours`` and ``backend`` of
+            :class:`~captum_fam.memory_bank.MemoryBank`. The temperature is that of the file by default.
+
+    Raises:
+        WeightsError: (a ``ValueError``) if the file cannot be read, names anything that could run, or holds no bank.
+        ValueError: if the labels are not as many as the rows, or the classes not in their order.
+
+    Example:
+        >>> net = create_model("npid_resnet50", weights="lemniscate_resnet50.pth")
+        >>> bank = read_memory_bank("lemniscate_resnet50.pth", labels="imagenet/train")
+        >>> attributions = LayerFAM(net.model, net.layer).attribute(images, support=bank)
+    """
+    path = Path(path)
+    memory, temperature = _find_bank(read_checkpoint(path), path)
+    class_names: Sequence[str] | None = None
+    source = "labels"
+    if isinstance(labels, str | Path):
+        source = str(labels)
+        labels, class_names = _read_labels(Path(labels))
+    if len(labels) != len(memory):
+        raise ValueError(
+            f"labels: {source} has {len(labels)} images but the bank of {path} {len(memory)} rows; "
+            "give the images that it was trained on"
+        )
+    return MemoryBank(memory, labels, class_names, **{"temperature": temperature, **options})
+
+
+def _find_bank(checkpoint: Any, path: Path) -> tuple[Tensor, float]:
+    found = checkpoint.get("lemniscate") if isinstance(checkpoint, Mapping) else None
+    buffers = vars(found).get("_buffers") if isinstance(found, Record) else found
+    memory = buffers.get("memory") if isinstance(buffers, Mapping) else None
+    params = buffers.get("params") if isinstance(buffers, Mapping) else None
+    if not isinstance(memory, Tensor) or not isinstance(params, Tensor):
+        raise WeightsError(
+            f"weights {path} hold no memory bank of lemniscate; make one of the training images with "
+            "MemoryBank.from_dataset"
+        )
+    # NCEAverage: negatives, temperature, normalisation, momentum; LinearAverage: temperature, momentum.
+    return memory, round(float(params[1 if len(params) == 4 else 0]), 6)
+
+
+def _read_labels(path: Path) -> tuple[Tensor, list[str]]:
+    if path.is_dir():
+        folder = ImageFolder(str(path))
+        return torch.tensor(folder.targets), folder.classes
+    if not path.is_file():
+        raise FileNotFoundError(f"labels {path}: no such folder or file")
+    names, counts = [], []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if words := line.replace(",", " ").split():
+            if len(words) != 2 or not words[1].isdigit():
+                raise ValueError(f"labels {path}: expected lines of a class name and a number of images, got {line!r}")
+            names.append(words[0])
+            counts.append(int(words[1]))
+    if names != sorted(set(names)):
+        raise ValueError(f"labels {path}: the classes must be sorted by name, as the rows of the bank are")
+    return torch.arange(len(counts)).repeat_interleave(torch.tensor(counts, dtype=torch.int64)), names
