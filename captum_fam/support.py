@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -55,9 +57,13 @@ class SupportSet(nn.Module):
     ) -> None:
         super().__init__()
         check_support_tensor(inputs)
-        indices, names = _format_labels(labels, class_names, len(inputs))
-        self.register_buffer("inputs", inputs.detach())
-        self.register_buffer("labels", indices.to(inputs.device))
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        # Inference tensors could be neither updated by load_state_dict nor part of a graph later.
+        with torch.inference_mode(False):
+            indices, names = _format_labels(labels, class_names, len(inputs))
+            self.register_buffer("inputs", (inputs.clone() if inputs.is_inference() else inputs).detach())
+            self.register_buffer("labels", indices.to(inputs.device))
         self.class_names = names
         self.batch_size = batch_size
         self._embedded = _EmptyOnCopy()
@@ -79,7 +85,7 @@ class SupportSet(nn.Module):
             return self.inputs
         state = model_state(forward_func)
         keep = state is not None and additional_forward_args is None
-        key = (getattr(forward_func, "__name__", None), self.inputs.data_ptr(), state)
+        key = (id(getattr(forward_func, "__func__", None)), model_state(self), state)
         kept = self._embedded.get(anchor(forward_func)) if keep else None
         if kept is not None and kept[0] == key:
             return kept[1]
@@ -167,10 +173,6 @@ class SimilarityToSupport(nn.Module):
         >>> LayerGradCam(scores, model.layer4).attribute(x, target=3)  # any method of Captum
     """
 
-    _embeddings: Tensor
-    _class_weights: Tensor
-    _foil_weights: Tensor | None
-
     def __init__(
         self,
         model: Callable[..., Any],
@@ -191,10 +193,7 @@ class SimilarityToSupport(nn.Module):
         self.aggregate = aggregate
         if isinstance(foil, str) and self.support.n_classes < 2:
             raise ValueError(f"foil={foil!r} needs a support of at least two classes, got one")
-        # Buffers, so that DataParallel hands each replica its own; not persistent, as they follow from the support.
-        for name in ("_embeddings", "_class_weights", "_foil_weights"):
-            self.register_buffer(name, None, persistent=False)
-        self._state: object = None
+        self._kept: tuple[object, EmbeddedSupport] | None = None
         self.embedded()
 
     @property
@@ -211,31 +210,44 @@ class SimilarityToSupport(nn.Module):
 
     def embedded(self) -> EmbeddedSupport:
         """The support under the model's present weights."""
-        # A DataParallel replica has other storage but the same weights; it takes the buffers as they came.
-        if not getattr(self, "_is_replica", False):
-            state = model_state(self.model)
-            if state is None or state != self._state:
-                self._embed()
-                self._state = model_state(self.model)
-        return EmbeddedSupport(
-            self._embeddings, self._class_weights, self._foil_weights, runner_up=self.foil == "runner-up"
-        )
+        if getattr(self, "_is_replica", False):
+            # A replica cannot tell whether the weights of the original have changed since it embedded the support.
+            raise TypeError(WRAP_THE_MODEL)
+        state = self._state()
+        if self._kept is None or state is None or state != self._kept[0]:
+            embedded = self._embed()
+            # Read the state again: embedding in training mode moves batch-norm statistics.
+            self._kept = self._state(), embedded
+        return self._kept[1]
 
-    def _embed(self) -> None:
+    def _state(self) -> tuple[object, ...] | None:
+        model = model_state(self.model)
+        foil = model_state(self.foil) if isinstance(self.foil, SupportSet) else self.foil
+        return None if model is None else (model, model_state(self.support), foil, self.aggregate)
+
+    def _embed(self) -> EmbeddedSupport:
         embeddings, class_weights = embed_classes(self.support, self.model, self.aggregate)
-        foil_weights: Tensor | None = None
-        if self.foil == "others":
-            n_classes = len(class_weights)
-            foil_weights = (class_weights.sum(0) - class_weights) / (n_classes - 1)
-        elif isinstance(self.foil, SupportSet):
+        foils: Tensor | None = None
+        if isinstance(self.foil, SupportSet):
             foils, weights = embed_classes(self.foil, self.model, self.aggregate)
             check_embedding_sizes(embeddings, foils, "foil")
-            foil_weights = torch.cat(
-                [torch.zeros_like(class_weights), weights.mean(0).expand(len(class_weights), -1)], 1
-            )
-            class_weights = nn.functional.pad(class_weights, (0, len(foils)))
-            embeddings = torch.cat([embeddings, foils])
-        self._embeddings, self._class_weights, self._foil_weights = embeddings, class_weights, foil_weights
+        with plain_arithmetic(embeddings.device):
+            foil_weights: Tensor | None = None
+            if foils is not None:
+                foil_weights = torch.cat(
+                    [torch.zeros_like(class_weights), weights.mean(0).expand(len(class_weights), -1)], 1
+                )
+                class_weights = nn.functional.pad(class_weights, (0, len(foils)))
+                embeddings = torch.cat([embeddings, foils])
+            elif self.foil == "others":
+                foil_weights = (class_weights.sum(0) - class_weights) / (len(class_weights) - 1)
+        return EmbeddedSupport(embeddings, class_weights, foil_weights, runner_up=self.foil == "runner-up")
+
+
+WRAP_THE_MODEL = (
+    "a SimilarityToSupport cannot stand inside a DataParallel; "
+    "wrap the model instead: SimilarityToSupport(DataParallel(model), support)"
+)
 
 
 def as_support_set(support: SupportSet | Tensor) -> SupportSet:
@@ -250,16 +262,22 @@ def embed_classes(
     additional_forward_args: Any = None,
 ) -> tuple[Tensor, Tensor]:
     """Embeddings ``(K, J)`` and the rows ``(C, K)`` that average them by class; prototypes have K = C."""
-    embeddings = support.embed(forward_func, additional_forward_args)
-    if not embeddings.isfinite().all():
-        raise ValueError("support: its embeddings contain NaN or inf")
-    precise = F.widen(embeddings)
-    members = nn.functional.one_hot(support.labels, support.n_classes).T.to(precise)
-    class_weights = members / members.sum(1, keepdim=True)
-    if aggregate == "mean":
-        return embeddings, class_weights
-    prototypes = class_weights @ precise
-    return prototypes, torch.eye(len(prototypes), dtype=precise.dtype, device=precise.device)
+    embeddings = check_finite(support.embed(forward_func, additional_forward_args))
+    with plain_arithmetic(embeddings.device):
+        precise = F.widen(embeddings)
+        members = nn.functional.one_hot(support.labels, support.n_classes).T.to(precise)
+        class_weights = members / members.sum(1, keepdim=True)
+        if aggregate == "mean":
+            return embeddings, class_weights
+        prototypes = class_weights @ precise
+        return prototypes, torch.eye(len(prototypes), dtype=precise.dtype, device=precise.device)
+
+
+@contextmanager
+def plain_arithmetic(device: torch.device) -> Iterator[None]:
+    """Normal tensors without a graph, in their own precision, whatever modes the caller is in."""
+    with torch.inference_mode(False), torch.no_grad(), torch.autocast(device.type, enabled=False):
+        yield
 
 
 def embed_images(
@@ -284,6 +302,13 @@ def check_support_tensor(support: object, name: str = "support") -> None:
         raise ValueError(f"{name} is empty: got shape {tuple(support.shape)}, expected at least one support")
     if support.is_floating_point() and not support.isfinite().all():
         raise ValueError(f"{name} contains NaN or inf")
+
+
+def check_finite(embeddings: Tensor) -> Tensor:
+    """Refuse supports that the model embeds to NaN or inf."""
+    if not embeddings.isfinite().all():
+        raise ValueError("support: its embeddings contain NaN or inf")
+    return embeddings
 
 
 def check_embedding(embedding: object) -> Tensor:
@@ -324,6 +349,8 @@ def _format_labels(
 ) -> tuple[Tensor, tuple[str, ...]]:
     if labels is None:
         labels = [0] * count
+    if isinstance(labels, str):
+        raise TypeError(f"labels must be one index or name for each support, got the single name {labels!r}")
     if len(labels) != count:
         raise ValueError(f"labels must have one entry a support: got {len(labels)} labels for {count} supports")
     if isinstance(labels, Tensor):
@@ -335,7 +362,11 @@ def _format_labels(
             raise ValueError(f"class_names lacks the label(s) {', '.join(unknown)}")
         indices = torch.tensor([names.index(str(label)) for label in labels])
     else:
-        indices = torch.tensor([int(label) for label in labels])
+        try:
+            indices = torch.tensor([operator.index(label) for label in labels])  # type: ignore[arg-type]
+        except TypeError:
+            kinds = sorted({type(label).__name__ for label in labels})
+            raise TypeError(f"labels must be integers or names, not both, got {', '.join(kinds)}") from None
         names = tuple(class_names or (str(index) for index in range(int(indices.max()) + 1)))
     present = indices.unique().tolist()
     if present != list(range(len(names))):

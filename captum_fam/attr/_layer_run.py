@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -20,32 +21,31 @@ from captum_fam.support import check_embedding
 
 Tensors = tuple[Tensor, ...]
 
-
-# Attributes that compute: all others only look at a tensor.
+# Attributes that compute; all others only look at a tensor.
 _VIEWS = (Tensor.T, Tensor.mT, Tensor.H, Tensor.mH, Tensor.real, Tensor.imag)
 
 
 class HeadTape(TorchFunctionMode):
     """Records autograd from :meth:`start` on, whatever grad mode the forward function sets itself.
 
-    Before the start the pass runs without a graph. From there every torch call is made with gradients. Inference
-    mode is left for all of them, so that a forward function wrapped in ``torch.no_grad()`` or
-    ``torch.inference_mode()`` has a way back as well.
+    It is entered at the start: before, the pass runs as it finds itself, without a graph or a detour through
+    Python. From there every torch call is made outside inference mode and with gradients, so that a forward
+    function wrapped in ``torch.no_grad()`` or ``torch.inference_mode()`` has a way back as well.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.starts: dict[nn.Module, Tensors] = {}
         self._vectors: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+        self._stand_ins: dict[int, tuple[Tensor, Tensor]] = {}
 
     def start(self, module: nn.Module, tensors: Tensors) -> Tensors:
         """Make the tensors of ``module`` the ends of the way back; one already on the tape stays connected."""
-        if not self.starts:
-            # For what is no torch call: autograd functions and scripted modules. The pass restores the mode.
-            torch.set_grad_enabled(True)
-        self.starts[module] = tuple(
-            t if t.requires_grad or not t.is_floating_point() else _normal(t).detach().requires_grad_() for t in tensors
-        )
+        with torch.inference_mode(False):
+            self.starts[module] = tuple(
+                t if t.requires_grad or not t.is_floating_point() else self.normal(t).detach().requires_grad_()
+                for t in tensors
+            )
         return self.starts[module]
 
     def __torch_function__(
@@ -54,18 +54,21 @@ class HeadTape(TorchFunctionMode):
         kwargs = kwargs or {}
         if getattr(func, "__name__", "") == "__get__" and getattr(func, "__self__", None) not in _VIEWS:
             return func(*args, **kwargs)
-        if not self.starts:
-            if not torch.is_inference_mode_enabled():
-                return func(*args, **kwargs)
-            with torch.inference_mode(False), torch.no_grad():
-                return func(*args, **kwargs)
         with torch.inference_mode(False), torch.enable_grad():
-            args, kwargs = tree_map_only(Tensor, _normal, (args, kwargs))
+            args, kwargs = tree_map_only(Tensor, self.normal, (args, kwargs))
             for argument in args:
                 self._record(argument)
             result = func(*args, **kwargs)
             self._record(result)
         return result
+
+    def normal(self, tensor: Tensor) -> Tensor:
+        """What stands for a tensor made in inference mode, always the same: it may be changed in place."""
+        if not tensor.is_inference():
+            return tensor
+        if id(tensor) not in self._stand_ins:
+            self._stand_ins[id(tensor)] = tensor, tensor.clone()
+        return self._stand_ins[id(tensor)][1]
 
     def _record(self, value: Any) -> None:
         if isinstance(value, Tensor) and value.requires_grad and _is_batch_of_vectors(value):
@@ -160,6 +163,8 @@ def run_layers(
     def start(module: nn.Module, tensors: Tensors) -> Tensors:
         assert head_tape is not None
         if not head_tape.starts:
+            # For what is no torch call: autograd functions and scripted modules. The end of no_grad() restores it.
+            torch.set_grad_enabled(True)
             stack.enter_context(head_tape)
         return head_tape.start(module, tensors)
 
@@ -192,6 +197,8 @@ def run_layers(
     if head is not None and head_tape is not None and head not in head_tape.starts:
         raise ValueError("transform did not run in forward_func: pass its weight, or a module of the model itself")
     embedding = check_embedding(output)
+    if head_tape is not None:
+        embedding = head_tape.normal(embedding)
     starts = [] if head_tape is None else [head_tape.starts[m] for m in ([head] if head is not None else layers)]
     return LayerRun(
         activations=[_gather(saved[layer], forward_func, device_ids) for layer in layers],
@@ -202,26 +209,30 @@ def run_layers(
 
 
 @contextmanager
-def _hook(module: nn.Module, at_input: bool, replace: Callable[[nn.Module, Tensors], Tensors]) -> Iterator[None]:
-    """Pass the module's output (or input) through ``replace`` while the context lasts."""
+def _hook(layer: nn.Module, at_input: bool, replace: Callable[[nn.Module, Tensors], Tensors]) -> Iterator[None]:
+    """Pass the layer's output (or input) through ``replace`` while the context lasts."""
 
-    def exchange(module: nn.Module, given: Any) -> Any:
-        tensors = tuple(given) if isinstance(given, tuple | list) else (given,)
+    # The module that runs may be a replica of the layer.
+    def exchange(given: Any) -> Any:
+        several = isinstance(given, tuple | list)
+        tensors = tuple(given) if several else (given,)
         for tensor in tensors:
             if not isinstance(tensor, Tensor):
                 raise ValueError(
-                    f"layer {type(module).__name__} {'takes' if at_input else 'gives'} a {type(tensor).__name__} "
+                    f"layer {type(layer).__name__} {'takes' if at_input else 'gives'} a {type(tensor).__name__} "
                     "among its tensors; choose a layer of tensors only"
                 )
         if not tensors:
-            raise ValueError(f"layer {type(module).__name__} takes no positional input; attribute to its output")
-        replaced = replace(module, tensors)
-        return type(given)(replaced) if isinstance(given, tuple | list) else replaced[0]
+            raise ValueError(f"layer {type(layer).__name__} takes no positional input; attribute to its output")
+        replaced = replace(layer, tensors)
+        if not several:
+            return replaced[0]
+        return given._make(replaced) if hasattr(given, "_make") else type(given)(replaced)
 
     if at_input:
-        handle = module.register_forward_pre_hook(exchange)
+        handle = layer.register_forward_pre_hook(lambda _, given: exchange(given))
     else:
-        handle = module.register_forward_hook(lambda module, _, output: exchange(module, output))
+        handle = layer.register_forward_hook(lambda _, __, output: exchange(output))
     try:
         yield
     finally:
@@ -248,15 +259,12 @@ def _without_replicas(forward_func: Callable[..., Any]) -> Callable[..., Any]:
 def _eager() -> AbstractContextManager[Any]:
     """Hooks are part of what torch.compile has compiled: those added later are passed over, unless run eagerly."""
     set_stance = getattr(torch.compiler, "set_stance", None)  # torch >= 2.6
-    return nullcontext() if set_stance is None else set_stance("force_eager")
-
-
-def _normal(tensor: Tensor) -> Tensor:
-    return tensor.clone() if tensor.is_inference() else tensor
+    # Importing the compiler takes seconds; where nobody has, nothing is compiled.
+    return nullcontext() if set_stance is None or "torch._dynamo" not in sys.modules else set_stance("force_eager")
 
 
 def _is_batch_of_vectors(tensor: Tensor) -> bool:
-    return tensor.dim() >= 2 and max(tensor.shape[1:]) == tensor[0].numel() if len(tensor) else False
+    return tensor.dim() >= 2 and len(tensor) > 0 and max(tensor.shape[1:]) == tensor[0].numel()
 
 
 def _parallel(vector: Tensor, embedding: Tensor) -> bool:

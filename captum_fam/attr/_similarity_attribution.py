@@ -20,16 +20,20 @@ from torch import Tensor, nn
 from captum_fam import functional as F
 from captum_fam.attr._layer_run import NO_INFLUENCE, LayerRun, run_layers
 from captum_fam.attr.tokens import looks_channels_last
+from captum_fam.memory_bank import BankSupport, MemoryBank
 from captum_fam.similarity import Similarity, SimilarityLike, get_similarity
 from captum_fam.support import (
+    WRAP_THE_MODEL,
     EmbeddedSupport,
     SimilarityToSupport,
     SupportSet,
     as_support_set,
     check_embedding_sizes,
+    check_finite,
     check_support_tensor,
     embed_classes,
     embed_images,
+    plain_arithmetic,
 )
 
 Maps = Tensor | tuple[Tensor, ...] | list[Tensor | tuple[Tensor, ...]]
@@ -42,23 +46,28 @@ class Comparison:
 
     Attributes:
         query: the embeddings Z', ``(B, J)``, float32 at least.
-        support: the supports' embeddings in the same precision.
+        support: the supports' embeddings in the same precision, or the rows of a bank, which are gathered for one query
+            after another.
         explained: what the measure's contributions sum to for each support, ``(B, K)``.
         support_weights: the weight of each support in the explained score, ``(B, K)``.
-        scores: of every class, less its foil, ``(B, C)``.
-        predicted: the class of largest S, ``(B,)``.
+        scores: of every class, less its foil, ``(B, C)``; of a bank the share of the votes.
+        predicted: the class of the largest score before the foil, ``(B,)``.
         target: the explained class, ``(B,)``.
         class_names: C names.
     """
 
     query: Tensor
-    support: Tensor
+    support: Tensor | BankSupport
     explained: Tensor
     support_weights: Tensor
     scores: Tensor
     predicted: Tensor
     target: Tensor
     class_names: tuple[str, ...]
+
+    def over_supports(self, measure: Callable[..., Tensor], weights: Tensor) -> Tensor:
+        """``measure(query, support, weights)``, ``(B, J)``, for weights ``(B, K)`` of the supports."""
+        return _over_supports(measure, self.query, self.support, weights)
 
 
 class SimilarityLayerAttribution(LayerAttribution):
@@ -83,10 +92,7 @@ class SimilarityLayerAttribution(LayerAttribution):
         token_grid: TokenGridLike | None = None,
     ) -> None:
         if isinstance(forward_func, nn.DataParallel) and isinstance(forward_func.module, SimilarityToSupport):
-            raise TypeError(
-                "forward_func is a DataParallel of a SimilarityToSupport; "
-                "wrap the model instead: SimilarityToSupport(DataParallel(model), support)"
-            )
+            raise TypeError(f"forward_func: {WRAP_THE_MODEL}")
         owner = forward_func.model if isinstance(forward_func, SimilarityToSupport) else forward_func
         resolved = (
             _resolve_layer(owner, layer)
@@ -109,7 +115,8 @@ class SimilarityLayerAttribution(LayerAttribution):
 
     @property
     def _layers(self) -> list[nn.Module]:
-        return [self.layer] if isinstance(self.layer, nn.Module) else list(self.layer)
+        layers = [self.layer] if isinstance(self.layer, nn.Module | str) else self.layer
+        return [_resolve_layer(self._model, layer) for layer in layers]
 
     def _compare(
         self,
@@ -130,8 +137,10 @@ class SimilarityLayerAttribution(LayerAttribution):
         if not run.embedding.isfinite().all():
             raise ValueError("inputs: the embedding of the query contains NaN or inf")
         check_embedding_sizes(run.embedding, embedded.embeddings)
+        if isinstance(embedded, MemoryBank):
+            return run, self._compare_with_bank(run.embedding, embedded, target)
         _check_batch(embedded.embeddings, len(run.embedding))
-        with torch.inference_mode(False), torch.no_grad():
+        with plain_arithmetic(run.embedding.device):
             query, vectors = F.common_precision(run.embedding, embedded.embeddings)
             similarities = self.similarity.score(query, vectors)
             scores = embedded.scores(similarities)
@@ -149,9 +158,27 @@ class SimilarityLayerAttribution(LayerAttribution):
             )
         return run, comparison
 
+    def _compare_with_bank(self, embedding: Tensor, bank: MemoryBank, target: TargetType) -> Comparison:
+        """Which rows of a bank are the supports depends on the query."""
+        with plain_arithmetic(embedding.device):
+            query, _ = F.common_precision(embedding, bank.embeddings[:1])
+            vote = bank.classify(query)
+            chosen = _select_class(vote.class_scores, target, vote.predicted)
+            support = bank.support(query, chosen, vote)
+            return Comparison(
+                query=query,
+                support=support,
+                explained=_over_supports(self.similarity.explained, query, support),
+                support_weights=support.weights,
+                scores=vote.class_scores,
+                predicted=vote.predicted,
+                target=chosen,
+                class_names=bank.class_names,
+            )
+
     def _embed_support(
         self, support: object, inputs: tuple[Tensor, ...], args: tuple[Any, ...] | None
-    ) -> tuple[EmbeddedSupport, tuple[str, ...]]:
+    ) -> tuple[EmbeddedSupport | MemoryBank, tuple[str, ...]]:
         if isinstance(self.forward_func, SimilarityToSupport):
             if support is not None:
                 raise ValueError(
@@ -159,7 +186,16 @@ class SimilarityLayerAttribution(LayerAttribution):
                 )
             return self.forward_func.embedded(), self.forward_func.class_names
         if support is None:
-            raise ValueError("support is missing: pass images or embeddings to compare with, or a SupportSet")
+            raise ValueError(
+                "support is missing: pass images or embeddings to compare with, a SupportSet or a MemoryBank"
+            )
+        if isinstance(support, MemoryBank):
+            if type(support.similarity) is not type(self.similarity):
+                raise ValueError(
+                    f"support finds its neighbours by {support.similarity} but the map explains {self.similarity}; "
+                    "give the memory bank and the method the same similarity"
+                )
+            return support, support.class_names
         if isinstance(support, SupportSet):
             self._check_images(support.inputs, inputs, args, support.holds_embeddings)
             return EmbeddedSupport(
@@ -172,7 +208,7 @@ class SimilarityLayerAttribution(LayerAttribution):
         if support.dim() == rank + 1:
             self._check_images(support.flatten(0, 1), inputs, args)
             _check_batch(support, len(inputs[0]))
-            flat = embed_images(self._model, support.flatten(0, 1), args)
+            flat = check_finite(embed_images(self._model, support.flatten(0, 1), args))
             embeddings = flat.unflatten(0, support.shape[:2])
         elif support.dim() == rank and support.dim() > 2 and (rank > 3 or support.shape[1:] == inputs[0].shape[1:]):
             return self._embed_support(as_support_set(support), inputs, args)
@@ -216,7 +252,7 @@ class SimilarityLayerAttribution(LayerAttribution):
             raise ValueError(f"layer {name} gives {tensor.dtype}; an activation map needs floating-point numbers")
         if self.token_grid is not None:
             tensor = self.token_grid(tensor)
-        elif tensor.dim() > 2 and looks_channels_last(layer, tensor, n_features):
+        elif tensor.dim() > 2 and looks_channels_last([layer, self._model], tensor, n_features):
             raise ValueError(
                 f"layer {name} gives {tuple(tensor.shape)}, which looks channels-last; pass "
                 "token_grid=TokenGrid(...) to lay the tokens out as an image, or token_grid=torch.nn.Identity() if "
@@ -252,7 +288,17 @@ class SimilarityLayerAttribution(LayerAttribution):
         if relu_attributions:
             maps = [tuple(one.relu() for one in tensors) for tensors in maps]
         outputs: list[Any] = [_format_output(len(tensors) > 1, tensors) for tensors in maps]
-        return outputs[0] if isinstance(self.layer, nn.Module) else outputs
+        return outputs[0] if isinstance(self.layer, nn.Module | str) else outputs
+
+
+def _over_supports(
+    measure: Callable[..., Tensor], query: Tensor, support: Tensor | BankSupport, *weights: Tensor
+) -> Tensor:
+    """``measure(query, support, *weights)``; with a bank the rows of one query at a time are in memory."""
+    if isinstance(support, Tensor):
+        return measure(query, support, *weights)
+    each = zip(query.split(1), support, *(tensor.split(1) for tensor in weights), strict=True)
+    return torch.cat([measure(one, rows.to(one.dtype), *own) for one, rows, *own in each])
 
 
 def _resolve_layer(owner: Callable[..., Any], layer: nn.Module | str) -> nn.Module:
@@ -265,7 +311,10 @@ def _resolve_layer(owner: Callable[..., Any], layer: nn.Module | str) -> nn.Modu
     try:
         return owner.get_submodule(layer)
     except AttributeError as error:
-        raise ValueError(f"layer {layer!r} is no submodule of {type(owner).__name__}") from error
+        children = ", ".join(name for name, _ in owner.named_children())
+        raise ValueError(
+            f"layer {layer!r} is no submodule of {type(owner).__name__}; its children are {children}"
+        ) from error
 
 
 def _select_class(scores: Tensor, target: TargetType, predicted: Tensor) -> Tensor:
@@ -273,6 +322,9 @@ def _select_class(scores: Tensor, target: TargetType, predicted: Tensor) -> Tens
     if target is None:
         return predicted
     columns = torch.arange(scores.shape[1], device=scores.device).expand_as(scores)
+    # Captum only asserts this, which `python -O` leaves out.
+    if isinstance(target, list) and len(target) != len(scores):
+        raise AssertionError(f"target is a list of {len(target)} for a batch of {len(scores)}")
     try:
         selected = _select_targets(columns, target)
     except (IndexError, RuntimeError) as error:

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from captum_fam.attr._layer_run import run_layers
 from captum_fam.attr._similarity_attribution import Maps, SimilarityLayerAttribution, TokenGridLike
 from captum_fam.correspondence import best_match, descriptors, soft_best_match
+from captum_fam.memory_bank import MemoryBank
 from captum_fam.similarity import SimilarityLike
-from captum_fam.support import SimilarityToSupport, SupportSet, as_support_set
+from captum_fam.support import SimilarityToSupport, SupportSet, as_support_set, plain_arithmetic
 
 
 @dataclass(frozen=True)
@@ -119,11 +120,17 @@ class LayerCorrespondence(SimilarityLayerAttribution):
             AssertionError: for a target that Captum refuses.
         """
         run, comparison = self._compare(inputs, support, target, additional_forward_args, attribute_to_layer_input)
+        if isinstance(support, MemoryBank):
+            raise ValueError("support holds embeddings, which have no positions to match; pass its images")
+        if isinstance(support, Tensor) and isinstance(inputs, Tensor) and support.dim() > inputs.dim():
+            raise ValueError(
+                f"support must be images (K, C, H, W) shared by the batch, got one set a query, {tuple(support.shape)}"
+            )
         activation = self._single(self._activations(run)[0])
         scores = self.forward_func if isinstance(self.forward_func, SimilarityToSupport) else None
         support_set = scores.support if scores is not None else as_support_set(support)  # type: ignore[arg-type]
         foil = scores.foil if scores is not None else None
-        with torch.no_grad():
+        with plain_arithmetic(activation.device):
             query = descriptors(activation, self.window)
             classes = self._class_maps(query, support_set, additional_forward_args, attribute_to_layer_input)
             target_index = comparison.target[:, None, None].expand(-1, classes.shape[1], 1)
@@ -154,7 +161,7 @@ class LayerCorrespondence(SimilarityLayerAttribution):
         support_set = as_support_set(support)
         activation = self._image_activation(inputs, additional_forward_args, False)
         partners = self._image_activation(_images(support_set), additional_forward_args, False)
-        with torch.no_grad():
+        with plain_arithmetic(activation.device):
             cosine, index = best_match(descriptors(activation, self.window), descriptors(partners, self.window))
         grid = activation.shape[2:]
         position = torch.stack(torch.unravel_index(index, partners.shape[2:]), -1)

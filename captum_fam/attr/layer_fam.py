@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, get_args
@@ -15,11 +16,14 @@ from captum_fam import functional as F
 from captum_fam.attr._layer_run import LayerRun
 from captum_fam.attr._similarity_attribution import Comparison, Maps, SimilarityLayerAttribution, TokenGridLike
 from captum_fam.similarity import SimilarityLike
+from captum_fam.support import plain_arithmetic
 
 Weighting = Literal["paper", "weights", "contributions"]
 Normalization = Literal["minmax", "relu", "maxabs", "none"]
 SupportScale = Literal["paper", "none"]
 Transform = Literal["auto"] | nn.Module | Tensor | None
+
+_PACKAGES = ("captum", "captum_fam")
 
 
 def _relu(contributions: Tensor) -> Tensor:
@@ -164,8 +168,9 @@ class LayerFAM(SimilarityLayerAttribution):
             inputs: queries, ``(B, C, H, W)``, or a tuple of the model's input tensors.
             support: what the queries are compared with, travelling outside ``additional_forward_args``
                 because Captum repeats those. Images ``(K, C, H, W)`` of one class shared by the batch;
-                ``(B, K, C, H, W)``, one set a query; embeddings ``(K, J)`` or ``(B, K, J)``; or a
-                :class:`~captum_fam.SupportSet` of several classes. Left out when ``forward_func`` is a
+                ``(B, K, C, H, W)``, one set a query; embeddings ``(K, J)`` or ``(B, K, J)``; a
+                :class:`~captum_fam.SupportSet` of several classes; or a :class:`~captum_fam.MemoryBank`, of which
+                each query is compared with its own neighbours. Left out when ``forward_func`` is a
                 :class:`~captum_fam.SimilarityToSupport`.
             target: the class to explain, in any form that Captum takes: an int, a tensor or list of B ints.
                 None: the predicted class of each query.
@@ -209,7 +214,7 @@ class LayerFAM(SimilarityLayerAttribution):
             inputs, support, target, additional_forward_args, attribute_to_layer_input, **tape
         )
         activations = self._activations(run)
-        with torch.inference_mode(False), torch.no_grad(), torch.autocast(run.embedding.device.type, enabled=False):
+        with plain_arithmetic(run.embedding.device):
             contributions = self._on_channels(run, self._on_embedding(comparison), activations)
             maps = [
                 tuple(self._map(a, c, attr_dim_summation) for a, c in zip(tensors, weights, strict=True))
@@ -221,7 +226,7 @@ class LayerFAM(SimilarityLayerAttribution):
             warnings.warn(
                 "more than half of a map's energy is the plain sum of activations, the same for every support: "
                 "Eq. 12 lifts contributions of both signs. Use LayerSimilarityCAM, or normalization='none' with a foil",
-                stacklevel=4,
+                stacklevel=_outside(),
             )
         return FAMDetails(self._format(maps, relu_attributions), contributions, comparison)
 
@@ -240,8 +245,8 @@ class LayerFAM(SimilarityLayerAttribution):
         if self.support_scale == "paper":
             weights = F.support_shares(weights, comparison.explained)
         if self.weighting == "paper":
-            return self.similarity.contributions(comparison.query, comparison.support, weights)
-        return self.similarity.weights(comparison.query, comparison.support, weights)
+            return comparison.over_supports(self.similarity.contributions, weights)
+        return comparison.over_supports(self.similarity.weights, weights)
 
     def _on_channels(
         self, run: LayerRun, cotangent: Tensor, activations: list[tuple[Tensor, ...]]
@@ -285,6 +290,14 @@ class LayerFAM(SimilarityLayerAttribution):
             return False
         pairs = [pair for group in zip(activations, contributions, strict=True) for pair in zip(*group, strict=True)]
         return any(bool((F.support_blind_share(a, c) > 0.5).any()) for a, c in pairs)
+
+
+def _outside() -> int:
+    """How far up the stack the code stands that called into Captum or this package: where a warning points."""
+    level, frame = 1, inspect.currentframe()
+    while (frame := frame and frame.f_back) and frame.f_globals.get("__name__", "").split(".")[0] in _PACKAGES:
+        level += 1
+    return level
 
 
 def _head_weight(matrix: object, cotangent: Tensor) -> Tensor:

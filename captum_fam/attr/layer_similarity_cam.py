@@ -11,6 +11,7 @@ from torch import Tensor
 
 from captum_fam import functional as F
 from captum_fam.attr._similarity_attribution import Comparison, Maps, SimilarityLayerAttribution
+from captum_fam.support import plain_arithmetic
 
 
 class LayerSimilarityCAM(SimilarityLayerAttribution):
@@ -88,8 +89,8 @@ class LayerSimilarityCAM(SimilarityLayerAttribution):
             inputs, support, target, additional_forward_args, attribute_to_layer_input, tape=True
         )
         self._activations(run)
-        with torch.inference_mode(False), torch.no_grad(), torch.autocast(run.embedding.device.type, enabled=False):
-            weights = self.similarity.weights(comparison.query, comparison.support, comparison.support_weights)
+        with plain_arithmetic(run.embedding.device):
+            weights = comparison.over_supports(self.similarity.weights, comparison.support_weights)
             shares = [
                 tuple(F.widen(gradient) * tensor for gradient, tensor in pairs)
                 for pairs in self._pulled_to_layers(run, weights, frozen_norm=True)
@@ -100,7 +101,7 @@ class LayerSimilarityCAM(SimilarityLayerAttribution):
         maps: Maps = self._format(shares, relu_attributions)
         if not return_convergence_delta:
             return maps
-        return maps, deltas[0] if isinstance(self.layer, torch.nn.Module) else deltas
+        return maps, deltas[0] if isinstance(self.layer, torch.nn.Module | str) else deltas
 
 
 def _delta(shares: tuple[Tensor, ...], comparison: Comparison) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -14,6 +15,9 @@ class TokenGrid:
 
     ``(B, T, N)`` loses its prefix tokens and becomes ``(B, N, h, w)``; ``(B, h, w, N)`` becomes
     ``(B, N, h, w)``. Any function that only selects and rearranges can stand in its place.
+
+    Take the output of a norm before the last attention, as below, rather than that of a block: a norm forgets the
+    length of a token, so that the shares of :class:`~captum_fam.LayerSimilarityCAM` before it are zero.
 
     Args:
         size: h and w of the grid of patches; None for a square one.
@@ -51,21 +55,27 @@ class TokenGrid:
         return tokens[:, self.prefix_tokens :].transpose(1, 2).unflatten(2, (height, width))
 
 
-def looks_channels_last(layer: nn.Module, tensor: Tensor, n_features: int) -> bool:
+def looks_channels_last(scopes: Sequence[object], tensor: Tensor, n_features: int) -> bool:
     """Whether the channels of a layer's tensor seem to stand in its last dimension.
 
-    The sizes that the layer's own modules work on decide; a layer without any is judged by the embedding, whose
-    length is likelier to be repeated by the channels than by a row of the image.
+    The sizes that modules work on decide: those of the first scope that has any, the layer, then its model. Without
+    them the embedding decides, whose length is likelier to be repeated by the channels than by a row of the image.
     """
-    last, first = tensor.shape[-1], tensor.shape[1]
-    if last == first:
-        return False
+    first, last = tensor.shape[1], tensor.shape[-1]
+    for scope in scopes:
+        channels_last, channels_first = _channel_sizes(scope) if isinstance(scope, nn.Module) else (set(), set())
+        if channels_last or channels_first:
+            return last in channels_last and first not in channels_first
+    return last == n_features != first
+
+
+def _channel_sizes(scope: nn.Module) -> tuple[set[int], set[int]]:
     channels_last, channels_first = set(), set()
-    for module in layer.modules():
+    for module in scope.modules():
         if isinstance(module, nn.Linear):
             channels_last.add(module.out_features)
-        elif isinstance(module, nn.LayerNorm):
-            channels_last.add(module.normalized_shape[-1])
+        elif isinstance(module, nn.LayerNorm) and len(module.normalized_shape) == 1:
+            channels_last.add(module.normalized_shape[0])
         elif isinstance(module, nn.MultiheadAttention):
             channels_last.add(module.embed_dim)
         elif isinstance(module, nn.modules.conv._ConvNd):
@@ -74,6 +84,4 @@ def looks_channels_last(layer: nn.Module, tensor: Tensor, n_features: int) -> bo
             channels_first.add(module.num_features)
         elif isinstance(module, nn.GroupNorm):
             channels_first.add(module.num_channels)
-    if not channels_last and not channels_first:
-        return last == n_features
-    return last in channels_last and first not in channels_first
+    return channels_last, channels_first
