@@ -1,12 +1,14 @@
 """Explanations for vision models that decide by similarity, as Captum attributions."""
 
 from captum_fam.attr import LayerCorrespondence, LayerFAM, LayerSimilarityCAM, TokenGrid
+from captum_fam.explanation import Explanation, explain
 from captum_fam.memory_bank import MemoryBank
 from captum_fam.support import SimilarityToSupport, SupportSet
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Explanation",
     "LayerCorrespondence",
     "LayerFAM",
     "LayerSimilarityCAM",
@@ -14,4 +16,5 @@ __all__ = [
     "SimilarityToSupport",
     "SupportSet",
     "TokenGrid",
+    "explain",
 ]

@@ -121,13 +121,16 @@ class LayerRun:
         wanted = [tensor for tensors in self._starts for tensor in tensors]
         if not self._origin.requires_grad:
             raise ValueError(NO_INFLUENCE)
+        # In half precision shares of a large map would underflow; the way back is linear, so scale before and after.
+        half = torch.finfo(self._origin.dtype).bits == 16
+        largest = cotangent.abs().amax(1).clamp_min(torch.finfo(cotangent.dtype).tiny)
+        scale = largest if half else torch.ones_like(largest)
+        upstream = (cotangent / scale.unsqueeze(1)).to(self._origin).view_as(self._origin)
         with torch.inference_mode(False):
-            gradients = torch.autograd.grad(
-                self._origin, wanted, cotangent.to(self._origin).view_as(self._origin), allow_unused=True
-            )
+            gradients = torch.autograd.grad(self._origin, wanted, upstream, allow_unused=True)
         if any(gradient is None for gradient in gradients):
             raise ValueError(NO_INFLUENCE)
-        each = iter(gradients)
+        each = (F.widen(g) * scale.view(-1, *[1] * (g.dim() - 1)) if half else g for g in gradients)
         return [tuple((next(each), tensor.detach()) for tensor in tensors) for tensors in self._starts]
 
 
@@ -269,6 +272,9 @@ def _is_batch_of_vectors(tensor: Tensor) -> bool:
 
 def _parallel(vector: Tensor, embedding: Tensor) -> bool:
     """Whether all rows have the same direction up to rounding; zero rows go with zero rows."""
-    tolerance = 8 * max(torch.finfo(vector.dtype).eps, torch.finfo(embedding.dtype).eps)
+    if embedding.shape[1] == 1:
+        return False  # a single number has no direction
+    eps = max(torch.finfo(vector.dtype).eps, torch.finfo(embedding.dtype).eps)
+    tolerance = 8 * eps if eps < 1e-5 else 2 * eps
     a, b = F.common_precision(vector.detach().flatten(1), embedding.detach())
     return a.shape == b.shape and bool(((F.unit(a) - F.unit(b)).norm(dim=1) <= tolerance).all())

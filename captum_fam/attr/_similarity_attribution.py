@@ -93,6 +93,8 @@ class SimilarityLayerAttribution(LayerAttribution):
     ) -> None:
         if isinstance(forward_func, nn.DataParallel) and isinstance(forward_func.module, SimilarityToSupport):
             raise TypeError(f"forward_func: {WRAP_THE_MODEL}")
+        if not isinstance(layer, nn.Module | str) and not len(layer):
+            raise ValueError("layer is an empty list; pass at least one module or name")
         owner = forward_func.model if isinstance(forward_func, SimilarityToSupport) else forward_func
         resolved = (
             _resolve_layer(owner, layer)
@@ -269,12 +271,12 @@ class SimilarityLayerAttribution(LayerAttribution):
         self, run: LayerRun, cotangent: Tensor, frozen_norm: bool
     ) -> list[tuple[tuple[Tensor, Tensor], ...]]:
         """:meth:`LayerRun.pull`, gradients and activations laid out as ``(B, N, *spatial)``."""
-        pulled = [
-            tuple((self._rearrange(g), self._rearrange(a)) for g, a in pairs)
-            for pairs in run.pull(cotangent, frozen_norm)
-        ]
-        if cotangent.any() and not all(any(gradient.any() for gradient, _ in pairs) for pairs in pulled):
-            raise ValueError(NO_INFLUENCE)
+        raw = run.pull(cotangent, frozen_norm)
+        pulled = [tuple((self._rearrange(g), self._rearrange(a)) for g, a in pairs) for pairs in raw]
+        for before, after in zip(raw, pulled, strict=True):
+            # All of the influence went through tokens that are no part of the image.
+            if any(g.any() for g, _ in before) and not any(g.any() for g, _ in after):
+                raise ValueError(NO_INFLUENCE)
         return pulled
 
     def _rearrange(self, tensor: Tensor) -> Tensor:

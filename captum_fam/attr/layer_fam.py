@@ -96,6 +96,7 @@ class LayerFAM(SimilarityLayerAttribution):
             followed to first order.
             A ``torch.nn.Linear`` or its weight ``(J, N)``: Eq. 18 in closed form.
             Another module of the model: its vector-Jacobian product at its own input.
+            With GeM, whose derivative does not sum to one over the positions, Eq. 15 needs the head or None.
             None: the embedding is the pooled layer, J = N.
         weighting: ``"paper"``, Eq. 18 as printed, C = W c'; ``"weights"``, W u with the similarity's linear
             weights u, as in CAM; ``"contributions"``, z_n (W u)_n, which sums to the similarity less the

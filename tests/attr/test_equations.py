@@ -714,3 +714,44 @@ def test_a_large_shared_support_makes_no_tensor_of_queries_by_supports_by_featur
             method.attribute(queries, support)
         # What is seen is the activation and the batch of similarities at least.
         assert batch * features * 7 * 5 <= seen.numel < batch * count * features
+
+
+def test_a_map_that_truly_is_zero_is_no_error(make_net):
+    net = make_net()
+    x = torch.rand(1, 3, 5, 4, dtype=torch.float64)
+    unused = (net(x) == 0).double()
+    assert unused.any()
+    before_relu = net.features[0]
+    assert LayerSimilarityCAM(net, before_relu).attribute(x, support=unused).count_nonzero() == 0
+
+
+def test_half_precision_keeps_the_shares_of_a_large_map():
+    net = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    with torch.no_grad():
+        net[0].weight.mul_(50)
+    x, support = torch.rand(2, 3, 112, 96), torch.rand(3, 8)
+    exact = LayerSimilarityCAM(net, net[1]).attribute(x, support=support)
+    net.half()
+    maps, delta = LayerSimilarityCAM(net, net[1]).attribute(
+        x.half(), support=support.half(), return_convergence_delta=True
+    )
+    assert (maps - exact).norm() < 2e-3 * exact.norm()
+    assert delta.abs().max() < 2e-3
+
+
+def test_the_last_step_to_an_embedding_of_one_number_is_followed():
+    class Squared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.features = nn.Conv2d(3, 4, 1).double()
+            self.head = nn.Linear(4, 1).double()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.features(x).mean((2, 3))) ** 2
+
+    net = Squared()
+    x, support = torch.rand(2, 3, 3, 5).double(), torch.ones(1, 1).double()
+    fam = LayerFAM(net, net.features, similarity="dot", weighting="weights", normalization="none", support_scale="none")
+    found = fam.details(x, support=support).contributions[0][0]
+    linear = net.head(net.features(x).mean((2, 3)))
+    assert torch.allclose(found, 2 * linear * net.head.weight)

@@ -1,0 +1,1 @@
+"""The offline demo: planted scenes and a small network trained on them."""

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from captum_fam.cli import main
+from captum_fam.demo.run import DemoResult, Row, _energy_inside, _row, run_demo
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory: pytest.TempPathFactory) -> DemoResult:
+    return run_demo(tmp_path_factory.mktemp("demo"), seed=3, episodes=12)
+
+
+def test_the_demo_draws_a_figure(result: DemoResult) -> None:
+    assert result.figure.name == "demo.png"
+    width, height = Image.open(result.figure).size
+    assert width > 3 * height  # query, support, foil and three maps in a row
+
+
+def test_most_queries_of_unseen_classes_are_matched(result: DemoResult) -> None:
+    assert result.n_queries == 60
+    assert result.n_matched > 30  # chance: 12
+
+
+def test_a_foil_finds_the_shared_object_better_than_support_blind_maps(result: DemoResult) -> None:
+    energy = {row.title: row.energy for row in result.rows}
+    assert energy["SimilarityCAM with foil"] > energy["mean activation"] + 0.1
+    assert energy["mean activation"] > energy["constant map (area)"] > 0.05
+
+
+def test_every_row_is_printed_with_its_numbers(result: DemoResult) -> None:
+    text = str(result)
+    for row in result.rows:
+        assert f"{row.title:26}{row.energy:>10.3f} ± {row.standard_error:.3f}{row.hits:>13.0%}" in text
+    assert f"{result.n_matched} " in text
+    assert text.endswith(f"figure: {result.figure}")
+
+
+def test_the_same_seed_gives_the_same_numbers(tmp_path: Path) -> None:
+    one, two, other = (run_demo(tmp_path, seed=seed, episodes=2).rows for seed in (5, 5, 6))
+    assert one == two != other
+
+
+def test_energy_is_the_share_of_the_positive_part_inside() -> None:
+    maps = torch.tensor([[[3.0, 1.0], [-8.0, 0.0]], [[-1.0, 0.0], [0.0, 0.0]]])
+    masks = torch.tensor([[[True, False], [True, False]]] * 2)
+    energy = _energy_inside(maps, masks)
+    assert energy[0] == 0.75
+    assert energy[1].isnan()
+
+
+def test_maps_without_a_positive_part_are_left_out_and_counted() -> None:
+    row = _row("a", torch.tensor([0.2, float("nan"), 0.4, 0.6]), torch.tensor([True, False, True, False]))
+    assert row == Row("a", pytest.approx(0.4), pytest.approx(0.2 / 3**0.5), 0.5, n_zero=1)
+
+
+def test_the_command_runs_the_demo(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def short(out: Path, *, seed: int) -> DemoResult:
+        return run_demo(out, seed=seed, episodes=2)
+
+    monkeypatch.setattr("captum_fam.demo.run.run_demo", short)
+    assert main(["demo", "--out", str(tmp_path / "new"), "--seed", "1"]) == 0
+    assert (tmp_path / "new" / "demo.png").is_file()
+    assert "energy inside" in capsys.readouterr().out
