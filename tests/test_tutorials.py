@@ -18,7 +18,7 @@ def test_a_tutorial_runs_and_still_prints_what_it_was_saved_with(path):
 
 
 def _printed(cell: nbformat.NotebookNode) -> str:
-    return "".join(output.get("text", "") for output in cell.get("outputs", []) if output.output_type == "stream")
+    return "".join(output.get("text", "") for output in cell.get("outputs", []) if output.get("name") == "stdout")
 
 
 def _words(text: str) -> list[str]:
