@@ -11,7 +11,9 @@ FOLDER = Path(__file__).resolve().parents[1] / "tutorials"
 def test_a_tutorial_runs_and_still_prints_what_it_was_saved_with(path):
     notebook = nbformat.read(path, as_version=4)
     saved = [_printed(cell) for cell in notebook.cells]
-    NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(FOLDER)}}).execute()
+    NotebookClient(
+        notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(FOLDER)}}
+    ).execute()
     for before, cell in zip(saved, notebook.cells, strict=True):
         # Numbers may differ in their last digits between machines; words and their order may not.
         assert _words(_printed(cell)) == _words(before)

@@ -13,7 +13,7 @@ from captum.log import log_usage
 from torch import Tensor, nn
 
 from captum_fam import functional as F
-from captum_fam.attr._layer_run import LayerRun
+from captum_fam.attr._layer_run import NO_INFLUENCE, LayerRun
 from captum_fam.attr._similarity_attribution import Comparison, Maps, SimilarityLayerAttribution, TokenGridLike
 from captum_fam.similarity import SimilarityLike
 from captum_fam.support import plain_arithmetic
@@ -256,6 +256,9 @@ class LayerFAM(SimilarityLayerAttribution):
         frozen_norm = self.weighting != "paper"
         if self.transform == "auto":
             pulled = self._pulled_to_layers(run, cotangent, frozen_norm)
+            # Eq. 12 would make the plain sum of activations of contributions that are all zero.
+            if cotangent.any() and not all(any(gradient.any() for gradient, _ in pairs) for pairs in pulled):
+                raise ValueError(NO_INFLUENCE)
             return [tuple(self._sum_positions(gradient, tensor) for gradient, tensor in pairs) for pairs in pulled]
         if self.transform is None:
             weight = cotangent * run.embedding if self.weighting == "contributions" else cotangent
