@@ -47,6 +47,7 @@ class Conv4Net(_ConvNet):
     5x5 for 84x84 images. 113,088 parameters.
 
     Examples:
+        >>> import torch
         >>> net = Conv4Net()
         >>> net(torch.rand(2, 3, 84, 84)).shape, net.features(torch.rand(2, 3, 84, 84)).shape
         (torch.Size([2, 64]), torch.Size([2, 64, 5, 5]))
