@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from captum_fam import __version__
-from captum_fam.cli import demo, explain
+from captum_fam.cli import demo, evaluate, explain, train
 
-COMMANDS = (demo, explain)
+COMMANDS = (demo, explain, evaluate, train)
 """Modules with ``add_parser(subparsers)``, whose parser sets ``run``, a function of the options to an exit code."""
 
 

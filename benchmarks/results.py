@@ -1,0 +1,124 @@
+"""The tables of docs/results: every protocol on the CUB photographs, each row beside the trivial baselines.
+
+    python -m benchmarks.results [--shared ../shared] [--runs runs/cub50] [--out docs/results] [NAME ...]
+
+Each NAME is one `captum-fam evaluate` command, printed above its table. Runs are kept in --runs and go on where they
+were stopped. Without a NAME all are run, in about half an hour on two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import shlex
+from collections import defaultdict
+from pathlib import Path
+
+from benchmarks.measure import machine
+from captum_fam.cli import main as captum_fam
+
+FLOORS = "mean-activation,eigen-cam,random,centre,centre[sigma=0.2],centre-box,uniform"
+MAPS = "fam,fam-foil,similarity-cam,similarity-cam-foil,grad-cam,grad-cam-foil"
+POSITIONS = (
+    "fam,grad-cam,similarity-cam,similarity-cam-foil,grad-cam-foil,similarity-cam-runner-up,grad-cam-runner-up,"
+    "correspondence,correspondence-foil,correspondence-runner-up"
+)
+RUNS = {
+    "few-shot": f"few-shot --episodes 40 --measures localization,swap --methods {MAPS},{FLOORS}",
+    "few-shot-faithfulness": "few-shot --episodes 4 --measures faithfulness",
+    "contrastive": "contrastive --measures localization,swap",
+    "retrieval": "retrieval --measures localization,swap --wrong 6",
+    "mosaic": f"mosaic --mosaics 150 --methods {MAPS},mean-activation",
+    "mosaic-head": f"mosaic --head HEAD --mosaics 150 --methods {MAPS},mean-activation",
+    "mosaic-correspondence": f"mosaic --mosaics 150 --seed 1 --methods {POSITIONS}",
+}
+TITLES = {
+    "few-shot": "Few-shot, 5-way 1-shot, novel classes",
+    "few-shot-faithfulness": "Few-shot: average drop and increase in confidence",
+    "contrastive": "k-NN with a memory bank of the training split",
+    "retrieval": "Retrieval: every test image against the others",
+    "mosaic": "2 x 2 mosaics, five supports",
+    "mosaic-head": "2 x 2 mosaics with a trained linear head, 512 -> 128",
+    "mosaic-correspondence": "2 x 2 mosaics: position against position, and a foil of the runner-up",
+}
+
+
+def run(name: str, shared: Path, runs: Path) -> str:
+    """Run one protocol, or finish it; gives the command."""
+    model = f"--model squeezenet --weights {shared}/weights/squeezenet1_0_imagenet.pth --data {shared}/data/cub50"
+    head = runs / "head.pt"
+    if "HEAD" in RUNS[name] and not head.exists():
+        head.parent.mkdir(parents=True, exist_ok=True)
+        _call(f"evaluate train-head {model} --out {head}")
+    protocol, _, options = RUNS[name].replace("HEAD", str(head)).partition(" ")
+    command = f"evaluate {protocol} {model} {options} --out {runs / name}"
+    _call(command)
+    return f"captum-fam {command}"
+
+
+def _call(command: str) -> None:
+    code = captum_fam(shlex.split(command))
+    if code:
+        raise SystemExit(code)
+
+
+def table(results: Path) -> list[str]:
+    """The rows of a ``results.csv`` as markdown: a line with the model's scores, then methods by measures."""
+    cells: dict[str, dict[str, str]] = defaultdict(dict)
+    measures: dict[str, None] = {}
+    model = []
+    with results.open(newline="") as file:
+        for row in csv.DictReader(file):
+            interval = f" ± {float(row['ci95']):.3f}" if row["ci95"] not in ("", "nan") else ""
+            value = f"{float(row['mean']):.3f}{interval}" if row["mean"] not in ("", "nan") else "–"
+            if not row["method"]:
+                model.append(f"{row['measure']} {value} (n = {row['n']})")
+                continue
+            left_out = int(row["n_nan"] or 0) + int(row["n_empty"] or 0) + int(row["n_skipped"] or 0)
+            cells[row["method"]][row["measure"]] = value + (f" ({left_out} left out)" if left_out else "")
+            measures[row["measure"]] = None
+    lines = [
+        f"Model: {', '.join(model)}.",
+        "",
+        f"| method | {' | '.join(measures)} |",
+        f"|---|{'---|' * len(measures)}",
+    ]
+    return lines + [
+        f"| {method} | {' | '.join(values.get(measure, '–') for measure in measures)} |"
+        for method, values in cells.items()
+    ]
+
+
+def main() -> None:
+    """Run the protocols and write their tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(RUNS)}; default: all")
+    parser.add_argument("--shared", type=Path, default=Path("../shared"))
+    parser.add_argument("--runs", type=Path, default=Path("runs/cub50"))
+    parser.add_argument("--out", type=Path, default=Path("docs/results"))
+    options = parser.parse_args()
+    unknown = sorted(set(options.names) - set(RUNS))
+    if unknown:
+        parser.error(f"unknown: {', '.join(unknown)}")
+    options.out.mkdir(parents=True, exist_ok=True)
+    for name in options.names or RUNS:
+        command = run(name, options.shared, options.runs)
+        lines = [
+            f"# {TITLES[name]}",
+            "",
+            f"Written by `python -m benchmarks.results {name}`, which ran",
+            "",
+            "```",
+            command,
+            "```",
+            "",
+            f"on {machine()}. Half-widths (±) are of the 95 % interval.",
+            "",
+            *table(options.runs / name / "results.csv"),
+        ]
+        (options.out / f"{name}.md").write_text("\n".join(lines) + "\n")
+        print(f"written to {options.out / name}.md")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,323 @@
+"""``captum-fam evaluate``: the protocols, from a folder of images to a table."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+_SPLITS = {"few-shot": "novel", "contrastive": "test", "retrieval": "retrieval-test", "mosaic": "novel"}
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the subcommand."""
+    parser = subparsers.add_parser(
+        "evaluate",
+        help="measure maps on images with boxes: few-shot, contrastive, retrieval, mosaic",
+        description="Run a protocol: the model's accuracy, and for every method how well its maps lie on the objects "
+        "and follow the support, beside baselines that look at neither. A run that is killed goes on when the same "
+        "command is given again; torchrun --nproc-per-node N -m captum_fam.cli evaluate ... shares it among processes.",
+    )
+    protocols = parser.add_subparsers(title="protocols", metavar="PROTOCOL", required=True)
+    _add_few_shot(protocols)
+    _add_contrastive(protocols)
+    _add_retrieval(protocols)
+    _add_mosaic(protocols)
+    _add_head(protocols)
+
+
+def _add_few_shot(protocols: Any) -> None:
+    parser = _add_protocol(protocols, "few-shot", "N-way K-shot episodes", _few_shot)
+    parser.add_argument("--way", type=int, default=5, metavar="N", help="classes an episode; default: %(default)s")
+    parser.add_argument("--shot", type=int, default=1, metavar="N", help="supports a class; default: %(default)s")
+    parser.add_argument("--query", type=int, default=15, metavar="N", help="queries a class; default: %(default)s")
+    parser.add_argument("--episodes", type=int, default=2000, metavar="N", help="default: %(default)s")
+    parser.add_argument("--seed", type=int, default=0, help="of the episodes; default: %(default)s")
+    parser.add_argument("--aggregate", choices=("mean", "prototype"), default="mean", help="default: %(default)s")
+    _add_conventions(parser)
+
+
+def _add_contrastive(protocols: Any) -> None:
+    parser = _add_protocol(protocols, "contrastive", "k-NN classification by a memory bank", _contrastive)
+    parser.add_argument("--bank", metavar="FILE", help="a memory bank (.safetensors); default: made of --bank-split")
+    parser.add_argument("--bank-data", metavar="FOLDER", help="where the bank's images are; default: as --data")
+    parser.add_argument("--bank-split", default="train", metavar="NAME", help="default: %(default)s")
+    parser.add_argument("--k", type=int, default=200, metavar="N", help="neighbours that vote; default: %(default)s")
+    parser.add_argument("--temperature", type=float, default=0.07, metavar="T", help="default: %(default)s")
+    parser.add_argument(
+        "--neighbours",
+        choices=("predicted", "all", "vote", "within-class", "whole-class", "nearest"),
+        default="predicted",
+        help="which rows of the bank stand for the class in Eq. 11; default: %(default)s",
+    )
+    _add_conventions(parser)
+
+
+def _add_retrieval(protocols: Any) -> None:
+    parser = _add_protocol(
+        protocols, "retrieval", "every image as a query, the nearest other as its support", _retrieval
+    )
+    parser.add_argument("--recall", type=_numbers, default=(1, 2, 4, 8), metavar="K,K,...", help="default: 1,2,4,8")
+    _add_conventions(parser)
+
+
+def _add_mosaic(protocols: Any) -> None:
+    parser = _add_protocol(protocols, "mosaic", "images of several classes side by side, supports of one", _mosaic)
+    parser.add_argument("--grid", type=int, default=2, metavar="N", help="images a side; default: %(default)s")
+    parser.add_argument("--shot", type=int, default=5, metavar="N", help="supports a class; default: %(default)s")
+    parser.add_argument("--mosaics", type=int, default=150, metavar="N", help="default: %(default)s")
+    parser.add_argument("--cell", type=int, metavar="PIXELS", help="side of an image; default: as the model takes it")
+    parser.add_argument("--seed", type=int, default=0, help="of the mosaics; default: %(default)s")
+    parser.add_argument("--aggregate", choices=("mean", "prototype"), default="mean", help="default: %(default)s")
+
+
+def _add_head(protocols: Any) -> None:
+    parser = protocols.add_parser(
+        "train-head",
+        help="train a linear head on a model's frozen features, in seconds",
+        description="Train a linear head so that the cosine tells the classes of a split apart, for --head.",
+    )
+    _add_model(parser, "base")
+    parser.add_argument("--width", type=int, default=128, metavar="J", help="of the embedding; default: %(default)s")
+    parser.add_argument("--steps", type=int, default=300, metavar="N", help="default: %(default)s")
+    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    parser.add_argument("--out", type=Path, default=Path("head.pt"), metavar="FILE", help="default: %(default)s")
+    parser.set_defaults(run=_train_head)
+
+
+def _add_protocol(protocols: Any, name: str, said: str, make: Any) -> argparse.ArgumentParser:
+    from captum_fam.protocols.measures import MEASURES
+    from captum_fam.protocols.methods import DEFAULT_METHODS, METHOD_NAMES
+
+    parser: argparse.ArgumentParser = protocols.add_parser(name, help=said, description=f"{said[0].upper()}{said[1:]}.")
+    _add_model(parser, _SPLITS[name])
+    parser.add_argument(
+        "--methods",
+        default=",".join(DEFAULT_METHODS),
+        metavar="NAME,NAME,...",
+        help=f"{', '.join(METHOD_NAMES)}; each with -foil behind it, or [option=value,...] as in "
+        "fam[normalization=none]; default: %(default)s",
+    )
+    measures = "swap" if name == "mosaic" else "localization,swap"
+    parser.add_argument(
+        "--measures", default=measures, metavar="NAME,...", help=f"{', '.join(MEASURES)}; default: %(default)s"
+    )
+    parser.add_argument("--foil", choices=("others", "runner-up"), default="others", help="default: %(default)s")
+    parser.add_argument("--examples", type=int, default=4, metavar="N", help="rows of the figure; default: %(default)s")
+    parser.add_argument("--wrong", type=int, default=0, metavar="N", help="show the N most confident mistakes")
+    parser.add_argument("--out", type=Path, default=Path(name), metavar="DIR", help="default: %(default)s")
+    parser.set_defaults(run=_run, make=make)
+    return parser
+
+
+def _add_model(parser: argparse.ArgumentParser, split: str) -> None:
+    parser.add_argument(
+        "--model",
+        required=True,
+        metavar="NAME",
+        help="squeezenet, demo, conv4, conv64f, another name of create_model, or package.module:factory",
+    )
+    parser.add_argument("--weights", metavar="FILE", help="default: torchvision's pretrained ones, for its networks")
+    parser.add_argument("--head", metavar="FILE", help="a linear head, as train-head makes one")
+    parser.add_argument(
+        "--data",
+        required=True,
+        metavar="FOLDER",
+        help="CUB-200-2011; ImageNet's validation images, with --boxes; scenes[:NUMBER]; or package.module:factory",
+    )
+    parser.add_argument("--split", default=split, metavar="NAME", help="of CUB and the scenes; default: %(default)s")
+    parser.add_argument("--boxes", metavar="PATH", help="ImageNet's XML folder or LOC_val_solution.csv")
+    parser.add_argument("--size", type=int, metavar="PIXELS", help="side of the images; default: the model's")
+    parser.add_argument("--interpolation", choices=("bilinear", "bicubic"), help="default: the model's")
+    parser.add_argument("--similarity", metavar="NAME", help="cosine, dot, euclidean, ...; default: the model's")
+    parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="default: %(default)s")
+    parser.add_argument("--workers", type=int, default=0, metavar="N", help="that read images; default: %(default)s")
+    parser.add_argument("--device", metavar="NAME", help="default: cuda where there is one")
+
+
+def _add_conventions(parser: argparse.ArgumentParser) -> None:
+    """Which queries are explained, and what the definitions of the measures leave open."""
+    choices: dict[str, tuple[str, tuple[str, ...]]] = {
+        "explain": ("which queries", ("correct", "all")),
+        "over": ("which IoU counts where an image has several boxes", ("best", "first", "largest", "mean")),
+        "mask": ("what average drop masks: the model's input, or the pixels", ("normalized", "raw")),
+    }
+    for name, (said, values) in choices.items():
+        parser.add_argument(f"--{name}", choices=values, default=values[0], help=f"{said}; default: %(default)s")
+    parser.add_argument("--threshold", type=float, default=0.2, metavar="T", help="of the box; default: %(default)s")
+    parser.add_argument("--connectivity", type=int, choices=(8, 4), default=8, help="default: %(default)s")
+    parser.add_argument(
+        "--steps", type=int, default=20, metavar="N", help="of deletion and insertion; default: %(default)s"
+    )
+
+
+def _run(options: argparse.Namespace) -> int:
+    """Run a protocol."""
+    from captum_fam.protocols.evaluation import evaluate
+    from captum_fam.protocols.ranks import joined
+
+    with joined(options.device) as ranks:
+        try:
+            evaluation = evaluate(
+                options.make(options),
+                options.out,
+                ranks=ranks,
+                progress=True,
+                examples=options.examples,
+                wrong=options.wrong,
+                about={name: getattr(options, name) for name in ("model", "weights", "head", "data", "split")},
+            )
+        except KeyboardInterrupt:
+            print(f"\ninterrupted; what is done is in {options.out}, the same command goes on", file=sys.stderr)
+            raise
+        if evaluation is not None:
+            print(evaluation)
+            for item, reason in list(evaluation.skipped.items())[:10]:
+                print(f"left out: item {item}: {reason}", file=sys.stderr)
+            print(f"written to {options.out}")
+            return 1 if evaluation.skipped else 0
+    return 0
+
+
+def _few_shot(options: argparse.Namespace) -> Any:
+    from captum_fam.protocols.few_shot import FewShot
+
+    model = _model(options)
+    return FewShot(
+        model,
+        _data(options, model),
+        _panel(options),
+        way=options.way,
+        shot=options.shot,
+        query=options.query,
+        episodes=options.episodes,
+        seed=options.seed,
+        aggregate=options.aggregate,
+        explain=options.explain,
+        **_reading(options),
+    )
+
+
+def _contrastive(options: argparse.Namespace) -> Any:
+    from captum_fam.memory_bank import MemoryBank
+    from captum_fam.protocols.contrastive import Contrastive
+    from captum_fam.protocols.data import load_dataset
+
+    model = _model(options)
+    data = _data(options, model)
+    source = options.bank_data or options.data
+    bank: Any
+    if options.bank:
+        bank = MemoryBank.load(options.bank)
+    elif (source, options.bank_split) == (options.data, options.split):
+        bank = data
+    else:
+        bank = load_dataset(source, options.bank_split, model)
+    return Contrastive(
+        model,
+        data,
+        bank,
+        _panel(options),
+        k=options.k,
+        temperature=options.temperature,
+        neighbours=options.neighbours,
+        explain=options.explain,
+        **_reading(options),
+    )
+
+
+def _retrieval(options: argparse.Namespace) -> Any:
+    from captum_fam.protocols.retrieval import Retrieval
+
+    model = _model(options)
+    return Retrieval(
+        model,
+        _data(options, model),
+        _panel(options),
+        ks=options.recall,
+        explain=options.explain,
+        **_reading(options),
+    )
+
+
+def _mosaic(options: argparse.Namespace) -> Any:
+    from captum_fam.protocols.mosaic import Mosaic
+
+    model = _model(options)
+    return Mosaic(
+        model,
+        _data(options, model),
+        _panel(options),
+        grid=options.grid,
+        shot=options.shot,
+        mosaics=options.mosaics,
+        cell=options.cell,
+        seed=options.seed,
+        aggregate=options.aggregate,
+        **_reading(options),
+    )
+
+
+def _train_head(options: argparse.Namespace) -> int:
+    """Train a linear head."""
+    import tempfile
+
+    from captum_fam.protocols.features import extract
+    from captum_fam.protocols.head import save_head, train_head
+    from captum_fam.protocols.ranks import joined
+
+    model = _model(options)
+    data = _data(options, model)
+    with joined(options.device) as ranks, tempfile.TemporaryDirectory() as folder:
+        features = extract(
+            model.fast_copy(ranks.device),
+            data,
+            folder,
+            (),
+            batch_size=options.batch_size,
+            num_workers=options.workers,
+            ranks=ranks,
+            progress=True,
+        )
+        if ranks.is_first:
+            head = train_head(
+                features.embeddings, features.labels, options.width, steps=options.steps, seed=options.seed
+            )
+            save_head(head, options.out)
+            print(f"{head.in_features} -> {head.out_features}, on {len(features)} images: {options.out}")
+    return 0
+
+
+def _model(options: argparse.Namespace) -> Any:
+    from captum_fam.protocols.model import load_model
+
+    model = load_model(options.model, options.weights, options.head)
+    model.size = options.size or model.size
+    model.interpolation = options.interpolation or model.interpolation
+    model.similarity = options.similarity or model.similarity
+    return model
+
+
+def _data(options: argparse.Namespace, model: Any) -> Any:
+    from captum_fam.protocols.data import load_dataset
+
+    return load_dataset(options.data, options.split, model, boxes=options.boxes)
+
+
+def _panel(options: argparse.Namespace) -> Any:
+    from captum_fam.protocols.measures import Conventions, Panel
+    from captum_fam.protocols.methods import get_methods
+
+    measures = tuple(name.strip() for name in options.measures.split(",") if name.strip())
+    given = {field.name: getattr(options, field.name) for field in fields(Conventions) if hasattr(options, field.name)}
+    return Panel(get_methods(options.methods, options.foil), measures, Conventions(**given))
+
+
+def _reading(options: argparse.Namespace) -> dict[str, int]:
+    return {"batch_size": options.batch_size, "num_workers": options.workers}
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(","))

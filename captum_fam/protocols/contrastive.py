@@ -1,0 +1,249 @@
+"""k-NN classification by a memory bank, and maps of the queries for the neighbours that decided."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from captum_fam.batches import Batch, BatchLoader
+from captum_fam.memory_bank import BankSupport, MemoryBank, Neighbours, Vote
+from captum_fam.protocols.base import Example, ModelProtocol, cached, fingerprint
+from captum_fam.protocols.measures import Panel, jsonable
+from captum_fam.protocols.methods import Foil, MapMethod, PairedScores, ScoresFor, check_no_positions
+from captum_fam.protocols.model import TwoPartModel
+from captum_fam.protocols.ranks import Ranks
+from captum_fam.protocols.store import Record
+
+
+class Contrastive(ModelProtocol):
+    """The paper's section V-C. Means are taken over the correctly classified queries.
+
+    Images are read, classified, explained and forgotten batch by batch. A foil is made of the neighbours of the
+    other classes (``"others"``) or of the class with the next most votes (``"runner-up"``), which also is what
+    ``swap`` compares with; a query whose neighbours are of one class has no foil, and no ``swap``.
+
+    Args:
+        model: cut in two; left as it is, a fast copy does the work.
+        dataset: the queries, ``(image, label, boxes)``, images as the model takes them.
+        bank: a memory bank of the model, or the dataset to make one of. Where that is ``dataset`` itself, every query
+            is left out of its own neighbours.
+        panel: methods and measures.
+        k: neighbours that vote.
+        temperature: of the vote.
+        neighbours: which rows of the bank stand for the class in Eq. 11: see :class:`~captum_fam.MemoryBank`.
+        explain: the ``"correct"`` queries for their class, or ``"all"`` for the predicted one.
+        batch_size: images that are worked on at once; one unit of the run.
+        num_workers: processes that read images.
+    """
+
+    name = "contrastive"
+
+    def __init__(
+        self,
+        model: TwoPartModel,
+        dataset: Dataset[Any],
+        bank: MemoryBank | Dataset[Any],
+        panel: Panel | None = None,
+        *,
+        k: int = 200,
+        temperature: float = 0.07,
+        neighbours: Neighbours = "predicted",
+        explain: Literal["correct", "all"] = "correct",
+        batch_size: int = 32,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__(model, dataset, panel, batch_size=batch_size, num_workers=num_workers)
+        check_no_positions(self.panel.methods)
+        self.bank = bank
+        self.k = k
+        self.temperature = temperature
+        self.neighbours = neighbours
+        self.explain = explain
+
+    def __len__(self) -> int:
+        return -(-len(self.dataset) // self.batch_size)  # type: ignore[arg-type]
+
+    def settings(self) -> dict[str, Any]:
+        """What the results depend on, for JSON."""
+        own = ("k", "temperature", "neighbours", "explain")
+        bank = {"rows": len(self.bank)} if isinstance(self.bank, MemoryBank) else fingerprint(self.bank)
+        return {
+            **super().settings(),
+            **{name: getattr(self, name) for name in own},
+            "bank": bank,
+            "leave_one_out": self.bank is self.dataset,
+        }
+
+    def prepare(self, folder: Path, ranks: Ranks, progress: bool) -> None:
+        """The memory bank, made by the first process in ``bank.safetensors`` beside the results."""
+        super().prepare(folder, ranks, progress)
+        bank = self.bank
+        if not isinstance(bank, MemoryBank):
+            path = folder.parent / "bank.safetensors"
+            if ranks.is_first:
+                MemoryBank.from_dataset(
+                    lambda images: self._embed(self.model.activation(images)),
+                    bank,
+                    path,
+                    batch_size=self.batch_size,
+                    num_workers=self.num_workers,
+                    on_error="skip",
+                    progress=progress,
+                    similarity=self.model.similarity,
+                )
+            ranks.wait()
+            bank = MemoryBank.load(path)
+        self._bank = bank.to(ranks.device).using(k=self.k, temperature=self.temperature, neighbours=self.neighbours)
+
+    def run(self, units: Sequence[int]) -> Iterator[Record]:
+        """The records of these batches, which are read ahead where there are workers."""
+        waiting = list(units)
+        items = [item for unit in units for item in self._items(unit)]
+        loader = BatchLoader(self.dataset, items, self.batch_size, self.num_workers, on_error="skip")
+        for batch in loader:
+            unit = int(batch.indices[0]) // self.batch_size
+            while waiting[0] < unit:
+                yield self._record(waiting.pop(0), loader.skipped)
+            yield self._explain(batch, self._record(waiting.pop(0), loader.skipped))
+        for unit in waiting:
+            yield self._record(unit, loader.skipped)
+
+    def _items(self, unit: int) -> range:
+        n_items = len(self.dataset)  # type: ignore[arg-type]
+        return range(unit * self.batch_size, min((unit + 1) * self.batch_size, n_items))
+
+    def _record(self, unit: int, skipped: dict[int, str]) -> Record:
+        own = {str(item): skipped[item] for item in self._items(unit) if item in skipped}
+        return {"unit": unit, "queries": {}, "explained": {}, "skipped": own}
+
+    def _explain(self, batch: Batch, record: Record) -> Record:
+        activation = self.model.activation(batch.images)
+        embedding = self._embed(activation)
+        finite = (embedding.isfinite().all(1) & activation.flatten(1).isfinite().all(1)).cpu()
+        for item in batch.indices[~finite].tolist():
+            record["skipped"][str(item)] = "its features hold NaN or inf"
+        if not finite.any():
+            return record
+        items, labels = batch.indices[finite], batch.labels[finite]
+        query = _Query(
+            activation[finite.to(activation.device)], embedding[finite.to(activation.device)], self._rows(items)
+        )
+        vote = self._bank.using(exclude=query.exclude).classify(query.embedding)
+        predicted = vote.predicted.cpu()
+        correct = predicted == labels
+        record["queries"] = {
+            "item": jsonable(items),
+            "label": jsonable(labels),
+            "predicted": jsonable(predicted),
+            "confidence": jsonable(vote.class_scores.amax(1)),
+            "correct": jsonable(correct),
+        }
+        chosen = (correct if self.explain == "correct" else torch.ones_like(correct)).nonzero()[:, 0]
+        if not len(chosen):
+            return record
+        query, vote = query.take(chosen), _take(vote, chosen.to(activation.device))
+        scores_for, has_other = self._scores(query, vote, vote.predicted)
+        target = torch.arange(len(chosen), device=activation.device)
+        kept = finite.nonzero()[:, 0][chosen]
+
+        def pairs(method: MapMethod, maps: Tensor) -> tuple[Tensor, Tensor]:
+            others = self.maps(method, scores_for, query.activation, target + len(target))
+            return maps, others.masked_fill(~has_other[:, None, None, None], torch.nan)
+
+        record["explained"] = {
+            "row": jsonable(chosen),
+            **self.panel.values(
+                lambda method: self.maps(method, scores_for, query.activation, target),
+                self.size,
+                [batch.boxes[row] for row in kept.tolist()] if batch.boxes else [],
+                self.perturbable(batch.images[kept], query.activation, scores_for(None), target),
+                pairs,
+            ),
+        }
+        return record
+
+    def example(self, record: Record, query: int, label: int) -> Example:
+        """One query and its neighbours of a class."""
+        item = record["queries"]["item"][query]
+        activation = self.model.activation(self.dataset[item][0][None])
+        one = _Query(activation, self._embed(activation), self._rows(torch.tensor([item])))
+        vote = self._bank.using(exclude=one.exclude).classify(one.embedding)
+        target = torch.tensor([label], device=activation.device)
+        support = None
+        if not isinstance(self.bank, MemoryBank):
+            chosen = self._support(one, vote, target)
+            nearest = chosen.indices[0][chosen.weights[0] > 0][0]
+            support = self.image(int(self._bank.items[nearest]), self.bank)
+        scores_for, _ = self._scores(one, vote, target)
+        return Example(self.image(item), activation, scores_for, torch.zeros_like(target), support)
+
+    @torch.no_grad()
+    def _embed(self, activation: Tensor) -> Tensor:
+        embedding: Tensor = self.model.tail(activation)
+        return embedding
+
+    def _rows(self, items: Tensor) -> Tensor | None:
+        """The queries' own rows of the bank, which are no neighbours of theirs."""
+        if self.bank is not self.dataset:
+            return None
+        return torch.searchsorted(self._bank.items, items.to(self._bank.items.device))
+
+    def _support(self, query: _Query, vote: Vote, target: Tensor) -> BankSupport:
+        """What stands for the target; a class that has no neighbour is looked up in the whole bank."""
+        bank = self._bank.using(exclude=query.exclude)
+        members = self._bank.labels[vote.neighbour_indices] == target[:, None]
+        if not members.any(1).all() and self.neighbours in ("predicted", "vote"):
+            bank = bank.using(exclude=query.exclude, neighbours="within-class")
+        return bank.support(query.embedding, target, vote)
+
+    def _scores(self, query: _Query, vote: Vote, target: Tensor) -> tuple[ScoresFor, Tensor]:
+        """Scores whose class b is the target of query b, and B + b its runner-up; and whether there is one."""
+        labels = self._bank.labels[vote.neighbour_indices]
+        of_target = labels == target[:, None]
+        second = vote.class_scores.scatter(1, target[:, None], -1).argmax(1)
+        of_second = labels == second[:, None]
+        support = self._support(query, vote, target)
+        rows = torch.cat([support.indices.flatten(), vote.neighbour_indices.flatten()]).unique()
+
+        def spread(indices: Tensor, weights: Tensor) -> Tensor:
+            at = torch.searchsorted(rows, indices)
+            return weights.new_zeros(len(indices), len(rows)).scatter_add_(1, at, weights)
+
+        def mean_of(members: Tensor) -> Tensor:
+            count = members.sum(1, keepdim=True).clamp_min(1)
+            return spread(vote.neighbour_indices, members.to(vote.similarities) / count)
+
+        classes, runner_up = spread(support.indices, support.weights), mean_of(of_second)
+        foils: dict[Foil | None, Tensor | None] = {
+            None: None,
+            "others": torch.cat([mean_of(~of_target), mean_of(~of_second)]),
+            "runner-up": torch.cat([runner_up, classes]),
+        }
+        weights = torch.cat([classes, runner_up])
+        embeddings = self._bank.embeddings[rows].float()
+        scores_for = cached(
+            lambda foil: PairedScores(self.model.tail, embeddings, weights, foils[foil], self.model.similarity)
+        )
+        return scores_for, of_second.any(1)
+
+
+@dataclass(frozen=True)
+class _Query:
+    activation: Tensor
+    embedding: Tensor
+    exclude: Tensor | None
+
+    def take(self, rows: Tensor) -> _Query:
+        rows = rows.to(self.activation.device)
+        exclude = None if self.exclude is None else self.exclude[rows]
+        return _Query(self.activation[rows], self.embedding[rows], exclude)
+
+
+def _take(vote: Vote, rows: Tensor) -> Vote:
+    return Vote(*(part[rows] for part in vote))

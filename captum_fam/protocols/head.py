@@ -1,0 +1,82 @@
+"""A linear head on frozen features, trained in seconds: the transformation module of the paper's section IV-D."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, linear, normalize
+
+
+def train_head(
+    features: Tensor,
+    labels: Tensor,
+    width: int = 128,
+    *,
+    steps: int = 300,
+    learning_rate: float = 3e-3,
+    weight_decay: float = 1e-2,
+    temperature: float = 0.1,
+    seed: int = 0,
+) -> nn.Linear:
+    """Train ``Linear(N, width)`` so that the cosine tells the classes apart.
+
+    A softmax over the cosines to one learned proxy a class (Zhai and Wu, BMVC 2019), by AdamW on all features at
+    once.
+
+    Args:
+        features: pooled activations of the training classes, ``(n, N)``.
+        labels: their classes, ``(n,)``, any integers.
+        width: J.
+        steps: of the optimizer.
+        learning_rate: falls to zero along a cosine.
+        weight_decay: of the optimizer.
+        temperature: of the softmax.
+        seed: of the initial weights.
+
+    Returns:
+        The head, in eval mode, with a bias as the paper's models have one.
+
+    Raises:
+        ValueError: for fewer than two classes.
+    """
+    classes, target = labels.unique(return_inverse=True)
+    if len(classes) < 2:
+        raise ValueError(f"labels must be of two classes at least, got {len(classes)}")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        head = nn.Linear(features.shape[1], width)
+        proxies = nn.Parameter(torch.randn(len(classes), width))
+    optimizer = torch.optim.AdamW([*head.parameters(), proxies], learning_rate, weight_decay=weight_decay)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    features = features.detach().float().cpu()
+    for _ in range(steps):
+        cosines = linear(normalize(head(features), dim=1), normalize(proxies, dim=1))
+        loss = cross_entropy(cosines / temperature, target.cpu())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    return head.eval().requires_grad_(False)
+
+
+def save_head(head: nn.Linear, path: str | Path) -> None:
+    """Write the head's weight and bias."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    torch.save(head.state_dict(), path)
+
+
+def load_head(path: str | Path) -> nn.Linear:
+    """Read what :func:`save_head` wrote, or any state dict of a ``torch.nn.Linear``.
+
+    Raises:
+        ValueError: if the file holds something else.
+    """
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    weight = state.get("weight") if isinstance(state, dict) else None
+    if not isinstance(weight, Tensor) or weight.dim() != 2 or not state.keys() <= {"weight", "bias"}:
+        raise ValueError(f"head {path}: expected the state dict of a torch.nn.Linear, weight (J, N) and bias")
+    head = nn.Linear(weight.shape[1], weight.shape[0], bias="bias" in state)
+    head.load_state_dict(state)
+    return head.eval().requires_grad_(False)

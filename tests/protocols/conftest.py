@@ -1,0 +1,30 @@
+"""A small network on small scenes: every protocol in about a second."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from captum_fam.protocols.data import ScenesWithBoxes
+from captum_fam.protocols.measures import Panel
+from captum_fam.protocols.model import TwoPartModel
+from tests.protocols.runs import make_model, make_panel, make_scenes
+
+
+@pytest.fixture
+def model() -> TwoPartModel:
+    """A network without a head."""
+    return make_model()
+
+
+@pytest.fixture
+def scenes(model: TwoPartModel) -> ScenesWithBoxes:
+    """130 scenes as the network takes them."""
+    return make_scenes(model)
+
+
+@pytest.fixture
+def panel() -> Callable[..., Panel]:
+    """``panel(methods, *measures)``."""
+    return make_panel

@@ -1,0 +1,235 @@
+"""A whole run: its files, its table, and what goes wrong on the way."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from captum_fam.cli import evaluate as command
+from captum_fam.protocols.evaluation import evaluate
+from captum_fam.protocols.few_shot import FewShot
+from captum_fam.protocols.model import TwoPartModel
+from tests.protocols.runs import NAMES, make_model, make_panel, make_protocol
+from tests.protocols.test_features import Damaged
+
+
+def bright_model() -> TwoPartModel:
+    return make_model()
+
+
+def run_command(*arguments: str) -> int:
+    parser = argparse.ArgumentParser()
+    command.add_parser(parser.add_subparsers())
+    options = parser.parse_args(["evaluate", *arguments])
+    code: int = options.run(options)
+    return code
+
+
+@pytest.fixture
+def birds(tmp_path: Path) -> Path:
+    """Thirty small pictures of six classes in the layout of CUB."""
+    root = tmp_path / "cub"
+    tables: dict[str, list[str]] = {
+        name: [] for name in ("images", "image_class_labels", "bounding_boxes", "train_test_split", "classes")
+    }
+    random = np.random.default_rng(0)
+    for label in range(6):
+        name = f"{label + 1:03}.Bird_{label}"
+        tables["classes"].append(f"{label + 1} {name}")
+        (root / "images" / name).mkdir(parents=True)
+        for number in range(5):
+            image_id = 5 * label + number + 1
+            pixels = random.integers(0, 256, (40, 30, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / "images" / name / f"{number}.jpg")
+            tables["images"].append(f"{image_id} {name}/{number}.jpg")
+            tables["image_class_labels"].append(f"{image_id} {label + 1}")
+            tables["bounding_boxes"].append(f"{image_id} 5.0 10.0 15.0 20.0")
+            tables["train_test_split"].append(f"{image_id} {number % 2}")
+    for name, lines in tables.items():
+        (root / f"{name}.txt").write_text("\n".join(lines) + "\n")
+    return root
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_run_leaves_table_summary_and_figures(name: str, tmp_path: Path) -> None:
+    evaluation = evaluate(make_protocol(name), tmp_path, examples=2, wrong=2, about={"model": "small"})
+    assert evaluation is not None
+    assert not (tmp_path / "features").exists()
+    with (tmp_path / "results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    accuracy = next(row for row in rows if row["measure"] == "accuracy")
+    assert float(accuracy["mean"]) == evaluation.model["accuracy"].value
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["weights"] == make_model().weights_hash()
+    assert summary["about"] == {"model": "small"}
+    assert summary["counts"]["explained"] > 0
+    assert summary["versions"].keys() >= {"captum-fam", "torch", "captum"}
+    assert len(summary["results"]) == len(rows)
+    for figure in ("examples.png", "wrong.png"):
+        with Image.open(tmp_path / figure) as image:
+            assert min(image.size) > 200
+    with (tmp_path / "wrong.csv").open() as file:
+        mistakes = list(csv.DictReader(file))
+    assert len(mistakes) == 2
+    assert all(row["label"] != row["predicted"] for row in mistakes)
+    assert float(mistakes[0]["confidence"]) >= float(mistakes[1]["confidence"])
+
+
+def test_the_table_has_a_row_a_method_and_the_models_accuracy(tmp_path: Path) -> None:
+    evaluation = evaluate(make_protocol("few-shot"), tmp_path, examples=0)
+    lines = str(evaluation).splitlines()
+    assert lines[0].startswith("few-shot: 9 episodes, 180 queries")
+    assert lines[1].startswith("model: accuracy 0.")
+    assert lines[2].split()[:3] == ["method", "energy", "energy-positive"]
+    assert [line.split()[0] for line in lines[3:]] == ["fam", "grad-cam-foil", "mean-activation", "uniform"]
+
+
+def test_few_shot_accuracy_is_the_mean_of_episodes_with_the_papers_interval(tmp_path: Path) -> None:
+    evaluation = evaluate(make_protocol("few-shot"), tmp_path, examples=0)
+    assert evaluation is not None
+    records = [json.loads(line) for line in (tmp_path / "records-0.jsonl").read_text().splitlines()]
+    each = np.array([np.mean(record["queries"]["correct"]) for record in records])
+    assert evaluation.model["accuracy"].value == pytest.approx(each.mean())
+    assert evaluation.model["accuracy"].half_width == pytest.approx(1.96 * each.std() / 3)
+    energies = [np.mean(record["explained"]["fam.energy"]) for record in records if record["explained"]["row"]]
+    assert evaluation.methods["fam"]["energy"].value == pytest.approx(np.mean(energies))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_images_that_cannot_be_used_are_left_out_and_named(name: str, tmp_path: Path) -> None:
+    protocol = make_protocol(name)
+    unreadable = {0, *range(32, 48)}  # a whole batch among them
+    overflowing = {20} if name != "contrastive" else set()
+    protocol.dataset = Damaged(protocol.dataset, unreadable, overflowing)
+    if name == "contrastive":
+        protocol.bank = make_protocol(name).dataset
+    if name == "few-shot":
+        protocol.query = 2  # the classes are smaller now
+    evaluation = evaluate(protocol, tmp_path, examples=0)
+    assert evaluation is not None
+    assert evaluation.skipped.keys() == unreadable | overflowing
+    assert evaluation.skipped[32] == "scene-32.jpg: corrupt"
+    assert evaluation.counts["skipped"] == len(unreadable | overflowing)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["skipped"]["0"] == "scene-0.jpg: corrupt"
+
+
+def test_an_image_that_overflows_is_left_out_of_the_queries_of_a_bank(tmp_path: Path) -> None:
+    protocol = make_protocol("contrastive")
+    protocol.bank = protocol.dataset
+    protocol.dataset = Damaged(protocol.dataset, overflowing={20})
+    evaluation = evaluate(protocol, tmp_path, examples=0)
+    assert evaluation is not None
+    assert evaluation.skipped == {20: "its features hold NaN or inf"}
+
+
+def test_unreadable_images_of_a_bank_are_said_and_have_no_row(tmp_path: Path) -> None:
+    protocol = make_protocol("contrastive")
+    protocol.bank = protocol.dataset = Damaged(protocol.dataset, unreadable={0, 50})
+    with pytest.warns(UserWarning, match="2 items could not be read and have no row in the bank"):
+        evaluation = evaluate(protocol, tmp_path, examples=0)
+    assert evaluation is not None
+    assert evaluation.counts["queries"] == 128
+
+
+def test_a_run_without_one_correct_query_still_has_its_accuracy(tmp_path: Path) -> None:
+    protocol = make_protocol("retrieval")
+    protocol.dataset.labels = torch.arange(len(protocol.dataset.labels))
+    protocol.dataset.scenes.targets = list(range(144))
+    evaluation = evaluate(protocol, tmp_path)
+    assert evaluation is not None
+    assert evaluation.model["accuracy"].value == 0
+    assert evaluation.counts["explained"] == 0
+    assert "model: accuracy 0.000" in str(evaluation)
+
+
+@pytest.mark.parametrize("name", ["contrastive", "retrieval"])
+def test_a_method_that_compares_positions_is_refused_where_supports_have_none(name: str) -> None:
+    protocol = make_protocol(name)
+    bank = [protocol.bank] if name == "contrastive" else []
+    panel = make_panel("fam,correspondence-foil")
+    with pytest.raises(ValueError, match="correspondence-foil compares with the positions"):
+        type(protocol)(make_model(), protocol.dataset, *bank, panel)
+
+
+def test_a_folder_of_another_run_is_refused_before_any_work(tmp_path: Path) -> None:
+    evaluate(make_protocol("few-shot"), tmp_path, examples=0)
+    other = make_protocol("few-shot")
+    other.seed = 1
+    with pytest.raises(ValueError, match="seed was 0, now 1"):
+        evaluate(other, tmp_path)
+
+
+def test_other_weights_are_another_run(tmp_path: Path) -> None:
+    evaluate(make_protocol("few-shot"), tmp_path, examples=0)
+    protocol = make_protocol("few-shot")
+    other = FewShot(make_model(seed=1), protocol.dataset, make_panel(), query=4, episodes=9, batch_size=16)
+    with pytest.raises(ValueError, match="weights was"):
+        evaluate(other, tmp_path)
+
+
+def test_the_commands_run_on_a_folder_of_photographs(birds: Path, tmp_path: Path, capsys: Any) -> None:
+    model = ("--model", f"{__name__}:bright_model", "--data", str(birds), "--device", "cpu", "--examples", "1")
+    few_shot = ("--way", "3", "--query", "2", "--episodes", "4", "--split", "all")
+    assert run_command("few-shot", *model, *few_shot, "--out", str(tmp_path / "few-shot")) == 0
+    assert "few-shot: 4 episodes, 24 queries" in capsys.readouterr().out
+    assert run_command("retrieval", *model, "--methods", "fam,uniform", "--out", str(tmp_path / "retrieval")) == 0
+    assert "recall@8" in capsys.readouterr().out
+    contrastive = ("--k", "3", "--methods", "fam-foil", "--measures", "localization,swap")
+    assert run_command("contrastive", *model, *contrastive, "--out", str(tmp_path / "contrastive")) == 0
+    mosaic = ("--split", "all", "--shot", "2", "--mosaics", "3", "--methods", "fam")
+    assert run_command("mosaic", *model, *mosaic, "--out", str(tmp_path / "mosaic")) == 0
+    assert "cell-auroc" in capsys.readouterr().out
+
+
+def test_the_command_trains_a_head_that_the_next_one_takes(birds: Path, tmp_path: Path, capsys: Any) -> None:
+    model = ("--model", f"{__name__}:bright_model", "--data", str(birds), "--device", "cpu")
+    head = str(tmp_path / "head.pt")
+    assert run_command("train-head", *model, "--width", "5", "--steps", "3", "--out", head) == 0
+    assert "12 -> 5, on 15 images" in capsys.readouterr().out
+    arguments = ("--head", head, "--split", "all", "--methods", "fam", "--out", str(tmp_path / "out"))
+    assert run_command("retrieval", *model, *arguments) == 0
+
+
+def test_a_corrupt_photograph_is_named_and_the_exit_code_says_so(birds: Path, tmp_path: Path, capsys: Any) -> None:
+    (birds / "images/004.Bird_3/1.jpg").write_bytes(b"no picture")
+    arguments = ("--data", str(birds), "--methods", "fam", "--examples", "0", "--out", str(tmp_path / "out"))
+    assert run_command("retrieval", "--model", f"{__name__}:bright_model", "--device", "cpu", *arguments) == 1
+    said = capsys.readouterr()
+    assert "1 skipped" in said.out
+    assert "1.jpg: corrupt" in said.err
+
+
+def test_the_same_command_again_repeats_nothing(birds: Path, tmp_path: Path, capsys: Any) -> None:
+    arguments = ("retrieval", "--model", f"{__name__}:bright_model", "--data", str(birds), "--device", "cpu")
+    arguments = (*arguments, "--methods", "fam", "--batch-size", "4", "--out", str(tmp_path / "out"))
+    run_command(*arguments)
+    first = capsys.readouterr().out
+    before = (tmp_path / "out/records-0.jsonl").read_bytes()
+    run_command(*arguments)
+    assert capsys.readouterr().out == first
+    assert (tmp_path / "out/records-0.jsonl").read_bytes() == before
+
+
+def test_an_interrupted_command_says_how_to_go_on(
+    birds: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("captum_fam.protocols.retrieval.Retrieval._run", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_command(
+            "retrieval", "--model", f"{__name__}:bright_model", "--data", str(birds), "--out", str(tmp_path / "out")
+        )
+    assert "the same command goes on" in capsys.readouterr().err
+    shutil.rmtree(tmp_path / "out")

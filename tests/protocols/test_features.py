@@ -1,0 +1,119 @@
+"""Every image through the backbone once, past those that cannot be used."""
+
+from __future__ import annotations
+
+import errno
+from io import FileIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.data import Dataset
+
+from captum_fam.data.boxed_images import Sample
+from captum_fam.images import UnreadableImageError
+from captum_fam.protocols.data import ScenesWithBoxes
+from captum_fam.protocols.features import discard, extract
+from captum_fam.protocols.model import TwoPartModel
+
+
+class Damaged(Dataset[Sample]):
+    """The scenes, some unreadable, some so bright that the network overflows."""
+
+    def __init__(
+        self, scenes: ScenesWithBoxes, unreadable: set[int] = frozenset(), overflowing: set[int] = frozenset()
+    ) -> None:  # type: ignore[assignment]
+        self.scenes = scenes
+        self.labels = scenes.labels
+        self.unreadable = unreadable
+        self.overflowing = overflowing
+
+    def __len__(self) -> int:
+        return len(self.scenes)
+
+    def __getitem__(self, index: int) -> Sample:
+        if index in self.unreadable:
+            raise UnreadableImageError(f"scene-{index}.jpg: corrupt")
+        image, label, boxes = self.scenes[index]
+        return Sample(image * torch.inf if index in self.overflowing else image, label, boxes)
+
+
+def test_rows_are_the_model_applied_to_the_items(model: TwoPartModel, scenes: ScenesWithBoxes, tmp_path: Path) -> None:
+    features = extract(model, scenes, tmp_path, ("activations", "images"), batch_size=16)
+    rows = torch.tensor([129, 3, 3])
+    images = torch.stack([scenes[int(row)].image for row in rows])
+    with torch.no_grad():
+        torch.testing.assert_close(features.activations(rows), model.backbone(images))
+        torch.testing.assert_close(features.embeddings[rows], model(images))
+    assert torch.equal(features.images(rows), images)
+    assert torch.equal(features.labels, scenes.labels)
+    assert torch.equal(features.boxes[129], scenes[129].boxes)
+    assert torch.equal(features.items, torch.arange(130))
+
+
+def test_unusable_images_are_left_out_and_named(model: TwoPartModel, scenes: ScenesWithBoxes, tmp_path: Path) -> None:
+    damaged = Damaged(scenes, unreadable={0, 17}, overflowing={40})
+    features = extract(model, damaged, tmp_path, ("activations",), batch_size=16)
+    assert features.skipped == {
+        0: "scene-0.jpg: corrupt",
+        17: "scene-17.jpg: corrupt",
+        40: "its features hold NaN or inf",
+    }
+    assert len(features) == 127
+    assert features.items[0] == 1
+    row = int((features.items == 41).nonzero())
+    with torch.no_grad():
+        expected = model.backbone(scenes[41].image[None])
+    torch.testing.assert_close(features.activations(torch.tensor([row])), expected)
+    assert torch.equal(features.boxes[row], scenes[41].boxes)
+
+
+def test_a_dataset_of_which_nothing_can_be_read_is_refused(
+    model: TwoPartModel, scenes: ScenesWithBoxes, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=r"no usable image among 130.*scene-0\.jpg: corrupt"):
+        extract(model, Damaged(scenes, unreadable=set(range(130))), tmp_path)
+
+
+def test_a_finished_folder_is_read_instead_of_made(
+    model: TwoPartModel, scenes: ScenesWithBoxes, tmp_path: Path
+) -> None:
+    first = extract(model, scenes, tmp_path, batch_size=16)
+    again = extract(None, scenes, tmp_path)  # type: ignore[arg-type]
+    assert torch.equal(first.embeddings, again.embeddings)
+    assert torch.equal(first.activations(torch.tensor([7])), again.activations(torch.tensor([7])))
+
+
+def test_an_unfinished_folder_is_made_anew(model: TwoPartModel, scenes: ScenesWithBoxes, tmp_path: Path) -> None:
+    class Interrupted(Damaged):
+        def __getitem__(self, index: int) -> Sample:
+            if index == 50:
+                raise KeyboardInterrupt
+            return super().__getitem__(index)
+
+    with pytest.raises(KeyboardInterrupt):
+        extract(model, Interrupted(scenes), tmp_path, batch_size=16)
+    features = extract(model, scenes, tmp_path, batch_size=16)
+    with torch.no_grad():
+        expected = model.backbone(scenes[60].image[None])
+    torch.testing.assert_close(features.activations(torch.tensor([60])), expected)
+
+
+def test_a_full_disk_says_how_much_an_image_takes(
+    model: TwoPartModel, scenes: ScenesWithBoxes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full(FileIO):
+        def write(self, data: Any) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("captum_fam.protocols.features.FileIO", Full)
+    with pytest.raises(OSError, match=r"No space left on device.*0\.00 MiB an image.*make room"):
+        extract(model, scenes, tmp_path)
+
+
+def test_discarding_removes_the_files(model: TwoPartModel, scenes: ScenesWithBoxes, tmp_path: Path) -> None:
+    extract(model, scenes, tmp_path / "features")
+    discard(tmp_path / "features")
+    assert not (tmp_path / "features").exists()
+    discard(tmp_path / "features")

@@ -1,0 +1,174 @@
+"""Models in two parts: cut, copied for speed, found by name, with a trained head."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from captum_fam.images import IMAGENET_MEAN
+from captum_fam.models import create_model
+from captum_fam.pooling import GAP, GMP
+from captum_fam.protocols.head import load_head, save_head, train_head
+from captum_fam.protocols.model import TwoPartModel, load_model, split_model
+from tests.protocols.runs import make_model
+
+
+def small_factory() -> TwoPartModel:
+    return make_model()
+
+
+def embedding_factory() -> object:
+    return create_model("conv4net")
+
+
+def wrong_factory() -> nn.Module:
+    return nn.Identity()
+
+
+def test_a_fast_copy_gives_the_same_embeddings_without_batch_norm() -> None:
+    model = make_model(head=True)
+    fast = model.fast_copy()
+    images = torch.rand(3, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(fast(images), model(images), rtol=1e-4, atol=1e-5)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in fast.backbone.modules())
+    assert fast.size == 32
+    assert fast.tail.head.out_features == 6
+
+
+def test_a_model_of_the_registry_loses_its_batch_norm_too() -> None:
+    model = load_model("conv4")
+    fast = model.fast_copy()
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in fast.backbone.modules())
+    assert not any(module.training for module in fast.modules())
+    images = torch.rand(9, 3, 84, 84)  # more than go through at once
+    with torch.no_grad():
+        torch.testing.assert_close(fast.activation(images), model.backbone(images), rtol=1e-4, atol=1e-5)
+
+
+def test_a_fast_copy_leaves_the_model_as_it_was() -> None:
+    model = make_model().train()
+    model.fast_copy()
+    assert model.training
+    assert model.backbone[3].training
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert isinstance(model.backbone[3], nn.BatchNorm2d)
+
+
+def test_a_backbone_that_cannot_be_traced_is_copied_as_it_is() -> None:
+    class Branching(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.convolution = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.convolution(x) if x.mean() > -100 else x
+
+    fast = TwoPartModel(Branching(), GAP(), size=16).fast_copy()
+    assert isinstance(fast.backbone, Branching)
+
+
+def test_equal_weights_have_an_equal_hash_and_others_another() -> None:
+    assert make_model().weights_hash() == make_model().weights_hash()
+    assert make_model().weights_hash() != make_model(seed=1).weights_hash()
+    assert make_model().weights_hash() != make_model(head=True).weights_hash()
+
+
+@pytest.mark.parametrize("name", ["conv4net", "npid_resnet18", "multi_similarity_bn_inception"])
+def test_the_papers_models_are_cut_so_that_the_parts_make_the_whole(name: str) -> None:
+    net = create_model(name)
+    model = split_model(net)
+    images = torch.rand(2, 3, net.size, net.size)
+    with torch.no_grad():
+        activation = model.backbone(images)
+        whole = nn.functional.normalize(net.model(images), dim=1)
+        parts = nn.functional.normalize(model.tail(activation), dim=1)
+    torch.testing.assert_close(parts, whole, rtol=1e-3, atol=1e-5)
+    assert activation.dim() == 4
+    assert (model.size, model.mean, model.interpolation) == (net.size, net.mean, net.interpolation)
+
+
+def test_a_pooling_that_is_not_the_models_is_refused() -> None:
+    from dataclasses import replace
+
+    with pytest.raises(ValueError, match="do not make its embedding"):
+        split_model(replace(create_model("conv4net"), pooling=GMP()))
+
+
+def test_a_model_whose_embedding_is_no_pooling_is_refused() -> None:
+    with pytest.raises(ValueError, match="cannot be cut"):
+        split_model(create_model("vit_b_16"))
+
+
+def test_models_come_by_name_or_from_a_factory() -> None:
+    assert load_model("conv4").size == 84
+    assert load_model(f"{__name__}:small_factory").size == 32
+    assert load_model(f"{__name__}:embedding_factory").mean == IMAGENET_MEAN
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("conv5", "unknown"),
+        (f"{__name__}:wrong_factory", "gave a Identity, expected a TwoPartModel"),
+    ],
+)
+def test_what_is_no_model_is_refused(name: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load_model(name)
+
+
+def test_a_factory_takes_no_weights() -> None:
+    with pytest.raises(ValueError, match="brings its own"):
+        load_model(f"{__name__}:small_factory", weights="weights.pth")
+
+
+def test_a_trained_head_tells_apart_what_raw_features_do_not() -> None:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(4).repeat(40)
+    signal = nn.functional.one_hot(labels, 4).float()
+    noise = torch.randn(160, 12, generator=generator)
+    features = torch.cat([0.5 * signal, noise], 1)
+    head = train_head(features[:120], labels[:120], width=8, seed=1)
+
+    def accuracy(embeddings: Tensor) -> float:
+        unit = nn.functional.normalize(embeddings, dim=1)
+        means = torch.stack([unit[:120][labels[:120] == label].mean(0) for label in range(4)])
+        return float(((unit[120:] @ means.T).argmax(1) == labels[120:]).float().mean())
+
+    with torch.no_grad():
+        assert accuracy(head(features)) > accuracy(features) + 0.1
+    assert head.bias is not None
+    assert not head.weight.requires_grad
+
+
+def test_training_a_head_is_repeatable_and_leaves_the_random_state() -> None:
+    features, labels = torch.rand(20, 6), torch.arange(20) % 2
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    first = train_head(features, labels, 3, steps=5)
+    assert torch.equal(torch.rand(1), expected)
+    assert torch.equal(first.weight, train_head(features, labels, 3, steps=5).weight)
+
+
+def test_one_class_cannot_train_a_head() -> None:
+    with pytest.raises(ValueError, match="two classes at least"):
+        train_head(torch.rand(4, 6), torch.zeros(4, dtype=torch.int64))
+
+
+def test_a_saved_head_comes_back_and_stands_in_the_tail(tmp_path: Path) -> None:
+    head = train_head(torch.rand(20, 64), torch.arange(20) % 2, 3, steps=5)
+    save_head(head, tmp_path / "head.pt")
+    assert torch.equal(load_head(tmp_path / "head.pt").weight, head.weight)
+    model = load_model("conv4", head=tmp_path / "head.pt")
+    assert model(torch.rand(1, 3, 84, 84)).shape == (1, 3)
+
+
+def test_a_file_of_something_else_is_no_head(tmp_path: Path) -> None:
+    torch.save({"conv.weight": torch.rand(3, 3)}, tmp_path / "other.pt")
+    with pytest.raises(ValueError, match=r"expected the state dict of a torch\.nn\.Linear"):
+        load_head(tmp_path / "other.pt")

@@ -1,0 +1,109 @@
+"""A run that is killed and resumed, or shared by processes, gives what an undisturbed one gives."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from captum_fam.protocols.evaluation import evaluate
+from captum_fam.protocols.store import Record
+from tests.protocols.runs import NAMES, make_protocol
+
+_SCRIPT = Path(__file__).with_name("runs.py")
+_ROOT = Path(__file__).resolve().parents[2]
+
+
+def _records(folder: Path) -> dict[int, Record]:
+    found: dict[int, Record] = {}
+    for path in folder.glob("records-*.jsonl"):
+        for line in path.read_text().splitlines():
+            record = json.loads(line)
+            assert record["unit"] not in found, "a unit was done twice"
+            found[record["unit"]] = record
+    return found
+
+
+def _start(names: str, out: Path, **env: str) -> subprocess.Popen[bytes]:
+    # One thread: sums over threads need not be in the same order.
+    env = {**os.environ, "PYTHONPATH": str(_ROOT), "OMP_NUM_THREADS": "1", **env}
+    return subprocess.Popen([sys.executable, str(_SCRIPT), names, str(out)], env=env)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All protocols in one process without a break."""
+    out = tmp_path_factory.mktemp("undisturbed")
+    assert _start(",".join(NAMES), out).wait() == 0
+    return out
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_run_that_stops_after_any_unit_goes_on_to_the_same_result(name: str, tmp_path: Path) -> None:
+    class Stop(Exception):
+        pass
+
+    def stopping(protocol: Any, after: int) -> Any:
+        run = protocol.run
+
+        def stopped(units: list[int]) -> Iterator[Record]:
+            for number, record in enumerate(run(units)):
+                if number == after:
+                    raise Stop
+                yield record
+
+        protocol.run = stopped
+        return protocol
+
+    whole = evaluate(make_protocol(name), tmp_path / "whole", examples=0)
+    for _ in range(2):
+        with pytest.raises(Stop):
+            evaluate(stopping(make_protocol(name), 2), tmp_path / "parts", examples=0)
+    assert len(_records(tmp_path / "parts")) == 4
+    resumed = evaluate(make_protocol(name), tmp_path / "parts", examples=0)
+    assert resumed == whole
+    assert _records(tmp_path / "parts") == _records(tmp_path / "whole")
+    assert (tmp_path / "parts/results.csv").read_bytes() == (tmp_path / "whole/results.csv").read_bytes()
+
+
+def test_a_process_killed_in_the_middle_loses_and_repeats_nothing(tmp_path: Path, undisturbed: Path) -> None:
+    process = _start("few-shot", tmp_path)
+    path = tmp_path / "few-shot/records-0.jsonl"
+    deadline = time.monotonic() + 120
+    while not (path.exists() and path.read_bytes().count(b"\n") >= 2):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = _records(tmp_path / "few-shot")
+    assert 2 <= len(done) < 9
+    assert not (tmp_path / "few-shot/results.csv").exists()
+    assert _start("few-shot", tmp_path).wait() == 0
+    assert _records(tmp_path / "few-shot") == _records(undisturbed / "few-shot")
+    assert (tmp_path / "few-shot/results.csv").read_bytes() == (undisturbed / "few-shot/results.csv").read_bytes()
+
+
+def test_two_processes_give_the_numbers_of_one(tmp_path: Path, undisturbed: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    ranks = [
+        _start(",".join(NAMES), tmp_path, RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+        for rank in range(2)
+    ]
+    assert [process.wait() for process in ranks] == [0, 0]
+    for name in NAMES:
+        # 9 episodes, 9 batches of which the last is shorter, 7 mosaics: no number that two divide.
+        assert (tmp_path / name / "records-1.jsonl").read_text().count("\n") in (3, 4)
+        assert _records(tmp_path / name) == _records(undisturbed / name)
+        assert (tmp_path / name / "results.csv").read_bytes() == (undisturbed / name / "results.csv").read_bytes()
