@@ -13,7 +13,13 @@ from typing import Any
 from captum.attr import LayerGradCam
 
 from captum_fam.attr import LayerCorrespondence, LayerFAM, LayerSimilarityCAM
-from captum_fam.attr.baselines import LayerMeanActivation
+from captum_fam.attr.baselines import (
+    LayerCentrePrior,
+    LayerEigenCAM,
+    LayerMeanActivation,
+    LayerRandom,
+    LayerUniform,
+)
 
 Method = Callable[..., Any]
 
@@ -23,6 +29,10 @@ METHODS: dict[str, Method] = {
     "grad-cam": LayerGradCam,
     "correspondence": LayerCorrespondence,
     "mean-activation": LayerMeanActivation,
+    "eigen-cam": LayerEigenCAM,
+    "random": LayerRandom,
+    "centre": LayerCentrePrior,
+    "uniform": LayerUniform,
 }
 
 

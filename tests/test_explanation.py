@@ -175,7 +175,7 @@ def test_a_tensor_is_a_support_of_one_class_with_a_name(model: nn.Module, querie
         ({"method": lambda scores, layer: _Returns((torch.rand(5, 1, 2, 2),))}, ValueError, "gave a tuple"),
         ({"method": lambda scores, layer: _Returns(torch.full((5, 1, 2, 2), torch.nan))}, ValueError, "NaN"),
     ],
-    ids=str,
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else getattr(value, "__name__", value),
 )
 def test_arguments_that_do_not_fit_are_named(
     arguments: dict[str, Any],

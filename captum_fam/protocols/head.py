@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, linear, normalize
 
+from captum_fam.models.checkpoints import read_state_dict
+
 
 def train_head(
     features: Tensor,
@@ -68,13 +70,13 @@ def save_head(head: nn.Linear, path: str | Path) -> None:
 
 
 def load_head(path: str | Path) -> nn.Linear:
-    """Read what :func:`save_head` wrote, or any state dict of a ``torch.nn.Linear``.
+    """Read what :func:`save_head` or ``captum-fam train metric`` wrote, or any state dict of a ``torch.nn.Linear``.
 
     Raises:
         ValueError: if the file holds something else.
     """
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    weight = state.get("weight") if isinstance(state, dict) else None
+    state = read_state_dict(path)
+    weight = state.get("weight")
     if not isinstance(weight, Tensor) or weight.dim() != 2 or not state.keys() <= {"weight", "bias"}:
         raise ValueError(f"head {path}: expected the state dict of a torch.nn.Linear, weight (J, N) and bias")
     head = nn.Linear(weight.shape[1], weight.shape[0], bias="bias" in state)

@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from captum_fam.attr.baselines import LayerCentrePrior, LayerEigenCAM, LayerMeanActivation, LayerRandom, LayerUniform
 from captum_fam.methods import METHODS
 from captum_fam.metrics import box_mask, centred_box
 from captum_fam.similarity import SimilarityLike
@@ -23,17 +22,9 @@ from captum_fam.support import EmbeddedSupport, SimilarityToSupport, SupportSet
 Foil = Literal["others", "runner-up"]
 ScoresFor = Callable[[Foil | None], SimilarityToSupport]
 
-_MADE_BY: dict[str, Callable[..., Any]] = {
-    **METHODS,
-    "mean-activation": LayerMeanActivation,
-    "eigen-cam": LayerEigenCAM,
-    "random": LayerRandom,
-    "centre": LayerCentrePrior,
-    "uniform": LayerUniform,
-}
 CENTRE_BOX = "centre-box"
 UNIFORM = "uniform"
-METHOD_NAMES = (*_MADE_BY, CENTRE_BOX)
+METHOD_NAMES = (*METHODS, CENTRE_BOX)
 DEFAULT_METHODS = (
     "fam",
     "fam-foil",
@@ -83,7 +74,7 @@ class MapMethod:
         if self.base == CENTRE_BOX:
             box = centred_box(size).to(activation.device)
             return box_mask(box[None], size).to(activation).expand(len(activation), 1, *size)
-        attribution = _MADE_BY[self.base](scores_for(self.foil), layer, **self.options)
+        attribution = METHODS[self.base](scores_for(self.foil), layer, **self.options)
         maps: Tensor = attribution.attribute(activation, target=target)
         return maps.detach().sum(1, keepdim=True)
 

@@ -168,6 +168,15 @@ def test_a_saved_head_comes_back_and_stands_in_the_tail(tmp_path: Path) -> None:
     assert model(torch.rand(1, 3, 84, 84)).shape == (1, 3)
 
 
+def test_a_head_in_safetensors_is_read_as_well(tmp_path: Path) -> None:
+    safetensors = pytest.importorskip("safetensors.torch")
+    head = nn.Linear(6, 3)
+    safetensors.save_file(head.state_dict(), tmp_path / "head.safetensors")
+    read = load_head(tmp_path / "head.safetensors")
+    assert torch.equal(read.weight, head.weight)
+    assert torch.equal(read.bias, head.bias)
+
+
 def test_a_file_of_something_else_is_no_head(tmp_path: Path) -> None:
     torch.save({"conv.weight": torch.rand(3, 3)}, tmp_path / "other.pt")
     with pytest.raises(ValueError, match=r"expected the state dict of a torch\.nn\.Linear"):
