@@ -5,6 +5,7 @@ PYTEST_FLAGS ?= --numprocesses auto
 pytest pytest-oldest-captum: export OMP_NUM_THREADS := 1
 
 BIN := $(VENV)/bin
+BASE := $(VENV)/.base
 INSTALLED := $(VENV)/.installed
 
 # The tests that face Captum run against the oldest supported release too.
@@ -23,9 +24,13 @@ help:  ## list the targets
 
 install: $(INSTALLED)  ## make the virtual environment and install the package with its tools
 
-$(INSTALLED): setup.cfg pyproject.toml
+$(BASE): setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --upgrade pip
+	$(BIN)/python -m pip install --editable .
+	@touch $@
+
+$(INSTALLED): $(BASE)
 	$(BIN)/python -m pip install --editable ".[dev]"
 	@touch $@
 
@@ -34,7 +39,7 @@ $(OLDEST_INSTALLED): | $(INSTALLED)
 	$(BIN)/python -m pip install --no-deps --target $(OLDEST_DIR) captum==$(OLDEST_CAPTUM)
 	@touch $@
 
-demo: $(INSTALLED)  ## explain matches of the built-in few-shot network, offline
+demo: $(BASE)  ## explain matches of the built-in few-shot network, offline
 	$(BIN)/captum-fam demo
 
 # The whole suite comes last, so that its closing line is the last line.
@@ -63,7 +68,7 @@ benchmarks: $(INSTALLED)  ## write the benchmark tables of docs/
 	$(BIN)/python -m benchmarks.attribute
 	$(BIN)/python -m benchmarks.memory_bank
 
-figures: $(INSTALLED)  ## draw the figures of docs/ again
+figures: $(BASE)  ## draw the figures of docs/ again
 	$(BIN)/captum-fam demo --out docs/figures
 
 clean:  ## remove builds and caches, and leave the virtual environment

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import json
 import shlex
 from collections import defaultdict
 from pathlib import Path
@@ -26,8 +27,11 @@ POSITIONS = (
 RUNS = {
     "few-shot": f"few-shot --episodes 40 --measures localization,swap --methods {MAPS},{FLOORS}",
     "few-shot-faithfulness": "few-shot --episodes 4 --measures faithfulness",
+    "few-shot-head": f"few-shot --head HEAD --episodes 40 --measures localization,swap --methods {MAPS},{FLOORS}",
     "contrastive": "contrastive --measures localization,swap",
+    "contrastive-head": "contrastive --head HEAD --measures localization,swap",
     "retrieval": "retrieval --measures localization,swap --wrong 6",
+    "retrieval-head": "retrieval --head HEAD --measures localization,swap",
     "mosaic": f"mosaic --mosaics 150 --methods {MAPS},mean-activation",
     "mosaic-head": f"mosaic --head HEAD --mosaics 150 --methods {MAPS},mean-activation",
     "mosaic-correspondence": f"mosaic --mosaics 150 --seed 1 --methods {POSITIONS}",
@@ -35,6 +39,9 @@ RUNS = {
 TITLES = {
     "few-shot": "Few-shot, 5-way 1-shot, novel classes",
     "few-shot-faithfulness": "Few-shot: average drop and increase in confidence",
+    "few-shot-head": "Few-shot with a trained linear head, 512 -> 128",
+    "contrastive-head": "k-NN with a memory bank and a trained linear head, 512 -> 128",
+    "retrieval-head": "Retrieval with a trained linear head, 512 -> 128",
     "contrastive": "k-NN with a memory bank of the training split",
     "retrieval": "Retrieval: every test image against the others",
     "mosaic": "2 x 2 mosaics, five supports",
@@ -43,17 +50,20 @@ TITLES = {
 }
 
 
-def run(name: str, shared: Path, runs: Path) -> str:
-    """Run one protocol, or finish it; gives the command."""
+def run(name: str, shared: Path, runs: Path) -> list[str]:
+    """Run one protocol, or finish it; gives the commands."""
     model = f"--model squeezenet --weights {shared}/weights/squeezenet1_0_imagenet.pth --data {shared}/data/cub50"
     head = runs / "head.pt"
-    if "HEAD" in RUNS[name] and not head.exists():
-        head.parent.mkdir(parents=True, exist_ok=True)
-        _call(f"evaluate train-head {model} --out {head}")
+    commands = []
+    if "HEAD" in RUNS[name]:
+        commands.append(f"evaluate train-head {model} --out {head}")
+        if not head.exists():
+            head.parent.mkdir(parents=True, exist_ok=True)
+            _call(commands[0])
     protocol, _, options = RUNS[name].replace("HEAD", str(head)).partition(" ")
-    command = f"evaluate {protocol} {model} {options} --out {runs / name}"
-    _call(command)
-    return f"captum-fam {command}"
+    commands.append(f"evaluate {protocol} {model} {options} --out {runs / name}")
+    _call(commands[-1])
+    return [f"captum-fam {command}" for command in commands]
 
 
 def _call(command: str) -> None:
@@ -62,19 +72,20 @@ def _call(command: str) -> None:
         raise SystemExit(code)
 
 
-def table(results: Path) -> list[str]:
-    """The rows of a ``results.csv`` as markdown: a line with the model's scores, then methods by measures."""
+def table(folder: Path) -> list[str]:
+    """The results of a run as markdown: a line with the model's scores, then methods by measures."""
+    explained = json.loads((folder / "summary.json").read_text())["counts"]["explained"]
     cells: dict[str, dict[str, str]] = defaultdict(dict)
     measures: dict[str, None] = {}
     model = []
-    with results.open(newline="") as file:
+    with (folder / "results.csv").open(newline="") as file:
         for row in csv.DictReader(file):
             interval = f" ± {float(row['ci95']):.3f}" if row["ci95"] not in ("", "nan") else ""
             value = f"{float(row['mean']):.3f}{interval}" if row["mean"] not in ("", "nan") else "–"
             if not row["method"]:
                 model.append(f"{row['measure']} {value} (n = {row['n']})")
                 continue
-            left_out = int(row["n_nan"] or 0) + int(row["n_empty"] or 0) + int(row["n_skipped"] or 0)
+            left_out = explained - int(row["n"])
             cells[row["method"]][row["measure"]] = value + (f" ({left_out} left out)" if left_out else "")
             measures[row["measure"]] = None
     lines = [
@@ -102,19 +113,19 @@ def main() -> None:
         parser.error(f"unknown: {', '.join(unknown)}")
     options.out.mkdir(parents=True, exist_ok=True)
     for name in options.names or RUNS:
-        command = run(name, options.shared, options.runs)
+        commands = run(name, options.shared, options.runs)
         lines = [
             f"# {TITLES[name]}",
             "",
             f"Written by `python -m benchmarks.results {name}`, which ran",
             "",
             "```",
-            command,
+            *commands,
             "```",
             "",
             f"on {machine()}. Half-widths (±) are of the 95 % interval.",
             "",
-            *table(options.runs / name / "results.csv"),
+            *table(options.runs / name),
         ]
         (options.out / f"{name}.md").write_text("\n".join(lines) + "\n")
         print(f"written to {options.out / name}.md")

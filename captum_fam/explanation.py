@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from captum_fam._staging import MANIFEST, staged
 from captum_fam.attr import LayerFAM
-from captum_fam.attr._similarity_attribution import _resolve_layer
+from captum_fam.attr._similarity_attribution import resolve_layer
 from captum_fam.functional import widen
-from captum_fam.methods import Method, get_method
+from captum_fam.methods import WITH_FOIL, Method, get_method
 from captum_fam.similarity import SimilarityLike
 from captum_fam.support import Aggregate, SimilarityToSupport, SupportSet
 
@@ -127,7 +127,8 @@ def explain(
             channels are summed over them.
         target: the class to explain, one for all or one a query, as index or name; None: the predicted class.
         similarity: as for :class:`~captum_fam.SimilarityToSupport`.
-        foil: what the class is contrasted with, as there.
+        foil: what the class is contrasted with, as there. With one, ``"fam"`` leaves its contributions as they are
+            unless ``normalization`` is given: min-max would erase their sign.
         aggregate: of the similarities to several supports, as there.
         images: the queries for display, in [0, 1], of any sizes; None: the inputs, each brought to [0, 1] by its
             smallest and largest value.
@@ -165,7 +166,9 @@ def explain(
     if isinstance(model, nn.Module) and model.training:
         warnings.warn("model is in training mode: call model.eval(), or dropout and batch statistics act", stacklevel=2)
     method_name, make = get_method(method)
-    module = _resolve_layer(model, layer)
+    if foil is not None:
+        method_kwargs = {**WITH_FOIL.get(method_name, {}), **method_kwargs}
+    module = resolve_layer(model, layer)
     scores = SimilarityToSupport(model, support, similarity, foil, aggregate)
     attribution = make(scores, module, **method_kwargs)
     chosen = _class_indices(target, classes, inputs)

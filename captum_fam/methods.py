@@ -35,6 +35,10 @@ METHODS: dict[str, Method] = {
     "uniform": LayerUniform,
 }
 
+# Min-max (Eq. 12) would erase the sign that a foil brings.
+WITH_FOIL: dict[str, dict[str, Any]] = {"fam": {"normalization": "none"}}
+"""Options that a method takes when there is a foil, unless others are asked for."""
+
 
 def get_method(method: str | Method) -> tuple[str, Method]:
     """The name of a method and what makes it; a class or another callable goes by its own name.

@@ -52,11 +52,23 @@ def test_a_named_method_gives_what_its_class_gives(
 ) -> None:
     explanation = explain(model, many_queries, support, layer="features", method=name, target=1, foil=foil)
     scores = SimilarityToSupport(model, support, foil=foil)
-    expected = made_by(scores, model.features).attribute(many_queries, target=1)
+    signed = {"normalization": "none"} if name == "fam" and foil else {}
+    expected = made_by(scores, model.features, **signed).attribute(many_queries, target=1)
     torch.testing.assert_close(explanation.attributions, expected)
     torch.testing.assert_close(explanation.scores, scores(many_queries))
     torch.testing.assert_close(explanation.target_scores, scores(many_queries)[:, 1])
     assert not explanation.maps.requires_grad
+
+
+def test_fam_with_a_foil_takes_the_normalization_that_is_asked_for(
+    model: nn.Module, support: SupportSet, many_queries: Tensor
+) -> None:
+    explanation = explain(
+        model, many_queries, support, layer="features", target=1, foil="others", normalization="maxabs"
+    )
+    scores = SimilarityToSupport(model, support, foil="others")
+    expected = LayerFAM(scores, model.features, normalization="maxabs").attribute(many_queries, target=1)
+    torch.testing.assert_close(explanation.attributions, expected)
 
 
 @pytest.mark.filterwarnings("ignore:more than half of a map")

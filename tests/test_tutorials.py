@@ -11,6 +11,8 @@ FOLDER = Path(__file__).resolve().parents[1] / "tutorials"
 def test_a_tutorial_runs_and_still_prints_what_it_was_saved_with(path):
     notebook = nbformat.read(path, as_version=4)
     saved = [_printed(cell) for cell in notebook.cells]
+    errors = [output for cell in notebook.cells for output in cell.get("outputs", []) if output.get("name") == "stderr"]
+    assert not errors, "saved with messages of the machine it ran on"
     NotebookClient(
         notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(FOLDER)}}
     ).execute()

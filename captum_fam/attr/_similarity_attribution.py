@@ -97,9 +97,9 @@ class SimilarityLayerAttribution(LayerAttribution):
             raise ValueError("layer is an empty list; pass at least one module or name")
         owner = forward_func.model if isinstance(forward_func, SimilarityToSupport) else forward_func
         resolved = (
-            _resolve_layer(owner, layer)
+            resolve_layer(owner, layer)
             if isinstance(layer, nn.Module | str)
-            else [_resolve_layer(owner, one) for one in layer]
+            else [resolve_layer(owner, one) for one in layer]
         )
         LayerAttribution.__init__(self, forward_func, resolved, device_ids)
         if isinstance(forward_func, SimilarityToSupport):
@@ -118,7 +118,7 @@ class SimilarityLayerAttribution(LayerAttribution):
     @property
     def _layers(self) -> list[nn.Module]:
         layers = [self.layer] if isinstance(self.layer, nn.Module | str) else self.layer
-        return [_resolve_layer(self._model, layer) for layer in layers]
+        return [resolve_layer(self._model, layer) for layer in layers]
 
     def _compare(
         self,
@@ -303,7 +303,7 @@ def _over_supports(
     return torch.cat([measure(one, rows.to(one.dtype), *own) for one, rows, *own in each])
 
 
-def _resolve_layer(owner: Callable[..., Any], layer: nn.Module | str) -> nn.Module:
+def resolve_layer(owner: Callable[..., Any], layer: nn.Module | str) -> nn.Module:
     if isinstance(layer, nn.Module):
         return layer
     if not isinstance(layer, str):

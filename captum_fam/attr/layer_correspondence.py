@@ -40,10 +40,10 @@ class LayerCorrespondence(SimilarityLayerAttribution):
     activation averaged over a window), the map of class c is the mean over its supports of the soft maximum
     :math:`\frac1r \log \frac1Q \sum_q \exp(r \langle \hat a_p, \hat b_q \rangle)`.
 
-    What it is: the strongest of the maps here at finding the shared object among others. What it is not: an
-    account of the model's score. The model compares pooled embeddings; this compares positions, knows nothing of
-    the head, and its sum is no part of the similarity. Use :class:`LayerSimilarityCAM` for that, and both to see
-    whether they agree. A window also smooths the map, which by itself raises scores on large objects.
+    What it is: with a foil, the strongest of the maps here at finding the shared object among others. What it is
+    not: an account of the model's score. The model compares pooled embeddings; this compares positions, knows
+    nothing of the head, and its sum is no part of the similarity. Use :class:`LayerSimilarityCAM` for that, and
+    both to see whether they agree. A window also smooths the map, which by itself raises scores on large objects.
 
     A :class:`~captum_fam.SimilarityToSupport` brings a foil, applied at each position: ``"others"`` subtracts the
     mean of the other classes' maps, ``"runner-up"`` the best of them (usually the clearest), a support set its

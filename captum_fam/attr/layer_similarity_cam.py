@@ -23,9 +23,10 @@ class LayerSimilarityCAM(SimilarityLayerAttribution):
     A_{n,p} / \|Z'\|`, CAM with the support in the place of the classifier's weights.
 
     The map sums to the explained score (``convergence_delta`` 0) for poolings that are homogeneous of degree
-    one (GAP, GMP, GeM) and heads without a bias; a bias owns no position, and its share is the delta. Other
-    heads (LSE pooling, an MLP with biases, a deeper layer) are followed to first order, and the delta says how
-    much that misses. With a foil the map is signed and sums to the difference of the scores.
+    one (GAP, GMP, and GeM up to the 1e-6 it pools a dead channel to) and heads without a bias; a bias owns no
+    position, and its share is the delta. Other heads (LSE pooling, an MLP with biases, a deeper layer) are followed
+    to first order, and the delta says how much that misses. With a foil the map is signed and sums to the
+    difference of the scores.
 
     For distances the explained score counts from the zero vector: see :mod:`captum_fam.similarity`.
 

@@ -20,7 +20,7 @@ from captum_fam._staging import MANIFEST, staged
 from captum_fam.backbones import Backbone, load_backbone
 from captum_fam.explanation import Explanation, compare_figure, explain, versions, write_json, write_query
 from captum_fam.images import IMAGE_SUFFIXES, Preprocessing, UnreadableImageError, find_images, read_image
-from captum_fam.methods import METHODS
+from captum_fam.methods import METHODS, WITH_FOIL
 from captum_fam.similarity import get_similarity
 from captum_fam.support import SupportSet, embed_images
 
@@ -29,8 +29,6 @@ _THUMBNAIL_SIDE = 160
 _SHOWN = 9
 _NO_TOKENS = ("grad-cam",)  # Captum's, which know nothing of token grids
 _NEED_IMAGES = ("correspondence",)  # of the support; the others do with its embeddings
-# Min-max (Eq. 12) would erase the sign that a foil brings.
-_WITH_FOIL: dict[str, dict[str, Any]] = {"fam": {"normalization": "none"}}
 
 
 def add_parser(subparsers: Any) -> None:
@@ -103,7 +101,7 @@ def run(options: argparse.Namespace) -> int:
     foils = read_classes([Path(path) for path in options.foil], "foil") if options.foil and not foil else {}
     target = _class_name(options.target, list(supports))
     get_similarity(options.similarity)
-    methods = {name: dict(_WITH_FOIL.get(name, {})) if options.foil else {} for name in options.method}
+    methods = {name: dict(WITH_FOIL.get(name, {})) if options.foil else {} for name in options.method}
 
     backbone = load_backbone(options.model, options.weights, options.layer)
     size = options.size or backbone.size
