@@ -26,6 +26,12 @@ def common_precision(query: Tensor, support: Tensor) -> tuple[Tensor, Tensor]:
     return query.to(dtype), support.to(dtype)
 
 
+def is_finite(tensor: Tensor) -> bool:
+    """Whether a tensor holds neither NaN nor inf."""
+    # A finite sum is proof and costs a fraction of a mask of all values; an overflowing one proves nothing.
+    return bool(widen(tensor).sum().isfinite()) or bool(tensor.isfinite().all())
+
+
 # Pooling, section IV-B: Z = p(f(X))
 
 
@@ -107,7 +113,12 @@ def cosine_similarity(query: Tensor, support: Tensor) -> Tensor:
 
     A zero vector has similarity 0 to everything.
     """
-    return pairwise_dot(unit(query), unit(support))
+    return pairwise_dot(unit(query), support) / _lengths(support)
+
+
+def _lengths(support: Tensor) -> Tensor:
+    """Norm of each support, ``(K,)`` or ``(B, K)``: dividing by it after a product spares a copy of all supports."""
+    return support.norm(dim=-1).clamp_min(1e-12)
 
 
 def support_shares(support_weights: Tensor, similarities: Tensor) -> Tensor:
@@ -131,7 +142,12 @@ def cosine_contributions(query: Tensor, support: Tensor, support_weights: Tensor
     Returns:
         c, ``(B, J)``, with ``c.sum(1) == (support_weights * cosine_similarity(query, support)).sum(1)``.
     """
-    return unit(query) * combine_supports(support_weights, unit(support))
+    return unit(query) * combine_unit_supports(support_weights, support)
+
+
+def combine_unit_supports(support_weights: Tensor, support: Tensor) -> Tensor:
+    """:func:`combine_supports` of the supports scaled to length one, zero vectors left out: ``(B, J)``."""
+    return combine_supports(support_weights / _lengths(support), support)
 
 
 # Contribution weights transformation, section IV-D

@@ -67,7 +67,7 @@ class Cosine(Similarity):
 
     def weights(self, query: Tensor, support: Tensor, support_weights: Tensor) -> Tensor:
         length = query.norm(dim=1, keepdim=True)
-        pull = F.combine_supports(support_weights, F.unit(support))
+        pull = F.combine_unit_supports(support_weights, support)
         # The bound is that of F.unit, so that contributions are query * weights for the shortest queries too.
         return torch.where(length == 0, 0.0, pull / length.clamp_min(1e-12))
 

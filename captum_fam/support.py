@@ -300,13 +300,13 @@ def check_support_tensor(support: object, name: str = "support") -> None:
         raise ValueError(f"{name} must be images (K, C, H, W) or embeddings (K, J), got shape {tuple(support.shape)}")
     if support.numel() == 0:
         raise ValueError(f"{name} is empty: got shape {tuple(support.shape)}, expected at least one support")
-    if support.is_floating_point() and not support.isfinite().all():
+    if support.is_floating_point() and not F.is_finite(support):
         raise ValueError(f"{name} contains NaN or inf")
 
 
 def check_finite(embeddings: Tensor) -> Tensor:
     """Refuse supports that the model embeds to NaN or inf."""
-    if not embeddings.isfinite().all():
+    if not F.is_finite(embeddings):
         raise ValueError("support: its embeddings contain NaN or inf")
     return embeddings
 

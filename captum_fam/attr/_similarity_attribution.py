@@ -145,13 +145,15 @@ class SimilarityLayerAttribution(LayerAttribution):
         with plain_arithmetic(run.embedding.device):
             query, vectors = F.common_precision(run.embedding, embedded.embeddings)
             similarities = self.similarity.score(query, vectors)
+            # Most measures explain their whole score; no need to compute it twice.
+            by_score = type(self.similarity).explained is Similarity.explained
             scores = embedded.scores(similarities)
             predicted = embedded.class_scores(similarities).argmax(1)
             chosen = _select_class(scores, target, predicted)
             comparison = Comparison(
                 query=query,
                 support=vectors,
-                explained=self.similarity.explained(query, vectors),
+                explained=similarities if by_score else self.similarity.explained(query, vectors),
                 support_weights=embedded.support_weights(similarities, chosen),
                 scores=scores,
                 predicted=predicted,
