@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt:
             print("captum-fam: interrupted", file=sys.stderr)
             return 130
-        except (ValueError, RuntimeError, OSError) as error:
+        except (ValueError, RuntimeError, OSError, ImportError) as error:
             if options.traceback:
                 raise
             print(f"captum-fam: error: {error}", file=sys.stderr)

@@ -41,7 +41,9 @@ def _add_few_shot(protocols: Any) -> None:
 
 def _add_contrastive(protocols: Any) -> None:
     parser = _add_protocol(protocols, "contrastive", "k-NN classification by a memory bank", _contrastive)
-    parser.add_argument("--bank", metavar="FILE", help="a memory bank (.safetensors); default: made of --bank-split")
+    parser.add_argument(
+        "--bank", metavar="FILE", help="a memory bank (.safetensors) without the queries; default: made of --bank-split"
+    )
     parser.add_argument("--bank-data", metavar="FOLDER", help="where the bank's images are; default: as --data")
     parser.add_argument("--bank-split", default="train", metavar="NAME", help="default: %(default)s")
     parser.add_argument("--k", type=int, default=200, metavar="N", help="neighbours that vote; default: %(default)s")
@@ -101,9 +103,8 @@ def _add_protocol(protocols: Any, name: str, said: str, make: Any) -> argparse.A
         "fam[normalization=none]; default: %(default)s",
     )
     measures = "swap" if name == "mosaic" else "localization,swap"
-    parser.add_argument(
-        "--measures", default=measures, metavar="NAME,...", help=f"{', '.join(MEASURES)}; default: %(default)s"
-    )
+    said = "swap, or nothing; those of the cells come anyway" if name == "mosaic" else ", ".join(MEASURES)
+    parser.add_argument("--measures", default=measures, metavar="NAME,...", help=f"{said}; default: %(default)s")
     parser.add_argument("--foil", choices=("others", "runner-up"), default="others", help="default: %(default)s")
     parser.add_argument("--examples", type=int, default=4, metavar="N", help="rows of the figure; default: %(default)s")
     parser.add_argument("--wrong", type=int, default=0, metavar="N", help="show the N most confident mistakes")
@@ -264,11 +265,15 @@ def _train_head(options: argparse.Namespace) -> int:
     """Train a linear head."""
     import tempfile
 
+    from torch import nn
+
     from captum_fam.protocols.features import extract
     from captum_fam.protocols.head import save_head, train_head
     from captum_fam.protocols.ranks import joined
 
     model = _model(options)
+    # --head puts the new head in the place of the model's own.
+    model.tail.head = nn.Identity()
     data = _data(options, model)
     with joined(options.device) as ranks, tempfile.TemporaryDirectory() as folder:
         features = extract(

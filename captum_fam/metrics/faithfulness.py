@@ -38,6 +38,16 @@ def masked_inputs(
         ValueError: if only one of ``mean`` and ``std`` is given, or the shapes do not fit.
     """
     mask = _masks(inputs, maps).masked_fill(find_empty(maps)[:, None, None, None], torch.nan)
+    return apply_masks(inputs, mask, mean, std)
+
+
+def apply_masks(
+    inputs: Tensor,
+    mask: Tensor,
+    mean: Sequence[float] | Tensor | None = None,
+    std: Sequence[float] | Tensor | None = None,
+) -> Tensor:
+    """:func:`masked_inputs` with masks that are in [0, 1] already and broadcast to the inputs."""
     if mean is None and std is None:
         return (inputs * mask).to(inputs.dtype)
     if mean is None or std is None:

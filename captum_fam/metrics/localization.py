@@ -121,14 +121,29 @@ def box_iou(
         ValueError: for shapes, boxes or choices that do not fit.
     """
     check_threshold(threshold)
-    if over not in get_args(Over):
-        raise ValueError(f"over must be one of {', '.join(map(repr, get_args(Over)))}, got {over!r}")
     normalized = normalize_maps(maps, size)
     truth = clip_boxes(format_boxes(boxes, len(maps), maps.device), size)
     found = boxes_of_normalized(normalized, threshold, connectivity)
+    value = iou_over_boxes(found[:, None].to(truth), truth, over)
+    return value.masked_fill(find_nan(maps), torch.nan).to(normalized.dtype)
+
+
+def iou_over_boxes(found: Tensor, truth: Tensor, over: Over) -> Tensor:
+    """One IoU an image, of a box with those annotated there.
+
+    Args:
+        found: the box, ``(B, 1, 4)`` or ``(1, 1, 4)``.
+        truth: the annotated ones, ``(B, M, 4)``, cut by the image and filled up with zeros.
+        over: as for :func:`box_iou`.
+
+    Returns:
+        ``(B,)``; NaN for an image without a box.
+    """
+    if over not in get_args(Over):
+        raise ValueError(f"over must be one of {', '.join(map(repr, get_args(Over)))}, got {over!r}")
     area = box_area(truth)
     exists = area > 0
-    ious = pairwise_iou(found[:, None].to(truth), truth)
+    ious = pairwise_iou(found, truth)
     if over == "best":
         value = ious.masked_fill(~exists, -1).amax(1)
     elif over == "mean":
@@ -136,7 +151,7 @@ def box_iou(
     else:
         index = (exists.int() if over == "first" else area).argmax(1, keepdim=True)
         value = ious.gather(1, index)[:, 0]
-    return value.masked_fill(~exists.any(1) | find_nan(maps), torch.nan).to(normalized.dtype)
+    return value.masked_fill(~exists.any(1), torch.nan)
 
 
 MAX_BOX_THRESHOLDS = tuple(step / 100 for step in range(100))

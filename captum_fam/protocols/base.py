@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from captum_fam import __version__
+from captum_fam.batches import BatchLoader
 from captum_fam.images import unnormalize
 from captum_fam.protocols.figures import Picture
 from captum_fam.protocols.measures import Panel, Perturbable
@@ -55,13 +57,16 @@ class ModelProtocol:
         panel: methods and measures.
         batch_size: images that go through the backbone at once.
         num_workers: processes that read images.
+
+    Raises:
+        ValueError: if the panel has measures that need boxes, and the dataset has none.
     """
 
     name = ""
     unit = "batch"
     units = "batches"
     by_unit = False
-    """Whether means are taken over the queries of a unit first."""
+    """Whether means are taken over the queries of a unit first, and intervals over units."""
     explained = "predicted"
     """The column of the class that maps explain."""
 
@@ -75,6 +80,7 @@ class ModelProtocol:
         num_workers: int = 0,
     ) -> None:
         self.panel = panel or Panel()
+        _check_boxes(self.panel, dataset)
         self.dataset = dataset
         self.batch_size = batch_size
         self.num_workers = num_workers
@@ -86,7 +92,10 @@ class ModelProtocol:
         model = self._given
         return {
             "protocol": self.name,
+            "version": __version__,
             "weights": model.weights_hash(),
+            # What the weights do not say: how it pools.
+            "tail": repr(model.tail),
             "similarity": model.similarity,
             "preprocessing": {
                 "size": model.size,
@@ -208,14 +217,25 @@ def cached(make: Callable[[Foil | None], SimilarityToSupport]) -> ScoresFor:
 
 
 def fingerprint(dataset: Dataset[Any]) -> dict[str, Any]:
-    """What tells one dataset from another: its length, and a hash of its labels and file names."""
+    """What tells one dataset from another: its length, and a hash of its labels, file names and boxes."""
     digest = hashlib.sha256()
     labels = labels_of(dataset)
     digest.update(labels.numpy().tobytes())
     for record in getattr(dataset, "records", ()):
         # Not the whole path: the same data may lie elsewhere.
-        digest.update(f"{record.path.parent.name}/{record.path.name}".encode())
+        boxes = getattr(record, "boxes", torch.empty(0)).tolist()
+        digest.update(f"{record.path.parent.name}/{record.path.name} {boxes}".encode())
     return {"items": len(labels), "sha256": digest.hexdigest()}
+
+
+def _check_boxes(panel: Panel, dataset: Dataset[Any]) -> None:
+    asked = [name for name in panel.measures if name in ("localization", "max-box")]
+    first = next(iter(BatchLoader(dataset, batch_size=1, on_error="skip")), None) if asked else None
+    if first is not None and not first.boxes:
+        raise ValueError(
+            f"measures: {', '.join(asked)} needs boxes, which the dataset {type(dataset).__name__} does not have; "
+            "choose others (--measures swap), or give items (image, label, boxes)"
+        )
 
 
 def labels_of(dataset: Dataset[Any]) -> Tensor:

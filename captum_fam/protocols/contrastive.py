@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +15,13 @@ from torch.utils.data import Dataset
 
 from captum_fam.batches import Batch, BatchLoader
 from captum_fam.memory_bank import BankSupport, MemoryBank, Neighbours, Vote
-from captum_fam.protocols.base import Example, ModelProtocol, cached, fingerprint
+from captum_fam.protocols.base import Example, ModelProtocol, cached, fingerprint, labels_of
 from captum_fam.protocols.measures import Panel, jsonable
 from captum_fam.protocols.methods import Foil, MapMethod, PairedScores, ScoresFor, check_no_positions
 from captum_fam.protocols.model import TwoPartModel
 from captum_fam.protocols.ranks import Ranks
 from captum_fam.protocols.store import Record
+from captum_fam.similarity import get_similarity
 
 
 class Contrastive(ModelProtocol):
@@ -31,8 +34,9 @@ class Contrastive(ModelProtocol):
     Args:
         model: cut in two; left as it is, a fast copy does the work.
         dataset: the queries, ``(image, label, boxes)``, images as the model takes them.
-        bank: a memory bank of the model, or the dataset to make one of. Where that is ``dataset`` itself, every query
-            is left out of its own neighbours.
+        bank: a memory bank of the model, or the dataset to make one of. A query whose file is in that dataset too is
+            left out of its own neighbours. The rows of a memory bank have no files: it must not hold the queries,
+            and a warning says where it seems to.
         panel: methods and measures.
         k: neighbours that vote.
         temperature: of the vote.
@@ -40,6 +44,9 @@ class Contrastive(ModelProtocol):
         explain: the ``"correct"`` queries for their class, or ``"all"`` for the predicted one.
         batch_size: images that are worked on at once; one unit of the run.
         num_workers: processes that read images.
+
+    Raises:
+        ValueError: for a memory bank of another similarity than the model's, or of other classes than the dataset's.
     """
 
     name = "contrastive"
@@ -60,6 +67,8 @@ class Contrastive(ModelProtocol):
     ) -> None:
         super().__init__(model, dataset, panel, batch_size=batch_size, num_workers=num_workers)
         check_no_positions(self.panel.methods)
+        if isinstance(bank, MemoryBank):
+            _check_bank(bank, model, dataset)
         self.bank = bank
         self.k = k
         self.temperature = temperature
@@ -72,12 +81,12 @@ class Contrastive(ModelProtocol):
     def settings(self) -> dict[str, Any]:
         """What the results depend on, for JSON."""
         own = ("k", "temperature", "neighbours", "explain")
-        bank = {"rows": len(self.bank)} if isinstance(self.bank, MemoryBank) else fingerprint(self.bank)
+        bank = _bank_settings(self.bank) if isinstance(self.bank, MemoryBank) else fingerprint(self.bank)
         return {
             **super().settings(),
             **{name: getattr(self, name) for name in own},
             "bank": bank,
-            "leave_one_out": self.bank is self.dataset,
+            "leave_one_out": any(item >= 0 for item in self._items_in_bank()),
         }
 
     def prepare(self, folder: Path, ranks: Ranks, progress: bool) -> None:
@@ -99,6 +108,9 @@ class Contrastive(ModelProtocol):
                 )
             ranks.wait()
             bank = MemoryBank.load(path)
+        row_of = {item: row for row, item in enumerate(bank.items.tolist())}
+        self._own_rows = torch.tensor([row_of.get(item, -1) for item in self._items_in_bank()], dtype=torch.int64)
+        self._warned = False
         self._bank = bank.to(ranks.device).using(k=self.k, temperature=self.temperature, neighbours=self.neighbours)
 
     def run(self, units: Sequence[int]) -> Iterator[Record]:
@@ -110,7 +122,10 @@ class Contrastive(ModelProtocol):
             unit = int(batch.indices[0]) // self.batch_size
             while waiting[0] < unit:
                 yield self._record(waiting.pop(0), loader.skipped)
-            yield self._explain(batch, self._record(waiting.pop(0), loader.skipped))
+            record = self._record(waiting.pop(0), loader.skipped)
+            for part in self._parts(batch):
+                self._explain(part, record)
+            yield record
         for unit in waiting:
             yield self._record(unit, loader.skipped)
 
@@ -122,14 +137,23 @@ class Contrastive(ModelProtocol):
         own = {str(item): skipped[item] for item in self._items(unit) if item in skipped}
         return {"unit": unit, "queries": {}, "explained": {}, "skipped": own}
 
-    def _explain(self, batch: Batch, record: Record) -> Record:
+    def _parts(self, batch: Batch) -> Iterator[Batch]:
+        """The queries that are in the bank, and those that are not: a batch excludes rows for all of it or none."""
+        inside = self._own_rows[batch.indices] >= 0
+        for chosen in (inside, ~inside):
+            if chosen.any():
+                boxes = tuple(box for box, own in zip(batch.boxes, chosen.tolist(), strict=False) if own)
+                yield Batch(batch.indices[chosen], batch.images[chosen], batch.labels[chosen], boxes)
+
+    def _explain(self, batch: Batch, record: Record) -> None:
+        """Add a part of a batch to its record."""
         activation = self.model.activation(batch.images)
         embedding = self._embed(activation)
         finite = (embedding.isfinite().all(1) & activation.flatten(1).isfinite().all(1)).cpu()
         for item in batch.indices[~finite].tolist():
             record["skipped"][str(item)] = "its features hold NaN or inf"
         if not finite.any():
-            return record
+            return
         items, labels = batch.indices[finite], batch.labels[finite]
         query = _Query(
             activation[finite.to(activation.device)], embedding[finite.to(activation.device)], self._rows(items)
@@ -137,16 +161,21 @@ class Contrastive(ModelProtocol):
         vote = self._bank.using(exclude=query.exclude).classify(query.embedding)
         predicted = vote.predicted.cpu()
         correct = predicted == labels
-        record["queries"] = {
-            "item": jsonable(items),
-            "label": jsonable(labels),
-            "predicted": jsonable(predicted),
-            "confidence": jsonable(vote.class_scores.amax(1)),
-            "correct": jsonable(correct),
-        }
+        self._warn_of_leak(query, vote)
+        before = len(record["queries"].get("item", ()))
+        _extend(
+            record["queries"],
+            {
+                "item": jsonable(items),
+                "label": jsonable(labels),
+                "predicted": jsonable(predicted),
+                "confidence": jsonable(vote.class_scores.amax(1)),
+                "correct": jsonable(correct),
+            },
+        )
         chosen = (correct if self.explain == "correct" else torch.ones_like(correct)).nonzero()[:, 0]
         if not len(chosen):
-            return record
+            return
         query, vote = query.take(chosen), _take(vote, chosen.to(activation.device))
         scores_for, has_other = self._scores(query, vote, vote.predicted)
         target = torch.arange(len(chosen), device=activation.device)
@@ -156,17 +185,14 @@ class Contrastive(ModelProtocol):
             others = self.maps(method, scores_for, query.activation, target + len(target))
             return maps, others.masked_fill(~has_other[:, None, None, None], torch.nan)
 
-        record["explained"] = {
-            "row": jsonable(chosen),
-            **self.panel.values(
-                lambda method: self.maps(method, scores_for, query.activation, target),
-                self.size,
-                [batch.boxes[row] for row in kept.tolist()] if batch.boxes else [],
-                self.perturbable(batch.images[kept], query.activation, scores_for(None), target),
-                pairs,
-            ),
-        }
-        return record
+        values = self.panel.values(
+            lambda method: self.maps(method, scores_for, query.activation, target),
+            self.size,
+            [batch.boxes[row] for row in kept.tolist()] if batch.boxes else [],
+            self.perturbable(batch.images[kept], query.activation, scores_for(None), target),
+            pairs,
+        )
+        _extend(record["explained"], {"row": jsonable(chosen + before), **values})
 
     def example(self, record: Record, query: int, label: int) -> Example:
         """One query and its neighbours of a class."""
@@ -189,10 +215,30 @@ class Contrastive(ModelProtocol):
         return embedding
 
     def _rows(self, items: Tensor) -> Tensor | None:
-        """The queries' own rows of the bank, which are no neighbours of theirs."""
-        if self.bank is not self.dataset:
-            return None
-        return torch.searchsorted(self._bank.items, items.to(self._bank.items.device))
+        """The queries' own rows of the bank, which are no neighbours of theirs; None where they are not in it."""
+        rows = self._own_rows[items]
+        return None if (rows < 0).any() else rows.to(self._bank.items.device)
+
+    def _items_in_bank(self) -> list[int]:
+        """Of every query its position in the dataset of the bank, -1 where it is not there."""
+        n_items = len(self.dataset)  # type: ignore[arg-type]
+        if self.bank is self.dataset:
+            return list(range(n_items))
+        item_of = {path: item for item, path in enumerate(_paths(self.bank))}
+        return [item_of.get(path, -1) for path in _paths(self.dataset)] or [-1] * n_items
+
+    def _warn_of_leak(self, query: _Query, vote: Vote) -> None:
+        """Say once that a memory bank, whose rows have no files, seems to hold the queries."""
+        if not isinstance(self.bank, MemoryBank) or self._warned:
+            return
+        nearest = self._bank.embeddings[vote.neighbour_indices[:, 0]]
+        if (torch.cosine_similarity(query.embedding.double(), nearest.double()) >= 1 - 1e-6).any():
+            self._warned = True
+            warnings.warn(
+                "bank: it seems to hold the queries: some have the very embedding of a row, which then votes for "
+                "them. Use a bank of other images, or give its images as a dataset: queries are left out of that",
+                stacklevel=2,
+            )
 
     def _support(self, query: _Query, vote: Vote, target: Tensor) -> BankSupport:
         """What stands for the target; a class that has no neighbour is looked up in the whole bank."""
@@ -243,6 +289,39 @@ class _Query:
         rows = rows.to(self.activation.device)
         exclude = None if self.exclude is None else self.exclude[rows]
         return _Query(self.activation[rows], self.embedding[rows], exclude)
+
+
+def _paths(images: Dataset[Any] | MemoryBank) -> list[Path]:
+    """The files of a dataset that knows them."""
+    return [record.path.resolve() for record in getattr(images, "records", ())]
+
+
+def _bank_settings(bank: MemoryBank) -> dict[str, Any]:
+    """What tells one memory bank from another."""
+    digest = hashlib.sha256()
+    for tensor in (bank.labels, bank.embeddings):
+        for block in tensor.split(1 << 16):
+            digest.update(block.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return {"rows": len(bank), "similarity": repr(bank.similarity), "sha256": digest.hexdigest()}
+
+
+def _check_bank(bank: MemoryBank, model: TwoPartModel, dataset: Dataset[Any]) -> None:
+    if repr(bank.similarity) != repr(get_similarity(model.similarity)):
+        raise ValueError(
+            f"bank: it finds its neighbours by {bank.similarity_name or bank.similarity}, the model decides by "
+            f"{model.similarity}; make it anew with the model's similarity, or set that of the model (--similarity)"
+        )
+    names = getattr(dataset, "class_names", None) or getattr(dataset, "classes", None)
+    n_classes = len(names) if names else max(bank.n_classes, int(labels_of(dataset).max()) + 1)
+    if bank.n_classes != n_classes:
+        raise ValueError(
+            f"bank: it has {bank.n_classes} classes, the dataset {n_classes}; use a bank of images of the same classes"
+        )
+
+
+def _extend(columns: dict[str, list[Any]], further: dict[str, list[Any]]) -> None:
+    for name, column in further.items():
+        columns.setdefault(name, []).extend(column)
 
 
 def _take(vote: Vote, rows: Tensor) -> Vote:

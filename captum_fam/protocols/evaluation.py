@@ -135,7 +135,7 @@ def summarize_records(protocol: ModelProtocol, records: Sequence[Record]) -> Eva
         protocol.name,
         own,
         {method.name: results(method.name, explained, groups[1]) for method in protocol.panel.methods}
-        if explained
+        if len(explained_units)
         else {},
         {
             protocol.units: len(records),

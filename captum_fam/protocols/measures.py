@@ -16,11 +16,13 @@ group                   measure                     of the map
                         ``cell-auroc``              by the rank of the pixels of the signed map
 ======================  ==========================  ================================================================
 
-All are shares or correlations, none in percent.
+All are shares or correlations, none in percent. The row ``uniform`` stands for the whole image in measures of boxes,
+and for a mask of 0.5 everywhere in ``drop`` and ``increase``.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -51,8 +53,9 @@ from captum_fam.metrics import (
     region_auroc,
     summarize,
 )
-from captum_fam.metrics.boxes import box_area, clip_boxes, format_boxes
-from captum_fam.metrics.localization import MAX_BOX_DELTAS, MAX_BOX_THRESHOLDS, Over
+from captum_fam.metrics.boxes import clip_boxes, format_boxes
+from captum_fam.metrics.faithfulness import apply_masks
+from captum_fam.metrics.localization import MAX_BOX_DELTAS, MAX_BOX_THRESHOLDS, Over, iou_over_boxes
 from captum_fam.protocols.methods import DEFAULT_METHODS, UNIFORM, MapMethod, get_methods
 
 Measure = Literal["localization", "max-box", "faithfulness", "perturbation", "swap"]
@@ -122,7 +125,8 @@ def localization(method: str, maps: Tensor, boxes: Sequence[Tensor], size: Size,
     share = area_share(region)
     if method == UNIFORM:
         # Min-max leaves nothing of a flat map. These are the values of the whole image, which it stands for.
-        return {"energy": share, "energy-positive": share, "iou": _whole_image_iou(boxes, size), "area": share}
+        iou = _whole_image_iou(boxes, size, conventions.over)
+        return {"energy": share, "energy-positive": share, "iou": iou, "area": share}
     return {
         "energy": energy_proportion(maps, region),
         "energy-positive": energy_proportion(maps, region, energy="positive"),
@@ -131,16 +135,24 @@ def localization(method: str, maps: Tensor, boxes: Sequence[Tensor], size: Size,
     }
 
 
-def faithfulness(maps: Tensor, queries: Perturbable, conventions: Conventions) -> Values:
+def faithfulness(method: str, maps: Tensor, queries: Perturbable, conventions: Conventions) -> Values:
     """``drop`` and ``increase``, ``(B,)`` each, by one masked pass a map."""
     raw = {"mean": queries.mean, "std": queries.std} if conventions.mask == "raw" else {}
+    if method == UNIFORM:
+        # Min-max leaves nothing of a flat map. It hides everywhere half, the middle of what other maps hide.
+        half = apply_masks(queries.images, torch.full_like(queries.images[:, :1], 0.5), **raw)
+        return _drop_and_increase(queries.scores, queries.score(half))
     # A flat map masks with NaN, which must not reach the model.
     usable = ~(find_nan(maps) | find_empty(maps))
     masked = masked_inputs(queries.images, maps, **raw)
     scores = queries.score(torch.where(usable[:, None, None, None], masked, 0)).masked_fill(~usable, torch.nan)
+    return _drop_and_increase(queries.scores, scores)
+
+
+def _drop_and_increase(scores: Tensor, masked_scores: Tensor) -> Values:
     return {
-        "drop": average_drop(queries.scores, scores),
-        "increase": increase_in_confidence(queries.scores, scores),
+        "drop": average_drop(scores, masked_scores),
+        "increase": increase_in_confidence(scores, masked_scores),
     }
 
 
@@ -155,22 +167,29 @@ def perturbation(maps: Tensor, queries: Perturbable, conventions: Conventions) -
     return {"deletion": area("deletion"), "insertion": area("insertion")}
 
 
-def _whole_image_iou(boxes: Sequence[Tensor], size: Size) -> Tensor:
-    """The best IoU of a box around everything, ``(B,)``."""
-    return box_area(clip_boxes(format_boxes(boxes, len(boxes)), size)).amax(1) / (size[0] * size[1])
+def _whole_image_iou(boxes: Sequence[Tensor], size: Size, over: Over = "best") -> Tensor:
+    """The IoU of a box around everything, ``(B,)``."""
+    truth = clip_boxes(format_boxes(boxes, len(boxes)), size)
+    return iou_over_boxes(truth.new_tensor([[[0, 0, size[1], size[0]]]]), truth, over)
 
 
 def max_box_levels(
     method: str, maps: Tensor, boxes: Sequence[Tensor], size: Size, conventions: Conventions
-) -> list[str]:
-    """For every map a digit a threshold: how many of the levels 0.3, 0.5, 0.7 the best IoU reaches there."""
+) -> list[str | None]:
+    """For every map a digit a threshold: how many of the levels 0.3, 0.5, 0.7 the best IoU reaches there.
+
+    None for a map with NaN or inf and for an image without a box.
+    """
     if method == UNIFORM:
         ious = _whole_image_iou(boxes, size)[:, None].expand(-1, len(MAX_BOX_THRESHOLDS))
     else:
         ious = box_ious_by_threshold(maps, boxes, size, connectivity=conventions.connectivity)
     levels = sum((ious >= delta).int() for delta in MAX_BOX_DELTAS)
     assert isinstance(levels, Tensor)
-    return ["".join(map(str, row)) for row in levels.tolist()]
+    undefined = ious.isnan().any(1).tolist()
+    return [
+        None if skipped else "".join(map(str, row)) for row, skipped in zip(levels.tolist(), undefined, strict=True)
+    ]
 
 
 def mosaic(maps: Tensor, cells: Tensor, size: Size, grid: int) -> Values:
@@ -247,7 +266,7 @@ class Panel:
             if "localization" in self.measures and boxes:
                 found |= localization(method.base, maps, boxes, size, self.conventions)
             if "faithfulness" in self.measures and images is not None:
-                found |= faithfulness(maps, images, self.conventions)
+                found |= faithfulness(method.base, maps, images, self.conventions)
             if "perturbation" in self.measures and images is not None:
                 found |= perturbation(maps, images, self.conventions)
             if "swap" in self.measures and pairs_of is not None:
@@ -275,7 +294,7 @@ def results(method: str, columns: Mapping[str, Sequence[Any]], groups: Tensor | 
     if "area" in values:
         values["lift"] = values["energy"] / values.pop("area")
     if levels is not None:
-        reached = torch.tensor([[int(digit) for digit in row] for row in levels])
-        pseudo_ious = torch.tensor([0.0, *MAX_BOX_DELTAS])[reached]
-        values["max-box-acc"] = max_box_accuracy(pseudo_ious.masked_fill(nan[:, None], torch.nan)).correct
+        reached, undefined = (0.0, *MAX_BOX_DELTAS), [math.nan] * len(MAX_BOX_THRESHOLDS)
+        ious = [undefined if row is None else [reached[int(digit)] for digit in row] for row in levels]
+        values["max-box-acc"] = max_box_accuracy(torch.tensor(ious)).correct
     return {name: summarize(values[name], groups, nan, empty) for name in COLUMN_ORDER if name in values}

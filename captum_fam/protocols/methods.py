@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from captum_fam.methods import METHODS
+from captum_fam.methods import METHODS, WITH_FOIL
 from captum_fam.metrics import box_mask, centred_box
 from captum_fam.similarity import SimilarityLike
 from captum_fam.support import EmbeddedSupport, SimilarityToSupport, SupportSet
@@ -39,8 +39,6 @@ DEFAULT_METHODS = (
     "centre-box",
     "uniform",
 )
-# Min-max (Eq. 12) would erase the sign that a foil brings.
-_WITH_FOIL: dict[str, dict[str, Any]] = {"fam": {"normalization": "none"}}
 
 
 @dataclass(frozen=True)
@@ -106,12 +104,16 @@ def _parse(name: str, foil: Foil) -> MapMethod:
             "[option=value,...] as in fam[normalization=none]"
         )
     base, given, suffix = found.groups()
-    options = dict(_WITH_FOIL.get(base, {})) if suffix else {}
+    options = dict(WITH_FOIL.get(base, {})) if suffix else {}
     for part in filter(None, (given or "").split(",")):
         key, equals, value = part.partition("=")
         if not equals:
             raise ValueError(f"method {name!r}: expected option=value in the brackets, got {part!r}")
         options[key.strip()] = _value(value.strip())
+    if base == CENTRE_BOX and given:
+        raise ValueError(f"method {name!r}: {CENTRE_BOX} has no options")
+    if base == "centre" and "box" in options:
+        raise ValueError(f"method {name!r}: a box has edges that the activation's grid cannot hold; use {CENTRE_BOX}")
     chosen: Foil | None = "runner-up" if suffix == "-runner-up" else foil if suffix else None
     return MapMethod(name, base, chosen, _Frozen(options))
 

@@ -30,10 +30,13 @@ class Mosaic(ModelProtocol):
     the single images: their map for their own class against that for another class of the mosaic. The model's own
     number, ``correct``, is how often a single image is classified correctly among the classes of its mosaic.
 
+    The maps of one mosaic share its activation: means are taken over them first, then over mosaics, which are what the
+    intervals count.
+
     Args:
         model: cut in two; left as it is, a fast copy does the work.
         dataset: items ``(image, label)``, images as the model takes them.
-        panel: methods and measures.
+        panel: methods and measures; of these ``"swap"`` alone is for mosaics, beside those of the cells.
         grid: images a side.
         shot: supports a class.
         mosaics: how many.
@@ -42,11 +45,15 @@ class Mosaic(ModelProtocol):
         aggregate: of the similarities to a class's supports, ``"mean"`` or ``"prototype"``.
         batch_size: images that go through the backbone at once.
         num_workers: processes that read images.
+
+    Raises:
+        ValueError: for a grid below 2, or a measure that is not for mosaics.
     """
 
     name = "mosaic"
     unit = "mosaic"
     units = "mosaics"
+    by_unit = True
     explained = "label"
 
     def __init__(
@@ -66,6 +73,13 @@ class Mosaic(ModelProtocol):
     ) -> None:
         if grid < 2:
             raise ValueError(f"grid must be at least 2, got {grid}")
+        panel = panel or Panel(measures=("swap",))
+        others = sorted({*panel.measures} - {"swap"})
+        if others:
+            raise ValueError(
+                f"measures: {', '.join(others)} is not for mosaics, which have cell-energy, cell-hit and cell-auroc, "
+                "and swap if asked for (--measures swap)"
+            )
         super().__init__(model, dataset, panel, batch_size=batch_size, num_workers=num_workers)
         self.grid = grid
         self.shot = shot

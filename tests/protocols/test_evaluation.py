@@ -15,15 +15,23 @@ import torch
 from PIL import Image
 
 from captum_fam.cli import evaluate as command
+from captum_fam.cli import main
+from captum_fam.data.episodes import EpisodeSampler
 from captum_fam.protocols.evaluation import evaluate
 from captum_fam.protocols.few_shot import FewShot
+from captum_fam.protocols.head import load_head
 from captum_fam.protocols.model import TwoPartModel
+from captum_fam.protocols.mosaic import Mosaic
 from tests.protocols.runs import NAMES, make_model, make_panel, make_protocol
 from tests.protocols.test_features import Damaged
 
 
 def bright_model() -> TwoPartModel:
     return make_model()
+
+
+def headed_model() -> TwoPartModel:
+    return make_model(head=True)
 
 
 def run_command(*arguments: str) -> int:
@@ -104,6 +112,18 @@ def test_few_shot_accuracy_is_the_mean_of_episodes_with_the_papers_interval(tmp_
     assert evaluation.methods["fam"]["energy"].value == pytest.approx(np.mean(energies))
 
 
+def test_the_interval_of_mosaics_counts_mosaics(tmp_path: Path) -> None:
+    evaluation = evaluate(make_protocol("mosaic"), tmp_path, examples=0)
+    assert evaluation is not None
+    records = [json.loads(line) for line in (tmp_path / "records-0.jsonl").read_text().splitlines()]
+    columns = np.array([record["explained"]["grad-cam-foil.cell-energy"] for record in records])
+    assert columns.shape == (7, 4)
+    found = evaluation.methods["grad-cam-foil"]["cell-energy"]
+    assert found.value == pytest.approx(columns.mean())
+    assert found.half_width == pytest.approx(1.96 * columns.mean(1).std() / 7**0.5)
+    assert (found.n, found.n_groups, evaluation.model["accuracy"].n_groups) == (28, 7, 7)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_images_that_cannot_be_used_are_left_out_and_named(name: str, tmp_path: Path) -> None:
     protocol = make_protocol(name)
@@ -141,15 +161,48 @@ def test_unreadable_images_of_a_bank_are_said_and_have_no_row(tmp_path: Path) ->
     assert evaluation.counts["queries"] == 128
 
 
-def test_a_run_without_one_correct_query_still_has_its_accuracy(tmp_path: Path) -> None:
-    protocol = make_protocol("retrieval")
-    protocol.dataset.labels = torch.arange(len(protocol.dataset.labels))
-    protocol.dataset.scenes.targets = list(range(144))
+@pytest.mark.parametrize("name", NAMES)
+def test_a_run_without_one_correct_query_still_has_its_accuracy(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    protocol = make_protocol(name)
+    if name in ("few-shot", "mosaic"):
+        # Every query is the very image that supports another class.
+        episode = EpisodeSampler.episode
+        wrong = lambda sampler, at: episode(sampler, at)._replace(query=episode(sampler, at).support.roll(1, 0))  # noqa: E731
+        monkeypatch.setattr(EpisodeSampler, "episode", wrong)
+        protocol.shot = protocol.query = 1
+    else:
+        protocol.dataset.labels = torch.arange(len(protocol.dataset.labels))
+        protocol.dataset.scenes.targets = list(range(144))
     evaluation = evaluate(protocol, tmp_path)
     assert evaluation is not None
     assert evaluation.model["accuracy"].value == 0
-    assert evaluation.counts["explained"] == 0
+    assert evaluation.counts["explained"] == (28 if name == "mosaic" else 0)  # these are explained all the same
     assert "model: accuracy 0.000" in str(evaluation)
+
+
+@pytest.mark.parametrize("measure", ["localization", "max-box", "faithfulness", "perturbation"])
+def test_a_measure_that_mosaics_do_not_have_is_refused(measure: str) -> None:
+    dataset = make_protocol("mosaic").dataset
+    with pytest.raises(ValueError, match=rf"{measure} is not for mosaics.*--measures"):
+        Mosaic(make_model(), dataset, make_panel("fam", "swap", measure))
+    assert Mosaic(make_model(), dataset).panel.measures == ("swap",)
+
+
+@pytest.mark.parametrize("measure", ["localization", "max-box"])
+@pytest.mark.parametrize("name", ["few-shot", "contrastive", "retrieval"])
+def test_a_measure_of_boxes_is_refused_where_there_are_none(name: str, measure: str) -> None:
+    class Plain(Damaged):
+        def __getitem__(self, index: int) -> Any:
+            return super().__getitem__(index)[:2]
+
+    protocol = make_protocol(name)
+    dataset = Plain(protocol.dataset, unreadable={0})
+    bank = [protocol.bank] if name == "contrastive" else []
+    with pytest.raises(ValueError, match=rf"{measure} needs boxes.*--measures"):
+        type(protocol)(make_model(), dataset, *bank, make_panel("fam", "swap", measure))
+    type(protocol)(make_model(), dataset, *bank, make_panel("fam", "swap", "faithfulness"))
 
 
 @pytest.mark.parametrize("name", ["contrastive", "retrieval"])
@@ -200,6 +253,17 @@ def test_the_command_trains_a_head_that_the_next_one_takes(birds: Path, tmp_path
     assert run_command("retrieval", *model, *arguments) == 0
 
 
+def test_a_head_is_trained_on_the_pooled_activation_whatever_head_the_model_has(birds: Path, tmp_path: Path) -> None:
+    heads = []
+    for factory in ("bright_model", "headed_model"):
+        path = tmp_path / f"{factory}.pt"
+        arguments = ("--model", f"{__name__}:{factory}", "--data", str(birds), "--device", "cpu", "--steps", "3")
+        assert run_command("train-head", *arguments, "--width", "5", "--out", str(path)) == 0
+        heads.append(load_head(path).weight)
+    assert heads[0].shape == (5, 12)
+    assert torch.equal(heads[0], heads[1])
+
+
 def test_a_corrupt_photograph_is_named_and_the_exit_code_says_so(birds: Path, tmp_path: Path, capsys: Any) -> None:
     (birds / "images/004.Bird_3/1.jpg").write_bytes(b"no picture")
     arguments = ("--data", str(birds), "--methods", "fam", "--examples", "0", "--out", str(tmp_path / "out"))
@@ -233,3 +297,12 @@ def test_an_interrupted_command_says_how_to_go_on(
         )
     assert "the same command goes on" in capsys.readouterr().err
     shutil.rmtree(tmp_path / "out")
+
+
+def test_a_missing_extra_is_one_line(capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(_: object) -> None:
+        raise ImportError('pip install "captum-fam[models]"')
+
+    monkeypatch.setattr(command, "_retrieval", missing)
+    assert main(["evaluate", "retrieval", "--model", "conv4", "--data", "scenes:9", "--device", "cpu"]) == 2
+    assert capsys.readouterr().err == 'captum-fam: error: pip install "captum-fam[models]"\n'

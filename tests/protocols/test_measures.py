@@ -25,6 +25,25 @@ def test_the_uniform_row_is_the_whole_image() -> None:
     assert columns["uniform.levels"] == ["2" * 100] * 2
 
 
+@pytest.mark.parametrize(("over", "iou"), [("best", 0.5), ("first", 0.25), ("largest", 0.5), ("mean", 0.375)])
+def test_the_uniform_row_follows_the_choice_among_several_boxes(over: str, iou: float) -> None:
+    boxes = [BOX[1], torch.zeros(0, 4)]
+    panel = Panel(get_methods("uniform"), ("localization", "max-box"), Conventions(over=over))  # type: ignore[arg-type]
+    columns = panel.values(lambda method: torch.ones(2, 1, 2, 2), (4, 4), boxes)
+    assert columns["uniform.iou"] == [iou, None]
+    assert columns["uniform.levels"] == ["2" * 100, None]
+
+
+def test_an_image_without_a_box_is_no_failure() -> None:
+    maps = torch.zeros(3, 1, 4, 4)
+    maps[:, 0, :, 2:] = 1
+    boxes = [BOX[0], torch.zeros(0, 4), torch.tensor([[0.0, 0.0, 2.0, 4.0]])]
+    panel = Panel(get_methods("fam"), ("localization", "max-box"))
+    table = results("fam", panel.values(lambda method: maps, (4, 4), boxes), None)
+    for measure in ("iou", "max-box-acc"):
+        assert (table[measure].value, table[measure].n, table[measure].n_skipped) == (0.5, 2, 1)
+
+
 def test_a_flat_map_of_another_method_is_empty_not_whole() -> None:
     columns = _columns("fam", torch.ones(2, 1, 2, 2), "localization")
     assert columns["fam.energy"] == [None, None]
@@ -109,6 +128,24 @@ def test_the_mask_is_laid_on_the_chosen_pixels(mask: str) -> None:
     # black is (0 - 0.5) / 0.25
     assert seen[0][0, :, 0, 0].tolist() == [0.0 if mask == "normalized" else -2.0] * 3
     torch.testing.assert_close(seen[0][0, :, 1, 1], images[0, :, 1, 1])
+
+
+@pytest.mark.parametrize(("mask", "expected"), [("normalized", [0.3, -0.2]), ("raw", [-0.7, -1.2])])
+def test_uniform_masks_by_half_everywhere(mask: str, expected: list[float]) -> None:
+    images = torch.tensor([0.6, -0.4])[:, None, None, None].repeat(1, 3, 4, 6)
+    seen: list[torch.Tensor] = []
+
+    def score(some: torch.Tensor) -> torch.Tensor:
+        seen.append(some)
+        return torch.tensor([0.6, 0.9])
+
+    queries = Perturbable(images, score, torch.tensor([0.8, 0.5]), (0.5,) * 3, (0.25,) * 3)
+    panel = Panel(get_methods("uniform"), ("faithfulness",), Conventions(mask=mask))  # type: ignore[arg-type]
+    columns = panel.values(lambda method: torch.ones(2, 1, 2, 3), (4, 6), (), queries)
+    # raw: half of the pixel, x/4 + 1/2, is x/2 - 1 once it is normalised again
+    torch.testing.assert_close(seen[0], torch.tensor(expected)[:, None, None, None].expand(2, 3, 4, 6))
+    assert columns["uniform.drop"] == [pytest.approx(0.25), 0]
+    assert columns["uniform.increase"] == [0, 1]
 
 
 def test_numbers_survive_json_to_the_last_bit_of_float32() -> None:

@@ -35,6 +35,13 @@ def test_numbers_in_options_are_numbers() -> None:
     assert method.options["sigma"] == 0.2
 
 
+def test_a_box_on_the_grid_of_the_activation_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"centre\[box=0.6\].*use centre-box"):
+        get_methods("fam,centre[box=0.6]")
+    with pytest.raises(ValueError, match="centre-box has no options"):
+        get_methods("centre-box[share=0.5]")
+
+
 def test_a_method_that_is_named_twice_is_made_once() -> None:
     assert len(get_methods("fam,grad-cam,fam")) == 2
 

@@ -1,0 +1,131 @@
+"""The memory bank of the contrastive protocol: which one it was, whether it fits, and queries that are in it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from captum_fam.data.boxed_images import Record, Sample
+from captum_fam.memory_bank import MemoryBank
+from captum_fam.pooling import GMP
+from captum_fam.protocols.contrastive import Contrastive
+from captum_fam.protocols.data import ScenesWithBoxes
+from captum_fam.protocols.evaluation import evaluate
+from captum_fam.protocols.model import TwoPartModel
+from captum_fam.protocols.ranks import Ranks
+from tests.protocols.runs import make_panel
+
+
+class Filed(Dataset[Sample]):
+    """Some of the scenes, each with a file name of its own."""
+
+    def __init__(self, scenes: ScenesWithBoxes, items: Sequence[int], folder: str = "data") -> None:
+        self.scenes = scenes
+        self.items = list(items)
+        self.labels = scenes.labels[self.items]
+        self.class_names = scenes.class_names
+        self.records = [
+            Record(Path(folder) / f"{item}.jpg", int(scenes.labels[item]), scenes[item].boxes) for item in items
+        ]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.scenes[self.items[index]]
+
+
+@pytest.fixture
+def embeddings(model: TwoPartModel, scenes: ScenesWithBoxes) -> Tensor:
+    with torch.no_grad():
+        return model(torch.stack([scenes[item].image for item in range(len(scenes))]))
+
+
+def _protocol(model: TwoPartModel, dataset: Any, bank: Any, **options: Any) -> Contrastive:
+    return Contrastive(model, dataset, bank, make_panel("fam", "localization"), explain="all", batch_size=8, **options)
+
+
+def _bank(embeddings: Tensor, scenes: ScenesWithBoxes, **options: Any) -> MemoryBank:
+    return MemoryBank(embeddings, scenes.labels, scenes.class_names, **options)
+
+
+def test_another_bank_of_as_many_rows_is_another_run(
+    model: TwoPartModel, scenes: ScenesWithBoxes, embeddings: Tensor, tmp_path: Path
+) -> None:
+    queries, labels, names = Filed(scenes, range(4)), scenes.labels[4:], scenes.class_names
+    first = embeddings[4:]
+    second = first.clone()
+    second[-1, 3] += 0.5
+    for again in (first, first.clone()):
+        evaluate(_protocol(model, queries, MemoryBank(again, labels, names)), tmp_path, examples=0)
+    for other in (MemoryBank(second, labels, names), MemoryBank(first, labels.flip(0), names)):
+        with pytest.raises(ValueError, match="bank was"):
+            evaluate(_protocol(model, queries, other), tmp_path)
+
+
+def test_a_bank_of_another_similarity_is_refused(
+    model: TwoPartModel, scenes: ScenesWithBoxes, embeddings: Tensor
+) -> None:
+    with pytest.raises(ValueError, match="by squared-euclidean, the model decides by cosine"):
+        _protocol(model, scenes, _bank(embeddings, scenes, similarity="squared-euclidean"))
+    model.similarity = "squared-euclidean"
+    _protocol(model, scenes, _bank(embeddings, scenes, similarity="squared-euclidean"))
+
+
+def test_a_bank_of_other_classes_is_refused(model: TwoPartModel, scenes: ScenesWithBoxes, embeddings: Tensor) -> None:
+    bank = MemoryBank(embeddings, scenes.labels, [*scenes.class_names, "one more"])
+    n_classes = len(scenes.class_names)
+    with pytest.raises(ValueError, match=f"it has {n_classes + 1} classes, the dataset {n_classes}"):
+        _protocol(model, scenes, bank)
+
+
+@pytest.mark.parametrize("neighbours", ["predicted", "whole-class"])
+def test_queries_whose_files_are_in_the_bank_are_left_out_of_their_own_neighbours(
+    neighbours: Any, model: TwoPartModel, scenes: ScenesWithBoxes, embeddings: Tensor, tmp_path: Path
+) -> None:
+    queries = Filed(scenes, [5, 90, 7, 91, 100, 6])
+    bank = Filed(scenes, range(20, 0, -1), folder="data/../data")  # 5, 7 and 6 are in it
+    protocol = _protocol(model, queries, bank, k=1, neighbours=neighbours)
+    assert protocol.settings()["leave_one_out"]
+    protocol.prepare(tmp_path / "features", Ranks(), False)
+    (record,) = protocol.run([0])
+    cosines = torch.cosine_similarity(embeddings[queries.items][:, None], embeddings[bank.items][None], dim=2)
+    cosines[[0, 2, 5], [15, 13, 14]] = -2
+    expected = dict(enumerate(bank.labels[cosines.argmax(1)].tolist()))
+    found = record["queries"]
+    assert dict(zip(found["item"], found["predicted"], strict=True)) == expected
+    assert found["label"] == [int(queries.labels[item]) for item in found["item"]]
+    assert sorted(record["explained"]["row"]) == list(range(6))
+    assert len(record["explained"]["fam.energy"]) == 6
+
+
+def test_other_boxes_and_another_pooling_are_another_run(model: TwoPartModel, scenes: ScenesWithBoxes) -> None:
+    queries, bank = Filed(scenes, range(4)), Filed(scenes, range(4, 9))
+    before = _protocol(model, queries, bank).settings()
+    queries.records[2].boxes[0, 3] += 1
+    model.tail.pooling = GMP()
+    after = _protocol(model, queries, bank).settings()
+    assert {key for key in before if before[key] != after[key]} == {"dataset", "tail"}
+
+
+def test_files_of_other_folders_are_other_images(model: TwoPartModel, scenes: ScenesWithBoxes) -> None:
+    protocol = _protocol(model, Filed(scenes, range(9)), Filed(scenes, range(9), folder="elsewhere"))
+    assert not protocol.settings()["leave_one_out"]
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_bank_that_holds_the_queries_is_said(
+    model: TwoPartModel, scenes: ScenesWithBoxes, embeddings: Tensor, tmp_path: Path
+) -> None:
+    queries = Filed(scenes, range(12))  # two batches
+    without = MemoryBank(embeddings[12:], scenes.labels[12:], scenes.class_names)
+    evaluate(_protocol(model, queries, without), tmp_path / "without", examples=0)
+    with pytest.warns(UserWarning, match="seems to hold the queries") as said:
+        evaluate(_protocol(model, queries, _bank(embeddings, scenes)), tmp_path / "with", examples=0)
+    assert len(said) == 1
