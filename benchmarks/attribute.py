@@ -112,8 +112,8 @@ def main() -> None:
         "",
         f"Written by `python -m {MODULE}{' --quick' if options.quick else ''}` on {machine()}; seed 0.",
         "ResNet-18 at 224 x 224, layer4, embedded supports. Time: CPU time over that of a bare `no_grad` forward pass "
-        f"of the same batch, median of {options.rounds} or more pairs [least, largest]. Memory: growth of the process's peak "
-        "over its set-up, and its ratio to the bare pass's.",
+        f"of the same batch, median of {options.rounds} or more pairs [least, largest]. Memory: growth of the "
+        "process's peak over its set-up, and its ratio to the bare pass's.",
         "",
         "| method | batch | supports per class | classes | time / forward | peak MiB | peak / forward |",
         "|---|---|---|---|---|---|---|",
