@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 MANIFEST = "manifest.json"
 
@@ -28,3 +30,20 @@ def staged(folder: str | Path) -> Iterator[Path]:
             (folder / MANIFEST).unlink(missing_ok=True)
         for path in files:
             os.replace(path, folder / path.name)
+
+
+def claim(path: Path, settings: Mapping[str, Any], holds: str) -> None:
+    """Write the settings of a run where its folder has none yet, so that it is resumed with the same ones only.
+
+    Raises:
+        ValueError: if the folder ``holds`` (in words) a run of other settings.
+    """
+    if not path.exists():
+        with staged(path.parent) as scratch:
+            (scratch / path.name).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        return
+    found = json.loads(path.read_text(encoding="utf-8"))
+    differing = sorted(key for key in {*found, *settings} if found.get(key) != settings.get(key))
+    if differing:
+        said = "; ".join(f"{key} was {found.get(key)!r}, now {settings.get(key)!r}" for key in differing)
+        raise ValueError(f"{path.parent} holds {holds} ({said}); choose another folder")

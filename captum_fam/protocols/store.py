@@ -15,7 +15,7 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from captum_fam._staging import staged
+from captum_fam._staging import claim
 from captum_fam.protocols.ranks import Ranks
 
 _SETTINGS = "run.json"
@@ -41,7 +41,7 @@ class ResultStore:
         self.folder = Path(folder)
         self.ranks = ranks or Ranks()
         if self.ranks.is_first:
-            self._claim(json.loads(json.dumps(settings)))
+            claim(self.folder / _SETTINGS, json.loads(json.dumps(settings)), "results of another run")
         self.ranks.wait()
         self.done = frozenset(record["unit"] for record in self._read())
         self._path = self.folder / f"records-{self.ranks.rank}.jsonl"
@@ -49,19 +49,6 @@ class ResultStore:
         self._synced = 0.0
         # All have read before any writes, so that they agree on what is left to do.
         self.ranks.wait()
-
-    def _claim(self, settings: dict[str, Any]) -> None:
-        path = self.folder / _SETTINGS
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if not path.exists():
-            with staged(self.folder) as scratch:
-                (scratch / _SETTINGS).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-            return
-        found = json.loads(path.read_text(encoding="utf-8"))
-        differing = sorted(key for key in {*found, *settings} if found.get(key) != settings.get(key))
-        if differing:
-            said = "; ".join(f"{key} was {found.get(key)!r}, now {settings.get(key)!r}" for key in differing)
-            raise ValueError(f"{self.folder} holds results of another run ({said}); choose another folder")
 
     def append(self, record: Record) -> None:
         """Add the record of a unit; it is in the file when this returns, and on the disk within a second.

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from captum_fam._staging import staged
+from captum_fam._staging import claim, staged
 from captum_fam.explanation import versions
 from captum_fam.protocols.ranks import Ranks
 
@@ -79,7 +79,7 @@ class TrainingRun:
         self.history: list[Row] = []
         self._save_file, self._load_file = _import_safetensors()
         if ranks.is_first:
-            self._claim()
+            claim(self.folder / _SETTINGS, self.settings, "another training run")
         ranks.wait()
         if (self.folder / _STATE).is_file():
             state = torch.load(self.folder / _STATE, map_location="cpu", weights_only=True)
@@ -101,18 +101,6 @@ class TrainingRun:
         if self.score is None:
             return self.history[-1]
         return max(self.history, key=lambda row: float(row[self.score or ""]))
-
-    def _claim(self) -> None:
-        path = self.folder / _SETTINGS
-        if not path.is_file():
-            with staged(self.folder) as scratch:
-                _write_json(scratch / _SETTINGS, self.settings)
-            return
-        found = json.loads(path.read_text(encoding="utf-8"))
-        differing = sorted(key for key in {*found, *self.settings} if found.get(key) != self.settings.get(key))
-        if differing:
-            said = "; ".join(f"{key} was {found.get(key)!r}, now {self.settings.get(key)!r}" for key in differing)
-            raise ValueError(f"{self.folder} holds another training run ({said}); choose another folder")
 
     def finish_epoch(self, row: Row, weights: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Write an epoch.
