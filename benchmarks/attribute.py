@@ -1,10 +1,9 @@
 """Cost of one `attribute` call against the bare forward pass of the same batch.
 
-    python -m benchmarks.attribute [--quick] [--out docs/benchmarks/attribute.md]
+    python -m benchmarks.attribute [--quick] [--threads 1] [--out docs/benchmarks/attribute.md]
 
 ResNet-18 at 224 x 224 without its classifier, the last stage as the layer, embedded supports. Every row is a
-process of its own: first its memory, the growth of the peak over the set-up by two calls, then its time, paired with
-bare passes.
+process of its own: its time, in pairs with bare passes, then the memory of its tensors.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from captum.attr import LayerGradCam
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from benchmarks.measure import Cost, in_own_process, machine, paired_ratio, peak_mib, print_cost
+from benchmarks.measure import Cost, in_own_process, machine, paired_ratio, peak_tensor_mib, print_cost
 from captum_fam import LayerFAM, LayerSimilarityCAM, SimilarityToSupport, SupportSet
 
 MODULE = "benchmarks.attribute"
@@ -75,15 +74,12 @@ def build(method: str, batch: int, supports: int, classes: int) -> tuple[Callabl
     raise ValueError(f"unknown method {method!r}")
 
 
-def measure(method: str, batch: int, supports: int, classes: int, rounds: int) -> Cost:
+def measure(method: str, batch: int, supports: int, classes: int, rounds: int, threads: int) -> Cost:
     """One row."""
+    torch.set_num_threads(threads)
     call, bare = build(method, batch, supports, classes)
-    before = peak_mib()
-    call()
-    call()
-    growth = peak_mib() - before
     # Short passes are noisier and cheaper: more of them.
-    return Cost(*paired_ratio(call, bare, max(rounds, 48 // batch)), peak_mib=growth)
+    return Cost(*paired_ratio(call, bare, max(rounds, 128 // batch)), peak_mib=peak_tensor_mib(call))
 
 
 def cases(quick: bool) -> list[tuple[str, int, int, int]]:
@@ -100,32 +96,35 @@ def main() -> None:
     """Measure all rows and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="batch 1 and few supports only")
-    parser.add_argument("--rounds", type=int, default=5, help="pairs of passes at least; default: %(default)s")
+    parser.add_argument("--rounds", type=int, default=7, help="pairs of passes at least; default: %(default)s")
+    parser.add_argument("--threads", type=int, default=1, help="of torch; default: %(default)s")
     parser.add_argument("--out", type=Path, default=Path("docs/benchmarks/attribute.md"))
     parser.add_argument("--case", type=json.loads, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.case:
         print_cost(measure(**options.case))
         return
+    torch.set_num_threads(options.threads)
     lines = [
         "# Cost of `attribute`",
         "",
-        f"Written by `python -m {MODULE}{' --quick' if options.quick else ''}` on {machine()}; seed 0.",
+        f"Written by `python -m {MODULE}{' --quick' if options.quick else ''} --threads {options.threads}` on "
+        f"{machine()}; seed 0.",
         "ResNet-18 at 224 x 224, layer4, embedded supports. Time: CPU time over that of a bare `no_grad` forward pass "
-        f"of the same batch, median of {options.rounds} or more pairs [least, largest]. Memory: growth of the "
-        "process's peak over its set-up, and its ratio to the bare pass's.",
+        f"of the same batch, median of {options.rounds} or more pairs [quartiles]. Memory: the most that tensors "
+        "held at once during the call, without weights, images and supports, and its ratio to the bare pass's.",
         "",
         "| method | batch | supports per class | classes | time / forward | peak MiB | peak / forward |",
         "|---|---|---|---|---|---|---|",
     ]
     bare_peak: dict[int, float] = {}
     for method, batch, supports, classes in cases(options.quick):
-        case = {"method": method, "batch": batch, "supports": supports, "classes": classes, "rounds": options.rounds}
-        cost = in_own_process(MODULE, **case)
+        case = {"method": method, "batch": batch, "supports": supports, "classes": classes}
+        cost = in_own_process(MODULE, **case, rounds=options.rounds, threads=options.threads)
         peak = bare_peak.setdefault(batch, cost.peak_mib)
         lines.append(
-            f"| {method} | {batch} | {supports} | {classes} | {cost.ratio:.2f} [{cost.ratio_low:.2f}, "
-            f"{cost.ratio_high:.2f}] | {cost.peak_mib:.0f} | {cost.peak_mib / peak:.2f} |"
+            f"| {method} | {batch} | {supports} | {classes} | {cost.ratio:.2f} [{cost.lower:.2f}, "
+            f"{cost.upper:.2f}] | {cost.peak_mib:.1f} | {cost.peak_mib / peak:.2f} |"
         )
         print(lines[-1], flush=True)
         options.out.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Time and memory of a call against those of a bare forward pass, each in a process of its own."""
+"""Time and memory of a call against those of a bare forward pass."""
 
 from __future__ import annotations
 
@@ -8,21 +8,24 @@ import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from itertools import accumulate
 from pathlib import Path
 
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Cost of a call in units of the bare pass measured beside it; memory is the growth of the process's peak."""
+    """Cost of a call: CPU time in units of the bare pass measured beside it, with quartiles, and memory."""
 
     ratio: float
-    ratio_low: float
-    ratio_high: float
+    lower: float
+    upper: float
     peak_mib: float
 
 
@@ -31,8 +34,23 @@ def peak_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
+def peak_tensor_mib(call: Callable[[], object]) -> float:
+    """Most memory that tensors made by ``call`` held at once, in MiB, as torch's profiler counts it.
+
+    Unlike the resident memory it does not depend on what the allocator keeps for later.
+    """
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        call()
+    with tempfile.TemporaryDirectory() as folder:
+        trace = Path(folder) / "trace.json"
+        profiler.export_chrome_trace(str(trace))
+        events = json.loads(trace.read_text())["traceEvents"]
+    changes = sorted((event["ts"], event["args"]["Bytes"]) for event in events if event["name"] == "[memory]")
+    return max(accumulate(size for _, size in changes)) / 2**20
+
+
 def paired_ratio(call: Callable[[], object], bare: Callable[[], object], rounds: int) -> tuple[float, float, float]:
-    """Median, least and largest CPU-time ratio of ``call`` to the mean of the bare passes before and after it.
+    """Median and quartiles of the CPU-time ratio of ``call`` to the mean of the bare passes before and after it.
 
     CPU time of the process rather than the clock's, so that other work on the machine counts less.
     """
@@ -51,7 +69,8 @@ def paired_ratio(call: Callable[[], object], bare: Callable[[], object], rounds:
         after = cpu_seconds(bare)
         ratios.append(2 * taken / (before + after))
         before = after
-    return statistics.median(ratios), min(ratios), max(ratios)
+    lower, median, upper = statistics.quantiles(ratios)
+    return median, lower, upper
 
 
 def in_own_process(module: str, **options: object) -> Cost:
@@ -75,4 +94,4 @@ def machine() -> str:
         if line.startswith("model name"):
             cpu = line.partition(":")[2].strip()
             break
-    return f"{cpu}, {torch.get_num_threads()} threads; Python {platform.python_version()}, torch {torch.__version__}"
+    return f"{cpu}, threads: {torch.get_num_threads()}; Python {platform.python_version()}, torch {torch.__version__}"

@@ -17,8 +17,10 @@ from captum.attr import LayerAttribution
 from torch import Tensor, nn
 
 from captum_fam._staging import MANIFEST, staged
-from captum_fam.attr import LayerFAM
+from captum_fam.attr import LayerCorrespondence, LayerFAM, LayerSimilarityCAM
 from captum_fam.attr._similarity_attribution import resolve_layer
+from captum_fam.attr.layer_fam import FAMDetails
+from captum_fam.attr.layer_similarity_cam import SimilarityCAMDetails
 from captum_fam.functional import widen
 from captum_fam.methods import WITH_FOIL, Method, get_method
 from captum_fam.similarity import SimilarityLike
@@ -274,13 +276,18 @@ def versions() -> dict[str, str]:
 def _explain_chunk(
     attribution: Any, scores: SimilarityToSupport, inputs: Tensor, target: Tensor | None
 ) -> dict[str, Tensor | None]:
-    contributions = delta = None
-    if isinstance(attribution, LayerFAM):
+    contributions: Tensor | None = None
+    delta: Any = None
+    if isinstance(attribution, LayerFAM | LayerSimilarityCAM | LayerCorrespondence):
+        # One run of the model gives map and scores.
         details = attribution.details(inputs, target=target)
         attributions: Any = details.attributions
         compared = details.comparison
         values, predicted, target = compared.scores, compared.predicted, compared.target
-        contributions = details.contributions[0][0]
+        if isinstance(details, FAMDetails):
+            contributions = details.contributions[0][0]
+        elif isinstance(details, SimilarityCAMDetails):
+            delta = details.convergence_delta
     else:
         with torch.no_grad():
             values = scores(inputs)

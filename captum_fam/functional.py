@@ -206,9 +206,10 @@ def support_blind_share(activation: Tensor, contributions: Tensor) -> Tensor:
     The second sum is the same for every support; the share is its absolute energy over that of both.
     """
     low, _, constant = (one.squeeze(1) for one in _range(contributions))
-    blind = activation_map(activation, torch.ones_like(contributions)).flatten(1).abs().sum(1) * low.abs()
-    aware = activation_map(activation, contributions).flatten(1).abs().sum(1)
+    both = torch.stack([torch.ones_like(contributions), contributions], 1)
+    positions = widen(activation).flatten(2)
+    blind, aware = torch.bmm(both.to(positions.dtype), positions).abs().sum(2).unbind(1)
     # A constant C leaves nothing but the support-blind sum.
-    blind = torch.where(constant, 1.0, blind)
+    blind = torch.where(constant, 1.0, blind * low.abs())
     aware = torch.where(constant, 0.0, aware)
     return blind / (blind + aware).clamp_min(torch.finfo(blind.dtype).tiny)

@@ -86,7 +86,7 @@ def unnormalize(images: Tensor, mean: Sequence[float] = IMAGENET_MEAN, std: Sequ
         ValueError: if the images do not have as many channels as there are means and deviations.
 
     Example:
-        >>> visualize_match(unnormalize(queries)[0], {"FAM": attributions[0]})
+        >>> figure = visualize_match(unnormalize(queries)[0], {"FAM": attributions[0]})
     """
     channels = images.shape[-3] if images.dim() >= 3 else 0
     if not channels == len(mean) == len(std):

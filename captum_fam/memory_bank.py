@@ -203,7 +203,7 @@ class MemoryBank:
                 where the queries are in the bank. It belongs to one batch of queries; None is no exclusion.
 
         Example:
-            >>> fam.attribute(images, support=bank.using(exclude=rows_of_the_images))
+            >>> attributions = fam.attribute(images, support=bank.using(exclude=rows_of_the_images))
         """
         other = copy.copy(self)
         other.k = self.k if k is None else k

@@ -1,4 +1,7 @@
-"""Poolings as modules: ``(B, N, *spatial)`` activations to ``(B, N)`` feature vectors, any spatial rank."""
+"""Poolings as modules: ``(B, N, *spatial)`` activations to ``(B, N)`` feature vectors, any spatial rank.
+
+They take any floating-point type and give it back; LSE and GeM compute half precision in float32.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,13 @@ from captum_fam import functional
 
 
 class GAP(nn.Module):
-    """Global average pooling, the pooling of the paper's few-shot and contrastive models.
+    r"""Global average pooling, :math:`z_n = \frac1P \sum_p A_{n,p}` over the P positions.
+
+    The pooling of the paper's few-shot and contrastive models (section IV-B).
 
     Example:
-        >>> GAP()(torch.rand(2, 64, 5, 5)).shape
-        torch.Size([2, 64])
+        >>> GAP()(torch.tensor([[[0.0, 3.0], [5.0, 1.0]]]))  # one sample, two channels, two positions
+        tensor([[1.5000, 3.0000]])
     """
 
     def forward(self, activation: Tensor) -> Tensor:
@@ -20,17 +25,31 @@ class GAP(nn.Module):
 
 
 class GMP(nn.Module):
-    """Global max pooling, the pooling of the paper's retrieval models."""
+    r"""Global max pooling, :math:`z_n = \max_p A_{n,p}`: the pooling of the paper's retrieval models.
+
+    Example:
+        >>> GMP()(torch.tensor([[[0.0, 3.0], [5.0, 1.0]]]))
+        tensor([[3., 5.]])
+    """
 
     def forward(self, activation: Tensor) -> Tensor:
         return functional.global_max_pool(activation)
 
 
 class LSE(nn.Module):
-    """Log-sum-exp pooling, ``log(mean(exp(r A))) / r``: a smooth step from GAP to GMP.
+    r"""Log-sum-exp pooling, :math:`z_n = \frac1r \log \frac1P \sum_p e^{r A_{n,p}}`: a smooth step from GAP to GMP.
+
+    Pinheiro and Collobert, "From Image-level to Pixel-level Labeling with Convolutional Networks", CVPR 2015.
 
     Args:
         sharpness: r > 0; towards 0 it is GAP, towards infinity GMP.
+
+    Raises:
+        ValueError: if ``sharpness`` is not positive.
+
+    Example:
+        >>> LSE(sharpness=1.0)(torch.tensor([[[0.0, 3.0], [5.0, 1.0]]]))
+        tensor([[2.3554, 4.3250]])
     """
 
     def __init__(self, sharpness: float = 10.0) -> None:
@@ -47,10 +66,20 @@ class LSE(nn.Module):
 
 
 class GeM(nn.Module):
-    """Generalised-mean pooling, ``mean(A^p)^(1/p)``, usual in image retrieval.
+    r"""Generalised-mean pooling, :math:`z_n = (\frac1P \sum_p A_{n,p}^q)^{1/q}`, usual in image retrieval.
+
+    Radenovic, Tolias and Chum, "Fine-tuning CNN Image Retrieval with No Human Annotation", TPAMI 2019. Activations
+    are cut at 1e-6 from below first.
 
     Args:
-        exponent: p > 0; 1 is GAP on non-negative activations, towards infinity GMP.
+        exponent: q > 0; 1 is GAP on non-negative activations, towards infinity GMP.
+
+    Raises:
+        ValueError: if ``exponent`` is not positive.
+
+    Example:
+        >>> GeM(exponent=2.0)(torch.tensor([[[1.0, 7.0], [3.0, 3.0]]]))
+        tensor([[5., 3.]])
     """
 
     def __init__(self, exponent: float = 3.0) -> None:

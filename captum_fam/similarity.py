@@ -1,6 +1,7 @@
 """Similarity measures that can say what each feature of the embedding contributes to them.
 
-A measure is an ``nn.Module`` with four methods on a query ``(B, J)`` and a support ``(K, J)`` or ``(B, K, J)``:
+A measure is an ``nn.Module`` with four methods on a query ``(B, J)`` and a support ``(K, J)`` or ``(B, K, J)``, both
+on one device and of one floating-point type, which the results have too:
 
 ===================  ===========================================================================
 ``score``            s(Z, Z_k), ``(B, K)``, differentiable in the query; larger is more similar
@@ -30,7 +31,20 @@ _DISTANCE_RULES = ("zero-baseline", "difference")
 
 
 class Similarity(nn.Module):
-    """Base of all measures. A new one defines :meth:`score` and :meth:`weights`."""
+    """Base of all measures. A new one defines :meth:`score` and :meth:`weights`.
+
+    Example:
+        >>> class Overlap(Similarity):  # Bhattacharyya coefficient, for a support shared by the batch
+        ...     def score(self, query, support):
+        ...         return query.relu().sqrt() @ support.relu().sqrt().T
+        ...
+        ...     def weights(self, query, support, support_weights):
+        ...         roots = support_weights @ support.relu().sqrt()
+        ...         return torch.where(query > 0, roots / query.relu().sqrt(), 0.0)
+        >>> query, support = torch.tensor([[4.0, 1.0]]), torch.tensor([[1.0, 9.0]])
+        >>> Overlap().score(query, support), Overlap().contributions(query, support, torch.ones(1, 1))
+        (tensor([[5.]]), tensor([[2., 3.]]))
+    """
 
     def forward(self, query: Tensor, support: Tensor) -> Tensor:
         return self.score(query, support)
@@ -47,19 +61,28 @@ class Similarity(nn.Module):
         """u with ``contributions == query * u``, for supports weighted by ``(B, K)``: ``(B, J)``."""
         raise NotImplementedError
 
+    def require_weights(self) -> None:
+        """Refuse a measure that has contributions but no :meth:`weights`.
+
+        Raises:
+            ValueError: for a distance with ``rule="difference"``.
+        """
+
     def contributions(self, query: Tensor, support: Tensor, support_weights: Tensor) -> Tensor:
         """Contribution of each feature; sums to ``(support_weights * explained).sum(1)``: ``(B, J)``."""
         return query * self.weights(query, support, support_weights)
 
 
 class Cosine(Similarity):
-    """Cosine of the angle, Eq. 14; contributions are Eq. 15 and sum to the score.
+    r"""Cosine of the angle, Eq. 14 of the paper: :math:`s = \langle Z, t \rangle / \|Z\| \|t\|`, in [-1, 1].
 
-    The query's norm is treated as a constant: each weight is t_j / (‖Z‖ ‖t‖), and 0 for a query of zeros.
+    Contributions :math:`z_j t_j / \|Z\| \|t\|` are Eq. 15 and sum to the score. The query's norm is treated as a
+    constant: each weight is :math:`t_j / \|Z\| \|t\|`, and 0 for a query of zeros.
 
     Example:
-        >>> Cosine()(torch.tensor([[3.0, 4.0]]), torch.tensor([[1.0, 0.0]]))
-        tensor([[0.6000]])
+        >>> query, support = torch.tensor([[3.0, 4.0]]), torch.tensor([[1.0, 0.0]])
+        >>> Cosine()(query, support), Cosine().contributions(query, support, torch.ones(1, 1))
+        (tensor([[0.6000]]), tensor([[0.6000, 0.0000]]))
     """
 
     def score(self, query: Tensor, support: Tensor) -> Tensor:
@@ -76,7 +99,15 @@ class Cosine(Similarity):
 
 
 class Dot(Similarity):
-    """Dot product; contributions z_j t_j sum to the score."""
+    r"""Dot product, :math:`s = \langle Z, t \rangle`; contributions :math:`z_j t_j` sum to the score.
+
+    Eq. 14 and 15 without the norms: the measure of maximum inner product search.
+
+    Example:
+        >>> query, support = torch.tensor([[3.0, 4.0]]), torch.tensor([[2.0, 0.5]])
+        >>> Dot()(query, support), Dot().contributions(query, support, torch.ones(1, 1))
+        (tensor([[8.]]), tensor([[6., 2.]]))
+    """
 
     def score(self, query: Tensor, support: Tensor) -> Tensor:
         return F.pairwise_dot(query, support)
@@ -86,7 +117,21 @@ class Dot(Similarity):
 
 
 class Bilinear(Similarity):
-    """Z^T M t with a matrix M, ``(J, J)``; contributions z_j (M t)_j sum to the score."""
+    r"""A dot product through a matrix, :math:`s = Z^\top M t`; contributions :math:`z_j (M t)_j` sum to the score.
+
+    Chechik et al., "Large Scale Online Learning of Image Similarity Through Ranking" (OASIS), JMLR 2010.
+
+    Args:
+        matrix: M, ``(J, J)``, of any floating-point type; the embeddings' type and device are used.
+
+    Raises:
+        ValueError: if the matrix is not square or holds NaN or inf; in use, if the embeddings have not J features.
+
+    Example:
+        >>> swap = Bilinear(torch.tensor([[0.0, 1.0], [1.0, 0.0]]))
+        >>> swap(torch.tensor([[3.0, 4.0]]), torch.tensor([[1.0, 0.0]]))
+        tensor([[4.]])
+    """
 
     matrix: Tensor
 
@@ -107,15 +152,28 @@ class Bilinear(Similarity):
 
 
 class Euclidean(Similarity):
-    """Negative Euclidean distance, or its square: -‖Z - t‖ or -‖Z - t‖².
+    r"""Negative Euclidean distance, :math:`s = -\|Z - t\|`, or its square, :math:`-\|Z - t\|^2`.
+
+    The square is the measure of prototypical networks (Snell, Swersky and Zemel, NeurIPS 2017).
 
     Args:
-        squared: the square, as in prototypical networks.
+        squared: the square.
         rule: ``"zero-baseline"`` (default) splits score(Z) - score(0) into 2 z_j t_j - z_j², which is zero for
             a dead channel; ``"difference"`` splits the score itself into -(z_j - t_j)². The second counts
             channels that are dead in both images as perfect matches: after min-max they get the top weight,
             and maps made with it point at the right object no more often than chance.
             Without ``squared`` both are divided so that they sum to the distance instead of its square.
+
+    Raises:
+        ValueError: for an unknown rule; in use, where linear weights are asked of ``"difference"``, which has none.
+
+    Example:
+        >>> measure = Euclidean(squared=True)
+        >>> query, support = torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 2.0]])
+        >>> measure(query, support), measure.explained(query, support)  # -4, and that less -‖t‖² = -13
+        (tensor([[-4.]]), tensor([[9.]]))
+        >>> measure.contributions(query, support, torch.ones(1, 1))
+        tensor([[5., 4.]])
     """
 
     def __init__(self, squared: bool = False, rule: DistanceRule = "zero-baseline") -> None:
@@ -135,7 +193,7 @@ class Euclidean(Similarity):
         return self.score(query, support) + (length.square() if self.squared else length)
 
     def weights(self, query: Tensor, support: Tensor, support_weights: Tensor) -> Tensor:
-        _check_has_weights(self.rule)
+        self.require_weights()
         if not self.squared:
             # ‖t‖² - d² = (‖t‖ - d)(‖t‖ + d)
             support_weights = _divide(support_weights, _distance(query, support) + support.norm(dim=-1))
@@ -149,20 +207,33 @@ class Euclidean(Similarity):
             support_weights = _divide(support_weights, _distance(query, support))
         return -_sum_over_supports(torch.square, query, support, support_weights)
 
+    def require_weights(self) -> None:
+        _check_has_weights(self.rule)
+
     def extra_repr(self) -> str:
         return f"squared={self.squared}, rule={self.rule!r}"
 
 
 class Mahalanobis(Similarity):
-    """-(Z - t)^T M (Z - t) with a symmetric positive semi-definite matrix M, ``(J, J)``.
+    r"""Negative squared distance in a metric, :math:`s = -(Z - t)^\top M (Z - t)`.
+
+    M is learned in Xing et al., "Distance Metric Learning with Application to Clustering", NeurIPS 2002, and is an
+    inverse covariance in Bateni et al., "Improved Few-Shot Visual Classification" (Simple CNAPS), CVPR 2020.
 
     Args:
-        matrix: M, for example an inverse covariance.
+        matrix: M, symmetric and positive semi-definite, ``(J, J)``, of any floating-point type; factored in float32
+            at least, and used in the embeddings' type and device.
         rule: as for :class:`Euclidean`: ``"zero-baseline"`` splits score(Z) - score(0) into
             z_j (2 M t - M Z)_j; ``"difference"`` splits the score into -d_j (M d)_j with d = Z - t.
 
     Raises:
-        ValueError: if the matrix is not finite, square, symmetric and positive semi-definite.
+        ValueError: if the matrix is not finite, square, symmetric and positive semi-definite, or for an unknown rule;
+            in use, if the embeddings have not J features, or linear weights are asked of ``"difference"``.
+
+    Example:
+        >>> measure = Mahalanobis(torch.diag(torch.tensor([1.0, 4.0])))
+        >>> measure(torch.tensor([[1.0, 1.0]]), torch.tensor([[0.0, 0.0]]))
+        tensor([[-5.]])
     """
 
     factor: Tensor
@@ -196,7 +267,7 @@ class Mahalanobis(Similarity):
         return self.score(query, support) + self._whiten(support).square().sum(-1)
 
     def weights(self, query: Tensor, support: Tensor, support_weights: Tensor) -> Tensor:
-        _check_has_weights(self.rule)
+        self.require_weights()
         pull = F.combine_supports(support_weights, support)
         return self._apply_matrix(2 * pull - query * support_weights.sum(1, keepdim=True))
 
@@ -205,14 +276,19 @@ class Mahalanobis(Similarity):
             return super().contributions(query, support, support_weights)
         return -_sum_over_supports(lambda d: d * self._apply_matrix(d), query, support, support_weights)
 
+    def require_weights(self) -> None:
+        _check_has_weights(self.rule)
+
     def extra_repr(self) -> str:
         return f"rule={self.rule!r}"
 
 
 class Learned(Similarity):
-    """Any differentiable metric, explained by Captum's integrated gradients on the embedding.
+    r"""Any differentiable metric, explained by Captum's integrated gradients on the embedding.
 
-    The path runs from the zero vector, so contributions sum to score(Z) - score(0) up to the quadrature, whose
+    The weights are the mean gradient on the way from the zero vector, :math:`u = \int_0^1 \nabla_Z s(a Z, t)\, da`
+    (Sundararajan, Taly and Yan, "Axiomatic Attribution for Deep Networks", ICML 2017), for metrics such as that of
+    relation networks (Sung et al., CVPR 2018). Contributions sum to score(Z) - score(0) up to the quadrature, whose
     weights Captum keeps in float32: about 1e-7 at best. Only the metric is run along the path, never the
     backbone. A metric that jumps at the zero vector, such as one that normalises its inputs, has no such sum;
     a warning says when more than a twentieth is missing.
@@ -221,6 +297,15 @@ class Learned(Similarity):
         metric: maps two batches of embeddings ``(B, J)``, query and support, to similarities ``(B,)``; larger is
             more similar.
         n_steps: points of the quadrature, as in ``captum.attr.IntegratedGradients``.
+
+    Raises:
+        ValueError: in use, if the metric does not return ``(B,)``.
+
+    Example:
+        >>> measure = Learned(lambda query, support: (query * support).sum(1) ** 2)
+        >>> query, support = torch.tensor([[3.0, 4.0]]), torch.tensor([[1.0, 0.5]])
+        >>> measure(query, support), measure.contributions(query, support, torch.ones(1, 1)).round(decimals=3)
+        (tensor([[25.]]), tensor([[15., 10.]]))
     """
 
     def __init__(self, metric: Callable[[Tensor, Tensor], Tensor], n_steps: int = 50) -> None:
@@ -287,6 +372,10 @@ def get_similarity(similarity: SimilarityLike) -> Similarity:
     Raises:
         ValueError: for an unknown name.
         TypeError: for anything that is neither a name, a :class:`Similarity` nor callable.
+
+    Example:
+        >>> get_similarity("squared-euclidean")
+        Euclidean(squared=True, rule='zero-baseline')
     """
     if isinstance(similarity, Similarity):
         return similarity

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import operator
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -27,8 +28,13 @@ class SupportSet(nn.Module):
     step or ``load_state_dict`` they are embedded anew, and the embeddings of one model are never used with
     another. Embeddings are taken as they are.
 
+    ``state_dict`` holds inputs, labels and class names (as text in a tensor, so that ``torch.load`` with
+    ``weights_only`` and safetensors take it). One without names, such as a dictionary of the buffers, is refused by a
+    strict ``load_state_dict``; with ``strict=False`` the set keeps the names it has.
+
     Args:
-        inputs: images ``(K, C, H, W)`` (any input of three or more dimensions) or embeddings ``(K, J)``.
+        inputs: images ``(K, C, H, W)`` (any input of three or more dimensions) or embeddings ``(K, J)``, of the type
+            that the model takes or gives.
         labels: K class indices 0..C-1, each present at least once, as integers or a tensor; or K class names.
             None: all supports are of one class.
         class_names: C names, in the order of the class indices. Taken from ``labels`` where those are names,
@@ -36,8 +42,8 @@ class SupportSet(nn.Module):
         batch_size: how many images go through the model at once.
 
     Raises:
-        TypeError: if ``inputs`` is not a tensor.
-        ValueError: for an empty support, NaN or inf, or labels or names that do not fit.
+        TypeError: if ``inputs`` is not a tensor, or ``labels`` are neither integers nor names.
+        ValueError: for an empty support, NaN or inf, labels or names that do not fit, or a ``batch_size`` below 1.
 
     Example:
         >>> support = SupportSet(torch.rand(4, 3, 84, 84), labels=["wren", "wren", "jay", "jay"])
@@ -89,11 +95,17 @@ class SupportSet(nn.Module):
         kept = self._embedded.get(anchor(forward_func)) if keep else None
         if kept is not None and kept[0] == key:
             return kept[1]
-        embeddings = embed_images(forward_func, self.inputs, additional_forward_args, self.batch_size)
+        embeddings = check_finite(embed_images(forward_func, self.inputs, additional_forward_args, self.batch_size))
         # Read the state again: embedding in training mode moves batch-norm statistics.
         if keep and model_state(forward_func) == state:
             self._embedded[anchor(forward_func)] = (key, embeddings)
         return embeddings
+
+    def get_extra_state(self) -> Tensor:
+        return torch.tensor(list(json.dumps(self.class_names).encode()), dtype=torch.uint8, device="cpu")
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.class_names = tuple(json.loads(bytes(state.tolist())))
 
     def extra_repr(self) -> str:
         kind = "embeddings" if self.holds_embeddings else "images"
@@ -170,7 +182,7 @@ class SimilarityToSupport(nn.Module):
 
     Example:
         >>> scores = SimilarityToSupport(model, SupportSet(images, labels), foil="others")
-        >>> LayerGradCam(scores, model.layer4).attribute(x, target=3)  # any method of Captum
+        >>> attributions = LayerGradCam(scores, model.layer4).attribute(queries, target=3)  # any method of Captum
     """
 
     def __init__(
@@ -262,7 +274,7 @@ def embed_classes(
     additional_forward_args: Any = None,
 ) -> tuple[Tensor, Tensor]:
     """Embeddings ``(K, J)`` and the rows ``(C, K)`` that average them by class; prototypes have K = C."""
-    embeddings = check_finite(support.embed(forward_func, additional_forward_args))
+    embeddings = support.embed(forward_func, additional_forward_args)
     with plain_arithmetic(embeddings.device):
         precise = F.widen(embeddings)
         members = nn.functional.one_hot(support.labels, support.n_classes).T.to(precise)

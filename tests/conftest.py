@@ -99,25 +99,6 @@ def supports(make_images: Callable[..., Tensor]) -> Tensor:
     return make_images(3, seed=2)
 
 
-_ZOO: dict[str, dict[str, object]] = {
-    "gap": {},
-    "gmp": {"pooling": "gmp"},
-    "gem": {"pooling": "gem"},
-    "lse": {"pooling": "lse"},
-    "gap-linear": {"head": "linear"},
-    "gap-linear-bias": {"head": "linear-bias"},
-    "gap-linear-l2": {"head": "linear", "normalize": True},
-    "gap-linear-bias-l2": {"head": "linear-bias", "normalize": True},
-    "gmp-linear-bias-l2": {"pooling": "gmp", "head": "linear-bias", "normalize": True},
-}
-
-
-@pytest.fixture(params=list(_ZOO))
-def net(request: pytest.FixtureRequest) -> EmbeddingNet:
-    """One after the other: every pooling without a head, and linear heads with bias and normalisation."""
-    return EmbeddingNet(**_ZOO[request.param])
-
-
 @pytest.fixture(scope="session")
 def shared_folder() -> Path:
     """The data that is never committed: ``$CAPTUM_FAM_SHARED``, else the folder ``shared`` beside the repository."""

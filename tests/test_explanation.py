@@ -60,6 +60,18 @@ def test_a_named_method_gives_what_its_class_gives(
     assert not explanation.maps.requires_grad
 
 
+@pytest.mark.parametrize("name", ["fam", "similarity-cam", "correspondence"])
+@pytest.mark.filterwarnings("ignore:more than half of a map")
+def test_the_maps_of_this_package_bring_their_scores_without_another_pass(
+    name: str, model: nn.Module, support: SupportSet, many_queries: Tensor
+) -> None:
+    sizes: list[int] = []
+    model.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    explain(model, many_queries, support, layer="features", method=name)
+    assert sizes.count(len(many_queries)) == 1
+    assert set(sizes) == {len(many_queries), len(support)}
+
+
 def test_fam_with_a_foil_takes_the_normalization_that_is_asked_for(
     model: nn.Module, support: SupportSet, many_queries: Tensor
 ) -> None:

@@ -9,6 +9,7 @@ import types
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -532,10 +533,41 @@ def test_a_support_moves_to_another_precision(net: nn.Module, images: Tensor) ->
 
 def test_the_state_of_a_support_goes_round(images: Tensor) -> None:
     support, other = SupportSet(images, [0, 1, 1, 0]), SupportSet(images * 0 + 1, [1, 0, 1, 0])
-    assert set(support.state_dict()) == {"inputs", "labels"}
+    assert set(support.state_dict()) == {"inputs", "labels", "_extra_state"}
     other.load_state_dict(support.state_dict())
     assert torch.equal(other.inputs, images)
     assert other.labels.tolist() == [0, 1, 1, 0]
+
+
+@pytest.mark.parametrize("way", ["torch", "safetensors"])
+@pytest.mark.parametrize("nested", [False, True])
+def test_class_names_go_round_with_the_state(
+    nested: bool, way: str, net: nn.Module, images: Tensor, tmp_path: Path
+) -> None:
+    names = ("Zaunkönig", 'a "jay", blue')
+    support, other = SupportSet(images, [0, 1, 1, 0], names), SupportSet(images * 0 + 1, [1, 0, 1, 0])
+    source, target = (SimilarityToSupport(net, one) if nested else one for one in (support, other))
+    if way == "torch":
+        torch.save(source.state_dict(), tmp_path / "state")
+        state = torch.load(tmp_path / "state", weights_only=True)
+    else:
+        safetensors = pytest.importorskip("safetensors.torch")
+        safetensors.save_file(source.state_dict(), tmp_path / "state")
+        state = safetensors.load_file(tmp_path / "state")
+    target.load_state_dict(state)
+    assert other.class_names == names
+    assert target.class_names == names
+    assert copy.deepcopy(other).class_names == names
+
+
+def test_a_state_without_class_names_is_refused_unless_told_otherwise(images: Tensor) -> None:
+    support, other = SupportSet(images, ["wren", "jay", "jay", "wren"]), SupportSet(images, [1, 1, 0, 0], ["a", "b"])
+    state = {name: support.state_dict()[name] for name in ("inputs", "labels")}
+    with pytest.raises(RuntimeError, match=r"Missing key.*_extra_state"):
+        other.load_state_dict(state)
+    other.load_state_dict(state, strict=False)
+    assert other.class_names == ("a", "b")
+    assert other.labels.tolist() == [1, 0, 0, 1]
 
 
 @pytest.mark.cuda

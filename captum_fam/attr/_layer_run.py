@@ -41,11 +41,10 @@ class HeadTape(TorchFunctionMode):
 
     def start(self, module: nn.Module, tensors: Tensors) -> Tensors:
         """Make the tensors of ``module`` the ends of the way back; one already on the tape stays connected."""
-        with torch.inference_mode(False):
-            self.starts[module] = tuple(
-                t if t.requires_grad or not t.is_floating_point() else self.normal(t).detach().requires_grad_()
-                for t in tensors
-            )
+        self.starts[module] = tuple(
+            t if t.requires_grad or not t.is_floating_point() else self.normal(t).detach().requires_grad_()
+            for t in tensors
+        )
         return self.starts[module]
 
     def __torch_function__(
@@ -55,7 +54,8 @@ class HeadTape(TorchFunctionMode):
         if getattr(func, "__name__", "") == "__get__" and getattr(func, "__self__", None) not in _VIEWS:
             return func(*args, **kwargs)
         with torch.inference_mode(False), torch.enable_grad():
-            args, kwargs = tree_map_only(Tensor, self.normal, (args, kwargs))
+            args = tuple([self._normal_inside(argument) for argument in args])
+            kwargs = {name: self._normal_inside(argument) for name, argument in kwargs.items()}
             for argument in args:
                 self._record(argument)
             result = func(*args, **kwargs)
@@ -69,6 +69,11 @@ class HeadTape(TorchFunctionMode):
         if id(tensor) not in self._stand_ins:
             self._stand_ins[id(tensor)] = tensor, tensor.clone()
         return self._stand_ins[id(tensor)][1]
+
+    def _normal_inside(self, argument: Any) -> Any:
+        if isinstance(argument, tuple | list | dict):
+            return tree_map_only(Tensor, self.normal, argument)
+        return self.normal(argument) if isinstance(argument, Tensor) else argument
 
     def _record(self, value: Any) -> None:
         if isinstance(value, Tensor) and value.requires_grad and _is_batch_of_vectors(value):
@@ -163,24 +168,27 @@ def run_layers(
     saved: dict[nn.Module, dict[torch.device, Tensors]] = defaultdict(dict)
     lock = threading.Lock()
 
-    def start(module: nn.Module, tensors: Tensors) -> Tensors:
+    def start(module: nn.Module, tensors: Tensors) -> tuple[Tensors, Tensors]:
+        """The ends of the way back, and what the model goes on with."""
         assert head_tape is not None
-        if not head_tape.starts:
+        is_first = not head_tape.starts
+        with torch.inference_mode(False), torch.enable_grad():
+            starts = head_tape.start(module, tensors)
+            clones = _clones(starts)
+        if is_first:
             # For what is no torch call: autograd functions and scripted modules. The end of no_grad() restores it.
             torch.set_grad_enabled(True)
             stack.enter_context(head_tape)
-        return head_tape.start(module, tensors)
+        return starts, clones
 
     def on_layer(module: nn.Module, tensors: Tensors) -> Tensors:
-        if tape and head is None:
-            tensors = start(module, tensors)
+        kept, given = start(module, tensors) if tape and head is None else (tensors, _clones(tensors))
         with lock:
-            saved[module][tensors[0].device] = tensors
-        # An in-place operation further on must not reach what was saved.
-        return tuple(tensor.clone() for tensor in tensors)
+            saved[module][tensors[0].device] = kept
+        return given
 
     def on_head(module: nn.Module, tensors: Tensors) -> Tensors:
-        return tuple(tensor.clone() for tensor in start(module, tensors))
+        return start(module, tensors)[1]
 
     if tape:
         # Grad mode and tape belong to a thread; replicas would run without.
@@ -242,6 +250,11 @@ def _hook(layer: nn.Module, at_input: bool, replace: Callable[[nn.Module, Tensor
         handle.remove()
 
 
+def _clones(tensors: Tensors) -> Tensors:
+    """An in-place operation further on must not reach what was saved."""
+    return tuple([tensor.clone() for tensor in tensors])
+
+
 def _gather(
     by_device: dict[torch.device, Tensors], forward_func: Callable[..., Any], device_ids: list[int] | None
 ) -> Tensors:
@@ -267,7 +280,7 @@ def _eager() -> AbstractContextManager[Any]:
 
 
 def _is_batch_of_vectors(tensor: Tensor) -> bool:
-    return tensor.dim() >= 2 and len(tensor) > 0 and max(tensor.shape[1:]) == tensor[0].numel()
+    return tensor.dim() >= 2 and tensor.numel() > 0 and max(tensor.shape[1:]) * len(tensor) == tensor.numel()
 
 
 def _parallel(vector: Tensor, embedding: Tensor) -> bool:
@@ -277,4 +290,6 @@ def _parallel(vector: Tensor, embedding: Tensor) -> bool:
     eps = max(torch.finfo(vector.dtype).eps, torch.finfo(embedding.dtype).eps)
     tolerance = 8 * eps if eps < 1e-5 else 2 * eps
     a, b = F.common_precision(vector.detach().flatten(1), embedding.detach())
-    return a.shape == b.shape and bool(((F.unit(a) - F.unit(b)).norm(dim=1) <= tolerance).all())
+    if a.shape != b.shape:
+        return False
+    return torch.equal(a, b) or bool(((F.unit(a) - F.unit(b)).norm(dim=1) <= tolerance).all())

@@ -67,6 +67,11 @@ class Comparison:
 
     def over_supports(self, measure: Callable[..., Tensor], weights: Tensor) -> Tensor:
         """``measure(query, support, weights)``, ``(B, J)``, for weights ``(B, K)`` of the supports."""
+        if isinstance(self.support, Tensor) and self.support.dim() == 2:
+            used = weights.any(0)
+            # Supports of classes that nobody asks about have no part in it.
+            if 2 * used.count_nonzero() <= len(used):
+                return measure(self.query, self.support[used], weights[:, used])
         return _over_supports(measure, self.query, self.support, weights)
 
 
@@ -145,6 +150,9 @@ class SimilarityLayerAttribution(LayerAttribution):
         with plain_arithmetic(run.embedding.device):
             query, vectors = F.common_precision(run.embedding, embedded.embeddings)
             similarities = self.similarity.score(query, vectors)
+            # Says as much of the supports as a look at every value of them, and costs a fraction.
+            if not similarities.isfinite().all():
+                raise ValueError("support: its similarity to the query is NaN or inf")
             # Most measures explain their whole score; no need to compute it twice.
             by_score = type(self.similarity).explained is Similarity.explained
             scores = embedded.scores(similarities)
@@ -274,15 +282,15 @@ class SimilarityLayerAttribution(LayerAttribution):
     ) -> list[tuple[tuple[Tensor, Tensor], ...]]:
         """:meth:`LayerRun.pull`, gradients and activations laid out as ``(B, N, *spatial)``."""
         raw = run.pull(cotangent, frozen_norm)
-        pulled = [tuple((self._rearrange(g), self._rearrange(a)) for g, a in pairs) for pairs in raw]
+        if self.token_grid is None:
+            return raw
+        grid = self.token_grid
+        pulled = [tuple((grid(g), grid(a)) for g, a in pairs) for pairs in raw]
         for before, after in zip(raw, pulled, strict=True):
             # All of the influence went through tokens that are no part of the image.
             if any(g.any() for g, _ in before) and not any(g.any() for g, _ in after):
                 raise ValueError(NO_INFLUENCE)
         return pulled
-
-    def _rearrange(self, tensor: Tensor) -> Tensor:
-        return tensor if self.token_grid is None else self.token_grid(tensor)
 
     def _format(self, maps: list[tuple[Tensor, ...]], relu_attributions: bool) -> Maps:
         for tensors in maps:

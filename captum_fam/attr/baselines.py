@@ -183,6 +183,11 @@ class LayerRandom(SupportBlindAttribution):
         device_ids: order of the devices, where ``forward_func`` runs a DataParallel model of its own.
         seed: of the noise.
         token_grid: rearranges the layer's tensors into ``(B, N, *spatial)``: :class:`~captum_fam.TokenGrid`.
+
+    Example:
+        >>> first, second = (LayerRandom(model, model.layer4, seed=3).attribute(queries) for _ in range(2))
+        >>> first.equal(second)
+        True
     """
 
     def __init__(
@@ -219,6 +224,10 @@ class LayerMeanActivation(SupportBlindAttribution):
         layer: a module, its dotted name in ``forward_func``, or a list of these.
         device_ids: order of the devices, where ``forward_func`` runs a DataParallel model of its own.
         token_grid: rearranges the layer's tensors into ``(B, N, *spatial)``: :class:`~captum_fam.TokenGrid`.
+
+    Example:
+        >>> LayerMeanActivation(model, model.layer4).attribute(torch.rand(2, 3, 224, 224)).shape
+        torch.Size([2, 1, 7, 7])
     """
 
     @classmethod
@@ -243,6 +252,10 @@ class LayerEigenCAM(SupportBlindAttribution):
         layer: a module, its dotted name in ``forward_func``, or a list of these.
         device_ids: order of the devices, where ``forward_func`` runs a DataParallel model of its own.
         token_grid: rearranges the layer's tensors into ``(B, N, *spatial)``: :class:`~captum_fam.TokenGrid`.
+
+    Example:
+        >>> LayerEigenCAM(model, model.layer4).attribute(torch.rand(2, 3, 224, 224)).shape
+        torch.Size([2, 1, 7, 7])
     """
 
     @classmethod

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from captum._utils.typing import TargetType
@@ -12,7 +12,7 @@ from captum.log import log_usage
 from torch import Tensor, nn
 
 from captum_fam.attr._layer_run import run_layers
-from captum_fam.attr._similarity_attribution import Maps, SimilarityLayerAttribution, TokenGridLike
+from captum_fam.attr._similarity_attribution import Comparison, Maps, SimilarityLayerAttribution, TokenGridLike
 from captum_fam.correspondence import best_match, descriptors, soft_best_match
 from captum_fam.memory_bank import MemoryBank
 from captum_fam.similarity import SimilarityLike
@@ -31,6 +31,18 @@ class Matches:
 
     cosine: Tensor
     position: Tensor
+
+
+class CorrespondenceDetails(NamedTuple):
+    """What :class:`LayerCorrespondence` computed on its way to the maps.
+
+    Attributes:
+        attributions: what ``attribute`` returns.
+        comparison: scores and classes of the model's own decision.
+    """
+
+    attributions: Maps
+    comparison: Comparison
 
 
 class LayerCorrespondence(SimilarityLayerAttribution):
@@ -62,7 +74,7 @@ class LayerCorrespondence(SimilarityLayerAttribution):
 
     Example:
         >>> scores = SimilarityToSupport(model, SupportSet(images, labels), foil="runner-up")
-        >>> LayerCorrespondence(scores, model.layer4).attribute(queries, target=3)  # (B, 1, 7, 7)
+        >>> attributions = LayerCorrespondence(scores, model.layer4).attribute(queries, target=3)  # (B, 1, 7, 7)
     """
 
     def __init__(
@@ -119,6 +131,20 @@ class LayerCorrespondence(SimilarityLayerAttribution):
             ValueError: for a support of embeddings or a layer that gives more than one tensor.
             AssertionError: for a target that Captum refuses.
         """
+        return self.details(
+            inputs, support, target, additional_forward_args, attribute_to_layer_input, relu_attributions
+        ).attributions
+
+    def details(
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        support: SupportSet | Tensor | None = None,
+        target: TargetType = None,
+        additional_forward_args: object = None,
+        attribute_to_layer_input: bool = False,
+        relu_attributions: bool = False,
+    ) -> CorrespondenceDetails:
+        """As :meth:`attribute`, with scores and classes beside the maps."""
         run, comparison = self._compare(inputs, support, target, additional_forward_args, attribute_to_layer_input)
         if isinstance(support, MemoryBank):
             raise ValueError("support holds embeddings, which have no positions to match; pass its images")
@@ -145,7 +171,7 @@ class LayerCorrespondence(SimilarityLayerAttribution):
                 else:
                     map_ = map_ - classes.masked_fill(is_target, 0).sum(2, keepdim=True) / (classes.shape[2] - 1)
         maps = map_.transpose(1, 2).reshape(len(activation), 1, *activation.shape[2:])
-        return self._format([(maps,)], relu_attributions)
+        return CorrespondenceDetails(self._format([(maps,)], relu_attributions), comparison)
 
     def match(self, inputs: Tensor, support: SupportSet | Tensor, additional_forward_args: object = None) -> Matches:
         """Point to point: the best partner in each support image for every position of the queries.

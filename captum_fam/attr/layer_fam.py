@@ -142,6 +142,8 @@ class LayerFAM(SimilarityLayerAttribution):
                 'weighting="contributions" needs the vector that goes into the head: '
                 'pass the head itself as transform, or transform="auto"'
             )
+        if weighting != "paper":
+            self.similarity.require_weights()
         self.transform = transform
         self.weighting = weighting
         self.normalization = normalization
@@ -257,7 +259,7 @@ class LayerFAM(SimilarityLayerAttribution):
         if self.transform == "auto":
             pulled = self._pulled_to_layers(run, cotangent, frozen_norm)
             # Eq. 12 would make the plain sum of activations of contributions that are all zero.
-            if cotangent.any() and not all(any(gradient.any() for gradient, _ in pairs) for pairs in pulled):
+            if not all(any(gradient.any() for gradient, _ in pairs) for pairs in pulled) and cotangent.any():
                 raise ValueError(NO_INFLUENCE)
             return [tuple(self._sum_positions(gradient, tensor) for gradient, tensor in pairs) for pairs in pulled]
         if self.transform is None:

@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
-import torch
 from captum._utils.typing import TargetType
 from captum.log import log_usage
-from torch import Tensor
+from torch import Tensor, nn
 
 from captum_fam import functional as F
-from captum_fam.attr._similarity_attribution import Comparison, Maps, SimilarityLayerAttribution
+from captum_fam.attr._similarity_attribution import Comparison, Maps, SimilarityLayerAttribution, TokenGridLike
+from captum_fam.similarity import SimilarityLike
 from captum_fam.support import plain_arithmetic
+
+
+class SimilarityCAMDetails(NamedTuple):
+    """Everything :class:`LayerSimilarityCAM` computed on its way to the maps.
+
+    Attributes:
+        attributions: what ``attribute`` returns.
+        convergence_delta: the sum of the attributions less the explained score, ``(B,)``; a list for a list of layers.
+        comparison: scores, classes and support weights.
+    """
+
+    attributions: Maps
+    convergence_delta: Tensor | list[Tensor]
+    comparison: Comparison
 
 
 class LayerSimilarityCAM(SimilarityLayerAttribution):
@@ -39,10 +54,25 @@ class LayerSimilarityCAM(SimilarityLayerAttribution):
         token_grid: rearranges the layer's tensors into ``(B, N, *spatial)``: :class:`~captum_fam.TokenGrid`.
             Tokens that it drops keep their share, which then is part of the delta.
 
+    Raises:
+        ValueError: for a measure without linear weights: a distance with ``rule="difference"``.
+
     Example:
         >>> cam = LayerSimilarityCAM(SimilarityToSupport(model, support, foil="others"), model.layer4)
         >>> attributions, delta = cam.attribute(queries, target=3, return_convergence_delta=True)
     """
+
+    def __init__(
+        self,
+        forward_func: Callable[..., Any],
+        layer: nn.Module | str | Sequence[nn.Module | str],
+        device_ids: list[int] | None = None,
+        *,
+        similarity: SimilarityLike = "cosine",
+        token_grid: TokenGridLike | None = None,
+    ) -> None:
+        super().__init__(forward_func, layer, device_ids, similarity=similarity, token_grid=token_grid)
+        self.similarity.require_weights()
 
     @classmethod
     def get_name(cls) -> str:
@@ -86,6 +116,30 @@ class LayerSimilarityCAM(SimilarityLayerAttribution):
             ValueError, TypeError: for a support or layer that does not fit; the message says which.
             AssertionError: for a target that Captum refuses.
         """
+        details = self.details(
+            inputs,
+            support,
+            target,
+            additional_forward_args,
+            attribute_to_layer_input,
+            relu_attributions,
+            attr_dim_summation,
+        )
+        if not return_convergence_delta:
+            return details.attributions
+        return details.attributions, details.convergence_delta
+
+    def details(
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        support: object = None,
+        target: TargetType = None,
+        additional_forward_args: object = None,
+        attribute_to_layer_input: bool = False,
+        relu_attributions: bool = False,
+        attr_dim_summation: bool = True,
+    ) -> SimilarityCAMDetails:
+        """As :meth:`attribute`, with the delta, scores and classes beside the maps."""
         run, comparison = self._compare(
             inputs, support, target, additional_forward_args, attribute_to_layer_input, tape=True
         )
@@ -99,10 +153,10 @@ class LayerSimilarityCAM(SimilarityLayerAttribution):
             deltas = [_delta(tensors, comparison) for tensors in shares]
             if attr_dim_summation:
                 shares = [tuple(share.sum(1, keepdim=True) for share in tensors) for tensors in shares]
-        maps: Maps = self._format(shares, relu_attributions)
-        if not return_convergence_delta:
-            return maps
-        return maps, deltas[0] if isinstance(self.layer, torch.nn.Module | str) else deltas
+        single = isinstance(self.layer, nn.Module | str)
+        return SimilarityCAMDetails(
+            self._format(shares, relu_attributions), deltas[0] if single else deltas, comparison
+        )
 
 
 def _delta(shares: tuple[Tensor, ...], comparison: Comparison) -> Tensor:

@@ -24,11 +24,11 @@ class TokenGrid:
         prefix_tokens: tokens before the patches: the class token and any registers.
 
     Example:
-        >>> vit = torchvision.models.vit_b_16().eval()
+        >>> vit = torchvision.models.vit_b_32().eval()
         >>> vit.heads = torch.nn.Identity()
         >>> fam = LayerFAM(vit, vit.encoder.layers[-1].ln_1, token_grid=TokenGrid())
         >>> fam.attribute(torch.rand(2, 3, 224, 224), support=torch.rand(5, 3, 224, 224)).shape
-        torch.Size([2, 1, 14, 14])
+        torch.Size([2, 1, 7, 7])
     """
 
     size: tuple[int, int] | None = None

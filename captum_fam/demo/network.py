@@ -21,7 +21,7 @@ def load_demo_network() -> Conv4Net:
     Returns:
         The network. Attribute to its ``features``.
 
-    Examples:
+    Example:
         >>> network = load_demo_network()
         >>> network(torch.rand(2, 3, 84, 84)).shape
         torch.Size([2, 64])

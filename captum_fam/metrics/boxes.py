@@ -61,6 +61,13 @@ def centred_box(size: Size, share: float = 0.6) -> Tensor:
     Args:
         size: height and width.
         share: in (0, 1].
+
+    Returns:
+        float32 ``(4,)``.
+
+    Example:
+        >>> centred_box((100, 200))
+        tensor([ 40.,  20., 160.,  80.])
     """
     height, width = size
     margin = (1 - share) / 2
@@ -116,6 +123,14 @@ def box_mask(boxes: Boxes, size: Size, batch: int | None = None, device: torch.d
         size: height and width of the images.
         batch: B, where it is to be checked.
         device: of the result; None: that of the boxes.
+
+    Raises:
+        ValueError: for another number or shape of boxes, NaN or inf, or corners in the wrong order.
+
+    Example:
+        >>> box_mask(torch.tensor([[1, 0, 3, 1]]), size=(2, 3)).int()
+        tensor([[[0, 1, 1],
+                 [0, 0, 0]]], dtype=torch.int32)
     """
     padded = format_boxes(boxes, len(boxes) if batch is None else batch, device)
     x0, y0, x1, y1 = (corner[..., None] for corner in padded.unbind(-1))

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from captum_fam.metrics.maps import find_empty, find_nan, normalize_maps, upsample
+from captum_fam.metrics.maps import Energy, find_empty, find_nan, normalize_maps, upsample
 
 ScoreFunc = Callable[[Tensor], Tensor]
 
@@ -19,6 +19,7 @@ def masked_inputs(
     maps: Tensor,
     mean: Sequence[float] | Tensor | None = None,
     std: Sequence[float] | Tensor | None = None,
+    energy: Energy = "minmax",
 ) -> Tensor:
     """X' = norm(up(L)) ∘ X, the images of which average drop and increase in confidence take the score.
 
@@ -29,15 +30,20 @@ def masked_inputs(
             that what is masked turns black; without them the normalised tensor is masked, and it turns to the
             mean colour.
         std: of each channel.
+        energy: how a map becomes a mask, ``"minmax"`` or ``"positive"``; see :func:`normalize_maps`.
 
     Returns:
-        ``(B, C, H, W)`` in the type of the inputs; NaN for a flat map and one with NaN or inf, so that no score of
-        it is taken for one.
+        ``(B, C, H, W)`` in the type of the inputs; NaN for an :func:`empty <find_empty>` map and one with NaN or inf,
+        so that no score of it is taken for one.
 
     Raises:
         ValueError: if only one of ``mean`` and ``std`` is given, or the shapes do not fit.
+
+    Example:
+        >>> masked_inputs(torch.full((1, 3, 1, 2), 2.0), torch.tensor([[[1.0, 5.0]]]))[0, 0]
+        tensor([[0., 2.]])
     """
-    mask = _masks(inputs, maps).masked_fill(find_empty(maps)[:, None, None, None], torch.nan)
+    mask = _masks(inputs, maps, energy).masked_fill(find_empty(maps, energy)[:, None, None, None], torch.nan)
     return apply_masks(inputs, mask, mean, std)
 
 
@@ -60,6 +66,8 @@ def apply_masks(
 def average_drop(scores: Tensor, masked_scores: Tensor, eps: float = 1e-6) -> Tensor:
     """Eq. 21 for each sample, max(0, s - s') / s; the paper prints the mean in percent.
 
+    Chattopadhay et al., "Grad-CAM++", WACV 2018, on a similarity.
+
     Args:
         scores: s, the similarity of the query, ``(B,)``.
         masked_scores: s', that of the query masked by its map, ``(B,)``.
@@ -67,6 +75,13 @@ def average_drop(scores: Tensor, masked_scores: Tensor, eps: float = 1e-6) -> Te
 
     Returns:
         ``(B,)``; NaN where s is ``eps`` or less and where a score is NaN.
+
+    Raises:
+        ValueError: if the shapes differ.
+
+    Example:
+        >>> average_drop(torch.tensor([1.0, 0.5]), torch.tensor([0.25, 0.75]))
+        tensor([0.7500, 0.0000])
     """
     _check_scores(scores, masked_scores)
     drop = (scores - masked_scores).clamp_min(0) / scores
@@ -76,6 +91,8 @@ def average_drop(scores: Tensor, masked_scores: Tensor, eps: float = 1e-6) -> Te
 def increase_in_confidence(scores: Tensor, masked_scores: Tensor, eps: float = 1e-6) -> Tensor:
     """Eq. 22 for each sample, 1 where s < s', else 0.
 
+    Chattopadhay et al., "Grad-CAM++", WACV 2018, on a similarity.
+
     Args:
         scores: s, ``(B,)``.
         masked_scores: s', ``(B,)``.
@@ -84,6 +101,13 @@ def increase_in_confidence(scores: Tensor, masked_scores: Tensor, eps: float = 1
 
     Returns:
         ``(B,)``; NaN where s is ``eps`` or less and where a score is NaN.
+
+    Raises:
+        ValueError: if the shapes differ.
+
+    Example:
+        >>> increase_in_confidence(torch.tensor([1.0, 0.5]), torch.tensor([0.25, 0.75]))
+        tensor([0., 1.])
     """
     _check_scores(scores, masked_scores)
     undefined = (scores <= eps) | scores.isnan() | masked_scores.isnan()
@@ -151,7 +175,15 @@ def perturbation_curve(
 
 
 def area_under_curve(curve: Tensor) -> Tensor:
-    """Area under ``(B, steps + 1)`` scores over the share of pixels in [0, 1], by trapezia: ``(B,)``."""
+    """Area under ``(B, steps + 1)`` scores over the share of pixels in [0, 1], by trapezia: ``(B,)``.
+
+    In units of the score, as RISE has it. ``captum-fam evaluate`` divides it by the score of the whole image, since
+    similarities, unlike probabilities, differ in size between queries.
+
+    Example:
+        >>> area_under_curve(torch.tensor([[4.0, 1.0, 0.0]]))
+        tensor([1.5000])
+    """
     return torch.trapezoid(curve, dx=1 / (curve.shape[1] - 1), dim=1)
 
 
@@ -161,6 +193,14 @@ def blurred(inputs: Tensor, sigma: float | None = None) -> Tensor:
     Args:
         inputs: ``(B, C, H, W)``.
         sigma: in pixels; None: 5 at a side of 224, and in proportion.
+
+    Returns:
+        ``(B, C, H, W)`` in the type of the inputs.
+
+    Example:
+        >>> spot = torch.eye(9)[4].outer(torch.eye(9)[4])
+        >>> blurred(spot[None, None], sigma=0.5)[0, 0, 4, 3:6]
+        tensor([0.0837, 0.6187, 0.0837])
     """
     from torchvision.transforms.functional import gaussian_blur
 
@@ -172,13 +212,13 @@ def blurred(inputs: Tensor, sigma: float | None = None) -> Tensor:
     return blur
 
 
-def _masks(inputs: Tensor, maps: Tensor) -> Tensor:
+def _masks(inputs: Tensor, maps: Tensor, energy: Energy) -> Tensor:
     if inputs.dim() != 4 or len(inputs) != len(maps):
         raise ValueError(
             f"inputs has shape {tuple(inputs.shape)} and maps {tuple(maps.shape)}; "
             "give images (B, C, H, W) and a map each"
         )
-    return normalize_maps(maps, (inputs.shape[2], inputs.shape[3]))[:, None]
+    return normalize_maps(maps, (inputs.shape[2], inputs.shape[3]), energy)[:, None]
 
 
 def _descending_ranks(maps: Tensor) -> Tensor:

@@ -61,6 +61,13 @@ def area_share(region: Boxes, size: Size | None = None) -> Tensor:
 
     Returns:
         ``(B,)``; NaN where the region holds no pixel.
+
+    Raises:
+        ValueError: for shapes that do not fit.
+
+    Example:
+        >>> area_share(torch.tensor([[1, 0, 2, 2]]), size=(2, 2))
+        tensor([0.5000])
     """
     inside = _as_mask(region, size)
     share = inside.flatten(1).float().mean(1)
@@ -68,7 +75,14 @@ def area_share(region: Boxes, size: Size | None = None) -> Tensor:
 
 
 def energy_lift(maps: Tensor, region: Boxes, size: Size | None = None, energy: Energy = "minmax") -> Tensor:
-    """:func:`energy_proportion` over :func:`area_share`, ``(B,)``: 1 is what a uniform map has."""
+    """:func:`energy_proportion` over :func:`area_share`, ``(B,)``: 1 is what a uniform map has.
+
+    The arguments, and what is raised, are those of :func:`energy_proportion`.
+
+    Example:
+        >>> energy_lift(torch.tensor([[[0.0, 1.0], [1.0, 2.0]]]), torch.tensor([[1, 0, 2, 2]]), size=(2, 2))
+        tensor([1.5000])
+    """
     inside = region_mask(maps, region, size)
     return energy_proportion(maps, inside, energy=energy) / area_share(inside)
 
@@ -102,6 +116,7 @@ def box_iou(
     threshold: float = 0.2,
     connectivity: int = 8,
     over: Over = "best",
+    energy: Energy = "minmax",
 ) -> Tensor:
     """Eq. 20, intersection over union of the map's box (:func:`box_from_map`) and an annotated one.
 
@@ -113,15 +128,20 @@ def box_iou(
         threshold: share of the map's range.
         connectivity: 8, or 4.
         over: an image's boxes: the ``"best"`` IoU, that of the ``"first"`` or ``"largest"``, or the ``"mean"``.
+        energy: what the map's range is: ``"minmax"``, or ``"positive"``, from zero; see :func:`normalize_maps`.
 
     Returns:
         ``(B,)`` in [0, 1]; 0 for a flat map, NaN for one with NaN or inf and for an image without a box.
 
     Raises:
         ValueError: for shapes, boxes or choices that do not fit.
+
+    Example:
+        >>> box_iou(torch.tensor([[[0.0, 1.0, 0.9]]]), torch.tensor([[1, 0, 2, 1]]), size=(1, 3))
+        tensor([0.5000])
     """
     check_threshold(threshold)
-    normalized = normalize_maps(maps, size)
+    normalized = normalize_maps(maps, size, energy)
     truth = clip_boxes(format_boxes(boxes, len(maps), maps.device), size)
     found = boxes_of_normalized(normalized, threshold, connectivity)
     value = iou_over_boxes(found[:, None].to(truth), truth, over)
@@ -165,6 +185,7 @@ def box_ious_by_threshold(
     thresholds: Sequence[float] = MAX_BOX_THRESHOLDS,
     connectivity: int = 8,
     components: Literal["all", "largest"] = "all",
+    energy: Energy = "minmax",
 ) -> Tensor:
     """For every threshold the best IoU of any box of the map with any annotated box, ``(B, T)``.
 
@@ -176,15 +197,24 @@ def box_ious_by_threshold(
         connectivity: 8, or 4.
         components: the boxes of ``"all"`` connected components, each for itself, as in MaxBoxAccV2; or that of
             the ``"largest"``, as in MaxBoxAcc.
+        energy: as for :func:`box_iou`.
 
     Returns:
         ``(B, T)``; 0 for a flat map, NaN for one with NaN or inf and for an image without a box.
+
+    Raises:
+        ValueError: for shapes, boxes, thresholds or choices that do not fit.
+
+    Example:
+        >>> maps, boxes = torch.tensor([[[0.0, 1.0, 0.9]]]), torch.tensor([[1, 0, 2, 1]])
+        >>> box_ious_by_threshold(maps, boxes, size=(1, 3), thresholds=(0.2, 0.95))
+        tensor([[0.5000, 1.0000]])
     """
     for threshold in thresholds:
         check_threshold(threshold)
     if components not in ("all", "largest"):
         raise ValueError(f'components must be "all" or "largest", got {components!r}')
-    normalized = normalize_maps(maps, size)
+    normalized = normalize_maps(maps, size, energy)
     truth = clip_boxes(format_boxes(boxes, len(maps), maps.device), size)
     undefined = ~(box_area(truth) > 0).any(1) | find_nan(maps)
     # The boxes of components are counted in Python: away from the device unless it labels itself.
@@ -226,6 +256,10 @@ def max_box_accuracy(ious: Tensor, deltas: Sequence[float] = MAX_BOX_DELTAS) -> 
     Args:
         ious: of :func:`box_ious_by_threshold`, ``(n, T)``.
         deltas: D levels of IoU.
+
+    Example:
+        >>> max_box_accuracy(torch.tensor([[0.5, 1.0], [0.4, 0.2]]), deltas=(0.3, 0.5)).accuracies
+        tensor([1.0000, 0.5000])
     """
     defined = ~ious.isnan().any(1)
     right = torch.stack([ious >= delta for delta in deltas], 2)

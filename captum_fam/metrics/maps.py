@@ -20,8 +20,15 @@ def upsample(maps: Tensor, size: Size | None = None) -> Tensor:
         maps: attributions of a layer.
         size: height and width of the input; None keeps the maps as large as they are.
 
+    Returns:
+        ``(B, H, W)``, detached, in float32 at least.
+
     Raises:
         ValueError: if the maps have another shape, or several channels.
+
+    Example:
+        >>> upsample(torch.tensor([[[0.0, 1.0]]]), size=(1, 4))
+        tensor([[[0.0000, 0.2500, 0.7500, 1.0000]]])
     """
     if maps.dim() == 4 and maps.shape[1] == 1:
         maps = maps[:, 0]
@@ -45,6 +52,14 @@ def normalize_maps(maps: Tensor, size: Size | None = None, energy: Energy = "min
     Returns:
         ``(B, H, W)``, in float32 at least. All zero where the map is :func:`empty <find_empty>`, all NaN where it
         :func:`holds NaN or inf <find_nan>`.
+
+    Raises:
+        ValueError: for maps of another shape, or an unknown energy.
+
+    Example:
+        >>> signed = torch.tensor([[[-1.0, 0.0, 3.0]]])
+        >>> normalize_maps(signed), normalize_maps(signed, energy="positive")
+        (tensor([[[0.0000, 0.2500, 1.0000]]]), tensor([[[0., 0., 1.]]]))
     """
     _check_energy(energy)
     raised = upsample(maps, size)
@@ -63,7 +78,12 @@ def normalize_maps(maps: Tensor, size: Size | None = None, energy: Energy = "min
 
 
 def find_nan(maps: Tensor) -> Tensor:
-    """Which maps hold NaN or inf: boolean ``(B,)``."""
+    """Which maps hold NaN or inf: boolean ``(B,)``.
+
+    Example:
+        >>> find_nan(torch.tensor([[[1.0, 2.0]], [[1.0, torch.nan]]]))
+        tensor([False,  True])
+    """
     return ~maps.flatten(1).isfinite().all(1)
 
 
@@ -72,6 +92,13 @@ def find_empty(maps: Tensor, energy: Energy = "minmax") -> Tensor:
 
     For ``energy="minmax"`` these are the flat ones, whose range is within rounding (4 units in the last place) of
     their largest magnitude; for ``"positive"`` those without a positive value.
+
+    Raises:
+        ValueError: for an unknown energy.
+
+    Example:
+        >>> find_empty(torch.tensor([[[1.0, 2.0]], [[3.0, 3.0]]]))
+        tensor([False,  True])
     """
     _check_energy(energy)
     return _is_constant(maps) if energy == "minmax" else (maps.flatten(1) <= 0).all(1)

@@ -59,7 +59,8 @@ def cascading_randomization(
     Example:
         >>> def explain(model):
         ...     return LayerFAM(model, "layer4").attribute(queries, support=images)
-        >>> [(stage.layer, stage.spearman.nanmean().item()) for stage in cascading_randomization(model, explain)]
+        >>> stages = cascading_randomization(model, explain)
+        >>> similar = {stage.layer: stage.spearman.nanmean() for stage in stages}
     """
     randomized = copy.deepcopy(model)
     modules = dict(randomized.named_modules())

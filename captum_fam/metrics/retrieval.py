@@ -38,6 +38,13 @@ def recall_at_k(
 
     Raises:
         ValueError: for shapes that do not fit, or a K below 1.
+
+    Example:
+        >>> embeddings, labels = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.8, 0.2]]), torch.tensor([0, 1, 0])
+        >>> recall_at_k(embeddings, labels, ks=(1, 2))
+        tensor([[0., 1.],
+                [nan, nan],
+                [0., 1.]], dtype=torch.float64)
     """
     if embeddings.dim() != 2 or labels.shape != embeddings.shape[:1]:
         raise ValueError(
@@ -85,6 +92,14 @@ def knn_accuracy(embeddings: Tensor, labels: Tensor, bank: MemoryBank, rows: Ten
         labels: their classes, ``(B,)``.
         bank: with its number of neighbours and temperature.
         rows: where in the bank the queries themselves are, ``(B,)``, to leave each out of its own vote.
+
+    Raises:
+        ValueError: for queries that do not fit the bank, or labels of another number.
+
+    Example:
+        >>> bank = MemoryBank(torch.eye(2), [0, 1], k=1)
+        >>> knn_accuracy(torch.tensor([[2.0, 1.0], [2.0, 1.0]]), torch.tensor([0, 1]), bank)
+        tensor([1., 0.])
     """
     voters = bank if rows is None else bank.using(exclude=rows)
     return right(voters.classify(embeddings).predicted, labels)

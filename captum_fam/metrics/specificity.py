@@ -26,6 +26,11 @@ def cell_mask(cells: Tensor, size: Size, grid: Grid = 2) -> Tensor:
 
     Raises:
         ValueError: for a cell outside the grid.
+
+    Example:
+        >>> cell_mask(torch.tensor([1]), size=(2, 4)).int()
+        tensor([[[0, 0, 1, 1],
+                 [0, 0, 0, 0]]], dtype=torch.int32)
     """
     rows, columns = _grid(grid)
     if cells.dim() != 1 or cells.is_floating_point() or ((cells < 0) | (cells >= rows * columns)).any():
@@ -47,6 +52,13 @@ def mosaic_energy(maps: Tensor, cells: Tensor, size: Size, grid: Grid = 2, energ
 
     Returns:
         ``(B,)``; NaN for a map without energy and one with NaN or inf.
+
+    Raises:
+        ValueError: for shapes, cells or an energy that do not fit.
+
+    Example:
+        >>> mosaic_energy(torch.tensor([[[1.0, 3.0], [0.0, -2.0]]]), torch.tensor([1]), size=(2, 2))
+        tensor([0.7500])
     """
     return energy_proportion(maps, cell_mask(cells, size, grid), energy=energy)
 
@@ -70,6 +82,13 @@ def mosaic_hit(
 
     Returns:
         ``(B,)``; NaN for a map without energy and one with NaN or inf.
+
+    Raises:
+        ValueError: for shapes, cells or choices that do not fit.
+
+    Example:
+        >>> mosaic_hit(torch.tensor([[[1.0, 3.0], [0.0, -2.0]]]), torch.tensor([1]), size=(2, 2))
+        tensor([1.])
     """
     if by not in ("energy", "peak"):
         raise ValueError(f'by must be "energy" or "peak", got {by!r}')
@@ -101,6 +120,13 @@ def region_auroc(maps: Tensor, region: Boxes, size: Size | None = None) -> Tenso
 
     Returns:
         ``(B,)``; 0.5 for a flat map, NaN for one with NaN or inf, and where all pixels or none are inside.
+
+    Raises:
+        ValueError: for shapes that do not fit.
+
+    Example:
+        >>> region_auroc(torch.tensor([[[1.0, 3.0], [0.0, -2.0]]]), cell_mask(torch.tensor([0]), (2, 2)))
+        tensor([0.6667])
     """
     mask = region_mask(maps, region, size)
     inside = mask.flatten(1)
@@ -125,6 +151,13 @@ def map_correlation(maps: Tensor, others: Tensor, kind: Correlation = "pearson")
 
     Returns:
         ``(B,)``; NaN where a map is flat or holds NaN or inf.
+
+    Raises:
+        ValueError: if the shapes differ, or for an unknown kind.
+
+    Example:
+        >>> map_correlation(torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([[9.0, 4.0, 1.0]]), "spearman")
+        tensor([-1.])
     """
     if maps.shape != others.shape:
         raise ValueError(f"maps has shape {tuple(maps.shape)} and others {tuple(others.shape)}; they must be alike")

@@ -33,9 +33,9 @@ class EnergyProportion(SampleMetric):
 
     Example:
         >>> metric = EnergyProportion()
-        >>> for images, boxes, episode in batches:
-        ...     metric.update(fam.attribute(images, support), boxes, images.shape[2:], groups=episode)
+        >>> metric.update(torch.tensor([[[0.0, 1.0], [1.0, 2.0]]]), torch.tensor([[1, 0, 2, 2]]), size=(2, 2), groups=0)
         >>> metric.compute().value
+        0.75
     """
 
     higher_is_better = True
@@ -63,6 +63,12 @@ class EnergyLift(SampleMetric):
     Args:
         energy: ``"minmax"``, the paper's, or ``"positive"``.
         kwargs: further arguments of :class:`torchmetrics.Metric`.
+
+    Example:
+        >>> metric = EnergyLift()
+        >>> metric.update(torch.tensor([[[0.0, 1.0], [1.0, 2.0]]]), torch.tensor([[1, 0, 2, 2]]), size=(2, 2))
+        >>> metric.compute().value
+        1.5
     """
 
     higher_is_better = True
@@ -82,6 +88,12 @@ class AreaShare(SampleMetric):
 
     Args:
         kwargs: further arguments of :class:`torchmetrics.Metric`.
+
+    Example:
+        >>> metric = AreaShare()
+        >>> metric.update(torch.tensor([[[0.0, 1.0], [1.0, 2.0]]]), torch.tensor([[1, 0, 2, 2]]), size=(2, 2))
+        >>> metric.compute().value
+        0.5
     """
 
     def update(self, maps: Tensor, region: Boxes, size: Size | None = None, groups: Groups = None) -> None:
@@ -98,16 +110,29 @@ class BoxIoU(SampleMetric):
         threshold: share of the map's range.
         connectivity: 8, or 4.
         over: an image's boxes: ``"best"``, ``"first"``, ``"largest"`` or ``"mean"``.
+        energy: the map's range, ``"minmax"`` or ``"positive"``.
         kwargs: further arguments of :class:`torchmetrics.Metric`.
+
+    Example:
+        >>> metric = BoxIoU()
+        >>> metric.update(torch.tensor([[[0.0, 1.0, 0.9]]]), torch.tensor([[1, 0, 2, 1]]), size=(1, 3))
+        >>> metric.compute().value
+        0.5
     """
 
     higher_is_better = True
 
     def __init__(
-        self, threshold: float = 0.2, connectivity: int = 8, over: localization.Over = "best", **kwargs: Any
+        self,
+        threshold: float = 0.2,
+        connectivity: int = 8,
+        over: localization.Over = "best",
+        energy: Energy = "minmax",
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.threshold, self.connectivity, self.over = threshold, connectivity, over
+        self.energy: Energy = energy
 
     def update(self, maps: Tensor, boxes: Boxes, size: Size, groups: Groups = None) -> None:
         """Add a batch.
@@ -118,8 +143,8 @@ class BoxIoU(SampleMetric):
             size: height and width of the input.
             groups: an integer for each sample or for the batch.
         """
-        values = localization.box_iou(maps, boxes, size, self.threshold, self.connectivity, self.over)
-        self._record_maps(values, maps, groups)
+        values = localization.box_iou(maps, boxes, size, self.threshold, self.connectivity, self.over, self.energy)
+        self._record_maps(values, maps, groups, self.energy)
 
 
 class MaxBoxResult(NamedTuple):
@@ -150,7 +175,14 @@ class MaxBoxAccV2(StateMetric):
         thresholds: shares of the map's range; one alone, found on other images, judges without choosing.
         connectivity: 8, or 4.
         components: ``"all"`` (MaxBoxAccV2) or the ``"largest"``; with ``deltas=(0.5,)`` that is MaxBoxAcc.
+        energy: the map's range, ``"minmax"`` or ``"positive"``.
         kwargs: further arguments of :class:`torchmetrics.Metric`.
+
+    Example:
+        >>> metric = MaxBoxAccV2()
+        >>> metric.update(torch.tensor([[[0.0, 1.0, 0.9]]]), torch.tensor([[1, 0, 2, 1]]), size=(1, 3))
+        >>> metric.compute().value
+        1.0
     """
 
     higher_is_better = True
@@ -161,20 +193,22 @@ class MaxBoxAccV2(StateMetric):
         thresholds: Sequence[float] = MAX_BOX_THRESHOLDS,
         connectivity: int = 8,
         components: Literal["all", "largest"] = "all",
+        energy: Energy = "minmax",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.deltas, self.thresholds = tuple(deltas), tuple(thresholds)
         self.connectivity = connectivity
         self.components: Literal["all", "largest"] = components
+        self.energy: Energy = energy
         self._add_rows("ious", "nan", "empty")
 
     def update(self, maps: Tensor, boxes: Boxes, size: Size) -> None:
         """Add a batch; the arguments are those of :meth:`BoxIoU.update`."""
         ious = localization.box_ious_by_threshold(
-            maps, boxes, size, self.thresholds, self.connectivity, self.components
+            maps, boxes, size, self.thresholds, self.connectivity, self.components, self.energy
         )
-        self._append(ious=ious, nan=find_nan(maps), empty=find_empty(maps))
+        self._append(ious=ious, nan=find_nan(maps), empty=find_empty(maps, self.energy))
 
     def compute(self) -> MaxBoxResult:
         """The mean over deltas, with the accuracy and threshold of each."""
@@ -223,6 +257,12 @@ class AverageDrop(_MaskedScores):
     Args:
         eps: s of at most this is skipped, and counted.
         kwargs: further arguments of :class:`torchmetrics.Metric`.
+
+    Example:
+        >>> metric = AverageDrop()
+        >>> metric.update(torch.tensor([1.0, 0.5]), torch.tensor([0.25, 0.75]))
+        >>> metric.compute().value
+        0.375
     """
 
     higher_is_better = False
@@ -237,6 +277,12 @@ class IncreaseInConfidence(_MaskedScores):
     Args:
         eps: s of at most this is skipped, and counted; ``-math.inf`` skips none.
         kwargs: further arguments of :class:`torchmetrics.Metric`.
+
+    Example:
+        >>> metric = IncreaseInConfidence()
+        >>> metric.update(torch.tensor([1.0, 0.5]), torch.tensor([0.25, 0.75]))
+        >>> metric.compute().value
+        0.5
     """
 
     higher_is_better = True
@@ -278,9 +324,17 @@ class _PerturbationAUC(SampleMetric):
 class DeletionAUC(_PerturbationAUC):
     """Mean area under the deletion curve, :func:`~captum_fam.metrics.perturbation_curve`; low is good.
 
+    In units of the score; the table of ``captum-fam evaluate`` divides it by the score of the whole image.
+
     Args:
         steps: equal shares of the pixels.
         kwargs: further arguments of :class:`torchmetrics.Metric`.
+
+    Example:
+        >>> metric = DeletionAUC(steps=2)
+        >>> metric.update(lambda x: x.sum((1, 2, 3)), torch.tensor([[[[1.0, 3.0]]]]), torch.tensor([[[0.0, 1.0]]]))
+        >>> metric.compute().value
+        1.5
     """
 
     higher_is_better = False
@@ -290,9 +344,17 @@ class DeletionAUC(_PerturbationAUC):
 class InsertionAUC(_PerturbationAUC):
     """Mean area under the insertion curve, :func:`~captum_fam.metrics.perturbation_curve`; high is good.
 
+    In units of the score; the table of ``captum-fam evaluate`` divides it by the score of the whole image.
+
     Args:
         steps: equal shares of the pixels.
         kwargs: further arguments of :class:`torchmetrics.Metric`.
+
+    Example:
+        >>> metric = InsertionAUC(steps=2)
+        >>> metric.update(lambda x: x.sum((1, 2, 3)), torch.tensor([[[[1.0, 3.0]]]]), torch.tensor([[[0.0, 1.0]]]))
+        >>> metric.compute().value
+        2.5
     """
 
     higher_is_better = True
@@ -306,6 +368,12 @@ class MosaicEnergy(SampleMetric):
         grid: k for k x k cells, or rows and columns.
         energy: that of the ``"positive"`` part, or ``"minmax"``.
         kwargs: further arguments of :class:`torchmetrics.Metric`.
+
+    Example:
+        >>> metric = MosaicEnergy(grid=2)
+        >>> metric.update(torch.tensor([[[1.0, 3.0], [0.0, -2.0]]]), torch.tensor([1]), size=(2, 2))
+        >>> metric.compute().value
+        0.75
     """
 
     higher_is_better = True
@@ -336,6 +404,12 @@ class MosaicHit(SampleMetric):
         by: ``"energy"`` or ``"peak"``.
         energy: that of the ``"positive"`` part, or ``"minmax"``.
         kwargs: further arguments of :class:`torchmetrics.Metric`.
+
+    Example:
+        >>> metric = MosaicHit(grid=2)
+        >>> metric.update(torch.tensor([[[1.0, 3.0], [0.0, -2.0]]]), torch.tensor([1]), size=(2, 2))
+        >>> metric.compute().value
+        1.0
     """
 
     higher_is_better = True
@@ -364,6 +438,12 @@ class MosaicAUROC(SampleMetric):
     Args:
         grid: k for k x k cells, or rows and columns.
         kwargs: further arguments of :class:`torchmetrics.Metric`.
+
+    Example:
+        >>> metric = MosaicAUROC(grid=2)
+        >>> metric.update(torch.tensor([[[1.0, 3.0], [0.0, -2.0]]]), torch.tensor([1]), size=(2, 2))
+        >>> metric.compute().value
+        1.0
     """
 
     higher_is_better = True
@@ -384,6 +464,12 @@ class SupportSwap(SampleMetric):
     Args:
         kind: ``"pearson"`` or ``"spearman"``.
         kwargs: further arguments of :class:`torchmetrics.Metric`.
+
+    Example:
+        >>> metric = SupportSwap("spearman")
+        >>> metric.update(torch.tensor([[[[1.0, 2.0, 3.0]]]]), torch.tensor([[[[9.0, 4.0, 1.0]]]]))
+        >>> metric.compute().value
+        -1.0
     """
 
     higher_is_better = False
@@ -406,7 +492,14 @@ class SupportSwap(SampleMetric):
 
 
 class FewShotAccuracy(SampleMetric):
-    """Accuracy within each episode, then its mean over the episodes with a 95 % interval."""
+    """Accuracy within each episode, then its mean over the episodes with a 95 % interval.
+
+    Example:
+        >>> metric = FewShotAccuracy()
+        >>> metric.update(torch.tensor([0, 1, 1]), torch.tensor([0, 1, 0]), episodes=torch.tensor([0, 0, 1]))
+        >>> metric.compute().value
+        0.5
+    """
 
     higher_is_better = True
 
@@ -428,6 +521,12 @@ class KNNAccuracy(SampleMetric):
     Args:
         bank: with its number of neighbours and temperature, on the queries' device.
         kwargs: further arguments of :class:`torchmetrics.Metric`.
+
+    Example:
+        >>> metric = KNNAccuracy(MemoryBank(torch.eye(2), [0, 1], k=1))
+        >>> metric.update(torch.tensor([[2.0, 1.0], [2.0, 1.0]]), torch.tensor([0, 1]))
+        >>> metric.compute().value
+        0.5
     """
 
     higher_is_better = True
@@ -456,6 +555,12 @@ class RecallAtK(StateMetric):
         k: number of neighbours.
         similarity: name, :class:`~captum_fam.similarity.Similarity` or callable.
         kwargs: further arguments of :class:`torchmetrics.Metric`.
+
+    Example:
+        >>> metric = RecallAtK(k=1)
+        >>> metric.update(torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.8, 0.2]]), torch.tensor([0, 1, 0]))
+        >>> metric.compute().value
+        0.0
     """
 
     higher_is_better = True

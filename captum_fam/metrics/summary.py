@@ -53,8 +53,8 @@ def summarize(
         ValueError: if the arguments differ in length.
 
     Example:
-        >>> summarize(torch.tensor([0.5, 0.7, 0.9, float("nan")]), groups=torch.tensor([0, 0, 1, 1]))[:3]
-        (0.75, 0.2078..., 3)
+        >>> summarize(torch.tensor([0.5, 0.75, 1.0, torch.nan]), groups=torch.tensor([0, 0, 1, 1]))[:3]
+        (0.8125, 0.2598..., 3)
     """
     for name, other in (("groups", groups), ("nan", nan), ("empty", empty)):
         if other is not None and other.shape != values.shape:

@@ -46,7 +46,7 @@ class Conv4Net(_ConvNet):
     Maps ``(B, 3, H, W)`` images to ``(B, 64)`` embeddings. ``features`` returns ``(B, 64, H // 16, W // 16)``:
     5x5 for 84x84 images. 113,088 parameters.
 
-    Examples:
+    Example:
         >>> import torch
         >>> net = Conv4Net()
         >>> net(torch.rand(2, 3, 84, 84)).shape, net.features(torch.rand(2, 3, 84, 84)).shape

@@ -96,6 +96,8 @@ class MetricRecipe:
             loss: Any = losses.MarginLoss(margin=0.2, beta=1.2)
             miner: Any = miners.DistanceWeightedMiner(cutoff=0.5, nonzero_loss_cutoff=1.4)
         else:
+            # The paper's code drops positives of s >= 1 - 1e-5, to be rid of each image's pair with itself. There is no
+            # such pair here, and other images of the class count however near they are.
             loss = losses.MultiSimilarityLoss(alpha=2, beta=40, base=0.5)
             miner = miners.MultiSimilarityMiner(epsilon=0.1)
         return lambda embeddings, labels: loss(embeddings, labels, miner(embeddings, labels))

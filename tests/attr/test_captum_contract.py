@@ -24,16 +24,6 @@ ADDITIVE = [LayerFAM, LayerSimilarityCAM]
 
 
 @pytest.fixture
-def net(make_net: Callable[..., nn.Module]) -> nn.Module:
-    return make_net(head="linear-bias")
-
-
-@pytest.fixture
-def x(make_images: Callable[..., Tensor]) -> Tensor:
-    return make_images(3, seed=1)
-
-
-@pytest.fixture
 def support(make_images: Callable[..., Tensor]) -> SupportSet:
     """Five images of three classes."""
     return SupportSet(make_images(5, seed=2), [0, 1, 2, 1, 0])

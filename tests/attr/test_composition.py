@@ -40,16 +40,6 @@ LABELS = [0, 1, 2, 1, 0]
 
 
 @pytest.fixture
-def net(make_net: Callable[..., nn.Module]) -> nn.Module:
-    return make_net(head="linear-bias")
-
-
-@pytest.fixture
-def x(make_images: Callable[..., Tensor]) -> Tensor:
-    return make_images(3, seed=1)
-
-
-@pytest.fixture
 def support(make_images: Callable[..., Tensor]) -> SupportSet:
     return SupportSet(make_images(5, seed=2), LABELS)
 
@@ -467,7 +457,11 @@ def test_the_state_of_scores_goes_round(
     scores: SimilarityToSupport, make_net: Callable[..., nn.Module], make_images: Callable[..., Tensor], x: Tensor
 ) -> None:
     state = scores.state_dict()
-    assert {key for key in state if not key.startswith("model.")} == {"support.inputs", "support.labels"}
+    assert {key for key in state if not key.startswith("model.")} == {
+        "support.inputs",
+        "support.labels",
+        "support._extra_state",
+    }
     other = SimilarityToSupport(
         make_net(head="linear-bias", seed=9), SupportSet(make_images(5, seed=7), [2, 1, 0, 0, 1])
     )

@@ -48,6 +48,24 @@ def _one_thread() -> Iterator[None]:
 MakeNet = Callable[..., Any]
 MakeImages = Callable[..., Tensor]
 
+MODELS: dict[str, dict[str, object]] = {
+    "gap": {},
+    "gmp": {"pooling": "gmp"},
+    "gem": {"pooling": "gem"},
+    "lse": {"pooling": "lse"},
+    "gap-linear": {"head": "linear"},
+    "gap-linear-bias": {"head": "linear-bias"},
+    "gap-linear-l2": {"head": "linear", "normalize": True},
+    "gap-linear-bias-l2": {"head": "linear-bias", "normalize": True},
+    "gmp-linear-bias-l2": {"pooling": "gmp", "head": "linear-bias", "normalize": True},
+}
+
+
+@pytest.fixture(params=list(MODELS))
+def net(request: pytest.FixtureRequest, make_net: MakeNet) -> Any:
+    """One after the other: every pooling without a head, and linear heads with bias and normalisation."""
+    return make_net(**MODELS[request.param])
+
 
 def matrix_of(measure: str) -> np.ndarray:
     return (MATRIX if measure == "bilinear" else MATRIX @ MATRIX.T).numpy()

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,28 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from captum_fam import LayerCorrespondence, LayerFAM, LayerSimilarityCAM, SimilarityToSupport, SupportSet, TokenGrid
-from captum_fam.similarity import Euclidean
+from captum_fam.similarity import Euclidean, Mahalanobis
 
 pytestmark = pytest.mark.filterwarnings("ignore:more than half of a map's energy:UserWarning")
 
 Method = Callable[..., Any]
 ADDITIVE = [LayerFAM, LayerSimilarityCAM]
 ALL = [*ADDITIVE, LayerCorrespondence]
-
-
-@pytest.fixture
-def net(make_net: Callable[..., nn.Module]) -> nn.Module:
-    return make_net(head="linear-bias")
-
-
-@pytest.fixture
-def x(make_images: Callable[..., Tensor]) -> Tensor:
-    return make_images(3, seed=1)
-
-
-@pytest.fixture
-def support(make_images: Callable[..., Tensor]) -> Tensor:
-    return make_images(4, seed=2)
 
 
 def refused(made: Any, message: str, *arguments: Any, error: type[Exception] = ValueError, **named: Any) -> None:
@@ -414,13 +400,23 @@ def test_unknown_choices_are_refused(
         LayerFAM(net, net.features, **options)
 
 
-@pytest.mark.parametrize("method", ADDITIVE)
-def test_a_contribution_rule_without_weights_is_refused_where_weights_are_needed(
-    method: Method, net: nn.Module, x: Tensor, support: Tensor
+NO_WEIGHTS = 'rule="difference" has contributions but no linear weights; use rule="zero-baseline"'
+
+
+@pytest.mark.parametrize("measure", [Euclidean, Mahalanobis])
+@pytest.mark.parametrize(
+    "method", [LayerSimilarityCAM, partial(LayerFAM, weighting="weights"), partial(LayerFAM, weighting="contributions")]
+)
+def test_a_rule_without_weights_is_refused_when_a_method_that_needs_them_is_made(
+    method: Any, measure: Any, net: nn.Module, support: Tensor
 ) -> None:
-    options = {"weighting": "weights"} if method is LayerFAM else {}
-    made = method(net, net.features, similarity=Euclidean(rule="difference"), **options)
-    refused(made, 'rule="difference" has contributions but no linear weights; use rule="zero-baseline"', x, support)
+    arguments = [torch.eye(4)] if measure is Mahalanobis else []
+    similarity = measure(*arguments, rule="difference")
+    with pytest.raises(ValueError, match=NO_WEIGHTS):
+        method(net, net.features, similarity=similarity)
+    with pytest.raises(ValueError, match=NO_WEIGHTS):
+        method(SimilarityToSupport(net, support, similarity), net.features)
+    method(net, net.features, similarity=measure(*arguments))
 
 
 def test_without_a_transform_the_channels_must_be_the_features(net: nn.Module, x: Tensor, support: Tensor) -> None:

@@ -59,16 +59,6 @@ def net() -> Net:
     return net
 
 
-@pytest.fixture
-def x(make_images: Callable[..., Tensor]) -> Tensor:
-    return make_images(3, seed=1)
-
-
-@pytest.fixture
-def support(make_images: Callable[..., Tensor]) -> Tensor:
-    return make_images(4, seed=2)
-
-
 def make(name: str, forward_func: Any, net: Net, layer: Any = None) -> Any:
     method, options = METHODS[name]
     options = {key: net.head if value == "head" else value for key, value in options.items()}

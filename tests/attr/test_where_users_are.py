@@ -68,16 +68,6 @@ def net() -> Net:
     return Net()
 
 
-@pytest.fixture
-def x(make_images: Callable[..., Tensor]) -> Tensor:
-    return make_images(3, seed=1)
-
-
-@pytest.fixture
-def support(make_images: Callable[..., Tensor]) -> Tensor:
-    return make_images(4, seed=2)
-
-
 # Grad modes
 
 CONTEXTS: dict[str, Callable[[], AbstractContextManager[Any]]] = {
@@ -331,7 +321,22 @@ def test_in_half_precision_the_map_sums_to_the_score_in_float32(net: Net, x: Ten
 
 # Compiled models
 
+RUNS_COMPILED_MODELS_EAGERLY = hasattr(torch.compiler, "set_stance")
+needs_torch_2_6 = pytest.mark.skipif(not RUNS_COMPILED_MODELS_EAGERLY, reason="compiled models need torch 2.6")
 
+
+@pytest.mark.skipif(RUNS_COMPILED_MODELS_EAGERLY, reason="a refusal of torch before 2.6")
+@pytest.mark.parametrize("name", METHODS)
+def test_a_torch_that_cannot_explain_a_compiled_model_refuses_it(
+    name: str, net: Net, x: Tensor, support: Tensor
+) -> None:
+    compiled = torch.compile(net, backend="eager")
+    compiled(x)
+    with pytest.raises(ValueError, match="did not run in forward_func"):
+        explain(name, compiled, x, support, net)
+
+
+@needs_torch_2_6
 @pytest.mark.parametrize("name", METHODS)
 def test_models_that_torch_compile_has_run_are_explained(name: str, net: Net, x: Tensor, support: Tensor) -> None:
     want = explain(name, net, x, support)
@@ -344,6 +349,7 @@ def test_models_that_torch_compile_has_run_are_explained(name: str, net: Net, x:
             assert torch.allclose(explain(name, compiled, x, support, net), want, atol=1e-14)
 
 
+@needs_torch_2_6
 @pytest.mark.parametrize("name", METHODS)
 def test_models_compiled_in_place_are_explained(name: str, net: Net, x: Tensor, support: Tensor) -> None:
     want = explain(name, net, x, support)
@@ -352,6 +358,7 @@ def test_models_compiled_in_place_are_explained(name: str, net: Net, x: Tensor, 
     assert torch.allclose(explain(name, net, x, support), want, atol=1e-14)
 
 
+@needs_torch_2_6
 @pytest.mark.parametrize("name", METHODS)
 def test_compiled_parts_and_functions_are_explained(name: str, net: Net, x: Tensor, support: Tensor) -> None:
     want = explain(name, net, x, support)
@@ -368,6 +375,7 @@ def test_compiled_parts_and_functions_are_explained(name: str, net: Net, x: Tens
             assert torch.allclose(method(net, one, **options).attribute(x, support), want, atol=1e-14)
 
 
+@needs_torch_2_6
 def test_compiling_goes_on_as_before_after_an_explanation(net: Net, x: Tensor, support: Tensor) -> None:
     compilations: list[int] = []
 
@@ -386,6 +394,7 @@ def test_compiling_goes_on_as_before_after_an_explanation(net: Net, x: Tensor, s
     assert len(compilations) == 2, "and the compiler is on again"
 
 
+@needs_torch_2_6
 @pytest.mark.slow
 def test_scores_can_be_compiled(net: Net, x: Tensor, support: Tensor) -> None:
     scores = SimilarityToSupport(net, SupportSet(support, [0, 1, 0, 1]))
@@ -397,7 +406,7 @@ def test_scores_can_be_compiled(net: Net, x: Tensor, support: Tensor) -> None:
     assert torch.allclose(compiled(x), scores(x))
 
 
-@pytest.mark.skipif(not hasattr(torch.compiler, "set_stance"), reason="needs torch 2.6")
+@needs_torch_2_6
 def test_where_nothing_is_compiled_the_compiler_is_not_imported() -> None:
     code = """
 import sys, torch

@@ -99,6 +99,15 @@ def test_the_losses_have_the_published_settings() -> None:
     assert 0 < n_pairs < 12
     assert float(MetricRecipe("multi-similarity").make_loss()(embeddings, labels)) == pytest.approx(expected / 4)
 
+    # An image twice in a class is a pair like any other, and never the pair of an image with itself.
+    twins = float(MetricRecipe("multi-similarity").make_loss()(on_circle(0.5, 0.5, 0.5, 2.0), labels))
+    close, far = math.exp(-2 * (1 - 0.5)), math.exp(-2 * (math.cos(1.5) - 0.5))
+    same, apart = math.exp(40 * (1 - 0.5)), math.exp(40 * (math.cos(1.5) - 0.5))
+    first = math.log(1 + close) / 2 + math.log(1 + same) / 40
+    third = math.log(1 + far) / 2 + math.log(1 + 2 * same) / 40
+    fourth = math.log(1 + far) / 2 + math.log(1 + 2 * apart) / 40
+    assert twins == pytest.approx((2 * first + third + fourth) / 4)
+
     # Wu et al., Eq. 6, by hand. Only the second and third are nearer than 1.4 and so can be sampled, each as the
     # other's negative, beside its only positive; the mean is over the terms that are not zero.
     loss = MetricRecipe("margin").make_loss()(on_circle(0.0, 1.3, 1.9, 3.2), labels)

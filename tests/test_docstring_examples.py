@@ -1,0 +1,124 @@
+"""The examples in the docstrings run, and print what they say."""
+
+from __future__ import annotations
+
+import dataclasses
+import doctest
+import importlib
+import pkgutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+from captum.attr import LayerGradCam
+from torch import nn
+
+import captum_fam
+from captum_fam.visualization import visualize_match
+
+# They read data or weights that their reader has.
+NEED_FILES = {
+    "captum_fam.backbones.load_backbone",
+    "captum_fam.batches.BatchLoader",
+    "captum_fam.data.cub.CUB200",
+    "captum_fam.data.episodes.EpisodeSampler",
+    "captum_fam.data.imagenet.ImageNetBoxes",
+    "captum_fam.memory_bank.MemoryBank.from_dataset",
+    "captum_fam.models.checkpoints.load_weights",
+    "captum_fam.models.checkpoints.read_state_dict",
+    "captum_fam.models.lemniscate.read_memory_bank",
+    "captum_fam.models.registry.create_model",
+    "captum_fam.protocols.few_shot.FewShot",
+    "captum_fam.training.few_shot.train_few_shot",
+    "captum_fam.training.metric.train_metric",
+}
+# What their modules import is an extra.
+EXTRAS = ("captum_fam.metrics.streaming", "captum_fam.metrics._base", "captum_fam.protocols", "captum_fam.training")
+
+
+class Model(nn.Module):
+    """An embedding model with ``layer4``, ``(B, 6, 7, 7)`` for images of 224 x 224."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer4 = nn.Sequential(nn.Conv2d(3, 6, 32, stride=32), nn.ReLU())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer4(x).mean((2, 3))
+
+
+def what_readers_have() -> dict[str, Any]:
+    """The names that examples take for granted."""
+    model, images, labels = Model().eval(), torch.rand(8, 3, 224, 224), torch.arange(8) % 4
+    return {
+        **{name: getattr(captum_fam, name) for name in captum_fam.__all__},
+        "torch": torch,
+        "torchvision": torchvision,
+        "LayerGradCam": LayerGradCam,
+        "visualize_match": visualize_match,
+        "model": model,
+        "images": images,
+        "labels": labels,
+        "support": captum_fam.SupportSet(images, labels),
+        "images_of_one_class": images[:3],
+        "queries": torch.rand(8, 3, 224, 224),
+        "attributions": torch.rand(8, 1, 7, 7),
+        "photo": torch.rand(3, 60, 90),
+        "photos": torch.rand(2, 3, 60, 90),
+        "fam": captum_fam.LayerFAM(model, model.layer4),
+        "bank": captum_fam.MemoryBank(model(images), labels),
+        "rows_of_the_images": torch.arange(8),
+    }
+
+
+def modules() -> list[str]:
+    found = pkgutil.walk_packages(captum_fam.__path__, "captum_fam.")
+    return [module.name for module in found if not module.name.endswith("__main__")]
+
+
+def examples(name: str, names: dict[str, Any] | None = None) -> list[doctest.DocTest]:
+    module = importlib.import_module(name)
+    found = doctest.DocTestFinder().find(module, globs={**(names or {}), **vars(module)})
+    return [one for one in found if one.examples]
+
+
+def _without_download(build: Any) -> Any:
+    return lambda weights=None: build(weights=None)
+
+
+@pytest.mark.parametrize("name", modules())
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_examples_print_what_they_say(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if name.startswith(EXTRAS):
+        pytest.importorskip("torchmetrics")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torchvision.models, "resnet18", _without_download(torchvision.models.resnet18))
+    runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS)
+    for one in examples(name, what_readers_have()):
+        if one.name not in NEED_FILES:
+            report: list[str] = []
+            assert runner.run(one, out=report.append).failed == 0, "".join(report)
+
+
+def test_what_is_left_out_is_there() -> None:
+    pytest.importorskip("torchmetrics")
+    pytest.importorskip("safetensors")
+    assert {one.name for name in modules() for one in examples(name)} >= NEED_FILES
+
+
+def _is_returned(thing: Any) -> bool:
+    """It is shown where it is made."""
+    return dataclasses.is_dataclass(thing) or hasattr(thing, "_fields")
+
+
+@pytest.mark.parametrize("room", ["captum_fam", "similarity", "pooling", "metrics", "attr"])
+def test_every_public_class_and_function_has_an_example(room: str) -> None:
+    pytest.importorskip("torchmetrics")
+    package = captum_fam if room == "captum_fam" else importlib.import_module(f"captum_fam.{room}")
+    public = getattr(package, "__all__", [name for name in vars(package) if not name.startswith("_")])
+    things = [getattr(package, name) for name in public]
+    here = [one for one in things if callable(one) and getattr(one, "__module__", "").startswith(package.__name__)]
+    assert len(here) >= 4
+    assert not [one.__name__ for one in here if not _is_returned(one) and ">>>" not in (one.__doc__ or "")]
