@@ -3,7 +3,7 @@
     python -m benchmarks.results [--shared ../shared] [--runs runs/cub50] [--out docs/results] [NAME ...]
 
 Each NAME is one `captum-fam evaluate` command, printed above its table. Runs are kept in --runs and go on where they
-were stopped. Without a NAME all are run, in about half an hour on two cores.
+were stopped. Without a NAME all are run, in an hour or two on two cores.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import csv
 import json
 import shlex
 from collections import defaultdict
+from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.measure import machine
@@ -24,21 +25,31 @@ POSITIONS = (
     "fam,grad-cam,similarity-cam,similarity-cam-foil,grad-cam-foil,similarity-cam-runner-up,grad-cam-runner-up,"
     "correspondence,correspondence-foil,correspondence-runner-up"
 )
+# Fewer, because they cost a pass a map, and deletion with insertion two for every step.
+MASKING = "fam,similarity-cam,similarity-cam-foil,grad-cam,mean-activation,random,centre,uniform"
+PERTURBING = "fam,similarity-cam,grad-cam,mean-activation,random,centre"
+WINDOWS = ",".join(f"correspondence[window={side}]{foil}" for side in (1, 3, 5) for foil in ("", "-runner-up"))
 RUNS = {
-    "few-shot": f"few-shot --episodes 40 --measures localization,swap --methods {MAPS},{FLOORS}",
-    "few-shot-faithfulness": "few-shot --episodes 4 --measures faithfulness",
+    "few-shot": "few-shot --episodes 40 --measures localization,swap "
+    f"--methods {MAPS},correspondence,correspondence-runner-up,{FLOORS}",
+    "few-shot-max-box": f"few-shot --episodes 40 --measures max-box --methods {MAPS},{FLOORS}",
+    "few-shot-faithfulness": f"few-shot --episodes 20 --measures faithfulness --methods {MASKING}",
+    "few-shot-perturbation": f"few-shot --episodes 2 --measures perturbation --steps 10 --methods {PERTURBING}",
     "few-shot-head": f"few-shot --head HEAD --episodes 40 --measures localization,swap --methods {MAPS},{FLOORS}",
     "contrastive": "contrastive --measures localization,swap",
     "contrastive-head": "contrastive --head HEAD --measures localization,swap",
     "retrieval": "retrieval --measures localization,swap --wrong 6",
     "retrieval-head": "retrieval --head HEAD --measures localization,swap",
-    "mosaic": f"mosaic --mosaics 150 --methods {MAPS},mean-activation",
-    "mosaic-head": f"mosaic --head HEAD --mosaics 150 --methods {MAPS},mean-activation",
-    "mosaic-correspondence": f"mosaic --mosaics 150 --seed 1 --methods {POSITIONS}",
+    "mosaic": f"mosaic --mosaics 150 --methods {MAPS},{FLOORS}",
+    "mosaic-head": f"mosaic --head HEAD --mosaics 150 --methods {MAPS},{FLOORS}",
+    "mosaic-correspondence": f"mosaic --mosaics 150 --seed 1 --methods {POSITIONS},{FLOORS}",
+    "mosaic-windows": f"mosaic --mosaics 150 --seed 1 --methods {WINDOWS}",
 }
 TITLES = {
     "few-shot": "Few-shot, 5-way 1-shot, novel classes",
+    "few-shot-max-box": "Few-shot: MaxBoxAccV2",
     "few-shot-faithfulness": "Few-shot: average drop and increase in confidence",
+    "few-shot-perturbation": "Few-shot: deletion and insertion, over the score of the whole image",
     "few-shot-head": "Few-shot with a trained linear head, 512 -> 128",
     "contrastive-head": "k-NN with a memory bank and a trained linear head, 512 -> 128",
     "retrieval-head": "Retrieval with a trained linear head, 512 -> 128",
@@ -47,6 +58,7 @@ TITLES = {
     "mosaic": "2 x 2 mosaics, five supports",
     "mosaic-head": "2 x 2 mosaics with a trained linear head, 512 -> 128",
     "mosaic-correspondence": "2 x 2 mosaics: position against position, and a foil of the runner-up",
+    "mosaic-windows": "2 x 2 mosaics: the window of a descriptor",
 }
 
 
@@ -59,44 +71,63 @@ def run(name: str, shared: Path, runs: Path) -> list[str]:
         commands.append(f"evaluate train-head {model} --out {head}")
         if not head.exists():
             head.parent.mkdir(parents=True, exist_ok=True)
-            _call(commands[0])
+            call(commands[0])
     protocol, _, options = RUNS[name].replace("HEAD", str(head)).partition(" ")
     commands.append(f"evaluate {protocol} {model} {options} --out {runs / name}")
-    _call(commands[-1])
+    call(commands[-1])
     return [f"captum-fam {command}" for command in commands]
 
 
-def _call(command: str) -> None:
+def call(command: str) -> None:
+    """Run a command of captum-fam; stop where it fails."""
     code = captum_fam(shlex.split(command))
-    if code:
+    # 1: it is done, but for images that were left out and named.
+    if code > 1:
         raise SystemExit(code)
 
 
-def table(folder: Path) -> list[str]:
-    """The results of a run as markdown: a line with the model's scores, then methods by measures."""
+@dataclass(frozen=True)
+class Results:
+    """What a run found, as text.
+
+    Attributes:
+        model: the model's own numbers.
+        cells: by method and measure.
+    """
+
+    model: list[str]
+    cells: dict[str, dict[str, str]]
+
+
+def read(folder: Path) -> Results:
+    """The results of a run, each with its interval and how many explained queries it leaves out."""
     explained = json.loads((folder / "summary.json").read_text())["counts"]["explained"]
-    cells: dict[str, dict[str, str]] = defaultdict(dict)
-    measures: dict[str, None] = {}
-    model = []
+    results = Results([], defaultdict(dict))
     with (folder / "results.csv").open(newline="") as file:
         for row in csv.DictReader(file):
             interval = f" ± {float(row['ci95']):.3f}" if row["ci95"] not in ("", "nan") else ""
             value = f"{float(row['mean']):.3f}{interval}" if row["mean"] not in ("", "nan") else "–"
             if not row["method"]:
-                model.append(f"{row['measure']} {value} (n = {row['n']})")
+                results.model.append(f"{row['measure']} {value} (n = {row['n']})")
                 continue
             left_out = explained - int(row["n"])
-            cells[row["method"]][row["measure"]] = value + (f" ({left_out} left out)" if left_out else "")
-            measures[row["measure"]] = None
-    lines = [
-        f"Model: {', '.join(model)}.",
+            results.cells[row["method"]][row["measure"]] = value + (f" ({left_out} left out)" if left_out else "")
+    return results
+
+
+def table(folder: Path) -> list[str]:
+    """The results of a run as markdown: a line with the model's scores, then methods by measures."""
+    results = read(folder)
+    measures = list(dict.fromkeys(measure for values in results.cells.values() for measure in values))
+    return [
+        f"Model: {', '.join(results.model)}.",
         "",
         f"| method | {' | '.join(measures)} |",
         f"|---|{'---|' * len(measures)}",
-    ]
-    return lines + [
-        f"| {method} | {' | '.join(values.get(measure, '–') for measure in measures)} |"
-        for method, values in cells.items()
+        *(
+            f"| {method} | {' | '.join(values.get(measure, '–') for measure in measures)} |"
+            for method, values in results.cells.items()
+        ),
     ]
 
 

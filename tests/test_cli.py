@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shutil
@@ -17,11 +18,12 @@ from PIL import Image
 from torchvision import models
 
 from captum_fam import TokenGrid, __version__
-from captum_fam.backbones import Backbone, load_backbone
+from captum_fam.backbones import load_backbone
 from captum_fam.cli import main
 from captum_fam.cli.explain import read_classes
 from captum_fam.explanation import compare_figure
 from captum_fam.images import Preprocessing, read_image
+from captum_fam.models import Conv4Net, EmbeddingModel, create_model
 from captum_fam.visualization import MapFigure
 
 Explain = Callable[..., int]
@@ -73,7 +75,7 @@ def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) 
 
 def test_the_module_runs_as_a_program() -> None:
     run = subprocess.run(
-        [sys.executable, "-m", "captum_fam.cli", "explain"], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "captum_fam", "explain"], capture_output=True, text=True, check=False
     )
     assert run.returncode == 2
     assert "the following arguments are required: QUERY, --support" in run.stderr
@@ -263,16 +265,96 @@ def test_an_unknown_model_gets_the_name_that_was_meant(folder: Path, capsys: pyt
     assert "did you mean" in capsys.readouterr().err
 
 
+@pytest.fixture
+def conv4net(tmp_path: Path) -> Path:
+    """A checkpoint of the paper's Conv4Net, as a training script would save it."""
+    torch.manual_seed(5)
+    path = tmp_path / "conv4net.pt"
+    torch.save({"epoch": 3, "state_dict": Conv4Net().state_dict()}, path)
+    return path
+
+
+def test_a_network_of_the_paper_is_explained_as_it_was_trained(folder: Path, conv4net: Path) -> None:
+    words = ["--model", "conv4net", "--weights", str(conv4net), "--device", "cpu"]
+    assert main(["explain", "q1.png", "--support", "birds/jay", *words]) == 0
+    net = create_model("conv4net", conv4net)
+    with torch.no_grad():
+        query, *supports = (
+            net.model(net.preprocess(Image.open(path))[None])
+            for path in ("q1.png", "birds/jay/0.png", "birds/jay/1.png")
+        )
+    cosines = [torch.nn.functional.cosine_similarity(query, support) for support in supports]
+    content = manifest()
+    assert content["queries"][0]["scores"]["jay"] == pytest.approx(float(torch.cat(cosines).mean()), abs=1e-5)
+    assert content["queries"][0]["methods"]["fam"]["layer_size"] == [5, 5]
+    assert (content["model"], content["layer"]) == ("conv4net", "features")
+    assert content["weights"]["layout"] == "captum-fam"
+    assert content["preprocessing"]["size"] == 84
+    assert content["preprocessing"]["interpolation"] == "bicubic"
+
+
+def test_a_network_decides_by_its_own_similarity_unless_told(
+    folder: Path, conv4net: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def euclidean(*arguments: Any, **options: Any) -> EmbeddingModel:
+        return dataclasses.replace(create_model(*arguments, **options), similarity="euclidean")
+
+    monkeypatch.setattr("captum_fam.cli.explain.create_model", euclidean)
+    words = ["explain", "q1.png", "--support", "birds/jay", "--model", "conv4net", "--weights", str(conv4net)]
+    assert main([*words, "--out", "own"]) == main([*words, "--similarity", "cosine", "--out", "told"]) == 0
+    assert manifest("own")["similarity"] == "euclidean"
+    assert manifest("own")["queries"][0]["scores"]["jay"] < 0 < manifest("told")["queries"][0]["scores"]["jay"]
+    assert manifest("told")["similarity"] == "cosine"
+
+
+def test_a_network_of_the_paper_needs_a_file_of_its_weights(
+    folder: Path, conv4net: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["explain", "q1.png", "--support", "birds"]
+    assert main([*words, "--model", "conv4net"]) == 2
+    assert "--model conv4net: give its weights as --weights FILE" in capsys.readouterr().err
+    assert main([*words, "--model", "conv4net", "--weights", "DEFAULT"]) == 2
+    assert "conv4net has none that can be downloaded" in capsys.readouterr().err
+    assert main([*words, "--model", "resnet12", "--weights", str(conv4net)]) == 2
+    error = capsys.readouterr().err
+    assert "do not fit ResNet12" in error
+    assert error.count("\n") == 1
+
+
+def test_a_head_with_an_l2_norm_is_part_of_the_explanation(folder: Path) -> None:
+    torch.manual_seed(6)
+    state = create_model("npid_resnet18").model.state_dict()
+    state["head.bias"].zero_()  # its share of the score has no place in a map
+    torch.save(state, "npid.pth")
+    words = ["--model", "npid_resnet18", "--weights", "npid.pth", "--size", "96", "--device", "cpu"]
+    assert main(["explain", "q1.png", "--support", "birds/jay", "--method", "similarity-cam", *words]) == 0
+    (query,) = manifest()["queries"]
+    assert query["methods"]["similarity-cam"]["layer_size"] == [3, 3]
+    assert abs(query["methods"]["similarity-cam"]["convergence_delta"]) < 1e-5
+
+
+def test_a_model_of_timm_is_explained(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(7)
+    torch.save(timm.create_model("mobilenetv3_small_050").state_dict(), "timm.pth")
+    words = ["explain", "q1.png", "--support", "birds", "--weights", "timm.pth", "--size", "64", "--device", "cpu"]
+    assert main([*words, "--model", "timm/mobilenetv3_small_050"]) == 0
+    assert manifest()["model"] == "timm/mobilenetv3_small_050"
+    assert manifest()["weights"]["layout"] == "timm"
+    assert main([*words, "--model", "timm/mobilenetv3_smal_050"]) == 2
+    assert "did you mean" in capsys.readouterr().err
+
+
 def test_a_vision_transformer_is_explained_but_not_by_grad_cam(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     vit = models.VisionTransformer(64, 16, num_layers=2, num_heads=2, hidden_dim=32, mlp_dim=64).eval()
     vit.heads = torch.nn.Identity()
-    backbone = Backbone(
+    net = EmbeddingModel(
         "tiny_vit", vit, "encoder.layers.encoder_layer_1.ln_1", 64, False, (0, 0, 0), (1, 1, 1), TokenGrid()
     )
-    monkeypatch.setattr("captum_fam.cli.explain.load_backbone", lambda *_: backbone)
-    words = ["explain", "q1.png", "--support", "birds", "--device", "cpu"]
+    monkeypatch.setattr("captum_fam.cli.explain.create_model", lambda *_, **__: net)
+    words = ["explain", "q1.png", "--support", "birds", "--device", "cpu", "--model", "tiny_vit"]
     assert main([*words, "--method", "fam", "grad-cam"]) == 2
     assert "cannot explain the tokens of tiny_vit" in capsys.readouterr().err
     assert main([*words, "--size", "96"]) == 2

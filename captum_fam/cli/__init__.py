@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from captum_fam import __version__
-from captum_fam.cli import demo, evaluate, explain, train
+from captum_fam.cli import demo, evaluate, explain, figure, train
 
-COMMANDS = (demo, explain, evaluate, train)
+COMMANDS = (demo, explain, evaluate, figure, train)
 """Modules with ``add_parser(subparsers)``, whose parser sets ``run``, a function of the options to an exit code."""
 
 

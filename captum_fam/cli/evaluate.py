@@ -6,9 +6,12 @@ import argparse
 import sys
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 _SPLITS = {"few-shot": "novel", "contrastive": "test", "retrieval": "retrieval-test", "mosaic": "novel"}
+
+# What summary.json names besides what the results depend on.
+_ABOUT = ("model", "weights", "head", "pooling", "data", "split", "geometry")
 
 
 def add_parser(subparsers: Any) -> None:
@@ -18,7 +21,7 @@ def add_parser(subparsers: Any) -> None:
         help="measure maps on images with boxes: few-shot, contrastive, retrieval, mosaic",
         description="Run a protocol: the model's accuracy, and for every method how well its maps lie on the objects "
         "and follow the support, beside baselines that look at neither. A run that is killed goes on when the same "
-        "command is given again; torchrun --nproc-per-node N -m captum_fam.cli evaluate ... shares it among processes.",
+        "command is given again; torchrun --nproc-per-node N -m captum_fam evaluate ... shares it among processes.",
     )
     protocols = parser.add_subparsers(title="protocols", metavar="PROTOCOL", required=True)
     _add_few_shot(protocols)
@@ -45,6 +48,7 @@ def _add_contrastive(protocols: Any) -> None:
         "--bank", metavar="FILE", help="a memory bank (.safetensors) without the queries; default: made of --bank-split"
     )
     parser.add_argument("--bank-data", metavar="FOLDER", help="where the bank's images are; default: as --data")
+    parser.add_argument("--bank-boxes", metavar="PATH", help="those of --bank-data for ImageNet; default: as --boxes")
     parser.add_argument("--bank-split", default="train", metavar="NAME", help="default: %(default)s")
     parser.add_argument("--k", type=int, default=200, metavar="N", help="neighbours that vote; default: %(default)s")
     parser.add_argument("--temperature", type=float, default=0.07, metavar="T", help="default: %(default)s")
@@ -53,6 +57,9 @@ def _add_contrastive(protocols: Any) -> None:
         choices=("predicted", "all", "vote", "within-class", "whole-class", "nearest"),
         default="predicted",
         help="which rows of the bank stand for the class in Eq. 11; default: %(default)s",
+    )
+    parser.add_argument(
+        "--backend", choices=("torch", "faiss"), default="torch", help="of the exact search; default: %(default)s"
     )
     _add_conventions(parser)
 
@@ -114,6 +121,8 @@ def _add_protocol(protocols: Any, name: str, said: str, make: Any) -> argparse.A
 
 
 def _add_model(parser: argparse.ArgumentParser, split: str) -> None:
+    from captum_fam.protocols.model import POOLINGS, Framing
+
     parser.add_argument(
         "--model",
         required=True,
@@ -121,7 +130,10 @@ def _add_model(parser: argparse.ArgumentParser, split: str) -> None:
         help="squeezenet, demo, conv4, conv64f, another name of create_model, or package.module:factory",
     )
     parser.add_argument("--weights", metavar="FILE", help="default: torchvision's pretrained ones, for its networks")
-    parser.add_argument("--head", metavar="FILE", help="a linear head, as train-head makes one")
+    parser.add_argument("--head", metavar="FILE", help="a linear head, as train-head or train metric makes one")
+    parser.add_argument(
+        "--pooling", choices=POOLINGS, help="before the head, that which it was trained for; default: the model's"
+    )
     parser.add_argument(
         "--data",
         required=True,
@@ -131,6 +143,13 @@ def _add_model(parser: argparse.ArgumentParser, split: str) -> None:
     parser.add_argument("--split", default=split, metavar="NAME", help="of CUB and the scenes; default: %(default)s")
     parser.add_argument("--boxes", metavar="PATH", help="ImageNet's XML folder or LOC_val_solution.csv")
     parser.add_argument("--size", type=int, metavar="PIXELS", help="side of the images; default: the model's")
+    parser.add_argument(
+        "--geometry",
+        choices=get_args(Framing),
+        default="squash",
+        help="squash the whole image to that size, or resize its shorter side and crop the centre, both in the model's "
+        "ratio or 256:224; default: %(default)s",
+    )
     parser.add_argument("--interpolation", choices=("bilinear", "bicubic"), help="default: the model's")
     parser.add_argument("--similarity", metavar="NAME", help="cosine, dot, euclidean, ...; default: the model's")
     parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="default: %(default)s")
@@ -144,6 +163,7 @@ def _add_conventions(parser: argparse.ArgumentParser) -> None:
         "explain": ("which queries", ("correct", "all")),
         "over": ("which IoU counts where an image has several boxes", ("best", "first", "largest", "mean")),
         "mask": ("what average drop masks: the model's input, or the pixels", ("normalized", "raw")),
+        "signed": ("what box and mask see of a signed map: all of it, or its positive part", ("minmax", "positive")),
     }
     for name, (said, values) in choices.items():
         parser.add_argument(f"--{name}", choices=values, default=values[0], help=f"{said}; default: %(default)s")
@@ -151,6 +171,13 @@ def _add_conventions(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--connectivity", type=int, choices=(8, 4), default=8, help="default: %(default)s")
     parser.add_argument(
         "--steps", type=int, default=20, metavar="N", help="of deletion and insertion; default: %(default)s"
+    )
+    parser.add_argument(
+        "--epsilon",
+        type=float,
+        default=1e-6,
+        metavar="S",
+        help="similarities of at most this have no drop, increase, deletion and insertion; default: %(default)s",
     )
 
 
@@ -168,17 +195,18 @@ def _run(options: argparse.Namespace) -> int:
                 progress=True,
                 examples=options.examples,
                 wrong=options.wrong,
-                about={name: getattr(options, name) for name in ("model", "weights", "head", "data", "split")},
+                about={name: getattr(options, name) for name in _ABOUT},
             )
         except KeyboardInterrupt:
             print(f"\ninterrupted; what is done is in {options.out}, the same command goes on", file=sys.stderr)
             raise
         if evaluation is not None:
             print(evaluation)
-            for item, reason in list(evaluation.skipped.items())[:10]:
-                print(f"left out: item {item}: {reason}", file=sys.stderr)
+            for whose, skipped in (("", evaluation.skipped), (" of the bank", evaluation.bank_skipped)):
+                for item, reason in list(skipped.items())[:10]:
+                    print(f"left out{whose}: item {item}: {reason}", file=sys.stderr)
             print(f"written to {options.out}")
-            return 1 if evaluation.skipped else 0
+            return 1 if evaluation.skipped or evaluation.bank_skipped else 0
     return 0
 
 
@@ -211,11 +239,11 @@ def _contrastive(options: argparse.Namespace) -> Any:
     source = options.bank_data or options.data
     bank: Any
     if options.bank:
-        bank = MemoryBank.load(options.bank)
-    elif (source, options.bank_split) == (options.data, options.split):
+        bank = MemoryBank.load(options.bank, backend=options.backend)
+    elif (source, options.bank_split, options.bank_boxes) == (options.data, options.split, None):
         bank = data
     else:
-        bank = load_dataset(source, options.bank_split, model)
+        bank = load_dataset(source, options.bank_split, model, boxes=options.bank_boxes or options.boxes)
     return Contrastive(
         model,
         data,
@@ -224,6 +252,7 @@ def _contrastive(options: argparse.Namespace) -> Any:
         k=options.k,
         temperature=options.temperature,
         neighbours=options.neighbours,
+        backend=options.backend,
         explain=options.explain,
         **_reading(options),
     )
@@ -271,9 +300,8 @@ def _train_head(options: argparse.Namespace) -> int:
     from captum_fam.protocols.head import save_head, train_head
     from captum_fam.protocols.ranks import joined
 
-    model = _model(options)
     # --head puts the new head in the place of the model's own.
-    model.tail.head = nn.Identity()
+    model = _model(options, nn.Identity())
     data = _data(options, model)
     with joined(options.device) as ranks, tempfile.TemporaryDirectory() as folder:
         features = extract(
@@ -295,11 +323,12 @@ def _train_head(options: argparse.Namespace) -> int:
     return 0
 
 
-def _model(options: argparse.Namespace) -> Any:
+def _model(options: argparse.Namespace, head: Any = None) -> Any:
     from captum_fam.protocols.model import load_model
 
-    model = load_model(options.model, options.weights, options.head)
+    model = load_model(options.model, options.weights, head or options.head, options.pooling)
     model.size = options.size or model.size
+    model.framing = options.geometry
     model.interpolation = options.interpolation or model.interpolation
     model.similarity = options.similarity or model.similarity
     return model

@@ -1,8 +1,9 @@
-"""``captum-fam explain``: image files, compared by any classification network of torchvision."""
+"""``captum-fam explain``: image files, compared by any embedding model of the package."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import difflib
 import hashlib
 import sys
@@ -17,10 +18,10 @@ from PIL import Image
 from tqdm import tqdm
 
 from captum_fam._staging import MANIFEST, staged
-from captum_fam.backbones import Backbone, load_backbone
 from captum_fam.explanation import Explanation, compare_figure, explain, versions, write_json, write_query
-from captum_fam.images import IMAGE_SUFFIXES, Preprocessing, UnreadableImageError, find_images, read_image
+from captum_fam.images import IMAGE_SUFFIXES, UnreadableImageError, find_images, read_image
 from captum_fam.methods import METHODS, WITH_FOIL
+from captum_fam.models import EmbeddingModel, create_model, list_models
 from captum_fam.similarity import get_similarity
 from captum_fam.support import SupportSet, embed_images
 
@@ -36,7 +37,7 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "explain",
         help="explain why images match their supports",
-        description="Explain why query images match their support, by the embeddings of a torchvision network. "
+        description="Explain why query images match their support, by the embeddings of a network. "
         "Images are squashed to a square, so that nothing is cut off.",
         epilog="examples: captum-fam explain query.jpg --support wrens/*.jpg --foil jays/ | "
         "captum-fam explain photos/ --support birds/ --foil others --method fam similarity-cam. "
@@ -61,13 +62,19 @@ def add_parser(subparsers: Any) -> None:
         "leaves out its min-max, which would erase the sign",
     )
     parser.add_argument("--target", metavar="CLASS", help="explain this class instead of the predicted one")
-    parser.add_argument("--model", default="resnet50", metavar="NAME", help="of torchvision; default: %(default)s")
+    parser.add_argument(
+        "--model",
+        default="resnet50",
+        metavar="NAME",
+        help=f"of torchvision, timm/NAME, or with --weights one of the paper: {', '.join(list_models())}; default: "
+        "%(default)s",
+    )
     parser.add_argument("--layer", metavar="NAME", help="default: the last feature map, layer4 of a ResNet")
     parser.add_argument(
         "--weights",
-        default="DEFAULT",
         metavar="DEFAULT|FILE",
-        help="torchvision's pretrained weights, downloaded once, or a state dict (.pth, .pt, .safetensors)",
+        help="a file (.pth, .pt, .tar, .safetensors), as captum-fam train or the authors of the paper's networks wrote "
+        "it; default, of torchvision and timm: the pretrained ones, downloaded once",
     )
     parser.add_argument(
         "--method",
@@ -78,7 +85,7 @@ def add_parser(subparsers: Any) -> None:
         help=f"{', '.join(METHODS)}; default: fam",
     )
     parser.add_argument(
-        "--similarity", default="cosine", metavar="NAME", help="cosine, dot, euclidean, squared-euclidean"
+        "--similarity", metavar="NAME", help="cosine, dot, euclidean, squared-euclidean; default: the model's, cosine"
     )
     parser.add_argument(
         "--size", type=_side, metavar="PIXELS", help="of the square; default: that of the weights, 224 for most"
@@ -100,18 +107,21 @@ def run(options: argparse.Namespace) -> int:
         raise ValueError(f"--foil {foil} needs supports of at least two classes; give a folder of class folders")
     foils = read_classes([Path(path) for path in options.foil], "foil") if options.foil and not foil else {}
     target = _class_name(options.target, list(supports))
-    get_similarity(options.similarity)
+    if options.similarity is not None:
+        get_similarity(options.similarity)
     methods = {name: dict(WITH_FOIL.get(name, {})) if options.foil else {} for name in options.method}
 
-    backbone = load_backbone(options.model, options.weights, options.layer)
-    size = options.size or backbone.size
-    if not backbone.any_size and size != backbone.size:
-        raise ValueError(f"--size {size}: {backbone.name} takes images of {backbone.size} pixels only")
-    if backbone.token_grid and set(methods) & set(_NO_TOKENS):
-        raise ValueError(f"--method {' '.join(_NO_TOKENS)}: cannot explain the tokens of {backbone.name}; take another")
-    backbone.model.to(options.device)
-    grid: dict[str, Any] = {"token_grid": backbone.token_grid} if backbone.token_grid else {}
-    job = _Job(backbone, Preprocessing(size, backbone.mean, backbone.std), options.device, options.batch_size)
+    weights = _weights(options.model, options.weights)
+    net = create_model(options.model, weights, layer=options.layer)
+    size = options.size or net.size
+    if not net.any_size and size != net.size:
+        raise ValueError(f"--size {size}: {options.model} takes images of {net.size} pixels only")
+    net = dataclasses.replace(net, size=size, similarity=options.similarity or net.similarity)
+    if net.token_grid and set(methods) & set(_NO_TOKENS):
+        raise ValueError(f"--method {' '.join(_NO_TOKENS)}: cannot explain the tokens of {options.model}; take another")
+    net.model.to(options.device)
+    grid: dict[str, Any] = {"token_grid": net.token_grid} if net.token_grid else {}
+    job = _Job(net, options.device, options.batch_size)
 
     as_images = any(name in _NEED_IMAGES for name in methods)
     support = job.support_set(supports, "support", as_images)
@@ -123,13 +133,13 @@ def run(options: argparse.Namespace) -> int:
         for chunk in job.read(queries):
             explanations = [
                 explain(
-                    backbone.model,
+                    net.model,
                     chunk.inputs,
                     support,
-                    layer=backbone.layer,
+                    layer=net.layer,
                     method=name,
                     target=target,
-                    similarity=options.similarity,
+                    similarity=net.similarity,
                     foil=foil_set or foil,
                     images=chunk.photos,
                     names=[queries[path] for path in chunk.paths],
@@ -144,13 +154,19 @@ def run(options: argparse.Namespace) -> int:
                 progress.update()
     with staged(options.out) as scratch:
         manifest = {
-            "model": backbone.name,
-            "weights": _describe_weights(options.weights),
-            "layer": backbone.layer,
-            "similarity": options.similarity,
+            "model": options.model,
+            "weights": _describe_weights(weights, net.layout),
+            "layer": net.layer,
+            "similarity": net.similarity,
             "methods": methods,
             "foil": foil or {name: [str(path) for path in paths] for name, paths in foils.items()} or None,
-            "preprocessing": {"size": size, "resize": "squash", "mean": backbone.mean, "std": backbone.std},
+            "preprocessing": {
+                "size": net.size,
+                "resize": "squash",
+                "interpolation": net.interpolation,
+                "mean": net.mean,
+                "std": net.std,
+            },
             "support": {name: [str(path) for path in paths] for name, paths in supports.items()},
             "queries": entries,
             "unreadable": [{"file": str(path), "error": reason} for path, reason in job.unreadable.items()],
@@ -202,8 +218,7 @@ class _Chunk:
 class _Job:
     """Reading images in batches, and remembering which could not be read."""
 
-    backbone: Backbone
-    preprocess: Preprocessing
+    net: EmbeddingModel
     device: str
     batch_size: int
     unreadable: dict[Path, str] = field(default_factory=dict)
@@ -218,7 +233,7 @@ class _Job:
                 self.unreadable[path] = str(error)
                 tqdm.write(f"captum-fam: {error}", file=sys.stderr)
             else:
-                inputs, size = self.preprocess(image), (image.height, image.width)
+                inputs, size = self.net.preprocess(image), (image.height, image.width)
                 image.thumbnail((_DISPLAY_SIDE, _DISPLAY_SIDE))
                 done.append((path, inputs, image, size))
             if done and (len(done) == self.batch_size or number == len(paths)):
@@ -234,7 +249,7 @@ class _Job:
             for name, paths in classes.items():
                 before = len(labels)
                 for chunk in self.read(paths):
-                    parts.append(chunk.inputs if as_images else embed_images(self.backbone.model, chunk.inputs))
+                    parts.append(chunk.inputs if as_images else embed_images(self.net.model, chunk.inputs))
                     labels += [name] * len(chunk.paths)
                 if len(labels) == before:
                     raise ValueError(f"--{what}: no image of {name!r} could be read")
@@ -317,11 +332,23 @@ def _class_name(target: str | None, classes: list[str]) -> str | None:
     )
 
 
-def _describe_weights(weights: str) -> dict[str, str]:
+def _weights(model: str, weights: str | None) -> str:
+    """What to load; random weights explain nothing."""
+    if weights is None and model in list_models():
+        raise ValueError(
+            f"--model {model}: give its weights as --weights FILE; there are none to download, and random ones explain "
+            "nothing"
+        )
+    return weights or "DEFAULT"
+
+
+def _describe_weights(weights: str, layout: str | None) -> dict[str, str]:
+    """The name, or file, hash and whose naming of the parameters it had, where that is known."""
     path = Path(weights)
     if not path.is_file():
         return {"name": weights}
-    return {"file": weights, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    of = {} if layout is None else {"layout": layout}
+    return {"file": weights, "sha256": hashlib.sha256(path.read_bytes()).hexdigest(), **of}
 
 
 def _positive(text: str) -> int:

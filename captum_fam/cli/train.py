@@ -21,7 +21,7 @@ def add_parser(subparsers: Any) -> None:
         help="train few-shot networks on episodes, or heads and networks by metric learning",
         description="Train the networks of the paper's experiments.",
         epilog="A run that is killed goes on when the same command is given again. Several GPUs: torchrun "
-        "--nproc-per-node 4 -m captum_fam.cli train few-shot ...",
+        "--nproc-per-node 4 -m captum_fam train few-shot ...",
     )
     kinds = parser.add_subparsers(title="recipes", metavar="RECIPE", required=True)
     _add_few_shot(kinds)

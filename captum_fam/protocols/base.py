@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,8 +14,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from captum_fam import __version__
+from captum_fam._staging import staged
 from captum_fam.batches import BatchLoader
-from captum_fam.images import unnormalize
+from captum_fam.images import UnreadableImageError, unnormalize
+from captum_fam.protocols.features import Features, discard, extract
 from captum_fam.protocols.figures import Picture
 from captum_fam.protocols.measures import Panel, Perturbable
 from captum_fam.protocols.methods import Foil, MapMethod, ScoresFor
@@ -34,6 +37,7 @@ class Example:
         scores_for: the scores on activations, for a foil.
         target: the class among those scores, ``(1,)``.
         support: an image that stands for the class, in [0, 1].
+        has_foil: whether there is something to tell the class from.
     """
 
     image: Tensor
@@ -41,6 +45,7 @@ class Example:
     scores_for: ScoresFor
     target: Tensor
     support: Tensor | None
+    has_foil: bool = True
 
 
 class ModelProtocol:
@@ -102,6 +107,7 @@ class ModelProtocol:
                 "mean": list(model.mean),
                 "std": list(model.std),
                 "interpolation": model.interpolation,
+                "geometry": repr(model.geometry),
             },
             "dataset": fingerprint(self.dataset),
             "methods": {method.name: {"foil": method.foil, **method.options} for method in self.panel.methods},
@@ -114,6 +120,43 @@ class ModelProtocol:
         """Put the model where it works."""
         self.model = self._given.fast_copy(ranks.device)
 
+    def extract(self, folder: Path, ranks: Ranks, progress: bool, *, images: bool) -> Features:
+        """Every image of the dataset through the backbone once; the ``images`` themselves are kept where asked for.
+
+        What is left out is kept in ``skipped.json`` beside the results: units are drawn from the other items, and
+        must stay the same whatever becomes of a file later.
+
+        Raises:
+            ValueError: if a file has become unusable since the run began.
+        """
+        path = folder.parent / "skipped.json"
+        began = path.is_file()
+        skipped = {int(item): why for item, why in json.loads(path.read_text("utf-8")).items()} if began else {}
+        features = extract(
+            self.model,
+            _Without(self.dataset, skipped),
+            folder,
+            ("activations", "images") if images else ("activations",),
+            batch_size=self.batch_size,
+            num_workers=self.num_workers,
+            ranks=ranks,
+            progress=progress,
+        )
+        further = [why for item, why in features.skipped.items() if item not in skipped]
+        # All have read before any writes.
+        ranks.wait()
+        if began and further:
+            if ranks.is_first:
+                discard(folder)
+            raise ValueError(
+                f"dataset: {further[0]} ({len(further)} in all); usable when this run began, so that its units would "
+                "change without it: restore it, or begin another run in another folder"
+            )
+        if ranks.is_first and not began:
+            with staged(path.parent) as scratch:
+                (scratch / path.name).write_text(json.dumps(features.skipped, indent=2) + "\n", encoding="utf-8")
+        return features
+
     def __len__(self) -> int:
         """Number of units."""
         raise NotImplementedError
@@ -125,6 +168,11 @@ class ModelProtocol:
     @property
     def skipped(self) -> dict[int, str]:
         """Items that could not be used, with the reason, where no record names them."""
+        return {}
+
+    @property
+    def bank_skipped(self) -> dict[int, str]:
+        """Items of a memory bank's dataset that could not be used, with the reason."""
         return {}
 
     @property
@@ -147,8 +195,12 @@ class ModelProtocol:
         return str(records[item].path.name) if item < len(records) else str(item)
 
     def example(self, record: Record, query: int, label: int) -> Example:
-        """What it takes to draw the map of one query for one class."""
+        """What it takes to draw the map of one query for one class, where there is a support of it."""
         raise NotImplementedError
+
+    def has_support(self, record: Record, query: int, label: int) -> bool:
+        """Whether there is an image of a class, other than the query, to compare it with."""
+        return True
 
     def picture(
         self, record: Record, query: int, classes: Mapping[str, int], methods: Sequence[MapMethod], title: str = ""
@@ -164,11 +216,16 @@ class ModelProtocol:
         """
         supports, maps = {}, {}
         for role, label in classes.items():
+            if not self.has_support(record, query, label):
+                title += f"\nno image of the {role} class to compare with"
+                continue
             example = self.example(record, query, label)
             name = f"{role}:\n{self.class_name(label)}"
             if example.support is not None:
                 supports[name] = example.support
             for method in methods:
+                if method.foil and not example.has_foil:
+                    continue
                 shown = self.maps(
                     method, example.scores_for, example.activation, example.target, example.image.shape[1:]
                 )
@@ -202,6 +259,23 @@ class ModelProtocol:
         with torch.no_grad():
             own = scores(activation).gather(1, target[:, None])[:, 0]
         return Perturbable(images.to(activation.device), score, own, self.model.mean, self.model.std)
+
+
+class _Without(Dataset[Any]):
+    """A dataset some of whose items count as unreadable."""
+
+    def __init__(self, dataset: Dataset[Any], skipped: Mapping[int, str]) -> None:
+        self.dataset = dataset
+        self.records = getattr(dataset, "records", ())
+        self.skipped = skipped
+
+    def __len__(self) -> int:
+        return len(self.dataset)  # type: ignore[arg-type]
+
+    def __getitem__(self, index: int) -> Any:
+        if index in self.skipped:
+            raise UnreadableImageError(self.skipped[index])
+        return self.dataset[index]
 
 
 def cached(make: Callable[[Foil | None], SimilarityToSupport]) -> ScoresFor:

@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from captum_fam.batches import Batch, BatchLoader
-from captum_fam.memory_bank import BankSupport, MemoryBank, Neighbours, Vote
+from captum_fam.memory_bank import Backend, BankSupport, MemoryBank, Neighbours, Vote
 from captum_fam.protocols.base import Example, ModelProtocol, cached, fingerprint, labels_of
+from captum_fam.protocols.features import extract, not_finite
 from captum_fam.protocols.measures import Panel, jsonable
 from captum_fam.protocols.methods import Foil, MapMethod, PairedScores, ScoresFor, check_no_positions
 from captum_fam.protocols.model import TwoPartModel
@@ -29,7 +30,8 @@ class Contrastive(ModelProtocol):
 
     Images are read, classified, explained and forgotten batch by batch. A foil is made of the neighbours of the
     other classes (``"others"``) or of the class with the next most votes (``"runner-up"``), which also is what
-    ``swap`` compares with; a query whose neighbours are of one class has no foil, and no ``swap``.
+    ``swap`` compares with. A query whose neighbours are of one class has nothing to be told from: methods with a foil
+    give it a map of NaN, which is counted and has no part in their means, and it has no ``swap``.
 
     Args:
         model: cut in two; left as it is, a fast copy does the work.
@@ -41,6 +43,7 @@ class Contrastive(ModelProtocol):
         k: neighbours that vote.
         temperature: of the vote.
         neighbours: which rows of the bank stand for the class in Eq. 11: see :class:`~captum_fam.MemoryBank`.
+        backend: of the search in a bank that is made of a dataset; a memory bank has its own.
         explain: the ``"correct"`` queries for their class, or ``"all"`` for the predicted one.
         batch_size: images that are worked on at once; one unit of the run.
         num_workers: processes that read images.
@@ -61,6 +64,7 @@ class Contrastive(ModelProtocol):
         k: int = 200,
         temperature: float = 0.07,
         neighbours: Neighbours = "predicted",
+        backend: Backend = "torch",
         explain: Literal["correct", "all"] = "correct",
         batch_size: int = 32,
         num_workers: int = 0,
@@ -73,6 +77,7 @@ class Contrastive(ModelProtocol):
         self.k = k
         self.temperature = temperature
         self.neighbours = neighbours
+        self.backend = bank.backend if isinstance(bank, MemoryBank) else backend
         self.explain = explain
 
     def __len__(self) -> int:
@@ -80,7 +85,7 @@ class Contrastive(ModelProtocol):
 
     def settings(self) -> dict[str, Any]:
         """What the results depend on, for JSON."""
-        own = ("k", "temperature", "neighbours", "explain")
+        own = ("k", "temperature", "neighbours", "backend", "explain")
         bank = _bank_settings(self.bank) if isinstance(self.bank, MemoryBank) else fingerprint(self.bank)
         return {
             **super().settings(),
@@ -90,28 +95,54 @@ class Contrastive(ModelProtocol):
         }
 
     def prepare(self, folder: Path, ranks: Ranks, progress: bool) -> None:
-        """The memory bank, made by the first process in ``bank.safetensors`` beside the results."""
+        """The memory bank, kept in ``bank.safetensors`` beside the results."""
         super().prepare(folder, ranks, progress)
         bank = self.bank
         if not isinstance(bank, MemoryBank):
-            path = folder.parent / "bank.safetensors"
-            if ranks.is_first:
-                MemoryBank.from_dataset(
-                    lambda images: self._embed(self.model.activation(images)),
-                    bank,
-                    path,
-                    batch_size=self.batch_size,
-                    num_workers=self.num_workers,
-                    on_error="skip",
-                    progress=progress,
-                    similarity=self.model.similarity,
-                )
-            ranks.wait()
-            bank = MemoryBank.load(path)
+            bank = self._make_bank(bank, folder, ranks, progress)
         row_of = {item: row for row, item in enumerate(bank.items.tolist())}
         self._own_rows = torch.tensor([row_of.get(item, -1) for item in self._items_in_bank()], dtype=torch.int64)
+        if bank.skipped and ranks.is_first:
+            item, reason = next(iter(bank.skipped.items()))
+            warnings.warn(
+                f"bank: {len(bank.skipped)} items could not be used and have no row in the bank, the first is item "
+                f"{item}: {reason}",
+                stacklevel=2,
+            )
         self._warned = False
         self._bank = bank.to(ranks.device).using(k=self.k, temperature=self.temperature, neighbours=self.neighbours)
+
+    def _make_bank(self, dataset: Dataset[Any], folder: Path, ranks: Ranks, progress: bool) -> MemoryBank:
+        """The bank of a dataset, by all processes, or what an earlier run made of it."""
+        path = folder.parent / "bank.safetensors"
+        made = path.is_file()
+        # All have looked before any writes.
+        ranks.wait()
+        if not made:
+            features = extract(
+                self.model,
+                dataset,
+                folder / "bank",
+                (),
+                batch_size=self.batch_size,
+                num_workers=self.num_workers,
+                ranks=ranks,
+                progress=progress,
+                name="memory bank",
+            )
+            if ranks.is_first:
+                names = getattr(dataset, "class_names", None) or getattr(dataset, "classes", None)
+                bank = MemoryBank(
+                    features.embeddings,
+                    features.labels,
+                    names,
+                    similarity=self.model.similarity,
+                    items=features.items,
+                )
+                bank.skipped = features.skipped
+                bank.save(path)
+            ranks.wait()
+        return MemoryBank.load(path, backend=self.backend)
 
     def run(self, units: Sequence[int]) -> Iterator[Record]:
         """The records of these batches, which are read ahead where there are workers."""
@@ -128,6 +159,11 @@ class Contrastive(ModelProtocol):
             yield record
         for unit in waiting:
             yield self._record(unit, loader.skipped)
+
+    @property
+    def bank_skipped(self) -> dict[int, str]:
+        """Images of the bank's dataset that could not be used; they have no row."""
+        return self._bank.skipped
 
     def _items(self, unit: int) -> range:
         n_items = len(self.dataset)  # type: ignore[arg-type]
@@ -151,7 +187,7 @@ class Contrastive(ModelProtocol):
         embedding = self._embed(activation)
         finite = (embedding.isfinite().all(1) & activation.flatten(1).isfinite().all(1)).cpu()
         for item in batch.indices[~finite].tolist():
-            record["skipped"][str(item)] = "its features hold NaN or inf"
+            record["skipped"][str(item)] = not_finite(self.dataset, item)
         if not finite.any():
             return
         items, labels = batch.indices[finite], batch.labels[finite]
@@ -181,12 +217,18 @@ class Contrastive(ModelProtocol):
         target = torch.arange(len(chosen), device=activation.device)
         kept = finite.nonzero()[:, 0][chosen]
 
+        alone = ~has_other[:, None, None, None]
+
+        def maps_of(method: MapMethod) -> Tensor:
+            maps = self.maps(method, scores_for, query.activation, target)
+            return maps.masked_fill(alone, torch.nan) if method.foil else maps
+
         def pairs(method: MapMethod, maps: Tensor) -> tuple[Tensor, Tensor]:
             others = self.maps(method, scores_for, query.activation, target + len(target))
-            return maps, others.masked_fill(~has_other[:, None, None, None], torch.nan)
+            return maps, others.masked_fill(alone, torch.nan)
 
         values = self.panel.values(
-            lambda method: self.maps(method, scores_for, query.activation, target),
+            maps_of,
             self.size,
             [batch.boxes[row] for row in kept.tolist()] if batch.boxes else [],
             self.perturbable(batch.images[kept], query.activation, scores_for(None), target),
@@ -206,8 +248,13 @@ class Contrastive(ModelProtocol):
             chosen = self._support(one, vote, target)
             nearest = chosen.indices[0][chosen.weights[0] > 0][0]
             support = self.image(int(self._bank.items[nearest]), self.bank)
-        scores_for, _ = self._scores(one, vote, target)
-        return Example(self.image(item), activation, scores_for, torch.zeros_like(target), support)
+        scores_for, has_other = self._scores(one, vote, target)
+        return Example(self.image(item), activation, scores_for, torch.zeros_like(target), support, bool(has_other))
+
+    def has_support(self, record: Record, query: int, label: int) -> bool:
+        """Whether the bank has a row of a class, other than the query's own."""
+        rows = (self._bank.labels == label).nonzero()[:, 0]
+        return bool((rows != self._own_rows[record["queries"]["item"][query]]).any())
 
     @torch.no_grad()
     def _embed(self, activation: Tensor) -> Tensor:

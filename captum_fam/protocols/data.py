@@ -54,10 +54,12 @@ def load_dataset(
 
     Raises:
         FileNotFoundError: if there is no such folder.
-        ValueError: for a folder of another kind, or an unknown split.
+        ValueError: for a folder of another kind, an unknown split, or scenes cropped, which have no margin.
     """
     text = str(source)
     if text.partition(":")[0] == "scenes":
+        if model.framing == "crop":
+            raise ValueError("geometry: scenes are drawn in the model's size and cannot be cropped; use squash")
         length = int(text.partition(":")[2] or 1000)
         return ScenesWithBoxes(PlantedScenes(split, length=length, size=model.size), model)  # type: ignore[arg-type]
     root = Path(source)

@@ -6,7 +6,7 @@ import csv
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ class Evaluation:
         methods: by method and measure.
         counts: units, queries, explained queries, and items that were left out.
         skipped: the latter with the reason, by their position in the dataset.
+        bank_skipped: the same of the images of a memory bank.
     """
 
     protocol: str
@@ -45,6 +46,7 @@ class Evaluation:
     methods: dict[str, dict[str, Result]]
     counts: dict[str, int]
     skipped: dict[int, str]
+    bank_skipped: dict[int, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return format_table(self)
@@ -71,9 +73,9 @@ def evaluate(
 ) -> Evaluation | None:
     """Run a protocol, or what an earlier run of the same settings left to do, and write its table.
 
-    ``out`` gets ``records-*.jsonl`` while the run goes on, then ``results.csv``, ``summary.json``,
-    ``examples.png`` and, if asked for, ``wrong.csv`` and ``wrong.png``. A run that is killed goes on when it is
-    started again; a folder of other settings is refused.
+    ``out`` gets ``records-*.jsonl`` while the run goes on, and ``skipped.json``, the images that it does without; then
+    ``results.csv``, ``summary.json``, ``examples.png`` and, if asked for, ``wrong.csv`` and ``wrong.png``. A run
+    that is killed goes on when it is started again; a folder of other settings is refused.
 
     Args:
         protocol: the experiment.
@@ -134,7 +136,10 @@ def summarize_records(protocol: ModelProtocol, records: Sequence[Record]) -> Eva
     return Evaluation(
         protocol.name,
         own,
-        {method.name: results(method.name, explained, groups[1]) for method in protocol.panel.methods}
+        {
+            method.name: results(method.name, explained, groups[1], protocol.panel.conventions.signed)
+            for method in protocol.panel.methods
+        }
         if len(explained_units)
         else {},
         {
@@ -142,8 +147,10 @@ def summarize_records(protocol: ModelProtocol, records: Sequence[Record]) -> Eva
             "queries": len(query_units),
             "explained": len(explained_units),
             "skipped": len(skipped),
+            **({"skipped in the bank": len(protocol.bank_skipped)} if protocol.bank_skipped else {}),
         },
         dict(sorted(skipped.items())),
+        protocol.bank_skipped,
     )
 
 
@@ -199,6 +206,7 @@ def _write(
             **protocol.settings(),
             "counts": evaluation.counts,
             "skipped": {str(item): reason for item, reason in evaluation.skipped.items()},
+            "bank_skipped": {str(item): reason for item, reason in evaluation.bank_skipped.items()},
             "results": rows,
             "versions": versions(),
         }
@@ -247,7 +255,7 @@ def format_table(evaluation: Evaluation) -> str:
     counts = ", ".join(f"{count} {name}" for name, count in evaluation.counts.items())
     own = ", ".join(f"{name} {_number(result)}" for name, result in evaluation.model.items())
     measures = list(dict.fromkeys(measure for table in evaluation.methods.values() for measure in table))
-    head = ["method", *measures, "n", "nan", "flat"]
+    head = ["method", *measures, "n", "nan", "empty"]
     body = [
         [
             method,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
 from io import FileIO
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -21,6 +24,9 @@ from captum_fam.protocols.ranks import Ranks
 
 Kept = Literal["activations", "images"]
 _INDEX = "index.pt"
+_BLOCKS = "blocks"
+_BATCHES_A_BLOCK = 16
+_NOT_FINITE = "its features hold NaN or inf"
 
 
 class Features:
@@ -79,12 +85,14 @@ def extract(
     num_workers: int = 0,
     ranks: Ranks | None = None,
     progress: bool = False,
+    name: str = "features",
 ) -> Features:
     """Run all images through the model, the processes sharing them.
 
     Batches are the same however many processes there are, and so are the features. Images that cannot be read, and
-    those whose features hold NaN or inf, are left out and named in ``skipped``. A folder that holds all of it already
-    is read instead: it must be of the same model and dataset.
+    those whose features hold NaN or inf, are left out and named in ``skipped``. What a killed process has extracted is
+    kept in blocks, and the same call goes on from there; a folder that holds all of it already is read instead. It must
+    be of the same model, dataset and batch size.
 
     Args:
         model: from :meth:`TwoPartModel.fast_copy`.
@@ -95,6 +103,7 @@ def extract(
         num_workers: processes that read.
         ranks: the processes that share the work.
         progress: show a progress bar.
+        name: on the bar.
 
     Raises:
         ValueError: if nothing could be read.
@@ -102,36 +111,13 @@ def extract(
     """
     ranks = ranks or Ranks()
     folder = Path(folder)
-    if (folder / _INDEX).is_file():
-        return _open(folder)
-    n_items = len(dataset)  # type: ignore[arg-type]
-    starts = ranks.share(range(0, n_items, batch_size))
-    mine = [item for start in starts for item in range(start, min(start + batch_size, n_items))]
-    loader = BatchLoader(dataset, mine, batch_size, num_workers, on_error="skip")
-    writers = {kind: _RowWriter(folder / kind) for kind in keep}
-    skipped: dict[int, str] = {}
-    parts: list[_Part] = []
-    bar = tqdm(total=len(mine), desc="features", unit="img", disable=not (progress and ranks.is_first))
-    try:
-        for batch in loader:
-            activation = model.activation(batch.images)
-            embedding = model.tail(activation).cpu()
-            activation = activation.cpu().contiguous()
-            for kind, writer in writers.items():
-                writer.write(batch.indices, activation if kind == "activations" else batch.images)
-            finite = activation.flatten(1).isfinite().all(1) & embedding.isfinite().all(1)
-            skipped.update(dict.fromkeys(batch.indices[~finite].tolist(), "its features hold NaN or inf"))
-            boxes = tuple(box for box, good in zip(batch.boxes, finite.tolist(), strict=False) if good)
-            parts.append(_Part(embedding[finite], batch.labels[finite], batch.indices[finite], boxes))
-            bar.update(len(batch.indices))
-    finally:
-        bar.close()
-        shapes = {kind: writer.close() for kind, writer in writers.items()}
-    gathered = ranks.gather((parts, {**loader.skipped, **skipped}, shapes))
-    if ranks.is_first:
-        with staged(folder) as scratch:
-            torch.save(_index(gathered, n_items), scratch / _INDEX)
-    ranks.wait()
+    if not (folder / _INDEX).is_file():
+        shown = name if progress and ranks.is_first else None
+        _fill_blocks(model, dataset, folder, keep, batch_size, num_workers, ranks, shown)
+        ranks.wait()
+        if ranks.is_first:
+            _close_blocks(folder, len(dataset))  # type: ignore[arg-type]
+        ranks.wait()
     return _open(folder)
 
 
@@ -142,12 +128,99 @@ class _Part(NamedTuple):
     boxes: tuple[Tensor, ...]
 
 
-def _index(
-    gathered: list[tuple[list[_Part], dict[int, str], dict[Kept, tuple[int, ...]]]], n_items: int
-) -> dict[str, Any]:
-    """What all processes have read, in the order of the dataset."""
-    parts = [part for ours, _, _ in gathered for part in ours]
-    skipped = {item: reason for _, theirs, _ in gathered for item, reason in theirs.items()}
+@dataclass
+class _Block:
+    """Some batches: where they start in the dataset, parts that are plain tuples, and the shapes of rows in files."""
+
+    starts: list[int] = field(default_factory=list)
+    parts: list[tuple[Tensor, Tensor, Tensor, tuple[Tensor, ...]]] = field(default_factory=list)
+    skipped: dict[int, str] = field(default_factory=dict)
+    shapes: dict[Kept, tuple[int, ...]] = field(default_factory=dict)
+
+
+def _fill_blocks(
+    model: TwoPartModel,
+    dataset: Dataset[Any],
+    folder: Path,
+    keep: Sequence[Kept],
+    batch_size: int,
+    num_workers: int,
+    ranks: Ranks,
+    bar_name: str | None,
+) -> None:
+    """Extract what no block has yet."""
+    n_items = len(dataset)  # type: ignore[arg-type]
+    done = {start for block in _read_blocks(folder) for start in block.starts}
+    # All have read before any writes, so that they agree on what is left to do.
+    ranks.wait()
+    waiting = ranks.share([start for start in range(0, n_items, batch_size) if start not in done])
+    items = [item for start in waiting for item in range(start, min(start + batch_size, n_items))]
+    loader = BatchLoader(dataset, items, batch_size, num_workers, on_error="skip")
+    with ExitStack() as files:
+        writers = {kind: files.enter_context(closing(_RowWriter(folder / kind))) for kind in keep}
+        bar = files.enter_context(tqdm(total=len(items), desc=bar_name, unit="img", disable=bar_name is None))
+        block = _Block()
+
+        def save(starts: list[int]) -> None:
+            """The block with these batches, and whatever of them could not be read."""
+            nonlocal block
+            block.starts += starts
+            ours = {*block.starts}
+            unread = {item: why for item, why in loader.skipped.items() if item - item % batch_size in ours}
+            block.skipped = {**unread, **block.skipped}
+            block.shapes = {kind: writer.shape for kind, writer in writers.items()}
+            for writer in writers.values():
+                writer.sync()
+            with staged(folder / _BLOCKS) as scratch:
+                torch.save(vars(block), scratch / f"{block.starts[0]:010d}.pt")
+            block = _Block()
+
+        for batch in loader:
+            activation = model.activation(batch.images)
+            embedding = model.tail(activation).cpu()
+            activation = activation.cpu().contiguous()
+            for kind, writer in writers.items():
+                writer.write(batch.indices, activation if kind == "activations" else batch.images)
+            finite = activation.flatten(1).isfinite().all(1) & embedding.isfinite().all(1)
+            block.skipped |= {item: not_finite(dataset, item) for item in batch.indices[~finite].tolist()}
+            boxes = tuple(box for box, good in zip(batch.boxes, finite.tolist(), strict=False) if good)
+            block.parts.append((embedding[finite], batch.labels[finite], batch.indices[finite], boxes))
+            bar.update(len(batch.indices))
+            # Batches of which nothing could be read do not come by.
+            at = waiting.index(int(batch.indices[0]) // batch_size * batch_size) + 1
+            if at >= _BATCHES_A_BLOCK:
+                save(waiting[:at])
+                del waiting[:at]
+        if waiting:
+            save(waiting)
+
+
+def not_finite(dataset: Dataset[Any], item: int) -> str:
+    """Why an item is left out whose features are no numbers, with its file where the dataset knows it."""
+    records = getattr(dataset, "records", ())
+    return f"{records[item].path}: {_NOT_FINITE}" if item < len(records) else _NOT_FINITE
+
+
+def _read_blocks(folder: Path) -> list[_Block]:
+    return [_Block(**torch.load(path, weights_only=True)) for path in sorted((folder / _BLOCKS).glob("*.pt"))]
+
+
+def _close_blocks(folder: Path, n_items: int) -> None:
+    """Make the index of all blocks and remove them."""
+    try:
+        index = _index(_read_blocks(folder), n_items)
+    except ValueError:
+        discard(folder)
+        raise
+    with staged(folder) as scratch:
+        torch.save(index, scratch / _INDEX)
+    shutil.rmtree(folder / _BLOCKS)
+
+
+def _index(blocks: Sequence[_Block], n_items: int) -> dict[str, Any]:
+    """What all blocks hold, in the order of the dataset."""
+    parts = [_Part(*part) for block in blocks for part in block.parts]
+    skipped = {item: reason for block in blocks for item, reason in block.skipped.items()}
     if not any(len(part.items) for part in parts):
         raise ValueError(f"dataset: no usable image among {n_items}; the first: {next(iter(skipped.values()), 'none')}")
     order = torch.cat([part.items for part in parts]).argsort()
@@ -158,7 +231,7 @@ def _index(
         "items": torch.cat([part.items for part in parts])[order],
         "boxes": [boxes[index] for index in order.tolist()] if boxes else [],
         "skipped": dict(sorted(skipped.items())),
-        "shapes": {kind: shape for _, _, theirs in gathered for kind, shape in theirs.items() if shape},
+        "shapes": {kind: shape for block in blocks for kind, shape in block.shapes.items() if shape},
     }
 
 
@@ -171,17 +244,21 @@ def _open(folder: Path) -> Features:
 
 
 class _RowWriter:
-    """Writes rows of one shape at their places in a file that several processes fill."""
+    """Writes rows of one shape at their places in a file that several processes fill.
+
+    Attributes:
+        shape: of the rows; empty before there are any.
+    """
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
         self._path = path
         self._file = FileIO(path, "r+b")
-        self._shape: tuple[int, ...] = ()
+        self.shape: tuple[int, ...] = ()
 
     def write(self, rows: Tensor, values: Tensor) -> None:
-        self._shape = tuple(values.shape[1:])
+        self.shape = tuple(values.shape[1:])
         try:
             for row, value in zip(rows.tolist(), values.numpy(), strict=True):
                 self._file.seek(row * value.nbytes)
@@ -195,10 +272,12 @@ class _RowWriter:
                 "make room, or choose a folder elsewhere",
             ) from error
 
-    def close(self) -> tuple[int, ...]:
-        """The shape of the rows; empty where there were none."""
+    def sync(self) -> None:
+        """Have the system put on the disk what it holds."""
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
         self._file.close()
-        return self._shape
 
 
 def discard(folder: str | Path) -> None:

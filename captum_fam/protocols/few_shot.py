@@ -12,7 +12,6 @@ from torch.utils.data import Dataset
 
 from captum_fam.data.episodes import EpisodeItems, EpisodeSampler
 from captum_fam.protocols.base import Example, ModelProtocol, cached
-from captum_fam.protocols.features import Features, extract
 from captum_fam.protocols.measures import Panel, jsonable
 from captum_fam.protocols.methods import ScoresFor
 from captum_fam.protocols.model import TwoPartModel
@@ -86,16 +85,7 @@ class FewShot(ModelProtocol):
     def prepare(self, folder: Path, ranks: Ranks, progress: bool) -> None:
         """Every image through the backbone once."""
         super().prepare(folder, ranks, progress)
-        self._features: Features = extract(
-            self.model,
-            self.dataset,
-            folder,
-            ("activations", "images") if self.panel.needs_images else ("activations",),
-            batch_size=self.batch_size,
-            num_workers=self.num_workers,
-            ranks=ranks,
-            progress=progress,
-        )
+        self._features = self.extract(folder, ranks, progress, images=self.panel.needs_images)
         self._sampler = EpisodeSampler(self._features.labels, self.way, self.shot, self.query, self.episodes, self.seed)
 
     @property

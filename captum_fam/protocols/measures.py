@@ -6,10 +6,10 @@ group                   measure                     of the map
 ``localization``        ``energy``                  energy proportion (Eq. 19), map scaled by min-max as in the paper
                         ``energy-positive``         the same of its positive part
                         ``lift``                    ``energy`` over the boxes' share of the image
-                        ``iou``                     IoU of box and map's box (Eq. 20), map scaled by min-max
-``max-box``             ``max-box-acc``             MaxBoxAccV2, map scaled by min-max
-``faithfulness``        ``drop``, ``increase``      average drop and increase in confidence (Eq. 21, 22), min-max
-``perturbation``        ``deletion``, ``insertion``  area under the curve of the score
+                        ``iou``                     IoU of box and map's box (Eq. 20), map scaled as chosen
+``max-box``             ``max-box-acc``             MaxBoxAccV2, map scaled as chosen
+``faithfulness``        ``drop``, ``increase``      average drop and increase in confidence (Eq. 21, 22), as chosen
+``perturbation``        ``deletion``, ``insertion``  area under the curve of the score, over that of the whole image
 ``swap``                ``swap``                    correlation with the map for another support
 (mosaics)               ``cell-energy``             energy in the support's cell, of the positive part
                         ``cell-hit``                whether that cell has the most
@@ -56,6 +56,7 @@ from captum_fam.metrics import (
 from captum_fam.metrics.boxes import clip_boxes, format_boxes
 from captum_fam.metrics.faithfulness import apply_masks
 from captum_fam.metrics.localization import MAX_BOX_DELTAS, MAX_BOX_THRESHOLDS, Over, iou_over_boxes
+from captum_fam.metrics.maps import Energy
 from captum_fam.protocols.methods import DEFAULT_METHODS, UNIFORM, MapMethod, get_methods
 
 Measure = Literal["localization", "max-box", "faithfulness", "perturbation", "swap"]
@@ -77,6 +78,10 @@ COLUMN_ORDER = (
     "cell-auroc",
 )
 
+# Measures that see the positive part of a map, always or where the conventions say so.
+_OF_POSITIVE = {"energy-positive", "cell-energy", "cell-hit"}
+_AS_CHOSEN = {"iou", "max-box-acc", "drop", "increase"}
+
 Size = tuple[int, int]
 Values = dict[str, Tensor]
 
@@ -91,6 +96,8 @@ class Conventions:
         over: the boxes of an image: the ``"best"`` IoU, that of the ``"first"`` or ``"largest"``, or the ``"mean"``.
         mask: ``"normalized"`` masks the tensor that the model takes, ``"raw"`` the pixels before normalisation.
         steps: of the perturbation curves.
+        signed: what box and mask see of a signed map: the whole of it by ``"minmax"``, or its ``"positive"`` part.
+        epsilon: similarities of at most this have no drop, increase, deletion and insertion.
     """
 
     threshold: float = 0.2
@@ -98,6 +105,8 @@ class Conventions:
     over: Over = "best"
     mask: Literal["normalized", "raw"] = "normalized"
     steps: int = 20
+    signed: Energy = "minmax"
+    epsilon: float = 1e-6
 
 
 @dataclass(frozen=True)
@@ -130,7 +139,15 @@ def localization(method: str, maps: Tensor, boxes: Sequence[Tensor], size: Size,
     return {
         "energy": energy_proportion(maps, region),
         "energy-positive": energy_proportion(maps, region, energy="positive"),
-        "iou": box_iou(maps, boxes, size, conventions.threshold, conventions.connectivity, conventions.over),
+        "iou": box_iou(
+            maps,
+            boxes,
+            size,
+            conventions.threshold,
+            conventions.connectivity,
+            conventions.over,
+            conventions.signed,
+        ),
         "area": share,
     }
 
@@ -141,24 +158,24 @@ def faithfulness(method: str, maps: Tensor, queries: Perturbable, conventions: C
     if method == UNIFORM:
         # Min-max leaves nothing of a flat map. It hides everywhere half, the middle of what other maps hide.
         half = apply_masks(queries.images, torch.full_like(queries.images[:, :1], 0.5), **raw)
-        return _drop_and_increase(queries.scores, queries.score(half))
-    # A flat map masks with NaN, which must not reach the model.
-    usable = ~(find_nan(maps) | find_empty(maps))
-    masked = masked_inputs(queries.images, maps, **raw)
+        return _drop_and_increase(queries.scores, queries.score(half), conventions.epsilon)
+    # An empty map masks with NaN, which must not reach the model.
+    usable = ~(find_nan(maps) | find_empty(maps, conventions.signed))
+    masked = masked_inputs(queries.images, maps, **raw, energy=conventions.signed)
     scores = queries.score(torch.where(usable[:, None, None, None], masked, 0)).masked_fill(~usable, torch.nan)
-    return _drop_and_increase(queries.scores, scores)
+    return _drop_and_increase(queries.scores, scores, conventions.epsilon)
 
 
-def _drop_and_increase(scores: Tensor, masked_scores: Tensor) -> Values:
+def _drop_and_increase(scores: Tensor, masked_scores: Tensor, epsilon: float) -> Values:
     return {
-        "drop": average_drop(scores, masked_scores),
-        "increase": increase_in_confidence(scores, masked_scores),
+        "drop": average_drop(scores, masked_scores, epsilon),
+        "increase": increase_in_confidence(scores, masked_scores, epsilon),
     }
 
 
 def perturbation(maps: Tensor, queries: Perturbable, conventions: Conventions) -> Values:
     """``deletion`` and ``insertion``, ``(B,)`` each: areas under the curves over the score of the whole image."""
-    whole = queries.scores.masked_fill(queries.scores <= 0, torch.nan)
+    whole = queries.scores.masked_fill(queries.scores <= conventions.epsilon, torch.nan)
 
     def area(mode: Literal["deletion", "insertion"]) -> Tensor:
         curve = perturbation_curve(queries.score, queries.images, maps, mode, conventions.steps)
@@ -183,7 +200,9 @@ def max_box_levels(
     if method == UNIFORM:
         ious = _whole_image_iou(boxes, size)[:, None].expand(-1, len(MAX_BOX_THRESHOLDS))
     else:
-        ious = box_ious_by_threshold(maps, boxes, size, connectivity=conventions.connectivity)
+        ious = box_ious_by_threshold(
+            maps, boxes, size, connectivity=conventions.connectivity, energy=conventions.signed
+        )
     levels = sum((ious >= delta).int() for delta in MAX_BOX_DELTAS)
     assert isinstance(levels, Tensor)
     undefined = ious.isnan().any(1).tolist()
@@ -202,8 +221,8 @@ def mosaic(maps: Tensor, cells: Tensor, size: Size, grid: int) -> Values:
 
 
 def flags(maps: Tensor) -> Values:
-    """``nan`` and ``empty``, boolean ``(B,)``."""
-    return {"nan": find_nan(maps), "empty": find_empty(maps)}
+    """``nan``, ``empty`` and, for measures of the positive part, ``empty-positive``, boolean ``(B,)``."""
+    return {"nan": find_nan(maps), "empty": find_empty(maps), "empty-positive": find_empty(maps, "positive")}
 
 
 def jsonable(values: Tensor) -> list[Any]:
@@ -279,22 +298,30 @@ class Panel:
         return columns
 
 
-def results(method: str, columns: Mapping[str, Sequence[Any]], groups: Tensor | None) -> dict[str, Result]:
+def results(
+    method: str, columns: Mapping[str, Sequence[Any]], groups: Tensor | None, signed: Energy = "minmax"
+) -> dict[str, Result]:
     """The numbers of one method from the columns of :meth:`Panel.values`, those of all records joined.
 
     Args:
         method: its name.
         columns: ``"METHOD.NAME"`` -> a value a query.
         groups: the episode of each query, over which means are taken first; None: over queries at once.
+        signed: of the conventions.
     """
     own = {name.removeprefix(f"{method}."): column for name, column in columns.items() if name.startswith(f"{method}.")}
     levels = own.pop("levels", None)
     values = {name: torch.tensor(np.array(column, dtype=float)) for name, column in own.items()}
-    nan, empty = values.pop("nan").bool(), values.pop("empty").bool()
+    nan, empty, dark = (values.pop(name).bool() for name in ("nan", "empty", "empty-positive"))
+    of_positive = _OF_POSITIVE | (_AS_CHOSEN if signed == "positive" else set())
     if "area" in values:
         values["lift"] = values["energy"] / values.pop("area")
     if levels is not None:
         reached, undefined = (0.0, *MAX_BOX_DELTAS), [math.nan] * len(MAX_BOX_THRESHOLDS)
         ious = [undefined if row is None else [reached[int(digit)] for digit in row] for row in levels]
         values["max-box-acc"] = max_box_accuracy(torch.tensor(ious)).correct
-    return {name: summarize(values[name], groups, nan, empty) for name in COLUMN_ORDER if name in values}
+    return {
+        name: summarize(values[name], groups, nan, dark if name in of_positive else empty)
+        for name in COLUMN_ORDER
+        if name in values
+    }

@@ -10,6 +10,7 @@ import hashlib
 import importlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -18,12 +19,16 @@ from torchvision.models.feature_extraction import create_feature_extractor
 from torchvision.transforms import Normalize
 
 from captum_fam.backbones import backbone_names
-from captum_fam.data.boxes import Squash
+from captum_fam.data.boxes import Geometry, ResizeCrop, Squash
 from captum_fam.demo.network import load_demo_network
 from captum_fam.functional import unit
 from captum_fam.images import IMAGENET_MEAN, IMAGENET_STD
 from captum_fam.models import EmbeddingModel, create_model
+from captum_fam.pooling import GAP, GMP, LSE, GeM
 from captum_fam.protocols.head import load_head
+
+Framing = Literal["squash", "crop"]
+POOLINGS: dict[str, Callable[[], nn.Module]] = {"gap": GAP, "gmp": GMP, "lse": LSE, "gem": GeM}
 
 _CPU_CHUNK = 8
 
@@ -57,11 +62,14 @@ class TwoPartModel(nn.Module):
         backbone: images ``(B, 3, H, W)`` -> activation ``(B, N, h, w)``.
         pooling: ``(B, N, h, w)`` -> ``(B, N)``, such as :class:`~captum_fam.pooling.GAP`.
         head: ``(B, N)`` -> ``(B, J)``, or None.
-        size: side of the square that images are squashed to.
+        size: side of the square that images are brought to.
         mean: of the RGB channels in [0, 1], taken off.
         std: that they are divided by.
         interpolation: of the resizing, ``"bilinear"`` or ``"bicubic"``.
         similarity: the measure that the model decides with, by name.
+        framing: ``"squash"`` the whole image to the square, or resize its shorter side and ``"crop"`` the centre.
+        evaluation_crop: of a crop, the shorter side after resizing and the side that is cut out, None: 256 and 224;
+            another ``size`` keeps their ratio.
 
     Example:
         >>> net = torchvision.models.resnet18(weights="DEFAULT").eval()
@@ -81,6 +89,8 @@ class TwoPartModel(nn.Module):
         std: tuple[float, ...] = IMAGENET_STD,
         interpolation: str = "bilinear",
         similarity: str = "cosine",
+        framing: Framing = "squash",
+        evaluation_crop: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -90,6 +100,8 @@ class TwoPartModel(nn.Module):
         self.std = std
         self.interpolation = interpolation
         self.similarity = similarity
+        self.framing: Framing = framing
+        self.evaluation_crop = evaluation_crop
 
     def forward(self, images: Tensor) -> Tensor:
         embedding: Tensor = self.tail(self.backbone(images))
@@ -105,13 +117,22 @@ class TwoPartModel(nn.Module):
         ).float()
 
     @property
-    def geometry(self) -> Squash:
-        """What a dataset does to pixels and boxes."""
-        return Squash(self.size, self.interpolation)
+    def geometry(self) -> Geometry:
+        """What a dataset does to pixels and boxes.
+
+        Raises:
+            ValueError: for an unknown framing.
+        """
+        if self.framing not in get_args(Framing):
+            raise ValueError(f'framing must be "squash" or "crop", got {self.framing!r}')
+        if self.framing == "squash":
+            return Squash(self.size, self.interpolation)
+        resize, crop = self.evaluation_crop or (256, 224)
+        return ResizeCrop(round(self.size * resize / crop), self.size, self.interpolation)
 
     @property
     def normalize(self) -> Callable[[Tensor], Tensor]:
-        """What a dataset does to the squashed image in [0, 1]."""
+        """What a dataset does to the image of that geometry, in [0, 1]."""
         return Normalize(self.mean, self.std)
 
     @property
@@ -153,7 +174,8 @@ def split_model(net: EmbeddingModel) -> TwoPartModel:
     A normalisation at the end is left out where the similarity is the cosine, which does not see it.
 
     Args:
-        net: as :func:`~captum_fam.models.create_model` gives it; ``torch.fx`` must be able to trace it.
+        net: as :func:`~captum_fam.models.create_model` gives it; ``torch.fx`` must be able to trace it, unless it
+            begins with that layer under the name ``features``, as the networks of the paper do.
 
     Raises:
         ValueError: if pooling and head do not make the model's embedding of the layer.
@@ -162,9 +184,8 @@ def split_model(net: EmbeddingModel) -> TwoPartModel:
         raise ValueError(
             f"model {net.name}: its embedding is no pooling of layer {net.layer!r}; it cannot be cut there"
         )
-    extractor = create_feature_extractor(net.model, {net.layer: "activation"})
     parts = TwoPartModel(
-        nn.Sequential(extractor, _Only("activation")),
+        _backbone(net),
         net.pooling,
         net.head,
         size=net.size,
@@ -172,6 +193,7 @@ def split_model(net: EmbeddingModel) -> TwoPartModel:
         std=net.std,
         interpolation=net.interpolation,
         similarity=net.similarity,
+        evaluation_crop=net.evaluation_crop,
     ).eval()
     probe = torch.rand(2, 3, net.size, net.size, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
@@ -181,6 +203,14 @@ def split_model(net: EmbeddingModel) -> TwoPartModel:
     if whole.shape != again.shape or not torch.allclose(whole, again, rtol=1e-3, atol=1e-5):
         raise ValueError(f"model {net.name}: pooling and head do not make its embedding of layer {net.layer!r}")
     return parts
+
+
+def _backbone(net: EmbeddingModel) -> nn.Module:
+    """From images to the layer's output."""
+    if net.layer == "features":
+        return net.layer_module
+    extractor = create_feature_extractor(net.model, {net.layer: "activation"})
+    return nn.Sequential(extractor, _Only("activation"))
 
 
 class _Only(nn.Module):
@@ -197,7 +227,12 @@ class _Only(nn.Module):
 _ALIASES = {"squeezenet": "squeezenet1_0", "conv4": "conv4net"}
 
 
-def load_model(name: str, weights: str | Path | None = None, head: str | Path | None = None) -> TwoPartModel:
+def load_model(
+    name: str,
+    weights: str | Path | None = None,
+    head: str | Path | nn.Module | None = None,
+    pooling: str | None = None,
+) -> TwoPartModel:
     """A model by name.
 
     Args:
@@ -205,10 +240,13 @@ def load_model(name: str, weights: str | Path | None = None, head: str | Path | 
             ``demo``, the network of ``captum-fam demo``; or ``package.module:factory``, a function without arguments
             that returns a :class:`TwoPartModel` or an :class:`~captum_fam.models.EmbeddingModel`.
         weights: a file of weights; None: torchvision's pretrained ones for its networks, random ones for others.
-        head: a file of :func:`~captum_fam.protocols.head.save_head`, a linear head in place of the model's.
+        head: what stands in the place of the model's: a file as for :func:`~captum_fam.protocols.head.load_head`, or a
+            module, of which ``torch.nn.Identity()`` leaves the pooled activation.
+        pooling: before the head in place of the model's, ``"gap"``, ``"gmp"``, ``"lse"`` or ``"gem"``.
 
     Raises:
-        ValueError: for an unknown name, weights that do not fit, or a factory of something else.
+        ValueError: for an unknown name, weights or a head that do not fit, a factory of something else, or a pooling
+            for which the model's own head was not trained.
     """
     made: object
     if ":" in name:
@@ -226,6 +264,16 @@ def load_model(name: str, weights: str | Path | None = None, head: str | Path | 
     model = split_model(made) if isinstance(made, EmbeddingModel) else made
     if not isinstance(model, TwoPartModel):
         raise ValueError(f"model {name}: its factory gave a {type(model).__name__}, expected a TwoPartModel")
+    if pooling is not None:
+        _set_pooling(model, name, pooling, head is not None)
     if head is not None:
-        model.tail.head = load_head(head)
+        model.tail.head = head if isinstance(head, nn.Module) else load_head(head)
     return model.eval()
+
+
+def _set_pooling(model: TwoPartModel, name: str, pooling: str, with_head: bool) -> None:
+    if pooling not in POOLINGS:
+        raise ValueError(f"pooling must be one of {', '.join(POOLINGS)}, got {pooling!r}")
+    if not with_head and not isinstance(model.tail.head, nn.Identity):
+        raise ValueError(f"pooling: {name} has a head, trained for the pooling that it has; give another head with it")
+    model.tail.pooling = POOLINGS[pooling]()

@@ -13,7 +13,6 @@ from torch.utils.data import Dataset
 from captum_fam.data.episodes import EpisodeItems, EpisodeSampler
 from captum_fam.images import unnormalize
 from captum_fam.protocols.base import Example, ModelProtocol, cached
-from captum_fam.protocols.features import Features, extract
 from captum_fam.protocols.measures import Panel, jsonable
 from captum_fam.protocols.methods import MapMethod, ScoresFor
 from captum_fam.protocols.model import TwoPartModel
@@ -99,16 +98,7 @@ class Mosaic(ModelProtocol):
     def prepare(self, folder: Path, ranks: Ranks, progress: bool) -> None:
         """Every single image through the backbone once."""
         super().prepare(folder, ranks, progress)
-        self._features: Features = extract(
-            self.model,
-            self.dataset,
-            folder,
-            ("activations", "images"),
-            batch_size=self.batch_size,
-            num_workers=self.num_workers,
-            ranks=ranks,
-            progress=progress,
-        )
+        self._features = self.extract(folder, ranks, progress, images=True)
         self._sampler = EpisodeSampler(self._features.labels, self.grid**2, self.shot, 1, self.mosaics, self.seed)
 
     @property

@@ -12,7 +12,6 @@ from torch.utils.data import Dataset
 
 from captum_fam.metrics import recall_at_k
 from captum_fam.protocols.base import Example, ModelProtocol, cached
-from captum_fam.protocols.features import Features, extract
 from captum_fam.protocols.measures import Panel, jsonable
 from captum_fam.protocols.methods import Foil, MapMethod, PairedScores, ScoresFor, check_no_positions
 from captum_fam.protocols.model import TwoPartModel
@@ -66,16 +65,7 @@ class Retrieval(ModelProtocol):
     def prepare(self, folder: Path, ranks: Ranks, progress: bool) -> None:
         """Every image through the backbone once."""
         super().prepare(folder, ranks, progress)
-        self._features: Features = extract(
-            self.model,
-            self.dataset,
-            folder,
-            ("activations", "images") if self.panel.needs_images else ("activations",),
-            batch_size=self.batch_size,
-            num_workers=self.num_workers,
-            ranks=ranks,
-            progress=progress,
-        )
+        self._features = self.extract(folder, ranks, progress, images=self.panel.needs_images)
         if len(self._features.labels.unique()) < 2:
             raise ValueError("dataset: retrieval needs images of two classes at least")
         self._gallery = self._features.embeddings.to(ranks.device)
@@ -149,6 +139,11 @@ class Retrieval(ModelProtocol):
             torch.zeros(1, dtype=torch.int64, device=self.model.device),
             self.image(int(self._features.items[nearest[0]])),
         )
+
+    def has_support(self, record: Record, query: int, label: int) -> bool:
+        """Whether the gallery has another image of a class."""
+        others = self._features.items != record["queries"]["item"][query]
+        return bool((others & (self._features.labels == label)).any())
 
     def _nearest(self, rows: Tensor, label: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """The nearest other image (of a class), its similarity, and the nearest of another class than that one."""

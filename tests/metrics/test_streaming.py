@@ -97,6 +97,11 @@ CASES: dict[str, tuple[Any, Any, Any]] = {
         lambda d: (d["maps"], d["boxes"], SIZE),
         lambda d: metrics.box_iou(d["maps"], d["boxes"], SIZE, 0.3, 4),
     ),
+    "iou-positive": (
+        lambda: BoxIoU(energy="positive"),
+        lambda d: (d["maps"], d["boxes"], SIZE),
+        lambda d: metrics.box_iou(d["maps"], d["boxes"], SIZE, energy="positive"),
+    ),
     "drop": (
         AverageDrop,
         lambda d: (d["scores"], d["masked"]),

@@ -17,12 +17,14 @@ from PIL import Image
 from captum_fam.cli import evaluate as command
 from captum_fam.cli import main
 from captum_fam.data.episodes import EpisodeSampler
+from captum_fam.memory_bank import MemoryBank
 from captum_fam.protocols.evaluation import evaluate
 from captum_fam.protocols.few_shot import FewShot
 from captum_fam.protocols.head import load_head
 from captum_fam.protocols.model import TwoPartModel
 from captum_fam.protocols.mosaic import Mosaic
 from tests.protocols.runs import NAMES, make_model, make_panel, make_protocol
+from tests.protocols.test_bank import Filed
 from tests.protocols.test_features import Damaged
 
 
@@ -154,11 +156,52 @@ def test_an_image_that_overflows_is_left_out_of_the_queries_of_a_bank(tmp_path: 
 
 def test_unreadable_images_of_a_bank_are_said_and_have_no_row(tmp_path: Path) -> None:
     protocol = make_protocol("contrastive")
-    protocol.bank = protocol.dataset = Damaged(protocol.dataset, unreadable={0, 50})
-    with pytest.warns(UserWarning, match="2 items could not be read and have no row in the bank"):
+    protocol.bank = Damaged(protocol.dataset, unreadable={0, 50}, overflowing={7})
+    with pytest.warns(UserWarning, match="3 items could not be used and have no row in the bank"):
         evaluation = evaluate(protocol, tmp_path, examples=0)
     assert evaluation is not None
-    assert evaluation.counts["queries"] == 128
+    assert len(MemoryBank.load(tmp_path / "bank.safetensors")) == 127
+    reasons = {0: "scene-0.jpg: corrupt", 7: "its features hold NaN or inf", 50: "scene-50.jpg: corrupt"}
+    assert evaluation.bank_skipped == reasons
+    assert (evaluation.counts["queries"], evaluation.counts["skipped in the bank"]) == (130, 3)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["bank_skipped"] == {str(item): reason for item, reason in reasons.items()}
+
+
+def test_the_file_of_an_image_whose_features_are_no_numbers_is_named(tmp_path: Path) -> None:
+    protocol = make_protocol("contrastive")
+    filed = Filed(protocol.dataset, range(20))
+    protocol.bank = Damaged(filed, overflowing={3})  # type: ignore[arg-type]
+    protocol.bank.records = filed.records
+    protocol.dataset = Damaged(filed, overflowing={4})  # type: ignore[arg-type]
+    protocol.dataset.records = filed.records
+    with pytest.warns(UserWarning, match=r"the first is item 3: data/3\.jpg: its features hold NaN"):
+        evaluation = evaluate(protocol, tmp_path, examples=0)
+    assert evaluation is not None
+    assert evaluation.skipped == {4: "data/4.jpg: its features hold NaN or inf"}
+
+
+@pytest.mark.parametrize("name", ["contrastive", "retrieval"])
+def test_a_mistake_on_the_only_image_of_its_class_is_shown_without_it(name: str, tmp_path: Path) -> None:
+    class Relabelled(Damaged):
+        def __init__(self, scenes: Any) -> None:
+            super().__init__(scenes)
+            # Two images are alone in their classes, and so mistakes.
+            self.labels = torch.zeros(130, dtype=torch.int64)
+            self.labels[-2:] = torch.tensor([1, 2])
+
+        def __getitem__(self, index: int) -> Any:
+            return super().__getitem__(index)._replace(label=int(self.labels[index]))
+
+    protocol = make_protocol(name)
+    protocol.dataset = protocol.bank = Relabelled(protocol.dataset)
+    evaluate(protocol, tmp_path, examples=0, wrong=5)
+    with (tmp_path / "wrong.csv").open() as file:
+        assert {row["item"] for row in csv.DictReader(file)} >= {"128", "129"}
+    record = {"queries": {"item": [129], "label": [2]}}
+    picture = protocol.picture(record, 0, {"predicted": 0, "true": 2}, protocol.panel.methods[:1])
+    assert "no image of the true class to compare with" in picture.title
+    assert len(picture.maps) == 1
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -262,6 +305,76 @@ def test_a_head_is_trained_on_the_pooled_activation_whatever_head_the_model_has(
         heads.append(load_head(path).weight)
     assert heads[0].shape == (5, 12)
     assert torch.equal(heads[0], heads[1])
+
+
+def test_a_head_of_captum_fam_train_metric_is_taken_with_its_pooling(birds: Path, tmp_path: Path) -> None:
+    pytest.importorskip("pytorch_metric_learning")
+    from captum_fam.training.metric import MetricRecipe, train_metric_head
+
+    features, labels = torch.rand(40, 12), torch.arange(40) % 4
+    recipe = MetricRecipe(steps=2, period=1, way=3, images=2)
+    train_metric_head(features, labels, None, tmp_path / "run", recipe, embedding_size=5)
+    head = tmp_path / "run/best-head.safetensors"
+    arguments = ("--head", str(head), "--pooling", "gmp", "--split", "all", "--methods", "fam")
+    model = ("--model", f"{__name__}:bright_model", "--data", str(birds), "--device", "cpu", "--examples", "0")
+    assert run_command("retrieval", *model, *arguments, "--out", str(tmp_path / "out")) == 0
+    summary = json.loads((tmp_path / "out/summary.json").read_text())
+    assert "(pooling): GMP()" in summary["tail"]
+    assert "out_features=5" in summary["tail"]
+    assert summary["about"]["pooling"] == "gmp"
+    with pytest.raises(ValueError, match="tail was"):
+        run_command("retrieval", *model, *arguments, "--pooling", "gap", "--out", str(tmp_path / "out"))
+
+
+def test_a_crop_moves_images_and_boxes_and_is_another_run(birds: Path, tmp_path: Path, capsys: Any) -> None:
+    arguments = ("retrieval", "--model", f"{__name__}:bright_model", "--data", str(birds), "--device", "cpu")
+    arguments = (*arguments, "--methods", "uniform", "--examples", "0", "--split", "all", "--out", str(tmp_path))
+    assert run_command(*arguments, "--geometry", "crop") == 0
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["preprocessing"]["geometry"] == "ResizeCrop(resize=37, crop=32, interpolation='bilinear')"
+    energy = next(row["mean"] for row in summary["results"] if row["measure"] == "energy")
+    # The box (5, 10, 20, 30) of 30 x 40 becomes (6.17, 12.25, 24.67, 36.75) of 37 x 49, less the crop's corner (2, 8):
+    # the centres of columns 4 to 22 and rows 4 to 28.
+    assert energy == pytest.approx(19 * 25 / 32**2)
+    with pytest.raises(ValueError, match="preprocessing was"):
+        run_command(*arguments, "--geometry", "squash")
+    with pytest.raises(ValueError, match="cannot be cropped"):
+        run_command("retrieval", "--model", "demo", "--data", "scenes:9", "--geometry", "crop")
+
+
+def test_the_conventions_of_a_command_are_part_of_the_run(birds: Path, tmp_path: Path) -> None:
+    arguments = ("retrieval", "--model", f"{__name__}:bright_model", "--data", str(birds), "--device", "cpu")
+    arguments = (*arguments, "--methods", "fam", "--examples", "0", "--split", "all", "--out", str(tmp_path))
+    assert run_command(*arguments, "--signed", "positive", "--epsilon", "0.01", "--threshold", "0.3") == 0
+    conventions = json.loads((tmp_path / "summary.json").read_text())["conventions"]
+    assert (conventions["signed"], conventions["epsilon"], conventions["threshold"]) == ("positive", 0.01, 0.3)
+    with pytest.raises(ValueError, match="conventions was"):
+        run_command(*arguments)
+
+
+def test_the_bank_of_imagenet_has_its_boxes(tmp_path: Path) -> None:
+    lines = ["ImageId,PredictionString"]
+    for folder in ("val", "more"):
+        (tmp_path / folder).mkdir()
+        for number in range(8):
+            name = f"{folder}_{number}"
+            Image.fromarray(np.full((20, 30, 3), 25 * number + 9, dtype=np.uint8)).save(
+                tmp_path / folder / f"{name}.png"
+            )
+            lines.append(f"{name},n0{number % 2} 3 4 20 18")
+    (tmp_path / "boxes.csv").write_text("\n".join(lines[:9]))
+    (tmp_path / "more.csv").write_text("\n".join([lines[0], *lines[9:]]))
+    (tmp_path / "all.csv").write_text("\n".join(lines))
+    model = ("--model", f"{__name__}:bright_model", "--data", str(tmp_path / "val"), "--device", "cpu")
+    model = (*model, "--bank-data", str(tmp_path / "more"), "--methods", "uniform", "--examples", "0", "--k", "2")
+    for number, boxes in enumerate((["all.csv"], ["boxes.csv", "--bank-boxes", str(tmp_path / "more.csv")])):
+        out = tmp_path / f"out-{number}"
+        assert (
+            run_command("contrastive", *model, "--boxes", str(tmp_path / boxes[0]), *boxes[1:], "--out", str(out)) == 0
+        )
+        bank = MemoryBank.load(out / "bank.safetensors")
+        assert bank.class_names == ("n00", "n01")
+        assert bank.labels.tolist() == [0, 1] * 4
 
 
 def test_a_corrupt_photograph_is_named_and_the_exit_code_says_so(birds: Path, tmp_path: Path, capsys: Any) -> None:

@@ -13,8 +13,9 @@ from torch.utils.data import Dataset
 
 from captum_fam.data.boxed_images import Sample
 from captum_fam.images import UnreadableImageError
+from captum_fam.protocols import features as features_module
 from captum_fam.protocols.data import ScenesWithBoxes
-from captum_fam.protocols.features import discard, extract
+from captum_fam.protocols.features import Kept, discard, extract
 from captum_fam.protocols.model import TwoPartModel
 
 
@@ -74,6 +75,7 @@ def test_a_dataset_of_which_nothing_can_be_read_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=r"no usable image among 130.*scene-0\.jpg: corrupt"):
         extract(model, Damaged(scenes, unreadable=set(range(130))), tmp_path)
+    assert len(extract(model, scenes, tmp_path)) == 130
 
 
 def test_a_finished_folder_is_read_instead_of_made(
@@ -98,6 +100,43 @@ def test_an_unfinished_folder_is_made_anew(model: TwoPartModel, scenes: ScenesWi
     with torch.no_grad():
         expected = model.backbone(scenes[60].image[None])
     torch.testing.assert_close(features.activations(torch.tensor([60])), expected)
+
+
+def test_extraction_goes_on_after_the_last_block(
+    model: TwoPartModel, scenes: ScenesWithBoxes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Counted(Damaged):
+        def __init__(self, stop: int | None = None, unreadable: frozenset[int] = frozenset()) -> None:
+            super().__init__(scenes, set(unreadable), overflowing={5})
+            self.stop = stop
+            self.read: list[int] = []
+
+        def __getitem__(self, index: int) -> Sample:
+            if index == self.stop:
+                raise KeyboardInterrupt
+            self.read.append(index)
+            return super().__getitem__(index)
+
+    monkeypatch.setattr(features_module, "_BATCHES_A_BLOCK", 2)
+    kept: tuple[Kept, ...] = ("activations", "images")
+    # A whole batch, 16 to 31, and the end of a later one cannot be read before the run is killed.
+    broken = frozenset({*range(16, 32), 60})
+    with pytest.raises(KeyboardInterrupt):
+        extract(model, Counted(stop=101, unreadable=broken), tmp_path / "parts", kept, batch_size=16)
+    # By now the files are whole again: what was left out stays left out.
+    rest = Counted()
+    parts = extract(model, rest, tmp_path / "parts", kept, batch_size=16)
+    assert rest.read == list(range(80, 130))
+    whole = extract(model, Damaged(scenes, set(broken), {5}), tmp_path / "whole", kept, batch_size=16)
+    assert parts.skipped == whole.skipped
+    assert parts.skipped.keys() == broken | {5}
+    assert torch.equal(parts.items, whole.items)
+    assert torch.equal(parts.embeddings, whole.embeddings)
+    rows = torch.arange(len(whole))
+    assert torch.equal(parts.activations(rows), whole.activations(rows))
+    assert torch.equal(parts.images(rows), whole.images(rows))
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(parts.boxes, whole.boxes, strict=True))
+    assert not (tmp_path / "parts/blocks").exists()
 
 
 def test_a_full_disk_says_how_much_an_image_takes(

@@ -76,7 +76,8 @@ def test_signed_maps_have_two_energies() -> None:
 
 
 def test_means_are_taken_in_groups_first() -> None:
-    columns = {"fam.energy": [0.2, 0.4, 0.9], "fam.area": [0.1, 0.1, 0.3], "fam.nan": [0, 0, 0], "fam.empty": [0, 0, 0]}
+    columns = {"fam.energy": [0.2, 0.4, 0.9], "fam.area": [0.1, 0.1, 0.3]}
+    columns |= {f"fam.{flag}": [0, 0, 0] for flag in ("nan", "empty", "empty-positive")}
     table = results("fam", columns, torch.tensor([0, 0, 5]))
     assert table["energy"].value == pytest.approx((0.3 + 0.9) / 2)
     assert table["lift"].value == pytest.approx((3 + 3) / 2)
@@ -153,6 +154,62 @@ def test_numbers_survive_json_to_the_last_bit_of_float32() -> None:
     assert torch.equal(torch.tensor(jsonable(values)), values)
     assert jsonable(torch.tensor([0.1, float("nan")])) == [0.1, None]
     assert jsonable(torch.tensor([True, False])) == [1, 0]
+
+
+def test_a_map_without_a_positive_value_is_counted_by_the_measures_of_the_positive_part() -> None:
+    maps = -torch.rand(2, 1, 4, 4) - 1
+    maps[1, 0, 2:, 1] = 3
+    table = results("fam", _columns("fam", maps, "localization"), None)
+    found = table["energy-positive"]
+    assert (found.n, found.n_nan, found.n_empty, found.n_skipped) == (1, 0, 1, 0)
+    assert (table["energy"].n, table["energy"].n_empty) == (2, 0)
+    cells = Panel(get_methods("fam"), ()).values(lambda method: maps, (4, 4), cells=(torch.tensor([0, 2]), 2))
+    table = results("fam", cells, None)
+    assert table["cell-hit"] == table["cell-energy"]._replace(value=1.0)
+    assert (table["cell-hit"].n, table["cell-hit"].n_empty, table["cell-auroc"].n_empty) == (1, 1, 0)
+
+
+@pytest.mark.parametrize(("signed", "iou"), [("minmax", 1 / 4), ("positive", 1 / 2)])
+def test_the_box_of_a_signed_map_is_that_of_all_or_of_its_positive_part(signed: str, iou: float) -> None:
+    # Of 16 pixels one is negative, two positive: 0.2 of the range from -4 to 1 is -3, of that from 0 it is 0.2.
+    maps = torch.zeros(1, 1, 4, 4)
+    maps[0, 0, 3, 3] = -4
+    maps[0, 0, 0, :2] = 1
+    boxes = [torch.tensor([[0.0, 0.0, 4.0, 1.0]])]
+    panel = Panel(get_methods("fam"), ("localization", "max-box"), Conventions(signed=signed))  # type: ignore[arg-type]
+    columns = panel.values(lambda method: maps, (4, 4), boxes)
+    assert columns["fam.iou"] == [pytest.approx(iou)]
+    levels = columns["fam.levels"][0]
+    assert levels[20] == {"minmax": "0", "positive": "2"}[signed]  # 0.3 and 0.5 reached
+
+
+@pytest.mark.parametrize(("signed", "mask"), [("minmax", [0.0, 0.75, 1.0]), ("positive", [0.0, 0.0, 1.0])])
+def test_the_mask_of_a_signed_map_is_all_of_it_or_its_positive_part(signed: str, mask: list[float]) -> None:
+    maps = torch.tensor([[[[-3.0, 0.0, 1.0]]], [[[-3.0, -2.0, -1.0]]]])
+    seen: list[torch.Tensor] = []
+
+    def score(some: torch.Tensor) -> torch.Tensor:
+        seen.append(some)
+        return torch.tensor([0.2, 0.2])
+
+    queries = Perturbable(torch.ones(2, 3, 1, 3), score, torch.tensor([0.4, 0.4]), (0.0,) * 3, (1.0,) * 3)
+    panel = Panel(get_methods("fam"), ("faithfulness",), Conventions(signed=signed))  # type: ignore[arg-type]
+    columns = panel.values(lambda method: maps, (1, 3), (), queries)
+    torch.testing.assert_close(seen[0][0], torch.tensor(mask).expand(3, 1, 3))
+    assert columns["fam.drop"] == [pytest.approx(0.5), pytest.approx(0.5) if signed == "minmax" else None]
+    found = results("fam", columns, None, signed)["drop"]  # type: ignore[arg-type]
+    assert (found.n, found.n_empty, found.n_skipped) == ((2, 0, 0) if signed == "minmax" else (1, 1, 0))
+
+
+def test_similarities_up_to_epsilon_have_no_measure_that_divides_by_them() -> None:
+    maps = torch.rand(3, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    scores = torch.tensor([0.04, 0.05, 0.06])
+    queries = Perturbable(torch.rand(3, 3, 4, 4), lambda some: scores / 2, scores, (0.0,) * 3, (1.0,) * 3)
+    panel = Panel(get_methods("fam"), ("faithfulness", "perturbation"), Conventions(epsilon=0.05, steps=2))
+    columns = panel.values(lambda method: maps, (4, 4), (), queries)
+    for name in ("drop", "increase", "deletion", "insertion"):
+        assert [value is None for value in columns[f"fam.{name}"]] == [True, True, False]
+    assert [columns["fam.drop"][2], columns["fam.deletion"][2]] == pytest.approx([0.5, 0.5])
 
 
 def test_unknown_measures_are_refused() -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from captum_fam.data.boxes import ResizeCrop, Squash
 from captum_fam.images import IMAGENET_MEAN
-from captum_fam.models import create_model
+from captum_fam.models import EmbeddingNet, create_model
 from captum_fam.pooling import GAP, GMP
 from captum_fam.protocols.head import load_head, save_head, train_head
 from captum_fam.protocols.model import TwoPartModel, load_model, split_model
@@ -22,6 +24,10 @@ def small_factory() -> TwoPartModel:
 
 def embedding_factory() -> object:
     return create_model("conv4net")
+
+
+def headed_factory() -> TwoPartModel:
+    return make_model(head=True)
 
 
 def wrong_factory() -> nn.Module:
@@ -39,14 +45,38 @@ def test_a_fast_copy_gives_the_same_embeddings_without_batch_norm() -> None:
     assert fast.tail.head.out_features == 6
 
 
-def test_a_model_of_the_registry_loses_its_batch_norm_too() -> None:
-    model = load_model("conv4")
+@pytest.mark.parametrize("name", ["conv4net", "conv64f"])
+def test_a_model_of_the_registry_loses_its_batch_norm_too(name: str) -> None:
+    net = create_model(name)
+    for module in net.model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.running_mean, -0.2, 0.2)
+            nn.init.uniform_(module.running_var, 0.5, 2.0)
+    model = split_model(net)
+    assert model.backbone is net.model.features
     fast = model.fast_copy()
     assert not any(isinstance(module, nn.BatchNorm2d) for module in fast.backbone.modules())
     assert not any(module.training for module in fast.modules())
+    filters = [parameter for parameter in fast.parameters() if parameter.dim() == 4]
+    assert len(filters) == 4
+    assert all(one.is_contiguous(memory_format=torch.channels_last) for one in filters)
     images = torch.rand(9, 3, 84, 84)  # more than go through at once
     with torch.no_grad():
         torch.testing.assert_close(fast.activation(images), model.backbone(images), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(fast(images), net.model(images), rtol=1e-4, atol=1e-5)
+
+
+def test_features_need_no_tracing() -> None:
+    class Branching(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.relu() if x.mean() > -100 else x
+
+    net = replace(
+        create_model("conv4net"), model=EmbeddingNet(nn.Sequential(nn.Conv2d(3, 5, 3), Branching()), GAP()).eval()
+    )
+    images = torch.rand(2, 3, 84, 84)
+    with torch.no_grad():
+        torch.testing.assert_close(split_model(net)(images), net.model(images))
 
 
 def test_a_fast_copy_leaves_the_model_as_it_was() -> None:
@@ -92,8 +122,6 @@ def test_the_papers_models_are_cut_so_that_the_parts_make_the_whole(name: str) -
 
 
 def test_a_pooling_that_is_not_the_models_is_refused() -> None:
-    from dataclasses import replace
-
     with pytest.raises(ValueError, match="do not make its embedding"):
         split_model(replace(create_model("conv4net"), pooling=GMP()))
 
@@ -181,3 +209,37 @@ def test_a_file_of_something_else_is_no_head(tmp_path: Path) -> None:
     torch.save({"conv.weight": torch.rand(3, 3)}, tmp_path / "other.pt")
     with pytest.raises(ValueError, match=r"expected the state dict of a torch\.nn\.Linear"):
         load_head(tmp_path / "other.pt")
+
+
+def test_another_pooling_stands_before_the_head(tmp_path: Path) -> None:
+    head = nn.Linear(12, 3)
+    save_head(head, tmp_path / "head.pt")
+    model = load_model(f"{__name__}:small_factory", head=tmp_path / "head.pt", pooling="gmp")
+    images = torch.rand(2, 3, 32, 40)
+    with torch.no_grad():
+        expected = head(model.backbone(images).amax((2, 3)))
+        torch.testing.assert_close(model(images), expected)
+    assert repr(model.tail) != repr(load_model(f"{__name__}:small_factory", head=tmp_path / "head.pt").tail)
+
+
+def test_a_pooling_that_the_head_was_not_trained_for_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"pooling: .*has a head, trained for the pooling"):
+        load_model(f"{__name__}:headed_factory", pooling="gmp")
+    load_model(f"{__name__}:headed_factory", head=nn.Identity(), pooling="gmp")
+    with pytest.raises(ValueError, match="one of gap, gmp, lse, gem, got 'max'"):
+        load_model(f"{__name__}:small_factory", pooling="max")
+
+
+def test_a_crop_is_that_of_the_published_accuracy_at_any_size() -> None:
+    model = split_model(create_model("multi_similarity_bn_inception"))
+    assert model.geometry == Squash(227, "bilinear")
+    model.framing = "crop"
+    assert model.geometry == ResizeCrop(256, 227, "bilinear")
+    model.size = 454
+    assert model.geometry == ResizeCrop(512, 454, "bilinear")
+    other = make_model()
+    other.framing = "crop"
+    assert other.geometry == ResizeCrop(37, 32)  # 32 * 256 / 224 = 36.57
+    other.framing = "stretch"  # type: ignore[assignment]
+    with pytest.raises(ValueError, match=r"squash.*crop.*stretch"):
+        _ = other.geometry

@@ -13,6 +13,7 @@ from captum_fam.data.episodes import EpisodeSampler
 from captum_fam.protocols.contrastive import Contrastive
 from captum_fam.protocols.data import ScenesWithBoxes
 from captum_fam.protocols.few_shot import FewShot
+from captum_fam.protocols.measures import results
 from captum_fam.protocols.model import TwoPartModel
 from captum_fam.protocols.mosaic import Mosaic
 from captum_fam.protocols.ranks import Ranks
@@ -268,3 +269,48 @@ def test_a_query_whose_neighbours_are_of_one_class_has_no_swap(
     protocol = Contrastive(model, scenes, scenes, make_panel("fam", "swap"), k=1, explain="all", batch_size=16)
     (record,) = _run(protocol, tmp_path, [0])
     assert record["explained"]["fam.swap"] == [None] * 16
+
+
+def test_a_query_whose_neighbours_are_of_one_class_has_no_map_with_a_foil(
+    model: TwoPartModel, scenes: ScenesWithBoxes, tmp_path: Any
+) -> None:
+    panel = make_panel("grad-cam,grad-cam-foil,grad-cam-runner-up", "localization", "faithfulness")
+    protocol = Contrastive(model, scenes, scenes, panel, k=2, explain="all", batch_size=16)
+    (record,) = _run(protocol, tmp_path, [0])
+    bank = protocol._bank
+    vote = bank.using(exclude=torch.arange(16)).classify(bank.embeddings[:16])
+    labels = scenes.labels[vote.neighbour_indices]
+    alone = (labels[:, 0] == labels[:, 1]).tolist()
+    assert 0 < sum(alone) < 16
+    columns = record["explained"]
+    for name in ("grad-cam-foil", "grad-cam-runner-up"):
+        assert [bool(value) for value in columns[f"{name}.nan"]] == alone
+        for measure in ("energy", "iou", "drop"):
+            assert [value is None for value in columns[f"{name}.{measure}"]] == alone
+    assert None not in columns["grad-cam.energy"]
+    found = results("grad-cam-foil", columns, None)["energy"]
+    assert (found.n, found.n_nan) == (16 - sum(alone), sum(alone))
+    for query in (alone.index(True), alone.index(False)):
+        row = record["queries"]["item"].index(query)
+        picture = protocol.picture(record, row, {"support": record["queries"]["predicted"][row]}, panel.methods)
+        assert list(picture.maps) == ["grad-cam"] + ["grad-cam-foil", "grad-cam-runner-up"] * (not alone[query])
+
+
+def test_faiss_finds_the_neighbours_that_torch_finds(
+    model: TwoPartModel, scenes: ScenesWithBoxes, tmp_path: Any
+) -> None:
+    pytest.importorskip("faiss")
+    found = []
+    for backend in ("torch", "faiss"):
+        protocol = Contrastive(
+            model,
+            scenes,
+            scenes,
+            make_panel("fam", "localization"),
+            k=9,
+            backend=backend,
+            batch_size=16,  # type: ignore[arg-type]
+        )
+        found += [_run(protocol, tmp_path / backend, [1])[0]["queries"]["predicted"]]
+        assert protocol._bank.backend == protocol.settings()["backend"] == backend
+    assert found[0] == found[1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,10 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from captum_fam.cli import main
 from captum_fam.protocols.evaluation import evaluate
 from captum_fam.protocols.store import Record
 from tests.protocols.runs import NAMES, make_protocol
+from tests.protocols.test_features import Damaged
 
 _SCRIPT = Path(__file__).with_name("runs.py")
 _ROOT = Path(__file__).resolve().parents[2]
@@ -107,3 +111,45 @@ def test_two_processes_give_the_numbers_of_one(tmp_path: Path, undisturbed: Path
         assert (tmp_path / name / "records-1.jsonl").read_text().count("\n") in (3, 4)
         assert _records(tmp_path / name) == _records(undisturbed / name)
         assert (tmp_path / name / "results.csv").read_bytes() == (undisturbed / name / "results.csv").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["few-shot", "retrieval", "mosaic"])
+def test_what_becomes_of_a_file_between_kill_and_resume_changes_no_unit(name: str, tmp_path: Path) -> None:
+    def protocol(*unreadable: int) -> Any:
+        made = make_protocol(name)
+        made.query = 2
+        made.dataset = Damaged(made.dataset, set(unreadable))
+        return made
+
+    whole = evaluate(protocol(3, 40), tmp_path / "whole", examples=0)
+    assert whole is not None
+    assert whole.skipped.keys() == {3, 40}
+    shutil.copytree(tmp_path / "whole", tmp_path / "parts")
+    lines = (tmp_path / "parts/records-0.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "parts/records-0.jsonl").write_text("".join(lines[:3]))
+    # Broken by now: a file that the units were drawn with.
+    with pytest.raises(ValueError, match=r"scene-9\.jpg: corrupt \(1 in all\); usable when this run began.*restore it"):
+        evaluate(protocol(3, 9, 40), tmp_path / "parts", examples=0)
+    # Restored, and with it one that was left out.
+    assert evaluate(protocol(40), tmp_path / "parts", examples=0) == whole
+    assert _records(tmp_path / "parts") == _records(tmp_path / "whole")
+
+
+def test_torchrun_of_the_command_gives_the_table_of_one_process(tmp_path: Path) -> None:
+    command = ["evaluate", "few-shot", "--model", "demo", "--data", "scenes:160", "--device", "cpu", "--examples", "0"]
+    command += ["--episodes", "5", "--way", "3", "--query", "4", "--methods", "fam,grad-cam-foil"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    subprocess.run(
+        [*torchrun, "-m", "captum_fam", *command, "--out", str(tmp_path / "two")],
+        env={**os.environ, "PYTHONPATH": str(_ROOT), "OMP_NUM_THREADS": "1"},
+        check=True,
+    )
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        assert main([*command, "--out", str(tmp_path / "one")]) == 0
+    finally:
+        torch.set_num_threads(threads)
+    shares = [(tmp_path / f"two/records-{rank}.jsonl").read_text().count("\n") for rank in range(2)]
+    assert shares == [3, 2]
+    assert (tmp_path / "two/results.csv").read_bytes() == (tmp_path / "one/results.csv").read_bytes()

@@ -1,4 +1,4 @@
-"""``python -m captum_fam.cli``, for launchers that start a module."""
+"""``python -m captum_fam``, for launchers that start a module, as torchrun does."""
 
 import sys
 

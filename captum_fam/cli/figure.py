@@ -1,0 +1,311 @@
+"""``captum-fam figure``: the paper's Figs. 2 to 5 for any models and images."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+_SPLITS = {"few-shot": "novel", "contrastive": "test", "retrieval": "retrieval-test"}
+_SUFFIXES = (".png", ".pdf", ".svg")
+# Settings of a protocol that a figure has not.
+_OF_TABLES = ("methods", "measures", "conventions", "explain")
+_KEYS = ("weights", "head", "pooling", "similarity", "size", "bank", "label")
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the subcommand."""
+    parser = subparsers.add_parser(
+        "figure",
+        help="draw the maps of several models for the same images, with their accuracies",
+        description="Draw a grid: a row a query, a column a model, its accuracy above. FIGURE.json beside it says how "
+        "it was made. Every map has its own scale; red speaks for the match, blue against it.",
+    )
+    protocols = parser.add_subparsers(title="protocols", metavar="PROTOCOL", required=True)
+    few_shot = _add_protocol(protocols, "few-shot", "queries of N-way K-shot episodes: Fig. 2", _few_shot)
+    few_shot.add_argument("--way", type=int, default=5, metavar="N", help="classes an episode; default: %(default)s")
+    few_shot.add_argument("--shot", type=int, default=1, metavar="N", help="supports a class; default: %(default)s")
+    few_shot.add_argument("--query", type=int, default=15, metavar="N", help="queries a class; default: %(default)s")
+    few_shot.add_argument(
+        "--episodes", type=int, default=200, metavar="N", help="that the accuracy is of; default: %(default)s"
+    )
+    few_shot.add_argument("--aggregate", choices=("mean", "prototype"), default="mean", help="default: %(default)s")
+    contrastive = _add_protocol(
+        protocols, "contrastive", "queries classified by their neighbours in a memory bank: Figs. 3 and 4", _contrastive
+    )
+    contrastive.add_argument("--bank-data", metavar="FOLDER", help="where the banks' images are; default: as --data")
+    contrastive.add_argument("--bank-split", default="train", metavar="NAME", help="default: %(default)s")
+    contrastive.add_argument("--k", type=int, default=200, metavar="N", help="neighbours that vote; default: 200")
+    contrastive.add_argument("--temperature", type=float, default=0.07, metavar="T", help="default: %(default)s")
+    _add_protocol(protocols, "retrieval", "queries and the image each model retrieves for them: Fig. 5", _retrieval)
+
+
+def _add_protocol(protocols: Any, name: str, said: str, make: Any) -> argparse.ArgumentParser:
+    from captum_fam.protocols.methods import METHOD_NAMES
+    from captum_fam.protocols.model import POOLINGS, Framing
+
+    parser: argparse.ArgumentParser = protocols.add_parser(name, help=said, description=f"{said[0].upper()}{said[1:]}.")
+    parser.add_argument(
+        "--model",
+        nargs="+",
+        required=True,
+        type=_parse_model,
+        metavar="NAME[=WEIGHTS][,KEY=VALUE...]",
+        help="one or more of squeezenet, demo, another name of create_model, or package.module:factory, with a file of "
+        f"weights. Keys: head, a linear head as train-head or train metric makes one; pooling, {', '.join(POOLINGS)}; "
+        "similarity; size of the images; label, what the figure calls the model; bank, of contrastive, a file in place "
+        "of --bank-split. Example: conv4net=conv4net/best.safetensors,label=Conv4Net",
+    )
+    parser.add_argument(
+        "--data",
+        required=True,
+        metavar="FOLDER",
+        help="CUB-200-2011; ImageNet's validation images, with --boxes; scenes[:NUMBER]; or package.module:factory",
+    )
+    parser.add_argument(
+        "--split", default=_SPLITS[name], metavar="NAME", help="of CUB and the scenes; default: %(default)s"
+    )
+    parser.add_argument("--boxes", metavar="PATH", help="ImageNet's XML folder or LOC_val_solution.csv")
+    parser.add_argument(
+        "--geometry",
+        choices=get_args(Framing),
+        default="squash",
+        help="squash the whole image to the model's size, or resize its shorter side and crop the centre; default: "
+        "%(default)s",
+    )
+    parser.add_argument(
+        "--methods",
+        default="fam",
+        metavar="NAME,NAME,...",
+        help=f"a column of each model for each: {', '.join(METHOD_NAMES)}; each with -foil behind it, or "
+        "[option=value,...]; default: %(default)s",
+    )
+    parser.add_argument("--foil", choices=("others", "runner-up"), default="others", help="default: %(default)s")
+    parser.add_argument(
+        "--which",
+        choices=("correct", "wrong", "any"),
+        default="correct",
+        help="queries that all models get right, or wrong (Fig. 4: maps for the predicted and for the true class), or "
+        "any; default: %(default)s",
+    )
+    parser.add_argument("--queries", type=int, default=6, metavar="N", help="rows; default: %(default)s")
+    parser.add_argument("--seed", type=int, default=0, help="of the choice, and of episodes; default: %(default)s")
+    parser.add_argument(
+        "--items",
+        type=_numbers,
+        default=(),
+        metavar="N,N,...",
+        help="these queries, as an earlier FIGURE.json has them",
+    )
+    parser.add_argument(
+        "--supports",
+        action=argparse.BooleanOptionalAction,
+        default=name != "contrastive",
+        help="show what the queries were compared with; default: not for contrastive",
+    )
+    parser.add_argument(
+        "--scale",
+        choices=("zero", "minmax"),
+        default="zero",
+        help="what is left clear in a map: zero, or its smallest value as in the paper; default: %(default)s",
+    )
+    parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="default: %(default)s")
+    parser.add_argument("--workers", type=int, default=0, metavar="N", help="that read images; default: %(default)s")
+    parser.add_argument("--device", metavar="NAME", help="default: cuda where there is one")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path(f"{name}.png"),
+        metavar="FIGURE",
+        help=f"{', '.join(_SUFFIXES)}; default: %(default)s",
+    )
+    parser.set_defaults(run=_run, make=make, protocol=name)
+    return parser
+
+
+@dataclass(frozen=True)
+class _Model:
+    """A model as ``--model`` names it."""
+
+    name: str
+    weights: str | None = None
+    head: str | None = None
+    pooling: str | None = None
+    similarity: str | None = None
+    size: int | None = None
+    bank: str | None = None
+    label: str = ""
+
+
+def _parse_model(text: str) -> _Model:
+    # Commas that no key follows belong to a path.
+    first, *rest = re.split(rf",(?=(?:{'|'.join(_KEYS)})=)", text)
+    name, equals, weights = first.partition("=")
+    if not name or "," in name or (equals and not weights):
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: expected NAME[=WEIGHTS][,KEY=VALUE...] with the keys {', '.join(_KEYS)}"
+        )
+    given: dict[str, Any] = {"label": name, **({"weights": weights} if weights else {})}
+    given |= {key: value for key, _, value in (part.partition("=") for part in rest)}
+    if "size" in given and not given["size"].isdecimal():
+        raise argparse.ArgumentTypeError(f"size must be a number of pixels, got {given['size']!r}")
+    return _Model(name, **{**given, **({"size": int(given["size"])} if "size" in given else {})})
+
+
+def _run(options: argparse.Namespace) -> int:
+    """Draw a figure."""
+    import torch
+    from tqdm import tqdm
+
+    from captum_fam._staging import staged
+    from captum_fam.explanation import write_json
+    from captum_fam.protocols.comparison import choose_queries, format_percent, model_figure, run_model
+    from captum_fam.protocols.methods import check_no_positions, get_methods
+
+    _check(options)
+    methods = get_methods(options.methods, options.foil)
+    if options.protocol != "few-shot":
+        check_no_positions(methods)
+    signed = [method.name for method in methods if method.foil]
+    if signed and options.scale == "minmax":
+        raise ValueError(f"--scale minmax: {signed[0]} is signed, and would lose what speaks against the match")
+    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    protocols = [options.make(options, model) for model in options.model]
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    # Beside the figure: the features of many images may be too much for the system's folder.
+    with tempfile.TemporaryDirectory(dir=options.out.parent, prefix=".captum-fam-") as scratch:
+        runs = [
+            run_model(model.label, protocol, Path(scratch, str(number)), device=device, progress=True)
+            for number, (model, protocol) in enumerate(zip(options.model, protocols, strict=True))
+        ]
+        queries = choose_queries(runs, options.which, options.queries, options.seed, options.items)
+        drawn = tqdm(queries, "drawing", unit="query")
+        figure = model_figure(runs, drawn, methods, which=options.which, supports=options.supports, scale=options.scale)
+    with staged(options.out.parent) as folder:
+        figure.save(folder / options.out.name, dpi=200)
+        write_json(folder / f"{options.out.stem}.json", _about(options, runs, queries))
+    for run in runs:
+        print(f"{run.label}: {format_percent(run.accuracy)}")
+    print(f"{len(queries)} queries: {options.out}")
+    return 0
+
+
+def _check(options: argparse.Namespace) -> None:
+    if options.out.suffix.lower() not in _SUFFIXES:
+        raise ValueError(f"--out {options.out}: a figure is written as {', '.join(_SUFFIXES)}")
+    labels = [model.label for model in options.model]
+    twice = [label for label in dict.fromkeys(labels) if labels.count(label) > 1]
+    if twice:
+        raise ValueError(f"--model: several are called {twice[0]}; tell them apart by ,label=NAME")
+    if options.queries < 1:
+        raise ValueError(f"--queries must be at least 1, got {options.queries}")
+    if options.protocol != "contrastive" and any(model.bank for model in options.model):
+        raise ValueError(f"--model: bank is for contrastive, {options.protocol} has none")
+
+
+def _few_shot(options: argparse.Namespace, given: _Model) -> Any:
+    from captum_fam.protocols.comparison import FewShotFigure
+
+    model, data = _load(options, given)
+    return FewShotFigure(
+        model,
+        data,
+        way=options.way,
+        shot=options.shot,
+        query=options.query,
+        episodes=options.episodes,
+        seed=options.seed,
+        aggregate=options.aggregate,
+        **_reading(options),
+    )
+
+
+def _contrastive(options: argparse.Namespace, given: _Model) -> Any:
+    from captum_fam.memory_bank import MemoryBank
+    from captum_fam.protocols.comparison import ContrastiveFigure
+    from captum_fam.protocols.data import load_dataset
+
+    model, data = _load(options, given)
+    source = options.bank_data or options.data
+    bank: Any
+    if given.bank:
+        bank = MemoryBank.load(given.bank)
+    elif (source, options.bank_split) == (options.data, options.split):
+        bank = data
+    else:
+        bank = load_dataset(source, options.bank_split, model)
+    return ContrastiveFigure(model, data, bank, k=options.k, temperature=options.temperature, **_reading(options))
+
+
+def _retrieval(options: argparse.Namespace, given: _Model) -> Any:
+    from captum_fam.protocols.comparison import RetrievalFigure
+
+    return RetrievalFigure(*_load(options, given), ks=(1,), **_reading(options))
+
+
+def _load(options: argparse.Namespace, given: _Model) -> tuple[Any, Any]:
+    """A model and the images as it takes them."""
+    from captum_fam.models import list_models
+    from captum_fam.protocols.data import load_dataset
+    from captum_fam.protocols.model import load_model
+
+    if given.weights is None and given.name in (*list_models(), "conv4"):
+        raise ValueError(f"--model {given.name}: give its weights as {given.name}=FILE; random ones explain nothing")
+    weights = given.weights or ("DEFAULT" if given.name.startswith("timm/") else None)
+    model = load_model(given.name, weights, given.head, given.pooling)
+    model.size = given.size or model.size
+    model.framing = options.geometry
+    model.similarity = given.similarity or model.similarity
+    return model, load_dataset(options.data, options.split, model, boxes=options.boxes)
+
+
+def _reading(options: argparse.Namespace) -> dict[str, Any]:
+    from captum_fam.protocols.measures import Panel
+
+    # Maps are made of the chosen queries only.
+    return {"panel": Panel((), ()), "batch_size": options.batch_size, "num_workers": options.workers}
+
+
+def _about(options: argparse.Namespace, runs: Any, queries: Any) -> dict[str, Any]:
+    """How the figure was made."""
+    from captum_fam.explanation import versions
+
+    names = ("protocol", "data", "split", "geometry", "methods", "foil", "which", "seed", "supports", "scale")
+    first = runs[0].protocol
+    return {
+        **{name: getattr(options, name) for name in names},
+        "models": [
+            {
+                **asdict(model),
+                "accuracy": {
+                    "mean": run.accuracy.value,
+                    "ci95": None if math.isnan(run.accuracy.half_width) else run.accuracy.half_width,
+                    "n": run.accuracy.n,
+                },
+                "settings": {name: value for name, value in run.protocol.settings().items() if name not in _OF_TABLES},
+            }
+            for model, run in zip(options.model, runs, strict=True)
+        ],
+        "queries": [
+            {
+                "item": query.item,
+                "file": first.item_name(query.item),
+                first.unit: query.unit,
+                "label": first.class_name(query.column("label")[0]),
+                "predicted": {
+                    run.label: first.class_name(predicted)
+                    for run, predicted in zip(runs, query.column("predicted"), strict=True)
+                },
+            }
+            for query in queries
+        ],
+        "versions": versions(),
+    }
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(","))
