@@ -74,9 +74,7 @@ def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) 
 
 
 def test_the_module_runs_as_a_program() -> None:
-    run = subprocess.run(
-        [sys.executable, "-m", "captum_fam", "explain"], capture_output=True, text=True, check=False
-    )
+    run = subprocess.run([sys.executable, "-m", "captum_fam", "explain"], capture_output=True, text=True, check=False)
     assert run.returncode == 2
     assert "the following arguments are required: QUERY, --support" in run.stderr
 

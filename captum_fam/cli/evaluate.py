@@ -138,7 +138,8 @@ def _add_model(parser: argparse.ArgumentParser, split: str) -> None:
         "--data",
         required=True,
         metavar="FOLDER",
-        help="CUB-200-2011; ImageNet's validation images, with --boxes; scenes[:NUMBER]; or package.module:factory",
+        help="CUB-200-2011; ImageNet's validation images, with --boxes; class folders, which have no boxes; "
+        "scenes[:NUMBER]; or package.module:factory",
     )
     parser.add_argument("--split", default=split, metavar="NAME", help="of CUB and the scenes; default: %(default)s")
     parser.add_argument("--boxes", metavar="PATH", help="ImageNet's XML folder or LOC_val_solution.csv")

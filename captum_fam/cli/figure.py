@@ -64,7 +64,8 @@ def _add_protocol(protocols: Any, name: str, said: str, make: Any) -> argparse.A
         "--data",
         required=True,
         metavar="FOLDER",
-        help="CUB-200-2011; ImageNet's validation images, with --boxes; scenes[:NUMBER]; or package.module:factory",
+        help="CUB-200-2011; ImageNet's validation images, with --boxes; class folders, which have no boxes; "
+        "scenes[:NUMBER]; or package.module:factory",
     )
     parser.add_argument(
         "--split", default=_SPLITS[name], metavar="NAME", help="of CUB and the scenes; default: %(default)s"

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset
+from torchvision.datasets import ImageFolder
+from torchvision.transforms.functional import pil_to_tensor
 
-from captum_fam.data.boxed_images import Sample
+from captum_fam.data.boxed_images import Record, Sample
 from captum_fam.data.cub import CUB200
 from captum_fam.data.imagenet import ImageNetBoxes
 from captum_fam.data.scenes import CLASSES, PlantedScenes
+from captum_fam.images import read_image
 from captum_fam.protocols.model import TwoPartModel
 
 
@@ -38,6 +43,49 @@ class ScenesWithBoxes(Dataset[Sample]):
         return Sample(self._normalize(scene.image), scene.label, torch.tensor([scene.box], dtype=torch.float32))
 
 
+class ClassFolders(ImageFolder):
+    """A folder for each class, such as ImageNet's training images: items ``(image, label)``, without boxes.
+
+    Labels number the folders by name.
+
+    Args:
+        root: of the class folders.
+        model: whose geometry and normalisation the images get.
+
+    Raises:
+        FileNotFoundError: if ``root`` has no folders, or one of them no images.
+    """
+
+    def __init__(self, root: str | Path, model: TwoPartModel) -> None:
+        super().__init__(root, loader=read_image)
+        self.class_names = tuple(self.classes)
+        self.records = _FolderRecords(self.samples)
+        self.geometry = model.geometry
+        self._normalize = model.normalize
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        image, label = super().__getitem__(index)
+        framed, _ = self.geometry(image, _NO_BOXES)
+        return self._normalize(pil_to_tensor(framed).float() / 255), label
+
+
+_NO_BOXES = torch.empty(0, 4)
+
+
+class _FolderRecords(Sequence[Record]):
+    """Made when they are asked for: there may be a million."""
+
+    def __init__(self, samples: Sequence[tuple[str, int]]) -> None:
+        self._samples = samples
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def __getitem__(self, index: Any) -> Any:
+        path, label = self._samples[index]
+        return Record(Path(path), label, _NO_BOXES)
+
+
 def load_dataset(
     source: str | Path, split: str, model: TwoPartModel, *, boxes: str | Path | None = None
 ) -> Dataset[Any]:
@@ -45,16 +93,16 @@ def load_dataset(
 
     Args:
         source: the folder of CUB-200-2011 or a part of it; the folder of ImageNet's validation images, with
-            ``boxes``; ``"scenes"`` or ``"scenes:LENGTH"``, planted scenes; or ``package.module:factory``, a function of
-            the model and the split.
+            ``boxes``; a folder of class folders, without boxes; ``"scenes"`` or ``"scenes:LENGTH"``, planted scenes; or
+            ``package.module:factory``, a function of the model and the split.
         split: of CUB: ``"base"``, ``"val"``, ``"novel"``, ``"train"``, ``"test"``, ``"retrieval-test"``, ...; of the
-            scenes ``"base"`` or ``"novel"``; ImageNet's validation images have none.
+            scenes ``"base"`` or ``"novel"``; other folders have none.
         model: gives geometry and normalisation.
         boxes: ImageNet's XML folder, or ``LOC_val_solution.csv``.
 
     Raises:
-        FileNotFoundError: if there is no such folder.
-        ValueError: for a folder of another kind, an unknown split, or scenes cropped, which have no margin.
+        FileNotFoundError: if there is no such folder, or no images in it.
+        ValueError: for an unknown split, or scenes cropped, which have no margin.
     """
     text = str(source)
     if text.partition(":")[0] == "scenes":
@@ -73,7 +121,10 @@ def load_dataset(
         return CUB200(root, split, model.geometry, model.normalize)  # type: ignore[arg-type]
     if not root.is_dir():
         raise FileNotFoundError(f"data {source}: no such folder")
-    raise ValueError(
-        f"data {source} is neither CUB-200-2011 (no images.txt) nor, without --boxes, ImageNet; a dataset of your own "
-        "comes as package.module:factory"
-    )
+    try:
+        return ClassFolders(root, model)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"data {source} is neither CUB-200-2011 (no images.txt) nor, without --boxes, ImageNet, nor folders of "
+            f"images by class ({error}); a dataset of your own comes as package.module:factory"
+        ) from error
