@@ -187,7 +187,7 @@ def main() -> None:
         "retrieval": (
             "Table IV: Multi-Similarity and Margin heads trained here",
             retrieval_rows(options.runs, options.shared),
-            ("retrieval --measures localization,swap", "mosaic --split retrieval-test"),
+            ("retrieval --measures localization,swap", "mosaic --mosaics 60 --split retrieval-test"),
         ),
     }
     for name in options.names or pages:

@@ -28,7 +28,7 @@ POSITIONS = (
 # Fewer, because they cost a pass a map, and deletion with insertion two for every step.
 MASKING = "fam,similarity-cam,similarity-cam-foil,grad-cam,mean-activation,random,centre,uniform"
 PERTURBING = "fam,similarity-cam,grad-cam,mean-activation,random,centre"
-WINDOWS = ",".join(f"correspondence[window={side}]{foil}" for side in (1, 3, 5) for foil in ("", "-runner-up"))
+WINDOWS = ",".join(f"correspondence[window={side}]-runner-up" for side in (1, 3, 5))
 RUNS = {
     "few-shot": "few-shot --episodes 40 --measures localization,swap "
     f"--methods {MAPS},correspondence,correspondence-runner-up,{FLOORS}",

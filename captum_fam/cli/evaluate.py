@@ -6,9 +6,20 @@ import argparse
 import sys
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-_SPLITS = {"few-shot": "novel", "contrastive": "test", "retrieval": "retrieval-test", "mosaic": "novel"}
+from captum_fam.cli.protocol_options import (
+    SPLITS,
+    add_bank,
+    add_episodes,
+    add_images,
+    add_methods,
+    bank_settings,
+    episode_settings,
+    load_bank,
+    load_images,
+    reading_settings,
+)
 
 # What summary.json names besides what the results depend on.
 _ABOUT = ("model", "weights", "head", "pooling", "data", "split", "geometry")
@@ -33,12 +44,8 @@ def add_parser(subparsers: Any) -> None:
 
 def _add_few_shot(protocols: Any) -> None:
     parser = _add_protocol(protocols, "few-shot", "N-way K-shot episodes", _few_shot)
-    parser.add_argument("--way", type=int, default=5, metavar="N", help="classes an episode; default: %(default)s")
-    parser.add_argument("--shot", type=int, default=1, metavar="N", help="supports a class; default: %(default)s")
-    parser.add_argument("--query", type=int, default=15, metavar="N", help="queries a class; default: %(default)s")
-    parser.add_argument("--episodes", type=int, default=2000, metavar="N", help="default: %(default)s")
+    add_episodes(parser, 2000)
     parser.add_argument("--seed", type=int, default=0, help="of the episodes; default: %(default)s")
-    parser.add_argument("--aggregate", choices=("mean", "prototype"), default="mean", help="default: %(default)s")
     _add_conventions(parser)
 
 
@@ -47,19 +54,12 @@ def _add_contrastive(protocols: Any) -> None:
     parser.add_argument(
         "--bank", metavar="FILE", help="a memory bank (.safetensors) without the queries; default: made of --bank-split"
     )
-    parser.add_argument("--bank-data", metavar="FOLDER", help="where the bank's images are; default: as --data")
-    parser.add_argument("--bank-boxes", metavar="PATH", help="those of --bank-data for ImageNet; default: as --boxes")
-    parser.add_argument("--bank-split", default="train", metavar="NAME", help="default: %(default)s")
-    parser.add_argument("--k", type=int, default=200, metavar="N", help="neighbours that vote; default: %(default)s")
-    parser.add_argument("--temperature", type=float, default=0.07, metavar="T", help="default: %(default)s")
+    add_bank(parser)
     parser.add_argument(
         "--neighbours",
         choices=("predicted", "all", "vote", "within-class", "whole-class", "nearest"),
         default="predicted",
         help="which rows of the bank stand for the class in Eq. 11; default: %(default)s",
-    )
-    parser.add_argument(
-        "--backend", choices=("torch", "faiss"), default="torch", help="of the exact search; default: %(default)s"
     )
     _add_conventions(parser)
 
@@ -98,21 +98,14 @@ def _add_head(protocols: Any) -> None:
 
 def _add_protocol(protocols: Any, name: str, said: str, make: Any) -> argparse.ArgumentParser:
     from captum_fam.protocols.measures import MEASURES
-    from captum_fam.protocols.methods import DEFAULT_METHODS, METHOD_NAMES
+    from captum_fam.protocols.methods import DEFAULT_METHODS
 
     parser: argparse.ArgumentParser = protocols.add_parser(name, help=said, description=f"{said[0].upper()}{said[1:]}.")
-    _add_model(parser, _SPLITS[name])
-    parser.add_argument(
-        "--methods",
-        default=",".join(DEFAULT_METHODS),
-        metavar="NAME,NAME,...",
-        help=f"{', '.join(METHOD_NAMES)}; each with -foil behind it, or [option=value,...] as in "
-        "fam[normalization=none]; default: %(default)s",
-    )
+    _add_model(parser, SPLITS[name])
+    add_methods(parser, ",".join(DEFAULT_METHODS), "")
     measures = "swap" if name == "mosaic" else "localization,swap"
     said = "swap, or nothing; those of the cells come anyway" if name == "mosaic" else ", ".join(MEASURES)
     parser.add_argument("--measures", default=measures, metavar="NAME,...", help=f"{said}; default: %(default)s")
-    parser.add_argument("--foil", choices=("others", "runner-up"), default="others", help="default: %(default)s")
     parser.add_argument("--examples", type=int, default=4, metavar="N", help="rows of the figure; default: %(default)s")
     parser.add_argument("--wrong", type=int, default=0, metavar="N", help="show the N most confident mistakes")
     parser.add_argument("--out", type=Path, default=Path(name), metavar="DIR", help="default: %(default)s")
@@ -121,7 +114,7 @@ def _add_protocol(protocols: Any, name: str, said: str, make: Any) -> argparse.A
 
 
 def _add_model(parser: argparse.ArgumentParser, split: str) -> None:
-    from captum_fam.protocols.model import POOLINGS, Framing
+    from captum_fam.protocols.model import POOLINGS
 
     parser.add_argument(
         "--model",
@@ -134,28 +127,10 @@ def _add_model(parser: argparse.ArgumentParser, split: str) -> None:
     parser.add_argument(
         "--pooling", choices=POOLINGS, help="before the head, that which it was trained for; default: the model's"
     )
-    parser.add_argument(
-        "--data",
-        required=True,
-        metavar="FOLDER",
-        help="CUB-200-2011; ImageNet's validation images, with --boxes; class folders, which have no boxes; "
-        "scenes[:NUMBER]; or package.module:factory",
-    )
-    parser.add_argument("--split", default=split, metavar="NAME", help="of CUB and the scenes; default: %(default)s")
-    parser.add_argument("--boxes", metavar="PATH", help="ImageNet's XML folder or LOC_val_solution.csv")
     parser.add_argument("--size", type=int, metavar="PIXELS", help="side of the images; default: the model's")
-    parser.add_argument(
-        "--geometry",
-        choices=get_args(Framing),
-        default="squash",
-        help="squash the whole image to that size, or resize its shorter side and crop the centre, both in the model's "
-        "ratio or 256:224; default: %(default)s",
-    )
     parser.add_argument("--interpolation", choices=("bilinear", "bicubic"), help="default: the model's")
     parser.add_argument("--similarity", metavar="NAME", help="cosine, dot, euclidean, ...; default: the model's")
-    parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="default: %(default)s")
-    parser.add_argument("--workers", type=int, default=0, metavar="N", help="that read images; default: %(default)s")
-    parser.add_argument("--device", metavar="NAME", help="default: cuda where there is one")
+    add_images(parser, split)
 
 
 def _add_conventions(parser: argparse.ArgumentParser) -> None:
@@ -217,45 +192,28 @@ def _few_shot(options: argparse.Namespace) -> Any:
     model = _model(options)
     return FewShot(
         model,
-        _data(options, model),
+        load_images(options, model),
         _panel(options),
-        way=options.way,
-        shot=options.shot,
-        query=options.query,
-        episodes=options.episodes,
-        seed=options.seed,
-        aggregate=options.aggregate,
+        **episode_settings(options),
         explain=options.explain,
-        **_reading(options),
+        **reading_settings(options),
     )
 
 
 def _contrastive(options: argparse.Namespace) -> Any:
-    from captum_fam.memory_bank import MemoryBank
     from captum_fam.protocols.contrastive import Contrastive
-    from captum_fam.protocols.data import load_dataset
 
     model = _model(options)
-    data = _data(options, model)
-    source = options.bank_data or options.data
-    bank: Any
-    if options.bank:
-        bank = MemoryBank.load(options.bank, backend=options.backend)
-    elif (source, options.bank_split, options.bank_boxes) == (options.data, options.split, None):
-        bank = data
-    else:
-        bank = load_dataset(source, options.bank_split, model, boxes=options.bank_boxes or options.boxes)
+    data = load_images(options, model)
     return Contrastive(
         model,
         data,
-        bank,
+        load_bank(options, options.bank, model, data),
         _panel(options),
-        k=options.k,
-        temperature=options.temperature,
+        **bank_settings(options),
         neighbours=options.neighbours,
-        backend=options.backend,
         explain=options.explain,
-        **_reading(options),
+        **reading_settings(options),
     )
 
 
@@ -265,11 +223,11 @@ def _retrieval(options: argparse.Namespace) -> Any:
     model = _model(options)
     return Retrieval(
         model,
-        _data(options, model),
+        load_images(options, model),
         _panel(options),
         ks=options.recall,
         explain=options.explain,
-        **_reading(options),
+        **reading_settings(options),
     )
 
 
@@ -279,7 +237,7 @@ def _mosaic(options: argparse.Namespace) -> Any:
     model = _model(options)
     return Mosaic(
         model,
-        _data(options, model),
+        load_images(options, model),
         _panel(options),
         grid=options.grid,
         shot=options.shot,
@@ -287,7 +245,7 @@ def _mosaic(options: argparse.Namespace) -> Any:
         cell=options.cell,
         seed=options.seed,
         aggregate=options.aggregate,
-        **_reading(options),
+        **reading_settings(options),
     )
 
 
@@ -303,7 +261,7 @@ def _train_head(options: argparse.Namespace) -> int:
 
     # --head puts the new head in the place of the model's own.
     model = _model(options, nn.Identity())
-    data = _data(options, model)
+    data = load_images(options, model)
     with joined(options.device) as ranks, tempfile.TemporaryDirectory() as folder:
         features = extract(
             model.fast_copy(ranks.device),
@@ -335,12 +293,6 @@ def _model(options: argparse.Namespace, head: Any = None) -> Any:
     return model
 
 
-def _data(options: argparse.Namespace, model: Any) -> Any:
-    from captum_fam.protocols.data import load_dataset
-
-    return load_dataset(options.data, options.split, model, boxes=options.boxes)
-
-
 def _panel(options: argparse.Namespace) -> Any:
     from captum_fam.protocols.measures import Conventions, Panel
     from captum_fam.protocols.methods import get_methods
@@ -348,10 +300,6 @@ def _panel(options: argparse.Namespace) -> Any:
     measures = tuple(name.strip() for name in options.measures.split(",") if name.strip())
     given = {field.name: getattr(options, field.name) for field in fields(Conventions) if hasattr(options, field.name)}
     return Panel(get_methods(options.methods, options.foil), measures, Conventions(**given))
-
-
-def _reading(options: argparse.Namespace) -> dict[str, int]:
-    return {"batch_size": options.batch_size, "num_workers": options.workers}
 
 
 def _numbers(text: str) -> tuple[int, ...]:

@@ -8,9 +8,21 @@ import re
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-_SPLITS = {"few-shot": "novel", "contrastive": "test", "retrieval": "retrieval-test"}
+from captum_fam.cli.protocol_options import (
+    SPLITS,
+    add_bank,
+    add_episodes,
+    add_images,
+    add_methods,
+    bank_settings,
+    episode_settings,
+    load_bank,
+    load_images,
+    reading_settings,
+)
+
 _SUFFIXES = (".png", ".pdf", ".svg")
 # Settings of a protocol that a figure has not.
 _OF_TABLES = ("methods", "measures", "conventions", "explain")
@@ -27,26 +39,16 @@ def add_parser(subparsers: Any) -> None:
     )
     protocols = parser.add_subparsers(title="protocols", metavar="PROTOCOL", required=True)
     few_shot = _add_protocol(protocols, "few-shot", "queries of N-way K-shot episodes: Fig. 2", _few_shot)
-    few_shot.add_argument("--way", type=int, default=5, metavar="N", help="classes an episode; default: %(default)s")
-    few_shot.add_argument("--shot", type=int, default=1, metavar="N", help="supports a class; default: %(default)s")
-    few_shot.add_argument("--query", type=int, default=15, metavar="N", help="queries a class; default: %(default)s")
-    few_shot.add_argument(
-        "--episodes", type=int, default=200, metavar="N", help="that the accuracy is of; default: %(default)s"
-    )
-    few_shot.add_argument("--aggregate", choices=("mean", "prototype"), default="mean", help="default: %(default)s")
+    add_episodes(few_shot, 200)
     contrastive = _add_protocol(
         protocols, "contrastive", "queries classified by their neighbours in a memory bank: Figs. 3 and 4", _contrastive
     )
-    contrastive.add_argument("--bank-data", metavar="FOLDER", help="where the banks' images are; default: as --data")
-    contrastive.add_argument("--bank-split", default="train", metavar="NAME", help="default: %(default)s")
-    contrastive.add_argument("--k", type=int, default=200, metavar="N", help="neighbours that vote; default: 200")
-    contrastive.add_argument("--temperature", type=float, default=0.07, metavar="T", help="default: %(default)s")
+    add_bank(contrastive)
     _add_protocol(protocols, "retrieval", "queries and the image each model retrieves for them: Fig. 5", _retrieval)
 
 
 def _add_protocol(protocols: Any, name: str, said: str, make: Any) -> argparse.ArgumentParser:
-    from captum_fam.protocols.methods import METHOD_NAMES
-    from captum_fam.protocols.model import POOLINGS, Framing
+    from captum_fam.protocols.model import POOLINGS
 
     parser: argparse.ArgumentParser = protocols.add_parser(name, help=said, description=f"{said[0].upper()}{said[1:]}.")
     parser.add_argument(
@@ -60,32 +62,8 @@ def _add_protocol(protocols: Any, name: str, said: str, make: Any) -> argparse.A
         "similarity; size of the images; label, what the figure calls the model; bank, of contrastive, a file in place "
         "of --bank-split. Example: conv4net=conv4net/best.safetensors,label=Conv4Net",
     )
-    parser.add_argument(
-        "--data",
-        required=True,
-        metavar="FOLDER",
-        help="CUB-200-2011; ImageNet's validation images, with --boxes; class folders, which have no boxes; "
-        "scenes[:NUMBER]; or package.module:factory",
-    )
-    parser.add_argument(
-        "--split", default=_SPLITS[name], metavar="NAME", help="of CUB and the scenes; default: %(default)s"
-    )
-    parser.add_argument("--boxes", metavar="PATH", help="ImageNet's XML folder or LOC_val_solution.csv")
-    parser.add_argument(
-        "--geometry",
-        choices=get_args(Framing),
-        default="squash",
-        help="squash the whole image to the model's size, or resize its shorter side and crop the centre; default: "
-        "%(default)s",
-    )
-    parser.add_argument(
-        "--methods",
-        default="fam",
-        metavar="NAME,NAME,...",
-        help=f"a column of each model for each: {', '.join(METHOD_NAMES)}; each with -foil behind it, or "
-        "[option=value,...]; default: %(default)s",
-    )
-    parser.add_argument("--foil", choices=("others", "runner-up"), default="others", help="default: %(default)s")
+    add_images(parser, SPLITS[name])
+    add_methods(parser, "fam", "a column of each model for each: ")
     parser.add_argument(
         "--which",
         choices=("correct", "wrong", "any"),
@@ -114,9 +92,6 @@ def _add_protocol(protocols: Any, name: str, said: str, make: Any) -> argparse.A
         default="zero",
         help="what is left clear in a map: zero, or its smallest value as in the paper; default: %(default)s",
     )
-    parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="default: %(default)s")
-    parser.add_argument("--workers", type=int, default=0, metavar="N", help="that read images; default: %(default)s")
-    parser.add_argument("--device", metavar="NAME", help="default: cuda where there is one")
     parser.add_argument(
         "--out",
         type=Path,
@@ -212,46 +187,26 @@ def _few_shot(options: argparse.Namespace, given: _Model) -> Any:
     from captum_fam.protocols.comparison import FewShotFigure
 
     model, data = _load(options, given)
-    return FewShotFigure(
-        model,
-        data,
-        way=options.way,
-        shot=options.shot,
-        query=options.query,
-        episodes=options.episodes,
-        seed=options.seed,
-        aggregate=options.aggregate,
-        **_reading(options),
-    )
+    return FewShotFigure(model, data, **episode_settings(options), **_without_maps(options))
 
 
 def _contrastive(options: argparse.Namespace, given: _Model) -> Any:
-    from captum_fam.memory_bank import MemoryBank
     from captum_fam.protocols.comparison import ContrastiveFigure
-    from captum_fam.protocols.data import load_dataset
 
     model, data = _load(options, given)
-    source = options.bank_data or options.data
-    bank: Any
-    if given.bank:
-        bank = MemoryBank.load(given.bank)
-    elif (source, options.bank_split) == (options.data, options.split):
-        bank = data
-    else:
-        bank = load_dataset(source, options.bank_split, model)
-    return ContrastiveFigure(model, data, bank, k=options.k, temperature=options.temperature, **_reading(options))
+    bank = load_bank(options, given.bank, model, data)
+    return ContrastiveFigure(model, data, bank, **bank_settings(options), **_without_maps(options))
 
 
 def _retrieval(options: argparse.Namespace, given: _Model) -> Any:
     from captum_fam.protocols.comparison import RetrievalFigure
 
-    return RetrievalFigure(*_load(options, given), ks=(1,), **_reading(options))
+    return RetrievalFigure(*_load(options, given), ks=(1,), **_without_maps(options))
 
 
 def _load(options: argparse.Namespace, given: _Model) -> tuple[Any, Any]:
     """A model and the images as it takes them."""
     from captum_fam.models import list_models
-    from captum_fam.protocols.data import load_dataset
     from captum_fam.protocols.model import load_model
 
     if given.weights is None and given.name in (*list_models(), "conv4"):
@@ -261,14 +216,14 @@ def _load(options: argparse.Namespace, given: _Model) -> tuple[Any, Any]:
     model.size = given.size or model.size
     model.framing = options.geometry
     model.similarity = given.similarity or model.similarity
-    return model, load_dataset(options.data, options.split, model, boxes=options.boxes)
+    return model, load_images(options, model)
 
 
-def _reading(options: argparse.Namespace) -> dict[str, Any]:
+def _without_maps(options: argparse.Namespace) -> dict[str, Any]:
+    """Maps are made of the chosen queries only."""
     from captum_fam.protocols.measures import Panel
 
-    # Maps are made of the chosen queries only.
-    return {"panel": Panel((), ()), "batch_size": options.batch_size, "num_workers": options.workers}
+    return {"panel": Panel((), ()), **reading_settings(options)}
 
 
 def _about(options: argparse.Namespace, runs: Any, queries: Any) -> dict[str, Any]:
