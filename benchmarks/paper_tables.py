@@ -37,6 +37,8 @@ class Row:
     """By measure."""
     curve: str = ""
     """The column of log.csv that tells the best checkpoint."""
+    checkpoints: int = 0
+    """Lines of log.csv when it is done."""
 
 
 def few_shot_rows(runs: Path) -> list[Row]:
@@ -53,6 +55,7 @@ def few_shot_rows(runs: Path) -> list[Row]:
             f"--model {name} --weights {runs / name / 'best.safetensors'}",
             paper[name],
             "val_accuracy",
+            epochs,
         )
         for name, epochs in lengths.items()
     ]
@@ -77,8 +80,17 @@ def retrieval_rows(runs: Path, shared: Path) -> list[Row]:
             # The paper's networks pool by the maximum.
             beside = published if pooling == "gmp" else None
             model = f"--model squeezenet {weights} --pooling {pooling} {head}"
-            rows.append(Row(name, f"{train} --cache {runs}/features", model, beside, "val_recall@1"))
+            rows.append(Row(name, f"{train} --cache {runs}/features", model, beside, "val_recall@1", 10))
     return rows
+
+
+def log(row: Row, runs: Path) -> list[dict[str, str]]:
+    """The lines of a training's log so far."""
+    path = runs / row.name / "log.csv"
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def prepare(row: Row, shared: Path, runs: Path) -> list[str]:
@@ -86,7 +98,7 @@ def prepare(row: Row, shared: Path, runs: Path) -> list[str]:
     if row.train is None:
         return []
     command = f"train {row.train} --data {shared}/data/cub50 --out {runs / row.name}"
-    if not list((runs / row.name).glob("best*.safetensors")):
+    if len(log(row, runs)) < row.checkpoints:
         call(f"{command} --quiet")
     return [f"captum-fam {command}"]
 
@@ -157,8 +169,7 @@ def curves(rows: Sequence[Row], runs: Path, file: Path) -> None:
     figure = Figure(figsize=(7.5, 2.8), layout="constrained")
     for ax, column in zip(figure.subplots(1, 2), ("loss", trained[0].curve), strict=True):
         for row in trained:
-            with (runs / row.name / "log.csv").open(newline="") as log:
-                values = [float(line[column]) for line in csv.DictReader(log)]
+            values = [float(line[column]) for line in log(row, runs)]
             ax.plot(range(1, len(values) + 1), values, label=row.name)
         ax.set(xlabel="checkpoint", title=column.replace("_", " "))
         ax.grid(alpha=0.3)
@@ -169,7 +180,7 @@ def curves(rows: Sequence[Row], runs: Path, file: Path) -> None:
 def main() -> None:
     """Train what is missing, measure, write the pages."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", choices=[[], "few-shot", "retrieval"], help="default: both")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="few-shot, retrieval; default: both")
     parser.add_argument("--shared", type=Path, default=Path("../shared"))
     parser.add_argument("--runs", type=Path, default=Path("runs/paper"))
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
@@ -190,6 +201,9 @@ def main() -> None:
             ("retrieval --measures localization,swap", "mosaic --mosaics 60 --split retrieval-test"),
         ),
     }
+    unknown = sorted(set(options.names) - set(pages))
+    if unknown:
+        parser.error(f"unknown: {', '.join(unknown)}")
     for name in options.names or pages:
         title, rows, protocols = pages[name]
         lines = page(name, title, rows, protocols, options.shared, options.runs)

@@ -32,7 +32,7 @@ WINDOWS = ",".join(f"correspondence[window={side}]-runner-up" for side in (1, 3,
 RUNS = {
     "few-shot": "few-shot --episodes 40 --measures localization,swap "
     f"--methods {MAPS},correspondence,correspondence-runner-up,{FLOORS}",
-    "few-shot-max-box": f"few-shot --episodes 40 --measures max-box --methods {MAPS},{FLOORS}",
+    "few-shot-max-box": f"few-shot --episodes 10 --measures max-box --methods {MAPS},{FLOORS}",
     "few-shot-faithfulness": f"few-shot --episodes 20 --measures faithfulness --methods {MASKING}",
     "few-shot-perturbation": f"few-shot --episodes 2 --measures perturbation --steps 10 --methods {PERTURBING}",
     "few-shot-head": f"few-shot --head HEAD --episodes 40 --measures localization,swap --methods {MAPS},{FLOORS}",

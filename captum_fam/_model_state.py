@@ -33,7 +33,7 @@ def model_state(forward_func: Callable[..., Any]) -> tuple[Any, ...] | None:
         if isinstance(part, nn.Module):
             tensors += [*part.parameters(), *part.buffers()]
     autocast = [(torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)) for device in ("cpu", "cuda")]
-    return autocast, [_settings(m) for m in modules], [_version(t) for t in tensors], _values(tensors)
+    return autocast, [_settings(m) for m in modules], [tensor_version(t) for t in tensors], _values(tensors)
 
 
 def anchor(forward_func: Callable[..., Any]) -> object:
@@ -48,7 +48,8 @@ def _settings(module: nn.Module) -> tuple[Any, ...]:
     return id(module), type(module), id(own.get("forward")), numbers_and_names
 
 
-def _version(tensor: Tensor) -> tuple[int, int]:
+def tensor_version(tensor: Tensor) -> tuple[int, int]:
+    """A value that changes when another tensor takes its place, or it is changed in place."""
     # In-place updates (optimizers, load_state_dict, batch-norm statistics) raise the version;
     # inference tensors have none.
     return tensor.data_ptr(), -1 if tensor.is_inference() else tensor._version

@@ -65,8 +65,10 @@ class Similarity(nn.Module):
         """Refuse a measure that has contributions but no :meth:`weights`.
 
         Raises:
-            ValueError: for a distance with ``rule="difference"``.
+            ValueError: for such a measure, as a distance with ``rule="difference"`` is one.
         """
+        if type(self).weights is Similarity.weights:
+            raise ValueError(f"similarity {type(self).__name__} has contributions but no linear weights")
 
     def contributions(self, query: Tensor, support: Tensor, support_weights: Tensor) -> Tensor:
         """Contribution of each feature; sums to ``(support_weights * explained).sum(1)``: ``(B, J)``."""

@@ -15,7 +15,7 @@ from captum._utils.common import _run_forward
 from torch import Tensor, nn
 
 from captum_fam import functional as F
-from captum_fam._model_state import anchor, model_state
+from captum_fam._model_state import anchor, model_state, tensor_version
 from captum_fam.similarity import SimilarityLike, get_similarity
 
 Aggregate = Literal["mean", "prototype"]
@@ -73,6 +73,7 @@ class SupportSet(nn.Module):
         self.class_names = names
         self.batch_size = batch_size
         self._embedded = _EmptyOnCopy()
+        self._checked = tensor_version(self.inputs)
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -88,6 +89,10 @@ class SupportSet(nn.Module):
     def embed(self, forward_func: Callable[..., Any], additional_forward_args: Any = None) -> Tensor:
         """The supports' embeddings under ``forward_func``, detached, ``(K, J)``."""
         if self.holds_embeddings:
+            # Loading a state changes them.
+            if self._checked != tensor_version(self.inputs):
+                check_finite(self.inputs)
+                self._checked = tensor_version(self.inputs)
             return self.inputs
         state = model_state(forward_func)
         keep = state is not None and additional_forward_args is None
@@ -106,6 +111,14 @@ class SupportSet(nn.Module):
 
     def set_extra_state(self, state: Tensor) -> None:
         self.class_names = tuple(json.loads(bytes(state.tolist())))
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        names, errors = self.class_names, args[-1]
+        super()._load_from_state_dict(*args)
+        if not errors and len(self.class_names) != self.n_classes:
+            errors.append(f"class_names: {len(self.class_names)} names for {self.n_classes} classes")
+        if errors:
+            self.class_names = names
 
     def extra_repr(self) -> str:
         kind = "embeddings" if self.holds_embeddings else "images"

@@ -570,6 +570,35 @@ def test_a_state_without_class_names_is_refused_unless_told_otherwise(images: Te
     assert other.labels.tolist() == [1, 0, 0, 1]
 
 
+@pytest.mark.parametrize("strict", [True, False])
+def test_a_state_that_does_not_fit_leaves_the_class_names(strict: bool, images: Tensor) -> None:
+    support = SupportSet(images, ["wren", "jay", "jay", "wren"])
+    five = SupportSet(torch.cat([images, images[:1]]), ["kea", "emu", "emu", "owl", "kea"])
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        support.load_state_dict(five.state_dict(), strict=strict)
+    assert support.class_names == ("jay", "wren")
+    nameless = {name: SupportSet(images, [0, 1, 2, 2]).state_dict()[name] for name in ("inputs", "labels")}
+    with pytest.raises(RuntimeError, match="2 names for 3 classes"):
+        support.load_state_dict(nameless, strict=False)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_embeddings_that_a_state_made_useless_are_refused_whatever_the_measure(value: float) -> None:
+    support = SupportSet(torch.rand(3, 6), [0, 1, 2])
+    state = support.state_dict()
+    state["inputs"] = state["inputs"].clone()
+    state["inputs"][1, 2] = value
+
+    def bounded(a: Tensor, b: Tensor) -> Tensor:
+        return 1 / (1 + (a - b).norm(dim=-1))
+
+    scores = SimilarityToSupport(nn.Flatten(), support, bounded)
+    support.load_state_dict(state)
+    for forward in (lambda: scores(torch.rand(2, 6)), lambda: support.embed(nn.Flatten())):
+        with pytest.raises(ValueError, match="support: its embeddings contain NaN or inf"):
+            forward()
+
+
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_support_moves_to_a_gpu(net: nn.Module, images: Tensor) -> None:

@@ -40,12 +40,20 @@ class HeadTape(TorchFunctionMode):
         self._stand_ins: dict[int, tuple[Tensor, Tensor]] = {}
 
     def start(self, module: nn.Module, tensors: Tensors) -> Tensors:
-        """Make the tensors of ``module`` the ends of the way back; one already on the tape stays connected."""
-        self.starts[module] = tuple(
-            t if t.requires_grad or not t.is_floating_point() else self.normal(t).detach().requires_grad_()
-            for t in tensors
-        )
-        return self.starts[module]
+        """Make the tensors of ``module`` the ends of the way back; what it gives goes on in their place.
+
+        One that is already on the tape stays connected. What goes on is a clone, because an in-place operation must
+        not reach what is kept.
+        """
+        with torch.inference_mode(False), torch.enable_grad():
+            self.starts[module] = tuple(
+                t if t.requires_grad or not t.is_floating_point() else self.normal(t).detach().requires_grad_()
+                for t in tensors
+            )
+            clones = _clones(self.starts[module])
+            for clone in clones:
+                self._record(clone)
+        return clones
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -168,27 +176,25 @@ def run_layers(
     saved: dict[nn.Module, dict[torch.device, Tensors]] = defaultdict(dict)
     lock = threading.Lock()
 
-    def start(module: nn.Module, tensors: Tensors) -> tuple[Tensors, Tensors]:
-        """The ends of the way back, and what the model goes on with."""
+    def start(module: nn.Module, tensors: Tensors) -> Tensors:
         assert head_tape is not None
         is_first = not head_tape.starts
-        with torch.inference_mode(False), torch.enable_grad():
-            starts = head_tape.start(module, tensors)
-            clones = _clones(starts)
+        given = head_tape.start(module, tensors)
         if is_first:
             # For what is no torch call: autograd functions and scripted modules. The end of no_grad() restores it.
             torch.set_grad_enabled(True)
             stack.enter_context(head_tape)
-        return starts, clones
+        return given
 
     def on_layer(module: nn.Module, tensors: Tensors) -> Tensors:
-        kept, given = start(module, tensors) if tape and head is None else (tensors, _clones(tensors))
+        if head_tape is None or head is not None:
+            kept, given = tensors, _clones(tensors)
+        else:
+            given = start(module, tensors)
+            kept = head_tape.starts[module]
         with lock:
             saved[module][tensors[0].device] = kept
         return given
-
-    def on_head(module: nn.Module, tensors: Tensors) -> Tensors:
-        return start(module, tensors)[1]
 
     if tape:
         # Grad mode and tape belong to a thread; replicas would run without.
@@ -200,7 +206,7 @@ def run_layers(
         for layer in layers:
             stack.enter_context(_hook(layer, attribute_to_layer_input, on_layer))
         if head is not None:
-            stack.enter_context(_hook(head, True, on_head))
+            stack.enter_context(_hook(head, True, start))
         output = _run_forward(forward_func, inputs, additional_forward_args=additional_forward_args)
     for layer in layers:
         if layer not in saved:
@@ -251,7 +257,6 @@ def _hook(layer: nn.Module, at_input: bool, replace: Callable[[nn.Module, Tensor
 
 
 def _clones(tensors: Tensors) -> Tensors:
-    """An in-place operation further on must not reach what was saved."""
     return tuple([tensor.clone() for tensor in tensors])
 
 

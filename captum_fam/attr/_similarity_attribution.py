@@ -70,7 +70,7 @@ class Comparison:
         if isinstance(self.support, Tensor) and self.support.dim() == 2:
             used = weights.any(0)
             # Supports of classes that nobody asks about have no part in it.
-            if 2 * used.count_nonzero() <= len(used):
+            if 0 < 2 * used.count_nonzero() <= len(used):
                 return measure(self.query, self.support[used], weights[:, used])
         return _over_supports(measure, self.query, self.support, weights)
 
@@ -150,7 +150,6 @@ class SimilarityLayerAttribution(LayerAttribution):
         with plain_arithmetic(run.embedding.device):
             query, vectors = F.common_precision(run.embedding, embedded.embeddings)
             similarities = self.similarity.score(query, vectors)
-            # Says as much of the supports as a look at every value of them, and costs a fraction.
             if not similarities.isfinite().all():
                 raise ValueError("support: its similarity to the query is NaN or inf")
             # Most measures explain their whole score; no need to compute it twice.

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from captum_fam import LayerCorrespondence, LayerFAM, LayerSimilarityCAM, SimilarityToSupport, SupportSet, TokenGrid
-from captum_fam.similarity import Euclidean, Mahalanobis
+from captum_fam.similarity import Euclidean, Mahalanobis, Similarity
 
 pytestmark = pytest.mark.filterwarnings("ignore:more than half of a map's energy:UserWarning")
 
@@ -417,6 +417,19 @@ def test_a_rule_without_weights_is_refused_when_a_method_that_needs_them_is_made
     with pytest.raises(ValueError, match=NO_WEIGHTS):
         method(SimilarityToSupport(net, support, similarity), net.features)
     method(net, net.features, similarity=measure(*arguments))
+
+
+def test_a_measure_of_ones_own_without_weights_is_refused_where_they_are_needed(net: nn.Module) -> None:
+    class Overlap(Similarity):
+        def score(self, query: Tensor, support: Tensor) -> Tensor:
+            return query @ support.T
+
+        def contributions(self, query: Tensor, support: Tensor, support_weights: Tensor) -> Tensor:
+            return query * (support_weights @ support)
+
+    LayerFAM(net, net.features, similarity=Overlap())
+    with pytest.raises(ValueError, match="similarity Overlap has contributions but no linear weights"):
+        LayerSimilarityCAM(net, net.features, similarity=Overlap())
 
 
 def test_without_a_transform_the_channels_must_be_the_features(net: nn.Module, x: Tensor, support: Tensor) -> None:

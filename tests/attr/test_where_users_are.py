@@ -550,3 +550,26 @@ def test_the_warning_points_at_the_line_of_the_caller(
     with pytest.warns(UserWarning, match="more than half") as caught:
         call(LayerFAM(net, net.features), x, support)
     assert [(one.filename, one.lineno) for one in caught] == [(__file__, call.__code__.co_firstlineno)]
+
+
+@pytest.mark.parametrize("normalize", ["scripted", "keywords"])
+def test_a_pooled_layer_is_the_vector_before_a_normalisation_that_no_torch_call_shows(
+    normalize: str, x: Tensor, support: Tensor
+) -> None:
+    class Unit(nn.Module):
+        def forward(self, z: Tensor) -> Tensor:
+            z = z.flatten(1)
+            return z / torch.linalg.vector_norm(z, dim=1, keepdim=True)
+
+    class Keywords(nn.Module):
+        def forward(self, z: Tensor) -> Tensor:
+            length = torch.linalg.vector_norm(x=z, dim=1, keepdim=True)
+            return torch.flatten(input=torch.div(input=z, other=length), start_dim=1)
+
+    last = torch.jit.script(Unit()) if normalize == "scripted" else Keywords()
+    net = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), last).to(x.dtype).eval()
+    cam = LayerSimilarityCAM(net, net[2])
+    maps, delta = cam.attribute(x, support=support, return_convergence_delta=True)
+    similarity = torch.cosine_similarity(net(x).unsqueeze(1), net(support), dim=2).mean(1)
+    torch.testing.assert_close(maps.flatten(1).sum(1), similarity.detach(), atol=1e-6, rtol=0)
+    assert delta.abs().max() < 1e-6
