@@ -45,6 +45,8 @@ RUNS = {
     "mosaic-correspondence": f"mosaic --mosaics 150 --seed 1 --methods {POSITIONS},{FLOORS}",
     "mosaic-windows": f"mosaic --mosaics 150 --seed 1 --methods {WINDOWS}",
 }
+# Whose images a head is trained on: never those that are queries later.
+HEAD_SPLITS = {"contrastive": "train", "retrieval": "retrieval-train"}
 TITLES = {
     "few-shot": "Few-shot, 5-way 1-shot, novel classes",
     "few-shot-max-box": "Few-shot: MaxBoxAccV2",
@@ -65,14 +67,16 @@ TITLES = {
 def run(name: str, shared: Path, runs: Path) -> list[str]:
     """Run one protocol, or finish it; gives the commands."""
     model = f"--model squeezenet --weights {shared}/weights/squeezenet1_0_imagenet.pth --data {shared}/data/cub50"
-    head = runs / "head.pt"
+    protocol, _, options = RUNS[name].partition(" ")
     commands = []
-    if "HEAD" in RUNS[name]:
-        commands.append(f"evaluate train-head {model} --out {head}")
+    if "HEAD" in options:
+        split = HEAD_SPLITS.get(protocol, "base")
+        head = runs / f"head-{split}.pt"
+        options = options.replace("HEAD", str(head))
+        commands.append(f"evaluate train-head {model} --split {split} --out {head}")
         if not head.exists():
             head.parent.mkdir(parents=True, exist_ok=True)
             call(commands[0])
-    protocol, _, options = RUNS[name].replace("HEAD", str(head)).partition(" ")
     commands.append(f"evaluate {protocol} {model} {options} --out {runs / name}")
     call(commands[-1])
     return [f"captum-fam {command}" for command in commands]

@@ -330,8 +330,8 @@ class MemoryBank:
         if bank.skipped:
             index, reason = next(iter(bank.skipped.items()))
             warnings.warn(
-                f"{len(bank.skipped)} items could not be read and have no row in the bank, the first is item {index}: "
-                f"{reason}",
+                f"left out of the bank, because they could not be read: {len(bank.skipped)}, the first is item "
+                f"{index}: {reason}",
                 stacklevel=2,
             )
         return bank.to(device)

@@ -246,6 +246,10 @@ def test_options_that_cannot_be_followed_get_one_line_and_code_2(
         ["explain", "q1.png"],
         ["explain", "q1.png", "--support", "birds", "--method", "gradcam"],
         ["explain", "q1.png", "--support", "birds", "--size", "8"],
+        ["evaluate", "retrieval", "--model", "conv4", "--data", "scenes:9", "--size", "0"],
+        ["evaluate", "mosaic", "--model", "conv4", "--data", "scenes:9", "--cell", "0"],
+        ["evaluate", "few-shot", "--model", "conv4", "--data", "scenes:9", "--batch-size", "0"],
+        ["figure", "retrieval", "--model", "conv4", "--data", "scenes:9", "--batch-size", "0"],
         ["explain", "q1.png", "--support", "birds", "--batch-size", "0"],
         ["dance"],
     ],
@@ -291,6 +295,13 @@ def test_a_network_of_the_paper_is_explained_as_it_was_trained(folder: Path, con
     assert content["preprocessing"]["interpolation"] == "bicubic"
 
 
+def test_a_network_is_explained_by_its_short_name(folder: Path, conv4net: Path) -> None:
+    words = ["explain", "q1.png", "--support", "birds/jay", "--weights", str(conv4net), "--device", "cpu"]
+    for name in ("conv4", "conv4net"):
+        assert main([*words, "--model", name, "--out", name]) == 0
+    assert np.array_equal(np.load("conv4/q1.npz")["fam"], np.load("conv4net/q1.npz")["fam"])
+
+
 def test_a_network_decides_by_its_own_similarity_unless_told(
     folder: Path, conv4net: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -311,6 +322,8 @@ def test_a_network_of_the_paper_needs_a_file_of_its_weights(
     words = ["explain", "q1.png", "--support", "birds"]
     assert main([*words, "--model", "conv4net"]) == 2
     assert "--model conv4net: give its weights as --weights FILE" in capsys.readouterr().err
+    assert main([*words, "--model", "conv4"]) == 2
+    assert "--model conv4: give its weights as --weights FILE" in capsys.readouterr().err
     assert main([*words, "--model", "conv4net", "--weights", "DEFAULT"]) == 2
     assert "conv4net has none that can be downloaded" in capsys.readouterr().err
     assert main([*words, "--model", "resnet12", "--weights", str(conv4net)]) == 2

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,16 +15,19 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from PIL import Image
+from PIL import Image, ImageOps
 
 from captum_fam.cli import main
 from captum_fam.data import CUB200, PlantedScenes, ResizeCrop, Squash
 from captum_fam.data.boxed_images import Sample
+from captum_fam.images import UnreadableImageError
 from captum_fam.models import Conv4Net
 from captum_fam.protocols import Contrastive, FewShot, Panel, evaluate, get_methods, load_dataset, load_model
 from captum_fam.protocols.comparison import (
     FewShotFigure,
+    ModelRun,
     RetrievalFigure,
+    check_scale,
     choose_queries,
     model_figure,
     run_model,
@@ -165,6 +170,7 @@ def test_the_retrieved_image_is_explained_by_its_similarity_to_the_query(tmp_pat
     run = run_model("demo", RetrievalFigure(model, data, NOTHING, ks=(1,), explain="all"), tmp_path)
     record = run.records[0]
     label = record["queries"]["predicted"][3]
+    assert isinstance(run.protocol, RetrievalFigure)
     there = run.protocol.example(record, 3, label)
     back = run.protocol.reverse(record, 3, label)
     torch.testing.assert_close(back.image, there.support)
@@ -185,6 +191,62 @@ def test_chosen_items_come_in_their_order(draw: Draw) -> None:
     items = [query["item"] for query in content["queries"]][::-1]
     again, _ = draw(*RETRIEVAL, *TWO[:2], "--which", "any", "--items", ",".join(map(str, items)))
     assert [query["item"] for query in again["queries"]] == items
+
+
+def test_items_of_an_earlier_figure_are_its_queries_of_the_same_episodes(draw: Draw) -> None:
+    words = (*FEW_SHOT, *TWO[:2], "--which", "any")
+    content, figure = draw(*words, "--queries", "4", "--seed", "5")
+    again, redrawn = draw(*words, "--seed", "5", "--items", content["items"])
+    assert again["queries"] == content["queries"]
+    for ax, same in zip(figure.axes, redrawn.axes, strict=True):
+        np.testing.assert_array_equal(ax.images[0].get_array(), same.images[0].get_array())
+
+
+@pytest.fixture
+def episodes(tmp_path: Path) -> ModelRun:
+    """A run of 12 episodes, of which some share queries."""
+    model = load_model("demo")
+    model.size = SIDE
+    data = load_dataset("scenes:60", "novel", model)
+    return run_model("demo", FewShotFigure(model, data, NOTHING, query=1, episodes=12), tmp_path / "episodes")
+
+
+def test_an_item_of_several_episodes_is_named_with_its_episode(episodes: ModelRun) -> None:
+    asked = [(record["unit"], item) for record in episodes.records for item in record["queries"]["item"]]
+    counts = Counter(item for _, item in asked)
+    several = next(item for item, count in counts.items() if count > 1)
+    units = [unit for unit, item in asked if item == several]
+    named = [(unit, several) for unit in units[::-1]]
+    assert [(query.unit, query.item) for query in choose_queries([episodes], "any", items=named)] == named
+    with pytest.raises(
+        ValueError, match=f"items: {several} is a query of {len(units)} episodes; .*{units[1]}:{several}"
+    ):
+        choose_queries([episodes], "any", items=[several])
+    once = next(item for item, count in counts.items() if count == 1)
+    (query,) = choose_queries([episodes], "any", items=[once])
+    assert (query.unit, query.item) in asked
+    assert query.item == once
+    with pytest.raises(ValueError, match=f"items: {query.name} is given twice; a query has one row"):
+        choose_queries([episodes], "any", items=[once, (query.unit, once)])
+    with pytest.raises(ValueError, match=f"items: 99:{once} is no query that --which any asks for"):
+        choose_queries([episodes], "any", items=[(99, once)])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("3,4,3", "3 is given twice; a query has one row"),
+        ("1:3,1:3", "1:3 is given twice; a query has one row"),
+        ("3,four", "'four': expected ITEM or, of few-shot, EPISODE:ITEM"),
+    ],
+)
+def test_items_that_cannot_be_read_are_refused_at_once(
+    text: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["figure", "few-shot", "--model", "demo", "--data", "scenes", "--items", text])
+    assert caught.value.code == 2
+    assert f"argument --items: {message}" in capsys.readouterr().err
 
 
 def test_another_seed_chooses_other_queries(tmp_path: Path) -> None:
@@ -236,6 +298,43 @@ def test_models_that_were_asked_other_episodes_are_not_compared(tmp_path: Path) 
         choose_queries(runs)
 
 
+class Unread(ScenesWithBoxes):
+    """Scenes some of which cannot be read."""
+
+    unread: tuple[int, ...] = ()
+
+    def __getitem__(self, index: int) -> Sample:
+        if index in self.unread:
+            raise UnreadableImageError(f"{index}: broken")
+        return super().__getitem__(index)
+
+
+def test_accuracies_of_different_queries_are_said_to_be_so(tmp_path: Path) -> None:
+    model = load_model("demo")
+    model.size = SIDE
+    runs = []
+    for name, unread in (("A", (3,)), ("B", (5, 6)), ("C", (3,))):
+        data = Unread(PlantedScenes("novel", length=24, size=SIDE), model)
+        data.unread = unread
+        runs.append(run_model(name, RetrievalFigure(model, data, NOTHING), tmp_path / name))
+    with pytest.warns(UserWarning, match="different queries, .*: A 23, B 22, C 23; .* from the 21 that all") as warned:
+        queries = choose_queries(runs, "any", 100)
+    assert len(warned) == 1
+    assert {query.item for query in queries} == {*range(24)} - {3, 5, 6}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        choose_queries([runs[0], runs[2]], "any")
+
+
+def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:
+    model = load_model("demo")
+    model.size = SIDE
+    data = load_dataset("scenes:24", "novel", model)
+    run_model("first", RetrievalFigure(model, data, NOTHING), tmp_path / "both")
+    with pytest.raises(ValueError, match="both is not empty: it may hold another model's features; give each its own"):
+        run_model("second", RetrievalFigure(load_model("demo", pooling="gmp"), data, NOTHING), tmp_path / "both")
+
+
 @pytest.fixture
 def birds(tmp_path: Path) -> Path:
     """Eight classes of three photographs of 30 x 20 pixels in the layout of CUB, two of them novel."""
@@ -263,9 +362,40 @@ def test_images_cut_at_the_borders_are_shown_as_the_model_sees_them(birds: Path,
     data = CUB200(birds, "novel", ResizeCrop(20, 16))
     protocol = FewShotFigure(model, data, NOTHING, way=2, query=1, episodes=1)
     assert protocol.image(0).shape == (3, 16, 16)
-    torch.testing.assert_close(protocol.boxes(0, (16, 16)), data[0].boxes)
+    cell = protocol.query_cell(0, "")
+    assert cell.boxes is not None
+    torch.testing.assert_close(cell.boxes, data[0].boxes)
     squashed = FewShotFigure(model, CUB200(birds, "novel", Squash(16)), NOTHING, way=2, query=1, episodes=1)
     assert squashed.image(0).shape == (3, 20, 30)
+
+
+def test_a_box_that_the_crop_cuts_away_is_not_drawn(tmp_path: Path) -> None:
+    """Of 30 x 20 the columns 7 to 23 and rows 2 to 18 are left."""
+    birds = write_tables(tmp_path, dict.fromkeys(range(1, 25), "0 5 6 10"))
+    data = CUB200(birds, "novel", ResizeCrop(20, 16))
+    assert data[0].boxes.shape == (1, 4)
+    cell = FewShotFigure(load_model("demo"), data, NOTHING, way=2, query=1, episodes=1).query_cell(0, "")
+    assert cell.boxes is not None
+    assert cell.boxes.shape == (0, 4)
+
+
+def test_photographs_of_class_folders_are_upright_as_the_model_sees_them(tmp_path: Path) -> None:
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    for name in ("ant", "bee"):
+        (tmp_path / name).mkdir()
+        for number in range(2):
+            noise = Image.effect_noise((30, 20), 90).convert("RGB")
+            noise.save(tmp_path / name / f"{number}.png", exif=turned)
+    model = load_model("demo")
+    model.size = 16
+    protocol = RetrievalFigure(model, load_dataset(tmp_path, "test", model), NOTHING)
+    cell = protocol.query_cell(3, "")
+    assert cell.image.shape == (3, 30, 20)
+    assert cell.boxes is None
+    with Image.open(tmp_path / "bee/1.png") as opened:
+        upright = np.asarray(ImageOps.exif_transpose(opened))
+    np.testing.assert_allclose(cell.image.movedim(0, -1), upright / 255, atol=1e-6)
 
 
 def test_a_checkpoint_and_a_head_of_each_model(draw: Draw, tmp_path: Path) -> None:
@@ -309,6 +439,41 @@ def test_minmax_leaves_the_smallest_value_clear(tmp_path: Path) -> None:
         np.testing.assert_array_equal(drawn, np.asarray(overlay(example.image, expected)))
 
 
+@pytest.mark.parametrize(
+    "names", ["fam", "fam[normalization=relu]", "mean-activation,random,centre,centre-box,uniform"]
+)
+def test_minmax_takes_maps_without_a_sign(names: str) -> None:
+    check_scale(get_methods(names), "minmax")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "fam-foil",
+        "fam[normalization=minmax]-foil",
+        "fam[normalization=none]",
+        "fam[normalization=maxabs]",
+        "similarity-cam",
+        "grad-cam",
+        "eigen-cam",
+        "mean-activation-foil",
+    ],
+)
+def test_minmax_refuses_signed_maps(name: str) -> None:
+    methods = get_methods(["fam", name])
+    check_scale(methods, "zero")
+    with pytest.raises(
+        ValueError, match=f"scale minmax: {re.escape(name)} is signed, and would lose what speaks against"
+    ):
+        check_scale(methods, "minmax")
+
+
+def test_a_figure_of_signed_maps_has_no_minmax(episodes: ModelRun) -> None:
+    queries = choose_queries([episodes], "any", 1)
+    with pytest.raises(ValueError, match="scale minmax: similarity-cam is signed"):
+        model_figure([episodes], queries, get_methods("similarity-cam"), which="any", scale="minmax")
+
+
 @pytest.mark.parametrize("suffix", ["pdf", "svg"])
 def test_a_figure_is_written_in_the_format_of_its_suffix(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"figure.{suffix}"
@@ -331,7 +496,9 @@ def test_a_figure_is_written_in_the_format_of_its_suffix(suffix: str, tmp_path: 
         (["--geometry", "crop"], "scenes are drawn in the model's size and cannot be cropped"),
         (["--methods", "correspondence"], "correspondence compares with the positions of support images"),
         (["--methods", "gradcam"], "method 'gradcam' is unknown"),
-        (["--methods", "fam,fam-foil", "--scale", "minmax"], "--scale minmax: fam-foil is signed"),
+        (["--methods", "fam,fam-foil", "--scale", "minmax"], "scale minmax: fam-foil is signed"),
+        (["--methods", "similarity-cam", "--scale", "minmax"], "scale minmax: similarity-cam is signed"),
+        (["--items", "0:3"], "--items: EPISODE:ITEM is for few-shot, retrieval has no episodes; give ITEM"),
         (["--queries", "0"], "--queries must be at least 1, got 0"),
         (["--data", "nowhere"], "data nowhere: no such folder"),
         (["--data", "scenes:30", "--which", "any", "--items", "3,99"], "items: 99 is no query that --which any asks"),
@@ -351,7 +518,21 @@ def test_options_that_cannot_be_followed_get_one_line_and_code_2(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("text", ["demo,gap", "=weights.pt", "conv4net=", "demo,size=big", "demo,colour=red"])
+def test_supports_of_a_memory_bank_are_refused_before_any_model_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    # There is no such file: nothing may come to read it.
+    words = ["contrastive", "--model", "demo,bank=b.safetensors", "--data", "scenes:24", "--supports"]
+    assert main(["figure", *words]) == 2
+    assert "--supports: the memory bank b.safetensors has no images to show" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["demo,gap", "=weights.pt", "conv4net=", "demo,size=big", "demo,size=0", "demo,similarity=", "demo,colour=red"],
+)
 def test_a_model_that_cannot_be_read_is_shown_the_syntax(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["figure", "retrieval", "--model", text, "--data", "scenes"])

@@ -546,7 +546,9 @@ def test_an_interrupted_build_goes_on_where_it_ended(tmp_path, dies_at):
     assert not path.exists()
     whole_batches = dies_at // 4 * 4
     second = Pictures(broken=[7, 17])
-    with pytest.warns(UserWarning, match="2 items could not be read and have no row in the bank, the first is item 7"):
+    with pytest.warns(
+        UserWarning, match="left out of the bank, because they could not be read: 2, the first is item 7"
+    ):
         bank = build(second, path=path, on_error="skip")
     # those of whole batches are not read again, but for the first four, which are compared
     again = {item for item in second.read if item < whole_batches}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from captum_fam.cli.protocol_options import (
     episode_settings,
     load_bank,
     load_images,
+    positive,
     reading_settings,
 )
 
@@ -77,7 +79,9 @@ def _add_mosaic(protocols: Any) -> None:
     parser.add_argument("--grid", type=int, default=2, metavar="N", help="images a side; default: %(default)s")
     parser.add_argument("--shot", type=int, default=5, metavar="N", help="supports a class; default: %(default)s")
     parser.add_argument("--mosaics", type=int, default=150, metavar="N", help="default: %(default)s")
-    parser.add_argument("--cell", type=int, metavar="PIXELS", help="side of an image; default: as the model takes it")
+    parser.add_argument(
+        "--cell", type=positive, metavar="PIXELS", help="side of an image; default: as the model takes it"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the mosaics; default: %(default)s")
     parser.add_argument("--aggregate", choices=("mean", "prototype"), default="mean", help="default: %(default)s")
 
@@ -122,12 +126,14 @@ def _add_model(parser: argparse.ArgumentParser, split: str) -> None:
         metavar="NAME",
         help="squeezenet, demo, conv4, conv64f, another name of create_model, or package.module:factory",
     )
-    parser.add_argument("--weights", metavar="FILE", help="default: torchvision's pretrained ones, for its networks")
+    parser.add_argument(
+        "--weights", metavar="FILE", help="default: the pretrained ones, for networks of torchvision and timm"
+    )
     parser.add_argument("--head", metavar="FILE", help="a linear head, as train-head or train metric makes one")
     parser.add_argument(
         "--pooling", choices=POOLINGS, help="before the head, that which it was trained for; default: the model's"
     )
-    parser.add_argument("--size", type=int, metavar="PIXELS", help="side of the images; default: the model's")
+    parser.add_argument("--size", type=positive, metavar="PIXELS", help="side of the images; default: the model's")
     parser.add_argument("--interpolation", choices=("bilinear", "bicubic"), help="default: the model's")
     parser.add_argument("--similarity", metavar="NAME", help="cosine, dot, euclidean, ...; default: the model's")
     add_images(parser, split)
@@ -164,8 +170,10 @@ def _run(options: argparse.Namespace) -> int:
 
     with joined(options.device) as ranks:
         try:
+            protocol = options.make(options)
+            _warn_of_random_weights(options, ranks)
             evaluation = evaluate(
-                options.make(options),
+                protocol,
                 options.out,
                 ranks=ranks,
                 progress=True,
@@ -263,6 +271,7 @@ def _train_head(options: argparse.Namespace) -> int:
     model = _model(options, nn.Identity())
     data = load_images(options, model)
     with joined(options.device) as ranks, tempfile.TemporaryDirectory() as folder:
+        _warn_of_random_weights(options, ranks)
         features = extract(
             model.fast_copy(ranks.device),
             data,
@@ -287,10 +296,19 @@ def _model(options: argparse.Namespace, head: Any = None) -> Any:
 
     model = load_model(options.model, options.weights, head or options.head, options.pooling)
     model.size = options.size or model.size
-    model.framing = options.geometry
+    model.framing = options.geometry or model.framing
     model.interpolation = options.interpolation or model.interpolation
     model.similarity = options.similarity or model.similarity
     return model
+
+
+def _warn_of_random_weights(options: argparse.Namespace, ranks: Any) -> None:
+    """Say it once where the model is one of the paper's, whose weights cannot be downloaded."""
+    from captum_fam.models import list_models
+    from captum_fam.models.registry import full_name
+
+    if ranks.is_first and options.weights is None and full_name(options.model) in list_models():
+        warnings.warn(f"--model {options.model}: random weights; give trained ones as --weights FILE", stacklevel=2)
 
 
 def _panel(options: argparse.Namespace) -> Any:

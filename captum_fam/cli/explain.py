@@ -18,10 +18,12 @@ from PIL import Image
 from tqdm import tqdm
 
 from captum_fam._staging import MANIFEST, staged
+from captum_fam.cli.protocol_options import positive
 from captum_fam.explanation import Explanation, compare_figure, explain, versions, write_json, write_query
 from captum_fam.images import IMAGE_SUFFIXES, UnreadableImageError, find_images, read_image
 from captum_fam.methods import METHODS, WITH_FOIL
 from captum_fam.models import EmbeddingModel, create_model, list_models
+from captum_fam.models.registry import full_name
 from captum_fam.similarity import get_similarity
 from captum_fam.support import SupportSet, embed_images
 
@@ -90,7 +92,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--size", type=_side, metavar="PIXELS", help="of the square; default: that of the weights, 224 for most"
     )
-    parser.add_argument("--batch-size", type=_positive, default=16, metavar="N", help="default: %(default)s")
+    parser.add_argument("--batch-size", type=positive, default=16, metavar="N", help="default: %(default)s")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: %(default)s")
     parser.add_argument("--out", type=Path, default=Path("out"), metavar="DIR", help="default: %(default)s")
     parser.set_defaults(run=run)
@@ -334,7 +336,7 @@ def _class_name(target: str | None, classes: list[str]) -> str | None:
 
 def _weights(model: str, weights: str | None) -> str:
     """What to load; random weights explain nothing."""
-    if weights is None and model in list_models():
+    if weights is None and full_name(model) in list_models():
         raise ValueError(
             f"--model {model}: give its weights as --weights FILE; there are none to download, and random ones explain "
             "nothing"
@@ -349,12 +351,6 @@ def _describe_weights(weights: str, layout: str | None) -> dict[str, str]:
         return {"name": weights}
     of = {} if layout is None else {"layout": layout}
     return {"file": weights, "sha256": hashlib.sha256(path.read_bytes()).hexdigest(), **of}
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text}")
-    return int(text)
 
 
 def _side(text: str) -> int:

@@ -50,6 +50,7 @@ def add_parser(subparsers: Any) -> None:
 def _add_protocol(protocols: Any, name: str, said: str, make: Any) -> argparse.ArgumentParser:
     from captum_fam.protocols.model import POOLINGS
 
+    item = "EPISODE:ITEM" if name == "few-shot" else "ITEM"
     parser: argparse.ArgumentParser = protocols.add_parser(name, help=said, description=f"{said[0].upper()}{said[1:]}.")
     parser.add_argument(
         "--model",
@@ -75,10 +76,10 @@ def _add_protocol(protocols: Any, name: str, said: str, make: Any) -> argparse.A
     parser.add_argument("--seed", type=int, default=0, help="of the choice, and of episodes; default: %(default)s")
     parser.add_argument(
         "--items",
-        type=_numbers,
+        type=_parse_items,
         default=(),
-        metavar="N,N,...",
-        help="these queries, as an earlier FIGURE.json has them",
+        metavar=f"{item},{item},...",
+        help="these queries, as an earlier FIGURE.json has them under items",
     )
     parser.add_argument(
         "--supports",
@@ -119,17 +120,18 @@ class _Model:
 
 def _parse_model(text: str) -> _Model:
     # Commas that no key follows belong to a path.
-    first, *rest = re.split(rf",(?=(?:{'|'.join(_KEYS)})=)", text)
-    name, equals, weights = first.partition("=")
-    if not name or "," in name or (equals and not weights):
+    parts = [part.partition("=") for part in re.split(rf",(?=(?:{'|'.join(_KEYS)})=)", text)]
+    (name, _, weights), *rest = parts
+    if not name or "," in name or any(equals and not value for _, equals, value in parts):
         raise argparse.ArgumentTypeError(
             f"{text!r}: expected NAME[=WEIGHTS][,KEY=VALUE...] with the keys {', '.join(_KEYS)}"
         )
-    given: dict[str, Any] = {"label": name, **({"weights": weights} if weights else {})}
-    given |= {key: value for key, _, value in (part.partition("=") for part in rest)}
-    if "size" in given and not given["size"].isdecimal():
-        raise argparse.ArgumentTypeError(f"size must be a number of pixels, got {given['size']!r}")
-    return _Model(name, **{**given, **({"size": int(given["size"])} if "size" in given else {})})
+    given: dict[str, Any] = {"weights": weights or None, "label": name, **{key: value for key, _, value in rest}}
+    if "size" in given:
+        if not given["size"].isdecimal() or int(given["size"]) < 1:
+            raise argparse.ArgumentTypeError(f"size must be a number of pixels, at least 1, got {given['size']!r}")
+        given["size"] = int(given["size"])
+    return _Model(name, **given)
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -139,16 +141,14 @@ def _run(options: argparse.Namespace) -> int:
 
     from captum_fam._staging import staged
     from captum_fam.explanation import write_json
-    from captum_fam.protocols.comparison import choose_queries, format_percent, model_figure, run_model
+    from captum_fam.protocols.comparison import check_scale, choose_queries, format_percent, model_figure, run_model
     from captum_fam.protocols.methods import check_no_positions, get_methods
 
     _check(options)
     methods = get_methods(options.methods, options.foil)
     if options.protocol != "few-shot":
         check_no_positions(methods)
-    signed = [method.name for method in methods if method.foil]
-    if signed and options.scale == "minmax":
-        raise ValueError(f"--scale minmax: {signed[0]} is signed, and would lose what speaks against the match")
+    check_scale(methods, options.scale)
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     protocols = [options.make(options, model) for model in options.model]
     options.out.parent.mkdir(parents=True, exist_ok=True)
@@ -179,8 +179,13 @@ def _check(options: argparse.Namespace) -> None:
         raise ValueError(f"--model: several are called {twice[0]}; tell them apart by ,label=NAME")
     if options.queries < 1:
         raise ValueError(f"--queries must be at least 1, got {options.queries}")
-    if options.protocol != "contrastive" and any(model.bank for model in options.model):
+    banks = [model.bank for model in options.model if model.bank]
+    if banks and options.protocol != "contrastive":
         raise ValueError(f"--model: bank is for contrastive, {options.protocol} has none")
+    if banks and options.supports:
+        raise ValueError(f"--supports: the memory bank {banks[0]} has no images to show; leave one of them out")
+    if options.protocol != "few-shot" and any(isinstance(item, tuple) for item in options.items):
+        raise ValueError(f"--items: EPISODE:ITEM is for few-shot, {options.protocol} has no episodes; give ITEM")
 
 
 def _few_shot(options: argparse.Namespace, given: _Model) -> Any:
@@ -211,10 +216,9 @@ def _load(options: argparse.Namespace, given: _Model) -> tuple[Any, Any]:
 
     if given.weights is None and given.name in (*list_models(), "conv4"):
         raise ValueError(f"--model {given.name}: give its weights as {given.name}=FILE; random ones explain nothing")
-    weights = given.weights or ("DEFAULT" if given.name.startswith("timm/") else None)
-    model = load_model(given.name, weights, given.head, given.pooling)
+    model = load_model(given.name, given.weights, given.head, given.pooling)
     model.size = given.size or model.size
-    model.framing = options.geometry
+    model.framing = options.geometry or model.framing
     model.similarity = given.similarity or model.similarity
     return model, load_images(options, model)
 
@@ -246,6 +250,7 @@ def _about(options: argparse.Namespace, runs: Any, queries: Any) -> dict[str, An
             }
             for model, run in zip(options.model, runs, strict=True)
         ],
+        "items": ",".join(query.name for query in queries),
         "queries": [
             {
                 "item": query.item,
@@ -263,5 +268,14 @@ def _about(options: argparse.Namespace, runs: Any, queries: Any) -> dict[str, An
     }
 
 
-def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(","))
+def _parse_items(text: str) -> tuple[int | tuple[int, int], ...]:
+    items: list[int | tuple[int, int]] = []
+    for part in text.split(","):
+        found = re.fullmatch(r"(?:(\d+):)?(\d+)", part.strip(), re.ASCII)
+        if found is None:
+            raise argparse.ArgumentTypeError(f"{part!r}: expected ITEM or, of few-shot, EPISODE:ITEM")
+        item = int(found[2]) if found[1] is None else (int(found[1]), int(found[2]))
+        if item in items:
+            raise argparse.ArgumentTypeError(f"{part} is given twice; a query has one row")
+        items.append(item)
+    return tuple(items)

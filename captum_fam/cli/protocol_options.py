@@ -25,11 +25,10 @@ def add_images(parser: argparse.ArgumentParser, split: str) -> None:
     parser.add_argument(
         "--geometry",
         choices=get_args(Framing),
-        default="squash",
         help="squash the whole image to the model's size, or resize its shorter side and crop the centre, both in the "
-        "model's ratio or 256:224; default: %(default)s",
+        "model's ratio or 256:224; default: the model's, squash",
     )
-    parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="default: %(default)s")
+    parser.add_argument("--batch-size", type=positive, default=32, metavar="N", help="default: %(default)s")
     parser.add_argument("--workers", type=int, default=0, metavar="N", help="that read images; default: %(default)s")
     parser.add_argument("--device", metavar="NAME", help="default: cuda where there is one")
 
@@ -67,6 +66,13 @@ def add_bank(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--backend", choices=("torch", "faiss"), default="torch", help="of the exact search; default: %(default)s"
     )
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1, as the type of an option."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text}")
+    return int(text)
 
 
 def load_images(options: argparse.Namespace, model: Any) -> Any:

@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+from captum_fam.cli.protocol_options import positive
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -137,7 +139,7 @@ def _add_common(parser: Any) -> None:
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="checkpoints, log.csv")
     parser.add_argument("--weights", metavar="FILE", help="to start from; default: random")
-    parser.add_argument("--size", type=int, metavar="PIXELS", help="of the images; default: the model's")
+    parser.add_argument("--size", type=positive, metavar="PIXELS", help="of the images; default: the model's")
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="default: %(default)s")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: a GPU where there is one")
     parser.add_argument(

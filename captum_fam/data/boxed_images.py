@@ -149,16 +149,26 @@ class BoxedImages(Dataset[Sample]):
 
     def __getitem__(self, index: int) -> Sample:
         record = self.records[index]
-        image, problems = _open(record)
-        for kind, detail in problems:
-            if kind != "box clipped":
-                raise UnreadableImageError(f"{record.path}: {kind}: {detail}")
-        assert image is not None
+        image = self.photograph(index)
         boxes = clip_boxes(record.boxes, image.width, image.height)
         if self.geometry is not None:
             image, boxes = self.geometry(image, boxes)
         pixels = pil_to_tensor(image).float() / 255
         return Sample(pixels if self.transform is None else self.transform(pixels), record.label, boxes)
+
+    def photograph(self, index: int) -> Image.Image:
+        """The image of an item in RGB and the size of its file: what geometry and transform are applied to.
+
+        Raises:
+            UnreadableImageError: as ``dataset[index]`` does.
+        """
+        record = self.records[index]
+        image, problems = _open(record)
+        for kind, detail in problems:
+            if kind != "box clipped":
+                raise UnreadableImageError(f"{record.path}: {kind}: {detail}")
+        assert image is not None
+        return image
 
     def check(self, progress: bool = False) -> Report:
         """Decode every image and compare it with its annotation.

@@ -61,6 +61,13 @@ _ENTRIES = {
     "margin_bn_inception": _retrieval,
 }
 
+_SHORT = {"squeezenet": "squeezenet1_0", "conv4": "conv4net"}
+
+
+def full_name(name: str) -> str:
+    """The name that a short one stands for; any other as it is."""
+    return _SHORT.get(name, name)
+
 
 def list_models(source: Literal["paper", "torchvision", "timm"] = "paper") -> list[str]:
     """The names that :func:`create_model` knows.
@@ -110,8 +117,8 @@ def create_model(
     =================================  =======  ==============  ================================================
 
     ``torchvision/NAME``, or NAME alone, is a classification network of torchvision without its classifier; and
-    ``timm/NAME`` a model of timm. What the paper calls MoCo is most likely ``lemniscate_resnet50_update.pth``, which
-    ``npid_resnet50`` loads.
+    ``timm/NAME`` a model of timm. ``conv4`` is short for ``conv4net``, ``squeezenet`` for ``squeezenet1_0``. What the
+    paper calls MoCo is most likely ``lemniscate_resnet50_update.pth``, which ``npid_resnet50`` loads.
 
     Args:
         name: one of these.
@@ -137,6 +144,7 @@ def create_model(
         >>> fam = LayerFAM(net.model, net.layer, similarity=net.similarity)
         >>> images = torch.stack([net.preprocess(PIL.Image.open(path)) for path in paths])
     """
+    name = full_name(name)
     if name in _ENTRIES:
         return _create(name, _ENTRIES[name], weights, layer, negative_slope, options)
     if negative_slope is not None or options:

@@ -16,8 +16,8 @@ from torch.utils.data import Dataset
 from captum_fam import __version__
 from captum_fam._staging import staged
 from captum_fam.batches import BatchLoader
-from captum_fam.images import UnreadableImageError, unnormalize
-from captum_fam.protocols.features import Features, discard, extract
+from captum_fam.images import unnormalize
+from captum_fam.protocols.features import Features, extract
 from captum_fam.protocols.figures import Picture
 from captum_fam.protocols.measures import Panel, Perturbable
 from captum_fam.protocols.methods import Foil, MapMethod, ScoresFor
@@ -127,31 +127,23 @@ class ModelProtocol:
         must stay the same whatever becomes of a file later.
 
         Raises:
-            ValueError: if a file has become unusable since the run began.
+            ValueError: at the first file that has become unusable since the run began.
         """
         path = folder.parent / "skipped.json"
         began = path.is_file()
-        skipped = {int(item): why for item, why in json.loads(path.read_text("utf-8")).items()} if began else {}
+        # All have looked before any writes.
+        ranks.wait()
         features = extract(
             self.model,
-            _Without(self.dataset, skipped),
+            self.dataset,
             folder,
             ("activations", "images") if images else ("activations",),
             batch_size=self.batch_size,
             num_workers=self.num_workers,
             ranks=ranks,
             progress=progress,
+            left_out=by_item(json.loads(path.read_text("utf-8"))) if began else None,
         )
-        further = [why for item, why in features.skipped.items() if item not in skipped]
-        # All have read before any writes.
-        ranks.wait()
-        if began and further:
-            if ranks.is_first:
-                discard(folder)
-            raise ValueError(
-                f"dataset: {further[0]} ({len(further)} in all); usable when this run began, so that its units would "
-                "change without it: restore it, or begin another run in another folder"
-            )
         if ranks.is_first and not began:
             with staged(path.parent) as scratch:
                 (scratch / path.name).write_text(json.dumps(features.skipped, indent=2) + "\n", encoding="utf-8")
@@ -261,23 +253,6 @@ class ModelProtocol:
         return Perturbable(images.to(activation.device), score, own, self.model.mean, self.model.std)
 
 
-class _Without(Dataset[Any]):
-    """A dataset some of whose items count as unreadable."""
-
-    def __init__(self, dataset: Dataset[Any], skipped: Mapping[int, str]) -> None:
-        self.dataset = dataset
-        self.records = getattr(dataset, "records", ())
-        self.skipped = skipped
-
-    def __len__(self) -> int:
-        return len(self.dataset)  # type: ignore[arg-type]
-
-    def __getitem__(self, index: int) -> Any:
-        if index in self.skipped:
-            raise UnreadableImageError(self.skipped[index])
-        return self.dataset[index]
-
-
 def cached(make: Callable[[Foil | None], SimilarityToSupport]) -> ScoresFor:
     """Scores made once a foil."""
     made: dict[Foil | None, SimilarityToSupport] = {}
@@ -288,6 +263,11 @@ def cached(make: Callable[[Foil | None], SimilarityToSupport]) -> ScoresFor:
         return made[foil]
 
     return scores_for
+
+
+def by_item(reasons: Mapping[str, str]) -> dict[int, str]:
+    """Reasons by item, whose number JSON has made text."""
+    return {int(item): reason for item, reason in reasons.items()}
 
 
 def fingerprint(dataset: Dataset[Any]) -> dict[str, Any]:

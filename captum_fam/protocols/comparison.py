@@ -5,27 +5,29 @@ from __future__ import annotations
 import math
 import random
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn.functional import one_hot
 from torch.utils.data import Dataset
 from torchvision.transforms.functional import pil_to_tensor
 from tqdm.auto import tqdm
 
-from captum_fam.data.boxes import Squash, clip_boxes
+from captum_fam.data.boxed_images import BoxedImages
+from captum_fam.data.boxes import Squash, box_areas
 from captum_fam.metrics import Result
 from captum_fam.protocols.base import Example, ModelProtocol, cached
 from captum_fam.protocols.contrastive import Contrastive
+from captum_fam.protocols.data import ClassFolders
 from captum_fam.protocols.evaluation import summarize_records
 from captum_fam.protocols.few_shot import FewShot
 from captum_fam.protocols.figures import Block, Cell, cell_grid
-from captum_fam.protocols.methods import Foil, MapMethod, PairedScores
+from captum_fam.protocols.methods import CENTRE_BOX, Foil, MapMethod, PairedScores
 from captum_fam.protocols.ranks import Ranks
 from captum_fam.protocols.retrieval import Retrieval
 from captum_fam.protocols.store import Record
@@ -35,18 +37,50 @@ Which = Literal["correct", "wrong", "any"]
 Scale = Literal["zero", "minmax"]
 
 _PHOTOGRAPH = 480  # pixels of the longer side
+# Besides FAM: baselines whose maps have no sign to lose.
+_UNSIGNED = ("mean-activation", "random", "centre", CENTRE_BOX, "uniform")
 _ROLES = {"label": "true", "predicted": "predicted"}
 
 
-class _Photographs(ModelProtocol):
-    """Shows photographs with pixels and shape of their files, where the model's view is a squashed one."""
+class FigureProtocol(ModelProtocol):
+    """A protocol as :func:`model_figure` takes it.
+
+    Photographs have the pixels and shape of their files, where the model's view is a squashed one.
+    """
+
+    @property
+    def header(self) -> str:
+        """Above the queries: what they are, and what the percentages above the models are."""
+        raise NotImplementedError
+
+    @property
+    def support_title(self) -> str:
+        """Above the images that queries were compared with."""
+        return "support"
+
+    def columns(self, names: Sequence[str], supports: bool) -> list[str]:
+        """Titles of what :meth:`cells` gives, of the names of the methods."""
+        return [self.support_title, *names] if supports else list(names)
+
+    def cells(
+        self, record: Record, query: int, label: int, methods: Sequence[MapMethod], supports: bool, title: str = ""
+    ) -> Iterator[Cell]:
+        """What the model says of a query and a class, below a title."""
+        example = self.example(record, query, label)
+        if supports:
+            yield _support_cell(example)
+        for method in methods:
+            if method.foil and not example.has_foil:
+                yield Cell(example.image, f"{title}\nno other class to contrast with".strip())
+            else:
+                yield self._map_cell(method, example, title)
 
     def image(self, item: int, dataset: Dataset[Any] | None = None) -> Tensor:
         shown = self.dataset if dataset is None else dataset
-        if not _is_squashed(shown):
+        # A squashed photograph is whole, so that its map lies on the pixels of its file alike.
+        if not isinstance(shown, BoxedImages | ClassFolders) or not isinstance(shown.geometry, Squash):
             return super().image(item, dataset)
-        with Image.open(shown.records[item].path) as opened:  # type: ignore[attr-defined]
-            photograph = opened.convert("RGB")
+        photograph = shown.photograph(item)
         photograph.thumbnail((_PHOTOGRAPH, _PHOTOGRAPH))
         return pil_to_tensor(photograph).float() / 255
 
@@ -54,28 +88,69 @@ class _Photographs(ModelProtocol):
         """The name of a class without the number in front that the folders of CUB have."""
         return re.sub(r"^\d+\.", "", self.class_name(label))
 
-    def boxes(self, item: int, size: Sequence[int]) -> Tensor | None:
-        """The boxes of an item ``(n, 4)`` in its image of the given height and width; None where there are none."""
-        height, width = size
-        if not _is_squashed(self.dataset):
-            _, _, *boxes = self.dataset[item]
-            return boxes[0] if boxes else None
-        record = self.dataset.records[item]  # type: ignore[attr-defined]
-        with Image.open(record.path) as opened:
-            inside = clip_boxes(record.boxes, *opened.size)
-            return Squash((height, width)).map_boxes(inside, *opened.size)
+    def query_cell(self, item: int, title: str) -> Cell:
+        """A query with its boxes, as far as they are in sight."""
+        image = self.image(item)
+        view, _, *boxes = self.dataset[item]
+        if not boxes:
+            return Cell(image, title)
+        _, height, width = image.shape
+        # The image is the model's view, or the whole photograph that was squashed to it.
+        shown = Squash((height, width)).map_boxes(boxes[0], view.shape[2], view.shape[1])
+        return Cell(image, title, boxes=shown[box_areas(shown) > 0])
+
+    def _map_cell(self, method: MapMethod, example: Example, title: str = "") -> Cell:
+        maps = self.maps(method, example.scores_for, example.activation, example.target)
+        return Cell(example.image, title, maps[0].cpu())
 
 
-class FewShotFigure(_Photographs, FewShot):
+class FewShotFigure(FigureProtocol, FewShot):
     """:class:`FewShot` as :func:`model_figure` takes it."""
 
+    @property
+    def header(self) -> str:
+        return f"{self.way}-way {self.shot}-shot\naccuracy"
 
-class ContrastiveFigure(_Photographs, Contrastive):
+    @property
+    def support_title(self) -> str:
+        return "support" if self.shot == 1 else f"support, 1 of {self.shot}"
+
+
+class ContrastiveFigure(FigureProtocol, Contrastive):
     """:class:`Contrastive` as :func:`model_figure` takes it."""
 
+    @property
+    def header(self) -> str:
+        return f"query\n{self.k}-NN accuracy"
 
-class RetrievalFigure(_Photographs, Retrieval):
-    """:class:`Retrieval` as :func:`model_figure` takes it."""
+    @property
+    def support_title(self) -> str:
+        return "nearest of the class"
+
+
+class RetrievalFigure(FigureProtocol, Retrieval):
+    """:class:`Retrieval` as :func:`model_figure` takes it: the retrieved image has maps too."""
+
+    @property
+    def header(self) -> str:
+        return "query\nRecall@1"
+
+    def columns(self, names: Sequence[str], supports: bool) -> list[str]:
+        if not supports:
+            return list(names)
+        return [f"{name}\n{shown}".strip() for name in names for shown in ("query", "retrieved")]
+
+    def cells(
+        self, record: Record, query: int, label: int, methods: Sequence[MapMethod], supports: bool, title: str = ""
+    ) -> Iterator[Cell]:
+        cells = super().cells(record, query, label, methods, False, title)
+        if not supports:
+            yield from cells
+            return
+        retrieved = self.reverse(record, query, label)
+        for method, cell in zip(methods, cells, strict=True):
+            yield cell
+            yield self._map_cell(method, retrieved)
 
     def reverse(self, record: Record, query: int, label: int) -> Example:
         """The image retrieved for a query among those of a class, explained by its similarity to the query."""
@@ -111,7 +186,7 @@ class ModelRun:
     """
 
     label: str
-    protocol: Any
+    protocol: FigureProtocol
     records: list[Record]
     accuracy: Result
 
@@ -124,11 +199,18 @@ class Query:
         unit: the episode or batch.
         item: its position in the dataset.
         places: for each run, the record and the row in it.
+        by_unit: whether the unit is an episode.
     """
 
     unit: int
     item: int
     places: tuple[tuple[Record, int], ...]
+    by_unit: bool = False
+
+    @property
+    def name(self) -> str:
+        """``"ITEM"``, or of an episode, where an item may be a query of several, ``"EPISODE:ITEM"``."""
+        return f"{self.unit}:{self.item}" if self.by_unit else str(self.item)
 
     def column(self, name: str) -> list[Any]:
         """A column of the records, a value a run."""
@@ -136,18 +218,24 @@ class Query:
 
 
 def run_model(
-    label: str, protocol: ModelProtocol, folder: str | Path, *, device: str = "cpu", progress: bool = False
+    label: str, protocol: FigureProtocol, folder: str | Path, *, device: str = "cpu", progress: bool = False
 ) -> ModelRun:
     """Put all queries to a model.
 
     Args:
         label: what the figure is to call it.
         protocol: with ``Panel((), ())``: maps are made of the chosen queries only.
-        folder: for the features, which the figure is then drawn from.
+        folder: an empty one for the features, which the figure is then drawn from.
         device: of the model.
         progress: show progress bars.
+
+    Raises:
+        ValueError: if the folder is not empty.
     """
-    protocol.prepare(Path(folder) / "features", Ranks(device=device), progress)
+    folder = Path(folder)
+    if folder.is_dir() and any(folder.iterdir()):
+        raise ValueError(f"folder {folder} is not empty: it may hold another model's features; give each its own")
+    protocol.prepare(folder / "features", Ranks(device=device), progress)
     units = protocol.run(range(len(protocol)))
     records = list(tqdm(units, label, len(protocol), unit=protocol.unit, disable=not progress))
     own = summarize_records(protocol, records).model
@@ -155,7 +243,11 @@ def run_model(
 
 
 def choose_queries(
-    runs: Sequence[ModelRun], which: Which = "correct", count: int = 6, seed: int = 0, items: Sequence[int] = ()
+    runs: Sequence[ModelRun],
+    which: Which = "correct",
+    count: int = 6,
+    seed: int = 0,
+    items: Sequence[int | tuple[int, int]] = (),
 ) -> list[Query]:
     """Queries that all models get right, or wrong, drawn at random; of an episode at most one, and no image twice.
 
@@ -165,10 +257,15 @@ def choose_queries(
             with; or ``"any"``.
         count: how many; fewer where there are no more.
         seed: of the choice.
-        items: take these instead, by their position in the dataset.
+        items: take these instead, by their position in the dataset; of episodes as ``(episode, position)``, where
+            the position alone will do for a query of one episode only.
 
     Raises:
-        ValueError: if the models were not asked the same, or there is no such query.
+        ValueError: if the models were not asked the same episodes, there is no such query, or ``items`` has one that
+            is a query of several episodes or has one twice.
+
+    Warns:
+        UserWarning: if the models could use different images, so that their accuracies are of different queries.
     """
     answers = [dict(_answers(run)) for run in runs]
     for run, those in zip(runs, answers, strict=True):
@@ -178,8 +275,16 @@ def choose_queries(
                 f"the other could: {len(run.protocol.skipped)} were left out, {len(runs[0].protocol.skipped)} there"
             )
     shared = [key for key in answers[0] if all(key in those for those in answers)]
-    asked = [Query(*key, tuple(those[key] for those in answers)) for key in shared]
-    fitting = {
+    if any(len(those) > len(shared) for those in answers):
+        counts = ", ".join(f"{run.label} {len(those)}" for run, those in zip(runs, answers, strict=True))
+        warnings.warn(
+            f"the accuracies are of different queries, as models could not use images that others could: {counts}; "
+            f"the figure is drawn from the {len(shared)} that all have",
+            stacklevel=2,
+        )
+    by_unit = runs[0].protocol.by_unit
+    asked = [Query(*key, tuple(those[key] for those in answers), by_unit) for key in shared]
+    fitting: Callable[[Query], bool] = {
         "correct": lambda query: all(query.column("correct")),
         "wrong": lambda query: not any(query.column("correct")) and _has_supports(runs, query),
         "any": lambda query: True,
@@ -189,13 +294,26 @@ def choose_queries(
         said = {"correct": "right", "wrong": "wrong"}.get(which, "")
         raise ValueError(f"no query that all models get {said}, among {len(asked)}: choose another --which")
     if items:
-        by_item = {query.item: query for query in reversed(found)}
-        missing = [str(item) for item in items if item not in by_item]
-        if missing:
-            raise ValueError(f"items: {', '.join(missing)} is no query that --which {which} asks for")
-        return [by_item[item] for item in items]
+        named = [_named(asked, item) for item in items]
+        unfit = [name for name, query in named if query is None or not fitting(query)]
+        if unfit:
+            raise ValueError(f"items: {', '.join(unfit)} is no query that --which {which} asks for")
+        return _each_once([query for _, query in named if query is not None])
     random.Random(seed).shuffle(found)
-    return list(_distinct(found, runs[0].protocol.by_unit))[:count]
+    return list(_distinct(found))[:count]
+
+
+def check_scale(methods: Sequence[MapMethod], scale: Scale) -> None:
+    """Refuse signed maps for ``"minmax"``, which would lose where their zero is.
+
+    Raises:
+        ValueError: for a method with a foil, or any but FAM with a normalisation to [0, 1] and unsigned baselines.
+    """
+    signed = [method.name for method in methods if not _is_unsigned(method)]
+    if signed and scale == "minmax":
+        raise ValueError(
+            f"scale minmax: {', '.join(signed)} is signed, and would lose what speaks against the match; use zero"
+        )
 
 
 def model_figure(
@@ -218,23 +336,32 @@ def model_figure(
         supports: show what the query was compared with; retrieved images have maps too.
         scale: of each map: ``"zero"`` is clear and the largest magnitude has the full colour; or ``"minmax"``, clear
             is the smallest value, as in the paper, which shows what differs within maps that are large everywhere.
+
+    Raises:
+        ValueError: for ``"minmax"`` and signed maps, see :func:`check_scale`; or if there are no supports to show.
     """
+    check_scale(methods, scale)
     roles = {"correct": ("label",), "any": ("predicted",), "wrong": ("predicted", "label")}[which]
     # Episodes are the same for all models, and so is the support of a class that all of them predict.
     once = supports and which == "correct" and runs[0].protocol.by_unit
+    each = supports and not once
     first = runs[0].protocol
-    blocks = [Block(_measure(first), ("query", _support_title(first)) if once else ("",))]
-    columns = tuple(_column_titles(first, roles, methods, supports and not once))
+    blocks = [Block(first.header, ("query", first.support_title) if once else ("",))]
+    names = [method.name if len(methods) > 1 else "" for method in methods]
+    columns = tuple(first.columns(names, each)) * len(roles)
     blocks += [Block(f"{run.label}\n{format_percent(run.accuracy)}", columns) for run in runs]
     rows = []
     for query in queries:
-        row = [_query_cell(first, query, which)]
+        label = query.column("label")[0]
+        row = [first.query_cell(query.item, f"{'' if which == 'correct' else 'true: '}{first.title(label)}")]
         if once:
-            row.append(_support_cell(first.example(*query.places[0], query.column("label")[0])))
+            row.append(_support_cell(first.example(*query.places[0], label)))
         for run, (record, place) in zip(runs, query.places, strict=True):
             for role in roles:
-                row += _cells(run.protocol, record, place, role, methods, which, supports and not once, scale)
-        rows.append(row)
+                shown = record["queries"][role][place]
+                title = "" if which == "correct" else f"{_ROLES[role]}: {run.protocol.title(shown)}"
+                row += run.protocol.cells(record, place, shown, methods, each, title)
+        rows.append([_scaled(cell, scale) for cell in row])
     return cell_grid(rows, blocks)
 
 
@@ -244,76 +371,14 @@ def format_percent(result: Result) -> str:
     return f"{100 * result.value:.1f}{interval} %"
 
 
-def _cells(
-    protocol: Any,
-    record: Record,
-    place: int,
-    role: str,
-    methods: Sequence[MapMethod],
-    which: Which,
-    supports: bool,
-    scale: Scale,
-) -> Iterator[Cell]:
-    """What a model says of a query and a class."""
-    label = record["queries"][role][place]
-    title = "" if which == "correct" else f"{_ROLES[role]}: {protocol.title(label)}"
-    example = protocol.example(record, place, label)
-    retrieval = isinstance(protocol, Retrieval)
-    if supports and not retrieval:
-        yield _support_cell(example)
-    for method in methods:
-        if method.foil and not example.has_foil:
-            yield Cell(example.image, f"{title}\nno other class to contrast with".strip())
-        else:
-            yield Cell(example.image, title, _map(protocol, method, example, scale))
-        if supports and retrieval:
-            retrieved = protocol.reverse(record, place, label)
-            yield Cell(retrieved.image, "", _map(protocol, method, retrieved, scale))
-
-
-def _column_titles(protocol: Any, roles: Sequence[str], methods: Sequence[MapMethod], supports: bool) -> Iterator[str]:
-    """Titles of the columns of a model, in the order of :func:`_cells`."""
-    for _ in roles:
-        if supports and not isinstance(protocol, Retrieval):
-            yield _support_title(protocol)
-        for method in methods:
-            name = method.name if len(methods) > 1 else ""
-            if supports and isinstance(protocol, Retrieval):
-                yield from (f"{name}\nquery".strip(), f"{name}\nretrieved".strip())
-            else:
-                yield name
-
-
-def _map(protocol: Any, method: MapMethod, example: Example, scale: Scale) -> Tensor:
-    maps: Tensor = protocol.maps(method, example.scores_for, example.activation, example.target)
-    return (maps - maps.min() if scale == "minmax" else maps)[0].cpu()
-
-
-def _query_cell(protocol: Any, query: Query, which: Which) -> Cell:
-    image = protocol.image(query.item)
-    name = protocol.title(query.column("label")[0])
-    title = name if which == "correct" else f"true: {name}"
-    return Cell(image, title, boxes=protocol.boxes(query.item, image.shape[1:]))
+def _scaled(cell: Cell, scale: Scale) -> Cell:
+    return cell if cell.map is None or scale == "zero" else replace(cell, map=cell.map - cell.map.min())
 
 
 def _support_cell(example: Example) -> Cell:
     if example.support is None:
         raise ValueError("supports: a memory bank has no images to show; leave them out")
     return Cell(example.support)
-
-
-def _support_title(protocol: Any) -> str:
-    if isinstance(protocol, Contrastive):
-        return "nearest of the class"
-    shot = getattr(protocol, "shot", 1)
-    return "support" if shot == 1 else f"support, 1 of {shot}"
-
-
-def _measure(protocol: Any) -> str:
-    """What the percentages are, for the header of the queries."""
-    if isinstance(protocol, FewShot):
-        return f"{protocol.way}-way {protocol.shot}-shot\naccuracy"
-    return "query\nRecall@1" if isinstance(protocol, Retrieval) else f"query\n{protocol.k}-NN accuracy"
 
 
 def _has_supports(runs: Sequence[ModelRun], query: Query) -> bool:
@@ -330,16 +395,38 @@ def _answers(run: ModelRun) -> Iterator[tuple[tuple[int, int], tuple[Record, int
             yield (record["unit"], item), (record, row)
 
 
-def _distinct(queries: Sequence[Query], by_unit: bool) -> Iterator[Query]:
+def _named(asked: Sequence[Query], item: int | tuple[int, int]) -> tuple[str, Query | None]:
+    """An item as it is written, and the query that it names."""
+    if isinstance(item, tuple):
+        unit, position = item
+        return f"{unit}:{position}", next((q for q in asked if (q.unit, q.item) == item), None)
+    matching = [query for query in asked if query.item == item]
+    if len(matching) > 1:
+        raise ValueError(
+            f"items: {item} is a query of {len(matching)} episodes; say of which, as {matching[0].name} or "
+            f"{matching[1].name} (episode:item)"
+        )
+    return str(item), matching[0] if matching else None
+
+
+def _each_once(queries: list[Query]) -> list[Query]:
+    names = [query.name for query in queries]
+    twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+    if twice:
+        raise ValueError(f"items: {', '.join(twice)} is given twice; a query has one row")
+    return queries
+
+
+def _is_unsigned(method: MapMethod) -> bool:
+    normalized = method.base == "fam" and method.options.get("normalization", "minmax") in ("minmax", "relu")
+    return method.foil is None and (normalized or method.base in _UNSIGNED)
+
+
+def _distinct(queries: Sequence[Query]) -> Iterator[Query]:
     units: set[int] = set()
     items: set[int] = set()
     for query in queries:
-        if query.item not in items and not (by_unit and query.unit in units):
+        if query.item not in items and not (query.by_unit and query.unit in units):
             items.add(query.item)
             units.add(query.unit)
             yield query
-
-
-def _is_squashed(dataset: Any) -> bool:
-    """Whether the items are whole photographs, so that a map of an item lies on its file's pixels alike."""
-    return hasattr(dataset, "records") and isinstance(getattr(dataset, "geometry", None), Squash)

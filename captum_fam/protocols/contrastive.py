@@ -6,6 +6,7 @@ import hashlib
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -49,7 +50,9 @@ class Contrastive(ModelProtocol):
         num_workers: processes that read images.
 
     Raises:
-        ValueError: for a memory bank of another similarity than the model's, or of other classes than the dataset's.
+        ValueError: for a memory bank of another similarity than the model's, or of other classes than the dataset's;
+            for k, temperature, neighbours or a backend that :class:`~captum_fam.MemoryBank` does not take.
+        ImportError: for the backend ``"faiss"`` without FAISS.
     """
 
     name = "contrastive"
@@ -79,6 +82,9 @@ class Contrastive(ModelProtocol):
         self.neighbours = neighbours
         self.backend = bank.backend if isinstance(bank, MemoryBank) else backend
         self.explain = explain
+        # Any bank refuses these settings, or lacks FAISS, as this one does; it does so before there are files.
+        options: dict[str, Any] = {"similarity": model.similarity, "neighbours": neighbours, "backend": self.backend}
+        MemoryBank(torch.ones(1, 1), [0], k=k, temperature=temperature, **options).classify(torch.ones(1, 1))
 
     def __len__(self) -> int:
         return -(-len(self.dataset) // self.batch_size)  # type: ignore[arg-type]
@@ -91,7 +97,7 @@ class Contrastive(ModelProtocol):
             **super().settings(),
             **{name: getattr(self, name) for name in own},
             "bank": bank,
-            "leave_one_out": any(item >= 0 for item in self._items_in_bank()),
+            "leave_one_out": any(item >= 0 for item in self._items_in_bank),
         }
 
     def prepare(self, folder: Path, ranks: Ranks, progress: bool) -> None:
@@ -101,12 +107,12 @@ class Contrastive(ModelProtocol):
         if not isinstance(bank, MemoryBank):
             bank = self._make_bank(bank, folder, ranks, progress)
         row_of = {item: row for row, item in enumerate(bank.items.tolist())}
-        self._own_rows = torch.tensor([row_of.get(item, -1) for item in self._items_in_bank()], dtype=torch.int64)
+        self._own_rows = torch.tensor([row_of.get(item, -1) for item in self._items_in_bank], dtype=torch.int64)
         if bank.skipped and ranks.is_first:
             item, reason = next(iter(bank.skipped.items()))
             warnings.warn(
-                f"bank: {len(bank.skipped)} items could not be used and have no row in the bank, the first is item "
-                f"{item}: {reason}",
+                f"left out of the bank, because they could not be used: {len(bank.skipped)}, the first is item {item}: "
+                f"{reason}",
                 stacklevel=2,
             )
         self._warned = False
@@ -266,6 +272,7 @@ class Contrastive(ModelProtocol):
         rows = self._own_rows[items]
         return None if (rows < 0).any() else rows.to(self._bank.items.device)
 
+    @cached_property
     def _items_in_bank(self) -> list[int]:
         """Of every query its position in the dataset of the bank, -1 where it is not there."""
         n_items = len(self.dataset)  # type: ignore[arg-type]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.datasets import ImageFolder
@@ -57,16 +58,20 @@ class ClassFolders(ImageFolder):
     """
 
     def __init__(self, root: str | Path, model: TwoPartModel) -> None:
-        super().__init__(root, loader=read_image)
+        super().__init__(root)
         self.class_names = tuple(self.classes)
         self.records = _FolderRecords(self.samples)
         self.geometry = model.geometry
         self._normalize = model.normalize
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        image, label = super().__getitem__(index)
-        framed, _ = self.geometry(image, _NO_BOXES)
-        return self._normalize(pil_to_tensor(framed).float() / 255), label
+        framed, _ = self.geometry(self.photograph(index), _NO_BOXES)
+        return self._normalize(pil_to_tensor(framed).float() / 255), self.targets[index]
+
+    def photograph(self, index: int) -> Image.Image:
+        """The image of an item, upright and in RGB: what the geometry is applied to."""
+        path, _ = self.samples[index]
+        return read_image(path)
 
 
 _NO_BOXES = torch.empty(0, 4)

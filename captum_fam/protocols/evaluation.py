@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -18,7 +19,7 @@ from tqdm.auto import tqdm
 from captum_fam._staging import staged
 from captum_fam.explanation import versions, write_json
 from captum_fam.metrics.summary import Result, summarize
-from captum_fam.protocols.base import ModelProtocol
+from captum_fam.protocols.base import ModelProtocol, by_item
 from captum_fam.protocols.features import discard
 from captum_fam.protocols.figures import picture_grid
 from captum_fam.protocols.measures import results
@@ -73,9 +74,10 @@ def evaluate(
 ) -> Evaluation | None:
     """Run a protocol, or what an earlier run of the same settings left to do, and write its table.
 
-    ``out`` gets ``records-*.jsonl`` while the run goes on, and ``skipped.json``, the images that it does without; then
-    ``results.csv``, ``summary.json``, ``examples.png`` and, if asked for, ``wrong.csv`` and ``wrong.png``. A run
-    that is killed goes on when it is started again; a folder of other settings is refused.
+    ``out`` gets ``records-*.jsonl`` while the run goes on, and ``skipped.json``, the images that it does without, which
+    are in the records of ``contrastive``; then ``results.csv``, ``summary.json``, ``examples.png`` and, if asked for,
+    ``wrong.csv`` and ``wrong.png``. A run that is killed goes on when it is started again; one that is finished, and
+    has these figures, needs no image any more; a folder of other settings is refused.
 
     Args:
         protocol: the experiment.
@@ -90,14 +92,18 @@ def evaluate(
         The table; None on all ranks but the first.
 
     Raises:
-        ValueError: if ``out`` holds results of other settings, or nothing could be explained.
+        ValueError: if ``out`` holds results of other settings, nothing could be explained, or an image that is still
+            needed has become unusable since the run began.
         OSError: if the disk is full; what is done is safe.
     """
     ranks = ranks or Ranks()
     out = Path(out)
+    figures = {"examples": examples, "wrong": wrong}
     with closing(ResultStore(out, protocol.settings(), ranks)) as store:
         missing = [unit for unit in range(len(protocol)) if unit not in store.done]
-        protocol.prepare(out / _FEATURES, ranks, progress)
+        earlier = None if missing else _finished(out, store.records(), figures)
+        if earlier is None:
+            protocol.prepare(out / _FEATURES, ranks, progress)
         mine = ranks.share(missing)
         bar = tqdm(
             total=len(protocol),
@@ -114,14 +120,25 @@ def evaluate(
     if not ranks.is_first:
         return None
     records = store.records()
-    evaluation = summarize_records(protocol, records)
-    _write(protocol, records, evaluation, out, examples, wrong, about or {})
+    left_out = None if earlier is None else (by_item(earlier["skipped"]), by_item(earlier["bank_skipped"]))
+    evaluation = summarize_records(protocol, records, left_out)
+    _write(protocol, records, evaluation, out, figures, earlier is None, about or {})
     discard(out / _FEATURES)
     return evaluation
 
 
-def summarize_records(protocol: ModelProtocol, records: Sequence[Record]) -> Evaluation:
-    """The table of all records."""
+def summarize_records(
+    protocol: ModelProtocol,
+    records: Sequence[Record],
+    left_out: tuple[dict[int, str], dict[int, str]] | None = None,
+) -> Evaluation:
+    """The table of all records.
+
+    Args:
+        protocol: prepared, unless it is told what was left out.
+        records: of all units.
+        left_out: items of the dataset and of the bank's, with the reason; None: the protocol says.
+    """
     queries, query_units = _join(records, "queries")
     explained, explained_units = _join(records, "explained")
     if not queries:
@@ -132,7 +149,7 @@ def summarize_records(protocol: ModelProtocol, records: Sequence[Record]) -> Eva
         for name, column in queries.items()
         if name not in ("item", "label", "predicted", "confidence")
     }
-    skipped = {**protocol.skipped, **_skipped(records)}
+    skipped, bank_skipped = left_out or ({**protocol.skipped, **_skipped(records)}, protocol.bank_skipped)
     return Evaluation(
         protocol.name,
         own,
@@ -147,11 +164,26 @@ def summarize_records(protocol: ModelProtocol, records: Sequence[Record]) -> Eva
             "queries": len(query_units),
             "explained": len(explained_units),
             "skipped": len(skipped),
-            **({"skipped in the bank": len(protocol.bank_skipped)} if protocol.bank_skipped else {}),
+            **({"skipped in the bank": len(bank_skipped)} if bank_skipped else {}),
         },
         dict(sorted(skipped.items())),
-        protocol.bank_skipped,
+        bank_skipped,
     )
+
+
+def _finished(out: Path, records: Sequence[Record], figures: Mapping[str, int]) -> dict[str, Any] | None:
+    """The summary of a run that has left the figures that are asked for; None where they have yet to be drawn."""
+    path = out / "summary.json"
+    if not path.is_file():
+        return None
+    summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    has_pictures = {"examples": any(record["explained"].get("row") for record in records), "wrong": _mistakes(records)}
+    drawn = all(
+        summary.get("figures", {}).get(name) == count and ((out / f"{name}.png").is_file() or not has_pictures[name])
+        for name, count in figures.items()
+        if count
+    )
+    return summary if drawn else None
 
 
 def _join(records: Sequence[Record], part: str) -> tuple[dict[str, list[Any]], Tensor]:
@@ -171,7 +203,7 @@ def _join(records: Sequence[Record], part: str) -> tuple[dict[str, list[Any]], T
 
 
 def _skipped(records: Sequence[Record]) -> dict[int, str]:
-    return {int(item): reason for record in records for item, reason in record.get("skipped", {}).items()}
+    return {item: reason for record in records for item, reason in by_item(record.get("skipped", {})).items()}
 
 
 def _entry(result: Result) -> dict[str, Any]:
@@ -186,21 +218,21 @@ def _write(
     records: Sequence[Record],
     evaluation: Evaluation,
     out: Path,
-    examples: int,
-    wrong: int,
+    figures: Mapping[str, int],
+    draw: bool,
     about: Mapping[str, Any],
 ) -> None:
-    """All the files of a finished run, which appear together."""
+    """All the files of a finished run, which appear together; the figures where they are not there yet."""
     with staged(out) as scratch:
         rows = evaluation.rows()
         with (scratch / "results.csv").open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, list(rows[0]))
             writer.writeheader()
             writer.writerows(rows)
-        if examples:
-            _draw_examples(protocol, records, examples, scratch)
-        if wrong:
-            _draw_wrong(protocol, records, wrong, scratch)
+        if draw and figures["examples"]:
+            _draw_examples(protocol, records, figures["examples"], scratch)
+        if draw and figures["wrong"]:
+            _draw_wrong(protocol, records, figures["wrong"], scratch)
         summary = {
             "about": dict(about),
             **protocol.settings(),
@@ -208,6 +240,7 @@ def _write(
             "skipped": {str(item): reason for item, reason in evaluation.skipped.items()},
             "bank_skipped": {str(item): reason for item, reason in evaluation.bank_skipped.items()},
             "results": rows,
+            "figures": dict(figures),
             "versions": versions(),
         }
         write_json(scratch / "summary.json", summary)
@@ -226,13 +259,7 @@ def _draw_examples(protocol: ModelProtocol, records: Sequence[Record], count: in
 
 def _draw_wrong(protocol: ModelProtocol, records: Sequence[Record], count: int, folder: Path) -> None:
     """The mistakes of the largest confidence, with maps of the first method for the predicted and the true class."""
-    mistakes = [
-        (record, query)
-        for record in records
-        for query, right in enumerate(record["queries"].get("correct", ()))
-        if not right
-    ]
-    mistakes.sort(key=lambda mistake: -mistake[0]["queries"]["confidence"][mistake[1]])
+    mistakes = sorted(_mistakes(records), key=lambda mistake: -mistake[0]["queries"]["confidence"][mistake[1]])
     pictures = []
     with (folder / "wrong.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
@@ -248,6 +275,16 @@ def _draw_wrong(protocol: ModelProtocol, records: Sequence[Record], count: int, 
             pictures.append(protocol.picture(record, query, classes, protocol.panel.methods[:1], title))
     if pictures:
         picture_grid(pictures).save(folder / "wrong.png", dpi=100)
+
+
+def _mistakes(records: Sequence[Record]) -> list[tuple[Record, int]]:
+    """The records and rows of the queries that were not classified correctly."""
+    return [
+        (record, query)
+        for record in records
+        for query, right in enumerate(record["queries"].get("correct", ()))
+        if not right
+    ]
 
 
 def format_table(evaluation: Evaluation) -> str:

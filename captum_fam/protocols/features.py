@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 
 from captum_fam._staging import staged
 from captum_fam.batches import BatchLoader
+from captum_fam.images import UnreadableImageError
 from captum_fam.protocols.model import TwoPartModel
 from captum_fam.protocols.ranks import Ranks
 
@@ -86,6 +87,7 @@ def extract(
     ranks: Ranks | None = None,
     progress: bool = False,
     name: str = "features",
+    left_out: Mapping[int, str] | None = None,
 ) -> Features:
     """Run all images through the model, the processes sharing them.
 
@@ -104,21 +106,47 @@ def extract(
         ranks: the processes that share the work.
         progress: show a progress bar.
         name: on the bar.
+        left_out: the items, with the reason, that a run does without whatever has become of them since it began; any
+            other must be usable. None: any may be left out.
 
     Raises:
-        ValueError: if nothing could be read.
+        ValueError: if nothing could be read; or at the first item that is unusable and not one of ``left_out``. What
+            was extracted before it is kept.
         OSError: if the disk is full.
     """
     ranks = ranks or Ranks()
     folder = Path(folder)
     if not (folder / _INDEX).is_file():
         shown = name if progress and ranks.is_first else None
-        _fill_blocks(model, dataset, folder, keep, batch_size, num_workers, ranks, shown)
+        read = dataset if left_out is None else _Without(dataset, left_out)
+        _fill_blocks(model, read, folder, keep, batch_size, num_workers, ranks, shown)
         ranks.wait()
         if ranks.is_first:
             _close_blocks(folder, len(dataset))  # type: ignore[arg-type]
         ranks.wait()
     return _open(folder)
+
+
+class _Without(Dataset[Any]):
+    """A dataset some of whose items count as unreadable, and no others may be.
+
+    Args:
+        dataset: with these items.
+        left_out: of them the unreadable ones, with the reason.
+    """
+
+    def __init__(self, dataset: Dataset[Any], left_out: Mapping[int, str]) -> None:
+        self.dataset = dataset
+        self.records = getattr(dataset, "records", ())
+        self.left_out = left_out
+
+    def __len__(self) -> int:
+        return len(self.dataset)  # type: ignore[arg-type]
+
+    def __getitem__(self, index: int) -> Any:
+        if index in self.left_out:
+            raise UnreadableImageError(self.left_out[index])
+        return self.dataset[index]
 
 
 class _Part(NamedTuple):
@@ -172,8 +200,21 @@ def _fill_blocks(
             for writer in writers.values():
                 writer.sync()
             with staged(folder / _BLOCKS) as scratch:
-                torch.save(vars(block), scratch / f"{block.starts[0]:010d}.pt")
+                _save(vars(block), scratch / f"{block.starts[0]:010d}.pt", folder)
             block = _Block()
+
+        def stop_at_unusable(found: Mapping[int, str]) -> None:
+            """Keep what comes before the first item that may not be left out, and stop."""
+            further = sorted(found.keys() - dataset.left_out.keys()) if isinstance(dataset, _Without) else []
+            if not further:
+                return
+            before = waiting[: waiting.index(further[0] // batch_size * batch_size)]
+            if before:
+                save(before)
+            raise ValueError(
+                f"dataset: {found[further[0]]}; usable when this run began, so that its units would change without "
+                "it: restore it, or begin another run in another folder"
+            )
 
         for batch in loader:
             activation = model.activation(batch.images)
@@ -182,7 +223,9 @@ def _fill_blocks(
             for kind, writer in writers.items():
                 writer.write(batch.indices, activation if kind == "activations" else batch.images)
             finite = activation.flatten(1).isfinite().all(1) & embedding.isfinite().all(1)
-            block.skipped |= {item: not_finite(dataset, item) for item in batch.indices[~finite].tolist()}
+            unusable = {item: not_finite(dataset, item) for item in batch.indices[~finite].tolist()}
+            stop_at_unusable({**loader.skipped, **unusable})
+            block.skipped |= unusable
             boxes = tuple(box for box, good in zip(batch.boxes, finite.tolist(), strict=False) if good)
             block.parts.append((embedding[finite], batch.labels[finite], batch.indices[finite], boxes))
             bar.update(len(batch.indices))
@@ -191,6 +234,7 @@ def _fill_blocks(
             if at >= _BATCHES_A_BLOCK:
                 save(waiting[:at])
                 del waiting[:at]
+        stop_at_unusable(loader.skipped)
         if waiting:
             save(waiting)
 
@@ -213,7 +257,7 @@ def _close_blocks(folder: Path, n_items: int) -> None:
         discard(folder)
         raise
     with staged(folder) as scratch:
-        torch.save(index, scratch / _INDEX)
+        _save(index, scratch / _INDEX, folder)
     shutil.rmtree(folder / _BLOCKS)
 
 
@@ -233,6 +277,16 @@ def _index(blocks: Sequence[_Block], n_items: int) -> dict[str, Any]:
         "skipped": dict(sorted(skipped.items())),
         "shapes": {kind: shape for block in blocks for kind, shape in block.shapes.items() if shape},
     }
+
+
+def _save(value: object, path: Path, folder: Path) -> None:
+    """``torch.save``, which has a RuntimeError for a full disk."""
+    try:
+        torch.save(value, path)
+    except (OSError, RuntimeError) as error:
+        raise OSError(
+            f"{folder} cannot be written: {error}. What is done is safe; make room, or choose a folder elsewhere"
+        ) from error
 
 
 def _open(folder: Path) -> Features:

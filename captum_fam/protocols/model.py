@@ -18,12 +18,12 @@ from torch.fx.experimental.optimization import fuse
 from torchvision.models.feature_extraction import create_feature_extractor
 from torchvision.transforms import Normalize
 
-from captum_fam.backbones import backbone_names
 from captum_fam.data.boxes import Geometry, ResizeCrop, Squash
 from captum_fam.demo.network import load_demo_network
 from captum_fam.functional import unit
 from captum_fam.images import IMAGENET_MEAN, IMAGENET_STD
-from captum_fam.models import EmbeddingModel, create_model
+from captum_fam.models import EmbeddingModel, create_model, list_models
+from captum_fam.models.registry import full_name
 from captum_fam.pooling import GAP, GMP, LSE, GeM
 from captum_fam.protocols.head import load_head
 
@@ -224,9 +224,6 @@ class _Only(nn.Module):
         return tensors[self.key]
 
 
-_ALIASES = {"squeezenet": "squeezenet1_0", "conv4": "conv4net"}
-
-
 def load_model(
     name: str,
     weights: str | Path | None = None,
@@ -236,10 +233,11 @@ def load_model(
     """A model by name.
 
     Args:
-        name: as for :func:`~captum_fam.models.create_model`, with the short names ``squeezenet`` and ``conv4``;
-            ``demo``, the network of ``captum-fam demo``; or ``package.module:factory``, a function without arguments
-            that returns a :class:`TwoPartModel` or an :class:`~captum_fam.models.EmbeddingModel`.
-        weights: a file of weights; None: torchvision's pretrained ones for its networks, random ones for others.
+        name: as for :func:`~captum_fam.models.create_model`; ``demo``, the network of ``captum-fam demo``; or
+            ``package.module:factory``, a function without arguments that returns a :class:`TwoPartModel` or an
+            :class:`~captum_fam.models.EmbeddingModel`.
+        weights: a file of weights; None: the pretrained ones for networks of torchvision and timm, which are
+            downloaded once, random ones for those of the paper.
         head: what stands in the place of the model's: a file as for :func:`~captum_fam.protocols.head.load_head`, or a
             module, of which ``torch.nn.Identity()`` leaves the pooled activation.
         pooling: before the head in place of the model's, ``"gap"``, ``"gmp"``, ``"lse"`` or ``"gem"``.
@@ -258,9 +256,8 @@ def load_model(
         net = load_demo_network()
         made = TwoPartModel(net.features, net.pooling, size=84, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
     else:
-        plain = _ALIASES.get(name, name).removeprefix("torchvision/")
-        default = "DEFAULT" if plain in backbone_names() else None
-        made = create_model(plain, weights or default)
+        default = None if full_name(name) in list_models() else "DEFAULT"
+        made = create_model(name, weights or default)
     model = split_model(made) if isinstance(made, EmbeddingModel) else made
     if not isinstance(model, TwoPartModel):
         raise ValueError(f"model {name}: its factory gave a {type(model).__name__}, expected a TwoPartModel")

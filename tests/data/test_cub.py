@@ -1,6 +1,7 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -109,6 +110,25 @@ def test_an_orientation_tag_is_ignored_as_the_box_is_drawn_on_stored_pixels(root
     exif[0x0112] = 6  # a quarter turn
     Image.new("RGB", SIZE).save(path, exif=exif)
     assert CUB200(root)[0].image.shape == (3, 20, 30)
+
+
+def test_a_photograph_is_the_image_before_geometry_and_transform(root):
+    dataset = CUB200(root, geometry=Squash(8), transform=lambda image: image - 1)
+    path = dataset.records[4].path
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.effect_noise(SIZE, 90).save(path, exif=exif)
+    photograph = dataset.photograph(4)
+    assert (photograph.mode, photograph.size) == ("RGB", SIZE)
+    with Image.open(path) as stored:
+        assert photograph.tobytes() == stored.convert("RGB").tobytes()
+    squashed = torch.tensor(np.asarray(photograph.resize((8, 8), Image.Resampling.BILINEAR))).movedim(-1, 0) / 255 - 1
+    torch.testing.assert_close(dataset[4].image, squashed)
+
+
+def test_a_photograph_that_cannot_be_read_is_named(broken):
+    with pytest.raises(UnreadableImageError, match=r"1\.jpg: missing: no such file"):
+        CUB200(broken).photograph(1)
 
 
 @pytest.fixture

@@ -244,6 +244,17 @@ def test_an_unknown_model_or_layer_of_timm_is_answered_with_the_nearest(timm):
         create_model("timm/resnet18", layer="layer5")
 
 
+@pytest.mark.parametrize(("short", "name"), [("conv4", "conv4net"), ("squeezenet", "torchvision/squeezenet1_0")])
+def test_a_short_name_is_the_network_of_the_full_one(short, name):
+    net = create_model(short)
+    assert net.name == name
+    full = create_model(name)
+    assert net.size == full.size
+    assert {key: value.shape for key, value in net.model.state_dict().items()} == {
+        key: value.shape for key, value in full.model.state_dict().items()
+    }
+
+
 def test_weights_that_cannot_be_downloaded_are_asked_for():
     with pytest.raises(WeightsError, match="npid_resnet50 has none that can be downloaded here; give the path"):
         create_model("npid_resnet50", weights="DEFAULT")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,14 @@ from torch.utils.data import Dataset
 from captum_fam.data.boxed_images import Record, Sample
 from captum_fam.memory_bank import MemoryBank
 from captum_fam.pooling import GMP
+from captum_fam.protocols import contrastive
 from captum_fam.protocols.contrastive import Contrastive
 from captum_fam.protocols.data import ScenesWithBoxes
 from captum_fam.protocols.evaluation import evaluate
 from captum_fam.protocols.model import TwoPartModel
 from captum_fam.protocols.ranks import Ranks
 from tests.protocols.runs import make_panel
+from tests.protocols.test_features import Damaged
 
 
 class Filed(Dataset[Sample]):
@@ -103,6 +106,54 @@ def test_queries_whose_files_are_in_the_bank_are_left_out_of_their_own_neighbour
     assert found["label"] == [int(queries.labels[item]) for item in found["item"]]
     assert sorted(record["explained"]["row"]) == list(range(6))
     assert len(record["explained"]["fam.energy"]) == 6
+
+
+@pytest.mark.parametrize("in_file", [False, True])
+def test_a_backend_that_is_not_installed_is_refused_before_there_are_files(
+    in_file: bool, model: TwoPartModel, scenes: ScenesWithBoxes, embeddings: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bank = _bank(embeddings, scenes, backend="faiss") if in_file else scenes
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(ImportError, match=r'pip install "captum-fam\[faiss\]"'):
+        _protocol(model, scenes, bank, backend="faiss")
+    _protocol(model, scenes, scenes)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"backend": "faiss"}, 'backend="faiss" finds by cosine or dot, not by Euclidean.*backend="torch"'),
+        ({"k": 0}, "k must be at least 1"),
+    ],
+)
+def test_a_search_that_a_bank_cannot_do_is_refused_before_there_are_files(
+    options: dict[str, Any], message: str, model: TwoPartModel, scenes: ScenesWithBoxes
+) -> None:
+    model.similarity = "euclidean"
+    with pytest.raises(ValueError, match=message):
+        _protocol(model, scenes, scenes, **options)
+
+
+def test_which_queries_are_in_the_bank_is_looked_up_once(
+    model: TwoPartModel, scenes: ScenesWithBoxes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked = []
+    paths = contrastive._paths
+    monkeypatch.setattr(contrastive, "_paths", lambda images: looked.append(images) or paths(images))
+    queries, bank = Filed(scenes, range(4)), Filed(scenes, range(2, 9))
+    evaluate(_protocol(model, queries, bank), tmp_path, examples=0)
+    assert looked == [bank, queries]
+
+
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [({3}, "used: 1, the first is item 3: "), ({3, 5}, "used: 2, the first is item 3: ")],
+)
+def test_unusable_items_of_a_bank_are_counted_in_plain_words(
+    broken: set[int], said: str, model: TwoPartModel, scenes: ScenesWithBoxes, tmp_path: Path
+) -> None:
+    with pytest.warns(UserWarning, match=f"^bank: {said}scene-3"):
+        evaluate(_protocol(model, Filed(scenes, range(4)), Damaged(scenes, broken)), tmp_path, examples=0)
 
 
 def test_other_boxes_and_another_pooling_are_another_run(model: TwoPartModel, scenes: ScenesWithBoxes) -> None:

@@ -46,6 +46,16 @@ def test_class_folders_are_numbered_by_name_and_framed_as_the_model_takes_them(
     assert data.records[11].path == folder / "red/3.png"
 
 
+def test_a_photograph_of_class_folders_is_upright_and_of_its_own_size(folder: Path, model: TwoPartModel) -> None:
+    turned = Image.Exif()
+    turned[0x0112] = 6  # stored a quarter turn to the left
+    Image.new("RGB", (20, 10), (255, 0, 0)).save(folder / "red/0.png", exif=turned)
+    data = load_dataset(folder, "test", model)
+    assert data.photograph(8).size == (10, 20)
+    assert data.photograph(3).size == (23, 10)
+    assert data.photograph(3).getpixel((22, 9)) == COLOURS["blue"]
+
+
 def test_a_bank_of_class_folders_classifies_and_leaves_a_query_out_of_its_own_neighbours(
     folder: Path, model: TwoPartModel, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -53,7 +63,7 @@ def test_a_bank_of_class_folders_classifies_and_leaves_a_query_out_of_its_own_ne
     data = load_dataset(folder, "test", model)
     panel = Panel(get_methods("fam"), ("swap",))
     protocol = Contrastive(model, data, data, panel, k=3, batch_size=4)
-    with pytest.warns(UserWarning, match="bank: 1 items could not be used"):
+    with pytest.warns(UserWarning, match="left out of the bank, because they could not be used: 1"):
         evaluation = evaluate(protocol, tmp_path_factory.mktemp("out"))
     assert evaluation is not None
     assert evaluation.model["accuracy"].n == 11

@@ -6,6 +6,7 @@ import argparse
 import csv
 import json
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from captum_fam.cli import evaluate as command
 from captum_fam.cli import main
 from captum_fam.data.episodes import EpisodeSampler
 from captum_fam.memory_bank import MemoryBank
+from captum_fam.models import create_model
 from captum_fam.protocols.evaluation import evaluate
 from captum_fam.protocols.few_shot import FewShot
 from captum_fam.protocols.head import load_head
@@ -30,6 +32,12 @@ from tests.protocols.test_features import Damaged
 
 def bright_model() -> TwoPartModel:
     return make_model()
+
+
+def cropping_model() -> TwoPartModel:
+    model = make_model()
+    model.framing = "crop"
+    return model
 
 
 def headed_model() -> TwoPartModel:
@@ -141,6 +149,7 @@ def test_images_that_cannot_be_used_are_left_out_and_named(name: str, tmp_path: 
     assert evaluation.skipped.keys() == unreadable | overflowing
     assert evaluation.skipped[32] == "scene-32.jpg: corrupt"
     assert evaluation.counts["skipped"] == len(unreadable | overflowing)
+    assert (tmp_path / "skipped.json").is_file() == (name != "contrastive")  # whose records name them
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["skipped"]["0"] == "scene-0.jpg: corrupt"
 
@@ -157,7 +166,7 @@ def test_an_image_that_overflows_is_left_out_of_the_queries_of_a_bank(tmp_path: 
 def test_unreadable_images_of_a_bank_are_said_and_have_no_row(tmp_path: Path) -> None:
     protocol = make_protocol("contrastive")
     protocol.bank = Damaged(protocol.dataset, unreadable={0, 50}, overflowing={7})
-    with pytest.warns(UserWarning, match="3 items could not be used and have no row in the bank"):
+    with pytest.warns(UserWarning, match="left out of the bank, because they could not be used: 3"):
         evaluation = evaluate(protocol, tmp_path, examples=0)
     assert evaluation is not None
     assert len(MemoryBank.load(tmp_path / "bank.safetensors")) == 127
@@ -175,7 +184,10 @@ def test_the_file_of_an_image_whose_features_are_no_numbers_is_named(tmp_path: P
     protocol.bank.records = filed.records
     protocol.dataset = Damaged(filed, overflowing={4})  # type: ignore[arg-type]
     protocol.dataset.records = filed.records
-    with pytest.warns(UserWarning, match=r"the first is item 3: data/3\.jpg: its features hold NaN"):
+    with pytest.warns(
+        UserWarning,
+        match=r"used: 1, the first is item 3: data/3\.jpg: its features hold NaN",
+    ):
         evaluation = evaluate(protocol, tmp_path, examples=0)
     assert evaluation is not None
     assert evaluation.skipped == {4: "data/4.jpg: its features hold NaN or inf"}
@@ -340,6 +352,35 @@ def test_a_crop_moves_images_and_boxes_and_is_another_run(birds: Path, tmp_path:
         run_command(*arguments, "--geometry", "squash")
     with pytest.raises(ValueError, match="cannot be cropped"):
         run_command("retrieval", "--model", "demo", "--data", "scenes:9", "--geometry", "crop")
+
+
+@pytest.mark.parametrize(("given", "geometry"), [((), "ResizeCrop"), (("--geometry", "squash"), "Squash")])
+def test_a_model_that_crops_does_so_unless_told_otherwise(
+    given: tuple[str, ...], geometry: str, birds: Path, tmp_path: Path
+) -> None:
+    arguments = ("retrieval", "--model", f"{__name__}:cropping_model", "--data", str(birds), "--device", "cpu")
+    arguments = (*arguments, "--methods", "uniform", "--examples", "0", "--split", "all", "--out", str(tmp_path))
+    assert run_command(*arguments, *given) == 0
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["preprocessing"]["geometry"].startswith(geometry)
+
+
+def test_random_weights_are_said_once(birds: Path, tmp_path: Path) -> None:
+    arguments = ("--data", str(birds), "--device", "cpu", "--size", "32")
+    torch.save(create_model("conv4net").model.state_dict(), tmp_path / "conv4net.pth")
+    commands = {
+        "retrieval": ("--split", "all", "--methods", "uniform", "--examples", "0"),
+        "train-head": ("--steps", "2"),
+    }
+    for name, further in commands.items():
+        words = (name, *arguments, *further, "--model", "conv4")
+        with pytest.warns(UserWarning, match="--model conv4: random weights; give trained ones as --weights") as said:
+            assert run_command(*words, "--out", str(tmp_path / name)) == 0
+        assert len([one for one in said if "random weights" in str(one.message)]) == 1
+        with warnings.catch_warnings(record=True) as said:
+            weights = ("--weights", str(tmp_path / "conv4net.pth"))
+            assert run_command(*words, *weights, "--out", str(tmp_path / f"{name}-trained")) == 0
+        assert not [one for one in said if "random weights" in str(one.message)]
 
 
 def test_the_conventions_of_a_command_are_part_of_the_run(birds: Path, tmp_path: Path) -> None:

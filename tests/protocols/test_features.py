@@ -151,6 +151,52 @@ def test_a_full_disk_says_how_much_an_image_takes(
         extract(model, scenes, tmp_path)
 
 
+@pytest.mark.parametrize("file", ["0000000000.pt", "index.pt"])
+def test_a_full_disk_is_an_os_error_whatever_torch_makes_of_it(
+    file: str, model: TwoPartModel, scenes: ScenesWithBoxes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = torch.save
+
+    def full(value: object, path: Path) -> None:
+        if path.name == file:
+            raise RuntimeError("[enforce fail at inline_container.cc:671] . unexpected pos 704 vs 598")
+        save(value, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", full)
+        with pytest.raises(OSError, match=r"features cannot be written: .*unexpected pos.*make room"):
+            extract(model, scenes, tmp_path / "features")
+    assert len(extract(model, scenes, tmp_path / "features")) == 130
+
+
+@pytest.mark.parametrize(("unreadable", "overflowing"), [({100, 129}, {101}), ({*range(96, 130)}, {5}), ({5}, {97})])
+def test_an_item_that_may_not_be_left_out_stops_the_extraction_and_keeps_what_came_before(
+    unreadable: set[int], overflowing: set[int], model: TwoPartModel, scenes: ScenesWithBoxes, tmp_path: Path
+) -> None:
+    class Counted(Damaged):
+        def __init__(self, *damaged: set[int]) -> None:
+            super().__init__(scenes, *damaged)
+            self.read: list[int] = []
+
+        def __getitem__(self, index: int) -> Sample:
+            self.read.append(index)
+            return super().__getitem__(index)
+
+    left_out = {5: "scene-5.jpg: corrupt", **dict.fromkeys(range(16, 32), "was corrupt")}
+    broken = Counted(unreadable, overflowing)
+    first = {100: "scene-100.jpg: corrupt", 96: "scene-96.jpg: corrupt", 97: "its features hold NaN"}
+    reason = first[min((unreadable | overflowing) - {5})]
+    with pytest.raises(ValueError, match=f"dataset: {reason}.*usable when this run began.*restore it"):
+        extract(model, broken, tmp_path / "parts", batch_size=16, left_out=left_out)
+    restored = Counted()
+    parts = extract(model, restored, tmp_path / "parts", batch_size=16, left_out=left_out)
+    assert restored.read == list(range(96, 130))
+    assert parts.skipped == left_out
+    whole = extract(model, scenes, tmp_path / "whole", batch_size=16, left_out=left_out)
+    assert torch.equal(parts.embeddings, whole.embeddings)
+    assert torch.equal(parts.items, whole.items)
+
+
 def test_discarding_removes_the_files(model: TwoPartModel, scenes: ScenesWithBoxes, tmp_path: Path) -> None:
     extract(model, scenes, tmp_path / "features")
     discard(tmp_path / "features")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from captum_fam.data.boxes import ResizeCrop, Squash
 from captum_fam.images import IMAGENET_MEAN
-from captum_fam.models import EmbeddingNet, create_model
+from captum_fam.models import EmbeddingModel, EmbeddingNet, create_model
 from captum_fam.pooling import GAP, GMP
 from captum_fam.protocols.head import load_head, save_head, train_head
 from captum_fam.protocols.model import TwoPartModel, load_model, split_model
@@ -135,6 +135,32 @@ def test_models_come_by_name_or_from_a_factory() -> None:
     assert load_model("conv4").size == 84
     assert load_model(f"{__name__}:small_factory").size == 32
     assert load_model(f"{__name__}:embedding_factory").mean == IMAGENET_MEAN
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "loaded"),
+    [
+        ("timm/resnet18", None, "DEFAULT"),
+        ("timm/resnet18", "own.pth", "own.pth"),
+        ("torchvision/resnet18", None, "DEFAULT"),
+        ("squeezenet", None, "DEFAULT"),
+        ("squeezenet", "own.pth", "own.pth"),
+        ("conv4", None, None),
+        ("npid_resnet18", None, None),
+    ],
+)
+def test_without_weights_a_network_has_its_pretrained_ones_where_there_are_any(
+    name: str, given: str | None, loaded: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def create(name: str, weights: str | None) -> EmbeddingModel:
+        asked.append(weights)
+        return create_model("conv4net")
+
+    monkeypatch.setattr("captum_fam.protocols.model.create_model", create)
+    load_model(name, given)
+    assert asked == [loaded]
 
 
 @pytest.mark.parametrize(

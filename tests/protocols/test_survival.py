@@ -128,11 +128,53 @@ def test_what_becomes_of_a_file_between_kill_and_resume_changes_no_unit(name: st
     lines = (tmp_path / "parts/records-0.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "parts/records-0.jsonl").write_text("".join(lines[:3]))
     # Broken by now: a file that the units were drawn with.
-    with pytest.raises(ValueError, match=r"scene-9\.jpg: corrupt \(1 in all\); usable when this run began.*restore it"):
+    with pytest.raises(ValueError, match=r"scene-9\.jpg: corrupt; usable when this run began.*restore it"):
         evaluate(protocol(3, 9, 40), tmp_path / "parts", examples=0)
     # Restored, and with it one that was left out.
     assert evaluate(protocol(40), tmp_path / "parts", examples=0) == whole
     assert _records(tmp_path / "parts") == _records(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_finished_run_needs_no_image_any_more(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Gone(Damaged):
+        def __getitem__(self, index: int) -> Any:
+            raise AssertionError("an image was read")
+
+    def protocol(kind: type[Damaged] = Damaged) -> Any:
+        made = make_protocol(name)
+        made.query = 2
+        made.dataset = kind(made.dataset, {3, 40})
+        if name == "contrastive":
+            made.bank = kind(made.bank, {7})
+        return made
+
+    whole = evaluate(protocol(), tmp_path, examples=2, wrong=3)
+    files = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    again = evaluate(protocol(Gone), tmp_path, examples=2, wrong=3, about={"model": "small"})
+    assert again == whole
+    assert again is not None
+    assert again.skipped.keys() == {3, 40}
+    assert len(again.bank_skipped) == (name == "contrastive")
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary.pop("about") == {"model": "small"}
+    before = json.loads(files.pop("summary.json"))
+    del before["about"]
+    assert summary == before
+    assert {path: (tmp_path / path).read_bytes() for path in files} == files
+    assert evaluate(protocol(Gone), tmp_path, examples=0) == whole
+
+
+@pytest.mark.parametrize("figures", [{"examples": 3}, {"examples": 2, "wrong": 1}])
+def test_figures_that_a_finished_run_has_not_are_drawn(figures: dict[str, int], tmp_path: Path) -> None:
+    evaluate(make_protocol("retrieval"), tmp_path, examples=2)
+    before = (tmp_path / "examples.png").read_bytes()
+    evaluate(make_protocol("retrieval"), tmp_path, **figures)
+    assert ((tmp_path / "examples.png").read_bytes() == before) == (figures["examples"] == 2)
+    assert (tmp_path / "wrong.png").is_file() == ("wrong" in figures)
+    (tmp_path / "examples.png").unlink()
+    evaluate(make_protocol("retrieval"), tmp_path, **figures)
+    assert (tmp_path / "examples.png").is_file()
 
 
 def test_torchrun_of_the_command_gives_the_table_of_one_process(tmp_path: Path) -> None:
