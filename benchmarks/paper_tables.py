@@ -111,7 +111,8 @@ def measured(row: Row, protocols: Sequence[str], shared: Path, runs: Path) -> tu
         kind = "-faithfulness" if "faithfulness" in options else ""
         folders.append(runs / f"{row.name}-{name}{kind}")
         data = f"--data {shared}/data/cub50"
-        commands.append(f"evaluate {name} {row.model} {data} --methods {METHODS} {options} --out {folders[-1]}")
+        told = f"evaluate {name} {row.model} {data} --methods {METHODS} {options}".rstrip()
+        commands.append(f"{told} --out {folders[-1]}")
         call(commands[-1])
     return [f"captum-fam {command}" for command in commands], folders
 
@@ -166,14 +167,14 @@ def page(name: str, title: str, rows: Sequence[Row], protocols: Sequence[str], s
 def curves(rows: Sequence[Row], runs: Path, file: Path) -> None:
     """Loss and validation measure of every trained row."""
     trained = [row for row in rows if row.train]
-    figure = Figure(figsize=(7.5, 2.8), layout="constrained")
+    figure = Figure(figsize=(7.5, 3.0), layout="constrained")
     for ax, column in zip(figure.subplots(1, 2), ("loss", trained[0].curve), strict=True):
         for row in trained:
             values = [float(line[column]) for line in log(row, runs)]
             ax.plot(range(1, len(values) + 1), values, label=row.name)
         ax.set(xlabel="checkpoint", title=column.replace("_", " "))
         ax.grid(alpha=0.3)
-    ax.legend(fontsize=7)
+    figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8, frameon=False)
     figure.savefig(file, dpi=130)
 
 
