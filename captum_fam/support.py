@@ -6,7 +6,7 @@ import json
 import operator
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -80,7 +80,7 @@ class SupportSet(nn.Module):
 
     @property
     def n_classes(self) -> int:
-        return int(self.labels.max()) + 1
+        return len(self.class_names)
 
     @property
     def holds_embeddings(self) -> bool:
@@ -115,8 +115,9 @@ class SupportSet(nn.Module):
     def _load_from_state_dict(self, *args: Any) -> None:
         names, errors = self.class_names, args[-1]
         super()._load_from_state_dict(*args)
-        if not errors and len(self.class_names) != self.n_classes:
-            errors.append(f"class_names: {len(self.class_names)} names for {self.n_classes} classes")
+        n_classes = int(self.labels.max()) + 1
+        if not errors and self.n_classes != n_classes:
+            errors.append(f"class_names: {self.n_classes} names for {n_classes} classes")
         if errors:
             self.class_names = names
 
@@ -301,7 +302,10 @@ def embed_classes(
 @contextmanager
 def plain_arithmetic(device: torch.device) -> Iterator[None]:
     """Normal tensors without a graph, in their own precision, whatever modes the caller is in."""
-    with torch.inference_mode(False), torch.no_grad(), torch.autocast(device.type, enabled=False):
+    # Most callers are in none; turning autocast off is the slowest of the three.
+    in_autocast = torch.is_autocast_enabled(device.type)
+    autocast = torch.autocast(device.type, enabled=False) if in_autocast else nullcontext()
+    with torch.inference_mode(False), torch.no_grad(), autocast:
         yield
 
 
