@@ -74,6 +74,7 @@ class SupportSet(nn.Module):
         self.batch_size = batch_size
         self._embedded = _EmptyOnCopy()
         self._checked = tensor_version(self.inputs)
+        self._class_weights: tuple[object, Tensor] | None = None
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -81,6 +82,15 @@ class SupportSet(nn.Module):
     @property
     def n_classes(self) -> int:
         return len(self.class_names)
+
+    def class_weights(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The rows that average supports by class, ``(C, K)``: 1 / K_c at those of class c."""
+        key = tensor_version(self.labels), dtype
+        if self._class_weights is None or self._class_weights[0] != key:
+            with plain_arithmetic(self.labels.device):
+                members = nn.functional.one_hot(self.labels, self.n_classes).T.to(dtype)
+                self._class_weights = key, members / members.sum(1, keepdim=True)
+        return self._class_weights[1]
 
     @property
     def holds_embeddings(self) -> bool:
@@ -291,8 +301,7 @@ def embed_classes(
     embeddings = support.embed(forward_func, additional_forward_args)
     with plain_arithmetic(embeddings.device):
         precise = F.widen(embeddings)
-        members = nn.functional.one_hot(support.labels, support.n_classes).T.to(precise)
-        class_weights = members / members.sum(1, keepdim=True)
+        class_weights = support.class_weights(precise.dtype)
         if aggregate == "mean":
             return embeddings, class_weights
         prototypes = class_weights @ precise

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from captum._utils.common import _reduce_list, _run_forward, _sort_key_list
+from captum._utils.common import _reduce_list, _sort_key_list
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
@@ -207,7 +207,7 @@ def run_layers(
             stack.enter_context(_hook(layer, attribute_to_layer_input, on_layer))
         if head is not None:
             stack.enter_context(_hook(head, True, start))
-        output = _run_forward(forward_func, inputs, additional_forward_args=additional_forward_args)
+        output = forward_func(*inputs, *(additional_forward_args or ()))
     for layer in layers:
         if layer not in saved:
             raise ValueError(f"layer {type(layer).__name__} did not run in forward_func; choose one that does")

@@ -71,7 +71,9 @@ def looks_channels_last(scopes: Sequence[object], tensor: Tensor, n_features: in
 
 def _channel_sizes(scope: nn.Module) -> tuple[set[int], set[int]]:
     channels_last, channels_first = set(), set()
-    for module in scope.modules():
+    found = [scope]
+    for module in found:
+        found.extend(module.children())
         if isinstance(module, nn.Linear):
             channels_last.add(module.out_features)
         elif isinstance(module, nn.LayerNorm) and len(module.normalized_shape) == 1:
