@@ -46,6 +46,8 @@ def main() -> None:
     model = load_model(options.model)
     dataset = load_dataset(options.data, options.split, model)
     lines = [
+        "# How long the few-shot protocol takes",
+        "",
         f"Written by `python -m benchmarks.few_shot_speed --episodes {options.episodes} --model {options.model} "
         f"--methods {options.methods}` on {machine()}.",
         f"5-way 1-shot, 75 queries an episode, all explained; {len(dataset)} images of {model.size} pixels.",  # type: ignore[arg-type]
