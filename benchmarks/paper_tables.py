@@ -156,7 +156,8 @@ def page(name: str, title: str, rows: Sequence[Row], protocols: Sequence[str], s
         *commands,
         "```",
         "",
-        f"on {machine()}. Half-widths (±) are of the 95 % interval; the paper gives none.",
+        f"on {machine()}; seed 1 of the trainings, 0 of episodes and mosaics. "
+        "Half-widths (±) are of the 95 % interval; the paper gives none.",
         "",
         f"![Loss and validation measure of the trainings](../figures/paper-{name}.png)",
         "",

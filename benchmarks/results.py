@@ -158,7 +158,7 @@ def main() -> None:
             *commands,
             "```",
             "",
-            f"on {machine()}. Half-widths (±) are of the 95 % interval.",
+            f"on {machine()}; seed 0 where the command names none. Half-widths (±) are of the 95 % interval.",
             "",
             *table(options.runs / name),
         ]
