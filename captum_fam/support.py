@@ -168,12 +168,15 @@ class EmbeddedSupport:
 
     def scores(self, similarities: Tensor) -> Tensor:
         """S of every class minus that of its foil: ``(B, K)`` -> ``(B, C)``."""
-        scores = self.class_scores(similarities)
+        return self.less_foil(self.class_scores(similarities), similarities)
+
+    def less_foil(self, class_scores: Tensor, similarities: Tensor) -> Tensor:
+        """:meth:`scores` from :meth:`class_scores`, ``(B, C)``."""
         if self.runner_up:
-            return scores - scores.gather(1, _best_other_class(scores))
+            return class_scores - class_scores.gather(1, _best_other_class(class_scores))
         if self.foil_weights is not None:
-            return scores - F.class_similarity(similarities, self.foil_weights.to(scores.dtype))
-        return scores
+            return class_scores - F.class_similarity(similarities, self.foil_weights.to(class_scores.dtype))
+        return class_scores
 
     def support_weights(self, similarities: Tensor, target: Tensor) -> Tensor:
         """Weight of each support in the score of class ``target`` ``(B,)``: ``(B, K)``, negative on the foil."""

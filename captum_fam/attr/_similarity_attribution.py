@@ -154,8 +154,9 @@ class SimilarityLayerAttribution(LayerAttribution):
                 raise ValueError("support: its similarity to the query is NaN or inf")
             # Most measures explain their whole score; no need to compute it twice.
             by_score = type(self.similarity).explained is Similarity.explained
-            scores = embedded.scores(similarities)
-            predicted = embedded.class_scores(similarities).argmax(1)
+            class_scores = embedded.class_scores(similarities)
+            scores = embedded.less_foil(class_scores, similarities)
+            predicted = class_scores.argmax(1)
             chosen = _select_class(scores, target, predicted)
             comparison = Comparison(
                 query=query,

@@ -24,7 +24,7 @@ from captum_fam.protocols.methods import Foil, MapMethod, ScoresFor
 from captum_fam.protocols.model import TwoPartModel
 from captum_fam.protocols.ranks import Ranks
 from captum_fam.protocols.store import Record
-from captum_fam.support import SimilarityToSupport
+from captum_fam.support import Aggregate, SimilarityToSupport, SupportSet
 
 
 @dataclass(frozen=True)
@@ -251,6 +251,46 @@ class ModelProtocol:
         with torch.no_grad():
             own = scores(activation).gather(1, target[:, None])[:, 0]
         return Perturbable(images.to(activation.device), score, own, self.model.mean, self.model.std)
+
+
+class FeaturesProtocol(ModelProtocol):
+    """A protocol whose images all go through the backbone once, before its units run."""
+
+    @property
+    def keeps_images(self) -> bool:
+        """Whether units need the images themselves."""
+        return self.panel.needs_images
+
+    def prepare(self, folder: Path, ranks: Ranks, progress: bool) -> None:
+        """Every image through the backbone once."""
+        super().prepare(folder, ranks, progress)
+        self._features = self.extract(folder, ranks, progress, images=self.keeps_images)
+
+    @property
+    def skipped(self) -> dict[int, str]:
+        """Images that could not be used; they are in no unit."""
+        return self._features.skipped
+
+    def run(self, units: Sequence[int]) -> Iterator[Record]:
+        """The records of these units."""
+        return map(self._run, units)
+
+    def _run(self, unit: int) -> Record:
+        raise NotImplementedError
+
+    def _activation(self, rows: Tensor) -> Tensor:
+        return self._features.activations(rows).to(self.model.device)
+
+    def _scores_of_classes(self, support: Tensor, aggregate: Aggregate) -> ScoresFor:
+        """Scores on activations of the classes whose supports are the rows ``(C, K)``."""
+        n_classes, shot = support.shape
+        # Activations, not embeddings: some methods compare positions.
+        images = SupportSet(self._activation(support.flatten()), torch.arange(n_classes).repeat_interleave(shot))
+        return cached(
+            lambda foil: SimilarityToSupport(
+                self.model.tail, images, self.model.similarity, foil=foil, aggregate=aggregate
+            )
+        )
 
 
 def cached(make: Callable[[Foil | None], SimilarityToSupport]) -> ScoresFor:

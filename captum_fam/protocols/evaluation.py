@@ -99,7 +99,8 @@ def evaluate(
     ranks = ranks or Ranks()
     out = Path(out)
     figures = {"examples": examples, "wrong": wrong}
-    with closing(ResultStore(out, protocol.settings(), ranks)) as store:
+    settings = protocol.settings()
+    with closing(ResultStore(out, settings, ranks)) as store:
         missing = [unit for unit in range(len(protocol)) if unit not in store.done]
         earlier = None if missing else _finished(out, store.records(), figures)
         if earlier is None:
@@ -122,7 +123,7 @@ def evaluate(
     records = store.records()
     left_out = None if earlier is None else (by_item(earlier["skipped"]), by_item(earlier["bank_skipped"]))
     evaluation = summarize_records(protocol, records, left_out)
-    _write(protocol, records, evaluation, out, figures, earlier is None, about or {})
+    _write(protocol, records, evaluation, out, figures, earlier is None, {"about": dict(about or {}), **settings})
     discard(out / _FEATURES)
     return evaluation
 
@@ -220,7 +221,7 @@ def _write(
     out: Path,
     figures: Mapping[str, int],
     draw: bool,
-    about: Mapping[str, Any],
+    made_with: Mapping[str, Any],
 ) -> None:
     """All the files of a finished run, which appear together; the figures where they are not there yet."""
     with staged(out) as scratch:
@@ -234,8 +235,7 @@ def _write(
         if draw and figures["wrong"]:
             _draw_wrong(protocol, records, figures["wrong"], scratch)
         summary = {
-            "about": dict(about),
-            **protocol.settings(),
+            **made_with,
             "counts": evaluation.counts,
             "skipped": {str(item): reason for item, reason in evaluation.skipped.items()},
             "bank_skipped": {str(item): reason for item, reason in evaluation.bank_skipped.items()},

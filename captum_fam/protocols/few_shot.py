@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 from torch.utils.data import Dataset
 
-from captum_fam.data.episodes import EpisodeItems, EpisodeSampler
-from captum_fam.protocols.base import Example, ModelProtocol, cached
+from captum_fam.data.episodes import EpisodeSampler
+from captum_fam.protocols.base import Example, FeaturesProtocol
 from captum_fam.protocols.measures import Panel, jsonable
-from captum_fam.protocols.methods import ScoresFor
 from captum_fam.protocols.model import TwoPartModel
 from captum_fam.protocols.ranks import Ranks
 from captum_fam.protocols.store import Record
-from captum_fam.support import Aggregate, SimilarityToSupport, SupportSet
+from captum_fam.support import Aggregate
 
 
-class FewShot(ModelProtocol):
+class FewShot(FeaturesProtocol):
     """The paper's section V-B. Means are taken over the queries of an episode, then over episodes.
 
     ``swap`` compares with the map for the supports of the next class of the episode.
@@ -83,25 +80,15 @@ class FewShot(ModelProtocol):
         return {**super().settings(), **{name: getattr(self, name) for name in own}}
 
     def prepare(self, folder: Path, ranks: Ranks, progress: bool) -> None:
-        """Every image through the backbone once."""
+        """Every image through the backbone once, then the episodes."""
         super().prepare(folder, ranks, progress)
-        self._features = self.extract(folder, ranks, progress, images=self.panel.needs_images)
         self._sampler = EpisodeSampler(self._features.labels, self.way, self.shot, self.query, self.episodes, self.seed)
-
-    @property
-    def skipped(self) -> dict[int, str]:
-        """Images that could not be used; they are in no episode."""
-        return self._features.skipped
-
-    def run(self, units: Sequence[int]) -> Iterator[Record]:
-        """The records of these episodes."""
-        return map(self._run, units)
 
     def _run(self, unit: int) -> Record:
         episode = self._sampler.episode(unit)
         rows = episode.query.flatten()
         true = torch.arange(self.way).repeat_interleave(self.query)
-        scores_for = self._scores(episode)
+        scores_for = self._scores_of_classes(episode.support, self.aggregate)
         activation = self._activation(rows)
         with torch.no_grad():
             scores = scores_for(None)(activation).cpu()
@@ -142,21 +129,7 @@ class FewShot(ModelProtocol):
         return Example(
             self.image(record["queries"]["item"][query]),
             self._activation(episode.query.flatten()[query : query + 1]),
-            self._scores(episode),
+            self._scores_of_classes(episode.support, self.aggregate),
             target.to(self.model.device),
             self.image(int(self._features.items[episode.support[target[0], 0]])),
         )
-
-    def _scores(self, episode: EpisodeItems) -> ScoresFor:
-        # Activations, not embeddings: some methods compare positions.
-        support = SupportSet(
-            self._activation(episode.support.flatten()), torch.arange(self.way).repeat_interleave(self.shot)
-        )
-        return cached(
-            lambda foil: SimilarityToSupport(
-                self.model.tail, support, self.model.similarity, foil=foil, aggregate=self.aggregate
-            )
-        )
-
-    def _activation(self, rows: Tensor) -> Tensor:
-        return self._features.activations(rows).to(self.model.device)

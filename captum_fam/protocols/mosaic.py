@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +9,18 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from captum_fam.data.episodes import EpisodeItems, EpisodeSampler
+from captum_fam.data.episodes import EpisodeSampler
 from captum_fam.images import unnormalize
-from captum_fam.protocols.base import Example, ModelProtocol, cached
+from captum_fam.protocols.base import Example, FeaturesProtocol
 from captum_fam.protocols.measures import Panel, jsonable
-from captum_fam.protocols.methods import MapMethod, ScoresFor
+from captum_fam.protocols.methods import MapMethod
 from captum_fam.protocols.model import TwoPartModel
 from captum_fam.protocols.ranks import Ranks
 from captum_fam.protocols.store import Record
-from captum_fam.support import Aggregate, SimilarityToSupport, SupportSet
+from captum_fam.support import Aggregate
 
 
-class Mosaic(ModelProtocol):
+class Mosaic(FeaturesProtocol):
     """Does a map follow the support? It has to point at the cell whose class the support is of.
 
     A mosaic has grid x grid images of different classes; each class in turn is the support, by images that are not
@@ -54,6 +53,7 @@ class Mosaic(ModelProtocol):
     units = "mosaics"
     by_unit = True
     explained = "label"
+    keeps_images = True
 
     def __init__(
         self,
@@ -96,25 +96,15 @@ class Mosaic(ModelProtocol):
         return {**super().settings(), **{name: getattr(self, name) for name in own}}
 
     def prepare(self, folder: Path, ranks: Ranks, progress: bool) -> None:
-        """Every single image through the backbone once."""
+        """Every single image through the backbone once, then the mosaics."""
         super().prepare(folder, ranks, progress)
-        self._features = self.extract(folder, ranks, progress, images=True)
         self._sampler = EpisodeSampler(self._features.labels, self.grid**2, self.shot, 1, self.mosaics, self.seed)
-
-    @property
-    def skipped(self) -> dict[int, str]:
-        """Images that could not be used; they are in no mosaic."""
-        return self._features.skipped
-
-    def run(self, units: Sequence[int]) -> Iterator[Record]:
-        """The records of these mosaics."""
-        return map(self._run, units)
 
     def _run(self, unit: int) -> Record:
         episode = self._sampler.episode(unit)
         rows = episode.query.flatten()
-        scores_for = self._scores(episode)
-        single = self._features.activations(rows).to(self.model.device)
+        scores_for = self._scores_of_classes(episode.support, self.aggregate)
+        single = self._activation(rows)
         with torch.no_grad():
             scores = scores_for(None)(single)
         predicted = scores.argmax(1).cpu()
@@ -156,7 +146,7 @@ class Mosaic(ModelProtocol):
         return Example(
             unnormalize(image[0], self.model.mean, self.model.std),
             self.model.activation(image),
-            self._scores(episode),
+            self._scores_of_classes(episode.support, self.aggregate),
             target.to(self.model.device),
             self.image(int(self._features.items[episode.support[target[0], 0]])),
         )
@@ -168,14 +158,3 @@ class Mosaic(ModelProtocol):
             images = torch.nn.functional.interpolate(images, (self.cell, self.cell), mode="bilinear", antialias=True)
         lines = [torch.cat(list(line), 2) for line in images.split(self.grid)]
         return torch.cat(lines, 1)[None]
-
-    def _scores(self, episode: EpisodeItems) -> ScoresFor:
-        support = SupportSet(
-            self._features.activations(episode.support.flatten()).to(self.model.device),
-            torch.arange(self.grid**2).repeat_interleave(self.shot),
-        )
-        return cached(
-            lambda foil: SimilarityToSupport(
-                self.model.tail, support, self.model.similarity, foil=foil, aggregate=self.aggregate
-            )
-        )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from captum_fam.metrics import recall_at_k
-from captum_fam.protocols.base import Example, ModelProtocol, cached
+from captum_fam.protocols.base import Example, FeaturesProtocol, cached
 from captum_fam.protocols.measures import Panel, jsonable
 from captum_fam.protocols.methods import Foil, MapMethod, PairedScores, ScoresFor, check_no_positions
 from captum_fam.protocols.model import TwoPartModel
@@ -20,7 +20,7 @@ from captum_fam.protocols.store import Record
 from captum_fam.similarity import get_similarity
 
 
-class Retrieval(ModelProtocol):
+class Retrieval(FeaturesProtocol):
     """The paper's section V-D: every image is a query, all others are its gallery, the nearest is its support.
 
     A query is correct if the retrieved image is of its class. A foil is the mean of the gallery (``"others"``), or the
@@ -63,9 +63,8 @@ class Retrieval(ModelProtocol):
         return {**super().settings(), "ks": list(self.ks), "explain": self.explain}
 
     def prepare(self, folder: Path, ranks: Ranks, progress: bool) -> None:
-        """Every image through the backbone once."""
+        """Every image through the backbone once, then the gallery."""
         super().prepare(folder, ranks, progress)
-        self._features = self.extract(folder, ranks, progress, images=self.panel.needs_images)
         if len(self._features.labels.unique()) < 2:
             raise ValueError("dataset: retrieval needs images of two classes at least")
         self._gallery = self._features.embeddings.to(ranks.device)
@@ -73,21 +72,12 @@ class Retrieval(ModelProtocol):
         self._similarity = get_similarity(self.model.similarity)
         self._recall = recall_at_k(self._gallery, self._labels, self.ks, self.model.similarity).cpu()
 
-    @property
-    def skipped(self) -> dict[int, str]:
-        """Images that could not be used; they are neither query nor gallery."""
-        return self._features.skipped
-
-    def run(self, units: Sequence[int]) -> Iterator[Record]:
-        """The records of these batches."""
-        return map(self._run, units)
-
     def _run(self, unit: int) -> Record:
         items = self._features.items
         rows = ((items >= unit * self.batch_size) & (items < (unit + 1) * self.batch_size)).nonzero()[:, 0]
         if not len(rows):
             return {"unit": unit, "queries": {}, "explained": {}}
-        nearest, similarity, _ = self._nearest(rows)
+        nearest, similarity, other = self._nearest(rows)
         predicted = self._features.labels[nearest]
         labels = self._features.labels[rows]
         correct = predicted == labels
@@ -107,7 +97,7 @@ class Retrieval(ModelProtocol):
         if not len(chosen):
             return record
         rows = rows[chosen]
-        scores_for = self._scores(rows)
+        scores_for = self._scores(rows, nearest[chosen], other[chosen])
         activation = self._activation(rows)
         target = torch.arange(len(rows), device=activation.device)
         images = self._features.images(rows) if self.panel.needs_images else None
@@ -131,11 +121,11 @@ class Retrieval(ModelProtocol):
         """One query and the nearest image of a class."""
         item = record["queries"]["item"][query]
         row = (self._features.items == item).nonzero()[:, 0]
-        nearest, _, _ = self._nearest(row, label)
+        nearest, _, other = self._nearest(row, label)
         return Example(
             self.image(item),
             self._activation(row),
-            self._scores(row, label),
+            self._scores(row, nearest, other),
             torch.zeros(1, dtype=torch.int64, device=self.model.device),
             self.image(int(self._features.items[nearest[0]])),
         )
@@ -155,15 +145,14 @@ class Retrieval(ModelProtocol):
         other = similarities.masked_fill(self._labels == self._labels[nearest][:, None], -torch.inf).argmax(1)
         return nearest.cpu(), best.cpu(), other.cpu()
 
-    def _scores(self, rows: Tensor, label: int | None = None) -> ScoresFor:
+    def _scores(self, rows: Tensor, nearest: Tensor, other: Tensor) -> ScoresFor:
         """Scores whose class b is the image retrieved for query b, and B + b the nearest of another class."""
-        nearest, _, other = (found.to(self._labels.device) for found in self._nearest(rows, label))
         n_gallery = len(self._gallery)
 
         def only(images: Tensor) -> Tensor:
-            return torch.nn.functional.one_hot(images, n_gallery).to(self._gallery)
+            return torch.nn.functional.one_hot(images.to(self._gallery.device), n_gallery).to(self._gallery)
 
-        rest = (1 - only(rows.to(self._labels.device))) / (n_gallery - 1)
+        rest = (1 - only(rows)) / (n_gallery - 1)
         foils: dict[Foil | None, Tensor | None] = {
             None: None,
             "others": torch.cat([rest, rest]),
@@ -173,6 +162,3 @@ class Retrieval(ModelProtocol):
         return cached(
             lambda foil: PairedScores(self.model.tail, self._gallery, weights, foils[foil], self.model.similarity)
         )
-
-    def _activation(self, rows: Tensor) -> Tensor:
-        return self._features.activations(rows).to(self.model.device)
