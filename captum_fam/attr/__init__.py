@@ -10,7 +10,9 @@ from captum_fam.attr.baselines import (
 from captum_fam.attr.layer_correspondence import LayerCorrespondence
 from captum_fam.attr.layer_fam import LayerFAM
 from captum_fam.attr.layer_similarity_cam import LayerSimilarityCAM
+from captum_fam.attr.layer_similarity_shapley import LayerSimilarityShapley
 from captum_fam.attr.tokens import TokenGrid
+from captum_fam.attr.views import Views
 
 __all__ = [
     "LayerCentrePrior",
@@ -20,6 +22,8 @@ __all__ = [
     "LayerMeanActivation",
     "LayerRandom",
     "LayerSimilarityCAM",
+    "LayerSimilarityShapley",
     "LayerUniform",
     "TokenGrid",
+    "Views",
 ]

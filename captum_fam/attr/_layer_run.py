@@ -1,4 +1,4 @@
-"""One forward pass that gives a layer's activation, the embedding, and the way back through the head alone."""
+"""One forward pass that gives a layer's activations, the embedding, and the way back through the head alone."""
 
 from __future__ import annotations
 
@@ -6,151 +6,138 @@ import sys
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from captum._utils.common import _reduce_list, _sort_key_list
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_map_only
 
 from captum_fam import functional as F
+from captum_fam.attr._way_back import Constants, Sink, Start, TokenGridLike, WayBack, current_view
 from captum_fam.support import check_embedding
 
 Tensors = tuple[Tensor, ...]
 
-# Attributes that compute; all others only look at a tensor.
-_VIEWS = (Tensor.T, Tensor.mT, Tensor.H, Tensor.mH, Tensor.real, Tensor.imag)
 
+@dataclass(frozen=True)
+class Way:
+    """The way back from the embedding to one module.
 
-class HeadTape(TorchFunctionMode):
-    """Records autograd from :meth:`start` on, whatever grad mode the forward function sets itself.
-
-    It is entered at the start: before, the pass runs as it finds itself, without a graph or a detour through
-    Python. From there every torch call is made outside inference mode and with gradients, so that a forward
-    function wrapped in ``torch.no_grad()`` or ``torch.inference_mode()`` has a way back as well.
+    Attributes:
+        starts: one per pass through the module.
+        origin: where the way begins: the embedding, or a vector that the embedding is a rescaling of.
+        factor: ``(B, 1)``, what the embedding is the vector times that the last layer gave; None for one.
+        is_end: whether the origin is the embedding itself, and not a vector whose direction the embedding has.
+        sink: takes the shares of constants.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.starts: dict[nn.Module, Tensors] = {}
-        self._vectors: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
-        self._stand_ins: dict[int, tuple[Tensor, Tensor]] = {}
+    starts: list[Start]
+    origin: Tensor
+    factor: Tensor | None
+    is_end: bool
+    sink: Sink
 
-    def start(self, module: nn.Module, tensors: Tensors) -> Tensors:
-        """Make the tensors of ``module`` the ends of the way back; what it gives goes on in their place.
+    def live(self) -> list[Start]:
+        """The passes that the embedding depends on.
 
-        One that is already on the tape stays connected. What goes on is a clone, because an in-place operation must
-        not reach what is kept.
+        Raises:
+            ValueError: if it depends on none.
         """
-        with torch.inference_mode(False), torch.enable_grad():
-            self.starts[module] = tuple(
-                t if t.requires_grad or not t.is_floating_point() else self.normal(t).detach().requires_grad_()
-                for t in tensors
-            )
-            clones = _clones(self.starts[module])
-            for clone in clones:
-                self._record(clone)
-        return clones
+        if len(self.starts) == 1 and self.origin.requires_grad:
+            return self.starts
+        reached = self._gradients(torch.ones_like(self.origin), self.starts, True) if self.origin.requires_grad else []
+        live = [start for start, pulled in zip(self.starts, reached, strict=False) if any(g is not None for g in pulled)]
+        if not live:
+            raise ValueError(NO_WAY_BACK)
+        return live
 
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if getattr(func, "__name__", "") == "__get__" and getattr(func, "__self__", None) not in _VIEWS:
-            return func(*args, **kwargs)
-        with torch.inference_mode(False), torch.enable_grad():
-            args = tuple([self._normal_inside(argument) for argument in args])
-            kwargs = {name: self._normal_inside(argument) for name, argument in kwargs.items()}
-            for argument in args:
-                self._record(argument)
-            result = func(*args, **kwargs)
-            self._record(result)
-        return result
+    def pull(self, cotangent: Tensor, is_contribution: bool = False) -> list[list[tuple[Tensor, Tensor]]]:
+        """Vector-Jacobian product of the head, scales held: for each live pass, pairs of gradient and tensor.
 
-    def normal(self, tensor: Tensor) -> Tensor:
-        """What stands for a tensor made in inference mode, always the same: it may be changed in place."""
-        if not tensor.is_inference():
-            return tensor
-        if id(tensor) not in self._stand_ins:
-            self._stand_ins[id(tensor)] = tensor, tensor.clone()
-        return self._stand_ins[id(tensor)][1]
+        Args:
+            cotangent: ``(B, J)``, on the features of the embedding.
+            is_contribution: the cotangent is a contribution, which is the same before and after a rescaling of the
+                embedding, and no weight.
 
-    def _normal_inside(self, argument: Any) -> Any:
-        if isinstance(argument, tuple | list | dict):
-            return tree_map_only(Tensor, self.normal, argument)
-        return self.normal(argument) if isinstance(argument, Tensor) else argument
-
-    def _record(self, value: Any) -> None:
-        if isinstance(value, Tensor) and value.requires_grad and _is_batch_of_vectors(value):
-            key = id(value), value._version
-            if key not in self._vectors:
-                # The forward function may change the vector in place; its clone stays what it was.
-                self._vectors[key] = value, value.clone()
-
-    def origin(self, embedding: Tensor) -> Tensor:
-        """The earliest vector with the embedding's direction: what a final normalisation was applied to.
-
-        The rescaling of each sample belongs to the similarity. Its Jacobian would project the contributions
-        onto the directions that leave the norm alone, and their sum to zero.
+        Raises:
+            ValueError: if a pass has no influence on the embedding.
         """
-        for _, vector in self._vectors.values():
-            if vector.numel() == embedding.numel() and _parallel(vector, embedding):
-                return vector
-        return embedding
+        return self._pull(cotangent, is_contribution)[0]
+
+    def account(self, cotangent: Tensor) -> tuple[list[list[tuple[Tensor, Tensor]]], Constants]:
+        """:meth:`pull` of a weight, with what constants on the way add to ``<cotangent, embedding>``."""
+        self.sink.constants = Constants(len(cotangent))
+        try:
+            pulled, scale = self._pull(cotangent, False)
+            constants = self.sink.constants
+        finally:
+            self.sink.constants = None
+        if scale is not None:
+            constants.scale(scale)
+        return pulled, constants
+
+    def _pull(
+        self, cotangent: Tensor, is_contribution: bool
+    ) -> tuple[list[list[tuple[Tensor, Tensor]]], Tensor | None]:
+        live = self.live()
+        if self.factor is not None and is_contribution == self.is_end:
+            # To the vector before the last rescaling, a contribution goes as it is and a weight times the factor.
+            factor = self.factor.to(cotangent)
+            cotangent = cotangent / factor if is_contribution else cotangent * factor
+        # In half precision shares of a large map would underflow; the way back is linear, so scale before and after.
+        half = torch.finfo(self.origin.dtype).bits == 16
+        largest = cotangent.abs().amax(1).clamp_min(torch.finfo(cotangent.dtype).tiny)
+        scale = largest if half else None
+        upstream = cotangent if scale is None else cotangent / scale.unsqueeze(1)
+        gradients = self._gradients(upstream.to(self.origin).view_as(self.origin), live, False)
+        if any(gradient is None for pulled in gradients for gradient in pulled):
+            raise ValueError(NO_WAY_BACK)
+        return [
+            [
+                (g if scale is None else F.widen(g) * scale.view(-1, *[1] * (g.dim() - 1)), tensor.detach())
+                for g, tensor in zip(pulled, start.tensors, strict=True)
+            ]
+            for pulled, start in zip(gradients, live, strict=True)
+        ], scale
+
+    def _gradients(self, upstream: Tensor, starts: list[Start], keep_graph: bool) -> list[list[Tensor]]:
+        wanted = [tensor for start in starts for tensor in start.tensors]
+        with torch.inference_mode(False):
+            found = iter(torch.autograd.grad(self.origin, wanted, upstream, keep_graph, allow_unused=True))
+        return [[next(found) for _ in start.tensors] for start in starts]
+
+
+NO_WAY_BACK = (
+    "layer: the embedding does not depend on it, or no gradient comes back from there, so that a map would explain no "
+    "score; choose a layer on the way to the embedding (for a class token, one before the last attention), or mend what "
+    "is not differentiable between the two (.data or detach() in a sum, a quantized, scripted or traced part): pass the "
+    "eager model in floating point"
+)
+
+
+@dataclass(frozen=True)
+class Pass:
+    """The tensors that one pass through a layer left, detached, and the view of the input that it belongs to."""
+
+    tensors: Tensors
+    view: int = 0
 
 
 @dataclass(frozen=True)
 class LayerRun:
-    """What one forward pass left behind.
+    """What a forward pass left behind.
 
     Attributes:
-        activations: for each layer its output (or input) tensors, detached.
+        passes: for each layer the passes that count: one, or one per view of a :class:`~captum_fam.Views` model.
         embedding: the output of the forward function, ``(B, J)``, detached.
+        ways: the way back to each layer, or to the head; empty without a tape.
     """
 
-    activations: list[Tensors]
+    passes: list[list[Pass]]
     embedding: Tensor
-    _starts: list[Tensors]
-    _origin: Tensor
-
-    def pull(self, cotangent: Tensor, frozen_norm: bool = False) -> list[tuple[tuple[Tensor, Tensor], ...]]:
-        """Vector-Jacobian product of the head: for each start of the tape, pairs of gradient and tensor.
-
-        Args:
-            cotangent: ``(B, J)``, on the features of the embedding.
-            frozen_norm: the cotangent is a weight, which takes on the (constant) factor between the embedding
-                and the vector before its normalisation. A contribution is the same on both.
-
-        Raises:
-            ValueError: if a start has no influence on the embedding.
-        """
-        if frozen_norm and self._origin is not self.embedding:
-            before = self._origin.detach().flatten(1).to(cotangent).norm(dim=1, keepdim=True)
-            after = self.embedding.to(cotangent).norm(dim=1, keepdim=True)
-            cotangent = cotangent * torch.where(before == 0, 1.0, after / before)
-        wanted = [tensor for tensors in self._starts for tensor in tensors]
-        if not self._origin.requires_grad:
-            raise ValueError(NO_INFLUENCE)
-        # In half precision shares of a large map would underflow; the way back is linear, so scale before and after.
-        half = torch.finfo(self._origin.dtype).bits == 16
-        largest = cotangent.abs().amax(1).clamp_min(torch.finfo(cotangent.dtype).tiny)
-        scale = largest if half else torch.ones_like(largest)
-        upstream = (cotangent / scale.unsqueeze(1)).to(self._origin).view_as(self._origin)
-        with torch.inference_mode(False):
-            gradients = torch.autograd.grad(self._origin, wanted, upstream, allow_unused=True)
-        if any(gradient is None for gradient in gradients):
-            raise ValueError(NO_INFLUENCE)
-        each = (F.widen(g) * scale.view(-1, *[1] * (g.dim() - 1)) if half else g for g in gradients)
-        return [tuple((next(each), tensor.detach()) for tensor in tensors) for tensors in self._starts]
-
-
-NO_INFLUENCE = (
-    "layer: the embedding does not depend on it, so that a map of it would explain no score; "
-    "choose a layer on the way to the embedding (for a class token, one before the last attention)"
-)
+    ways: list[Way]
 
 
 def run_layers(
@@ -162,75 +149,166 @@ def run_layers(
     device_ids: list[int] | None = None,
     head: nn.Module | None = None,
     tape: bool = False,
+    places: bool = False,
+    token_grid: TokenGridLike | None = None,
 ) -> LayerRun:
     """Run ``forward_func`` once, without a graph up to where the tape starts.
+
+    With a tape each of several layers has a pass of its own: the way back to the first must not begin again at the
+    second.
 
     Args:
         tape: record the way from the layers to the embedding.
         head: record the way from the input of this module instead.
+        places: note constants on the way and their positions.
+        token_grid: lays out the layer's tensors; only for ``places``.
 
     Raises:
-        ValueError: if a layer or the head did not run, or a layer gave something that is no tensor.
+        ValueError: if a layer or the head did not run or gave something that is no tensor, or if a layer ran several
+            times and the embedding depends on more than one of its passes.
     """
-    head_tape = HeadTape() if tape else None
-    saved: dict[nn.Module, dict[torch.device, Tensors]] = defaultdict(dict)
+    at_input, args = attribute_to_layer_input, (*inputs, *(additional_forward_args or ()))
+
+    def run(watched: list[nn.Module], tape: WayBack | None) -> _Pass:
+        return _run(forward_func, args, watched, at_input, device_ids, head, tape)
+
+    def make_tape() -> WayBack:
+        return WayBack(inputs, places, _names_of(forward_func), token_grid)
+
+    if not tape or head is not None:
+        result = run(layers, make_tape() if tape else None)
+        passes = [
+            found if len(found) == 1 else run([layer], make_tape()).live()
+            for layer, found in zip(layers, result.passes, strict=True)
+        ]
+        run_result = LayerRun(passes, result.embedding, [] if result.way is None else [result.way])
+    else:
+        results = [run([layer], make_tape()) for layer in layers]
+        run_result = LayerRun(
+            [result.live() for result in results],
+            results[0].embedding,
+            [result.way for result in results if result.way is not None],
+        )
+    for layer, found in zip(layers, run_result.passes, strict=True):
+        _check_passes(layer, found)
+    return run_result
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """One call of the forward function."""
+
+    passes: list[list[Pass]]
+    embedding: Tensor
+    way: Way | None
+
+    def live(self) -> list[Pass]:
+        assert self.way is not None
+        return [Pass(tuple(t.detach() for t in start.tensors), start.view) for start in self.way.live()]
+
+
+def _check_passes(layer: nn.Module, passes: list[Pass]) -> None:
+    views = [one.view for one in passes]
+    if len(set(views)) < len(views):
+        raise ValueError(
+            f"layer {type(layer).__name__} ran {len(views)} times in forward_func, and the embedding depends on all of "
+            "them (mirrored views, scales, a pair, shared weights?); choose a module around them, explain one pass at "
+            'a time, or for views of one image make the model Views(model, ["identity", "hflip"])'
+        )
+
+
+def _run(
+    forward_func: Callable[..., Any],
+    args: tuple[Any, ...],
+    layers: list[nn.Module],
+    at_input: bool,
+    device_ids: list[int] | None,
+    head: nn.Module | None,
+    tape: WayBack | None,
+) -> _Pass:
+    saved: dict[nn.Module, dict[torch.device, list[Pass]]] = defaultdict(lambda: defaultdict(list))
     lock = threading.Lock()
 
-    def start(module: nn.Module, tensors: Tensors) -> Tensors:
-        assert head_tape is not None
-        is_first = not head_tape.starts
-        given = head_tape.start(module, tensors)
-        if is_first:
+    def on_layer(module: nn.Module, tensors: Tensors) -> Tensors:
+        if tape is None or head is not None:
+            kept, given = tensors, tuple([tensor.clone() for tensor in tensors])
+        else:
+            given = tape.start(tensors)
+            kept = tape.starts[-1].tensors
             # For what is no torch call: autograd functions and scripted modules. The end of no_grad() restores it.
             torch.set_grad_enabled(True)
-            stack.enter_context(head_tape)
-        return given
-
-    def on_layer(module: nn.Module, tensors: Tensors) -> Tensors:
-        if head_tape is None or head is not None:
-            kept, given = tensors, _clones(tensors)
-        else:
-            given = start(module, tensors)
-            kept = head_tape.starts[module]
         with lock:
-            saved[module][tensors[0].device] = kept
+            saved[module][tensors[0].device].append(Pass(kept, current_view()))
         return given
 
-    if tape:
+    if tape is not None:
         # Grad mode and tape belong to a thread; replicas would run without.
         forward_func = _without_replicas(forward_func)
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.no_grad())
         stack.enter_context(_eager())
+        active = stack.enter_context(_active_run())
         for layer in layers:
-            stack.enter_context(_hook(layer, attribute_to_layer_input, on_layer))
-        if head is not None:
-            stack.enter_context(_hook(head, True, start))
-        output = forward_func(*inputs, *(additional_forward_args or ()))
+            stack.enter_context(_hook(layer, at_input, active, on_layer))
+        if head is not None and tape is not None:
+            stack.enter_context(_hook(head, True, active, lambda _, tensors: tape.start(tensors)))
+        if tape is not None:
+            stack.enter_context(tape)
+        output = forward_func(*args)
     for layer in layers:
         if layer not in saved:
-            raise ValueError(f"layer {type(layer).__name__} did not run in forward_func; choose one that does")
-    if head is not None and head_tape is not None and head not in head_tape.starts:
+            raise ValueError(
+                f"layer {type(layer).__name__} did not run in forward_func; choose one that does. Its hooks were not "
+                "called: layer.forward(x) instead of layer(x) passes them over, and so do scripted, traced and exported "
+                "models; pass the eager model"
+            )
+    if head is not None and tape is not None and not tape.starts:
         raise ValueError("transform did not run in forward_func: pass its weight, or a module of the model itself")
     embedding = check_embedding(output)
-    if head_tape is not None:
-        embedding = head_tape.normal(embedding)
-    starts = [] if head_tape is None else [head_tape.starts[m] for m in ([head] if head is not None else layers)]
-    return LayerRun(
-        activations=[_gather(saved[layer], forward_func, device_ids) for layer in layers],
-        embedding=embedding.detach(),
-        _starts=starts,
-        _origin=embedding if head_tape is None else head_tape.origin(embedding),
+    way = None
+    if tape is not None:
+        embedding = tape.normal(embedding)
+        origin, factor = tape.end(embedding)
+        way = Way(tape.starts, origin, factor, origin is embedding, tape.sink)
+    return _Pass(
+        [_gather(saved[layer], forward_func, device_ids) for layer in layers], embedding.detach(), way
     )
 
 
-@contextmanager
-def _hook(layer: nn.Module, at_input: bool, replace: Callable[[nn.Module, Tensors], Tensors]) -> Iterator[None]:
-    """Pass the layer's output (or input) through ``replace`` while the context lasts."""
+class _Active(threading.local):
+    """The runs of this thread, the innermost last: a hook acts in its own run alone."""
 
-    # The module that runs may be a replica of the layer.
-    def exchange(given: Any) -> Any:
+    def __init__(self) -> None:
+        self.runs: list[object] = []
+
+
+_ACTIVE = _Active()
+
+
+@contextmanager
+def _active_run() -> Iterator[object]:
+    run = object()
+    _ACTIVE.runs.append(run)
+    try:
+        yield run
+    finally:
+        _ACTIVE.runs.pop()
+
+
+@contextmanager
+def _hook(
+    layer: nn.Module, at_input: bool, run: object, replace: Callable[[nn.Module, Tensors], Tensors]
+) -> Iterator[None]:
+    """Pass the layer's output (or input) through ``replace`` while the context lasts, in this run alone.
+
+    The hook stands on the module, which other threads may run too, and a nested call may run again.
+    """
+
+    # The module that runs may be a replica of the layer, in a thread of its own.
+    def exchange(module: nn.Module, given: Any) -> Any:
+        if _ACTIVE.runs[-1:] != [run] and not getattr(module, "_is_replica", False):
+            return None
         several = isinstance(given, tuple | list)
         tensors = tuple(given) if several else (given,)
         for tensor in tensors:
@@ -247,27 +325,26 @@ def _hook(layer: nn.Module, at_input: bool, replace: Callable[[nn.Module, Tensor
         return given._make(replaced) if hasattr(given, "_make") else type(given)(replaced)
 
     if at_input:
-        handle = layer.register_forward_pre_hook(lambda _, given: exchange(given))
+        handle = layer.register_forward_pre_hook(exchange)
     else:
-        handle = layer.register_forward_hook(lambda _, __, output: exchange(output))
+        handle = layer.register_forward_hook(lambda module, _, output: exchange(module, output))
     try:
         yield
     finally:
         handle.remove()
 
 
-def _clones(tensors: Tensors) -> Tensors:
-    return tuple([tensor.clone() for tensor in tensors])
-
-
 def _gather(
-    by_device: dict[torch.device, Tensors], forward_func: Callable[..., Any], device_ids: list[int] | None
-) -> Tensors:
-    """The batch in order, from the devices that DataParallel spread it over."""
+    by_device: dict[torch.device, list[Pass]], forward_func: Callable[..., Any], device_ids: list[int] | None
+) -> list[Pass]:
+    """The passes with their batches in order, from the devices that DataParallel spread them over."""
     ids = device_ids or getattr(forward_func, "device_ids", None)
     keys = _sort_key_list(list(by_device), ids)
-    gathered: Tensors = _reduce_list([by_device[key] for key in keys])
-    return tuple(tensor.detach() for tensor in gathered)
+    passes = []
+    for parts in zip(*(by_device[key] for key in keys), strict=True):
+        gathered: Tensors = _reduce_list([part.tensors for part in parts])
+        passes.append(Pass(tuple(tensor.detach() for tensor in gathered), parts[0].view))
+    return passes
 
 
 def _without_replicas(forward_func: Callable[..., Any]) -> Callable[..., Any]:
@@ -277,24 +354,50 @@ def _without_replicas(forward_func: Callable[..., Any]) -> Callable[..., Any]:
     return forward_func
 
 
-def _eager() -> AbstractContextManager[Any]:
-    """Hooks are part of what torch.compile has compiled: those added later are passed over, unless run eagerly."""
-    set_stance = getattr(torch.compiler, "set_stance", None)  # torch >= 2.6
-    # Importing the compiler takes seconds; where nobody has, nothing is compiled.
-    return nullcontext() if set_stance is None or "torch._dynamo" not in sys.modules else set_stance("force_eager")
+def _names_of(forward_func: Callable[..., Any]) -> Callable[[Tensor], str]:
+    """Names of parameters and buffers, by their address."""
+    owner = getattr(forward_func, "__self__", forward_func)
+    names: dict[int, str] = {}
+
+    def name(tensor: Tensor) -> str:
+        if not names and isinstance(owner, nn.Module):
+            for key, value in (*owner.named_parameters(), *owner.named_buffers()):
+                names[value.data_ptr()] = key
+        return names.get(tensor.data_ptr(), "")
+
+    return name
 
 
-def _is_batch_of_vectors(tensor: Tensor) -> bool:
-    return tensor.dim() >= 2 and tensor.numel() > 0 and max(tensor.shape[1:]) * len(tensor) == tensor.numel()
+class _Stance:
+    """Hooks are part of what torch.compile has compiled: those added later are passed over, unless run eagerly.
+
+    The stance belongs to the process, so that the first of several overlapping runs sets it and the last one ends it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._runs = 0
+        self._set: Any = None
+
+    @contextmanager
+    def eager(self) -> Iterator[None]:
+        # Importing the compiler takes seconds; where nobody has, nothing is compiled.
+        set_stance = getattr(torch.compiler, "set_stance", None)  # torch >= 2.6
+        if set_stance is None or "torch._dynamo" not in sys.modules:
+            yield
+            return
+        with self._lock:
+            if not self._runs:
+                self._set = set_stance("force_eager")
+                self._set.__enter__()
+            self._runs += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._runs -= 1
+                if not self._runs:
+                    self._set.__exit__(None, None, None)
 
 
-def _parallel(vector: Tensor, embedding: Tensor) -> bool:
-    """Whether all rows have the same direction up to rounding; zero rows go with zero rows."""
-    if embedding.shape[1] == 1:
-        return False  # a single number has no direction
-    eps = max(torch.finfo(vector.dtype).eps, torch.finfo(embedding.dtype).eps)
-    tolerance = 8 * eps if eps < 1e-5 else 2 * eps
-    a, b = F.common_precision(vector.detach().flatten(1), embedding.detach())
-    if a.shape != b.shape:
-        return False
-    return torch.equal(a, b) or bool(((F.unit(a) - F.unit(b)).norm(dim=1) <= tolerance).all())
+_eager = _Stance().eager

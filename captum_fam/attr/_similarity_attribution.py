@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,8 +19,10 @@ from captum.attr import LayerAttribution
 from torch import Tensor, nn
 
 from captum_fam import functional as F
-from captum_fam.attr._layer_run import NO_INFLUENCE, LayerRun, run_layers
-from captum_fam.attr.tokens import looks_channels_last
+from captum_fam.attr._layer_run import LayerRun, run_layers
+from captum_fam.attr._way_back import TokenGridLike
+from captum_fam.attr.tokens import TokenGrid, looks_channels_first, looks_channels_last
+from captum_fam.attr.views import Views
 from captum_fam.memory_bank import BankSupport, MemoryBank
 from captum_fam.similarity import Similarity, SimilarityLike, get_similarity
 from captum_fam.support import (
@@ -36,8 +39,9 @@ from captum_fam.support import (
     plain_arithmetic,
 )
 
+_PACKAGES = ("captum", "captum_fam")
+
 Maps = Tensor | tuple[Tensor, ...] | list[Tensor | tuple[Tensor, ...]]
-TokenGridLike = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,8 @@ class Comparison:
         support: the supports' embeddings in the same precision, or the rows of a bank, which are gathered for one query
             after another.
         explained: what the measure's contributions sum to for each support, ``(B, K)``.
+        similarities: to each support, ``(B, K)``. For a distance these are less than ``explained``, by the similarity
+            of the zero vector.
         support_weights: the weight of each support in the explained score, ``(B, K)``.
         scores: of every class, less its foil, ``(B, C)``; of a bank the share of the votes.
         predicted: the class of the largest score before the foil, ``(B,)``.
@@ -59,11 +65,25 @@ class Comparison:
     query: Tensor
     support: Tensor | BankSupport
     explained: Tensor
+    similarities: Tensor
     support_weights: Tensor
     scores: Tensor
     predicted: Tensor
     target: Tensor
     class_names: tuple[str, ...]
+
+    @property
+    def score(self) -> Tensor:
+        """The weighted sum of the similarities, ``(B,)``: the score of the target class, less its foil."""
+        return (self.support_weights * self.similarities).sum(1)
+
+    @property
+    def explained_score(self) -> Tensor:
+        """The part of :attr:`score` that the features of the embedding add, ``(B,)``.
+
+        That is all of it, but for a distance, which starts from the score of the zero vector.
+        """
+        return (self.support_weights * self.explained).sum(1)
 
     def over_supports(self, measure: Callable[..., Tensor], weights: Tensor) -> Tensor:
         """``measure(query, support, weights)``, ``(B, J)``, for weights ``(B, K)`` of the supports."""
@@ -141,6 +161,7 @@ class SimilarityLayerAttribution(LayerAttribution):
             raise ValueError(f"inputs is an empty batch, shape {tuple(formatted[0].shape)}")
         embedded, class_names = self._embed_support(support, formatted, args)
         run = run_layers(self._model, formatted, self._layers, args, attribute_to_layer_input, self.device_ids, **tape)
+        self._check_batch_first(run, formatted, args, attribute_to_layer_input)
         if not run.embedding.isfinite().all():
             raise ValueError("inputs: the embedding of the query contains NaN or inf")
         check_embedding_sizes(run.embedding, embedded.embeddings)
@@ -162,6 +183,7 @@ class SimilarityLayerAttribution(LayerAttribution):
                 query=query,
                 support=vectors,
                 explained=similarities if by_score else self.similarity.explained(query, vectors),
+                similarities=similarities,
                 support_weights=embedded.support_weights(similarities, chosen),
                 scores=scores,
                 predicted=predicted,
@@ -177,10 +199,13 @@ class SimilarityLayerAttribution(LayerAttribution):
             vote = bank.classify(query)
             chosen = _select_class(vote.class_scores, target, vote.predicted)
             support = bank.support(query, chosen, vote)
+            explained = _over_supports(self.similarity.explained, query, support)
+            by_score = type(self.similarity).explained is Similarity.explained
             return Comparison(
                 query=query,
                 support=support,
-                explained=_over_supports(self.similarity.explained, query, support),
+                explained=explained,
+                similarities=explained if by_score else _over_supports(self.similarity.score, query, support),
                 support_weights=support.weights,
                 scores=vote.class_scores,
                 predicted=vote.predicted,
@@ -251,46 +276,80 @@ class SimilarityLayerAttribution(LayerAttribution):
                 "support: images cannot be embedded by a model that takes several tensors; pass their embeddings"
             )
 
+    def _check_batch_first(
+        self, run: LayerRun, inputs: tuple[Tensor, ...], args: tuple[Any, ...] | None, at_input: bool
+    ) -> None:
+        """Refuse tokens whose first dimension is not the batch, where the sizes cannot tell the two apart."""
+        batch = len(run.embedding)
+        for layer, passes in zip(self._layers, run.passes, strict=True):
+            square = any(t.dim() == 3 and t.shape[:2] == (batch, batch) for one in passes for t in one.tensors)
+            if not square or batch == 1 or not (self.token_grid is None or isinstance(self.token_grid, TokenGrid)):
+                continue
+            alone = run_layers(self._model, tuple(x[:1] for x in inputs), [layer], args, at_input, self.device_ids)
+            if any(len(tensor) != 1 for one in alone.passes[0] for tensor in one.tensors):
+                raise ValueError(
+                    f"layer {type(layer).__name__} gives ({batch}, {batch}, ...) with the tokens first; rearrange it: "
+                    "token_grid=lambda tokens: TokenGrid()(tokens.transpose(0, 1))"
+                )
+
     def _activations(self, run: LayerRun) -> list[tuple[Tensor, ...]]:
-        """The layers' tensors as ``(B, N, *spatial)``."""
+        """The layers' tensors as ``(B, N, *spatial)``; of several views of the input their mean, laid back."""
+        activations = []
+        for passes in self._passes(run):
+            laid_back = [
+                tuple(self._lay_back(tensor, view) for tensor in tensors) if view is not None else tensors
+                for view, tensors in passes
+            ]
+            count = len(laid_back)
+            activations.append(
+                laid_back[0] if count == 1 else tuple(sum(each) / count for each in zip(*laid_back, strict=True))
+            )
+        return activations
+
+    def _passes(self, run: LayerRun) -> list[list[tuple[int | None, tuple[Tensor, ...]]]]:
+        """For each layer and each view of the input: the number of the view and the tensors as ``(B, N, *spatial)``."""
+        of_views = isinstance(self._model, Views)
         return [
-            tuple(self._grid(layer, tensor, run.embedding.shape[1]) for tensor in tensors)
-            for layer, tensors in zip(self._layers, run.activations, strict=True)
+            [
+                (one.view if of_views else None, tuple(self._grid(layer, t, run.embedding) for t in one.tensors))
+                for one in passes
+            ]
+            for layer, passes in zip(self._layers, run.passes, strict=True)
         ]
 
-    def _grid(self, layer: nn.Module, tensor: Tensor, n_features: int) -> Tensor:
-        name = type(layer).__name__
+    def _lay_back(self, maps: Tensor, view: int | None) -> Tensor:
+        """Maps of a view, in the place of the image itself."""
+        return maps if view is None or not isinstance(self._model, Views) else self._model.lay_back(maps, view)
+
+    def _grid(self, layer: nn.Module, tensor: Tensor, embedding: Tensor) -> Tensor:
+        name, shape = type(layer).__name__, tuple(tensor.shape)
         if not tensor.is_floating_point():
             raise ValueError(f"layer {name} gives {tensor.dtype}; an activation map needs floating-point numbers")
+        scopes = [layer, self._model]
+        is_last = tensor.dim() > 2 and looks_channels_last(scopes, tensor, embedding.shape[1])
+        if isinstance(self.token_grid, TokenGrid) and tensor.dim() == 4 and looks_channels_first(scopes, tensor):
+            raise ValueError(
+                f"layer {name} gives {shape}, which looks channels-first already; leave token_grid out for this layer"
+            )
         if self.token_grid is not None:
             tensor = self.token_grid(tensor)
-        elif tensor.dim() > 2 and looks_channels_last([layer, self._model], tensor, n_features):
+        elif is_last:
             raise ValueError(
-                f"layer {name} gives {tuple(tensor.shape)}, which looks channels-last; pass "
+                f"layer {name} gives {shape}, which looks channels-last; pass "
                 "token_grid=TokenGrid(...) to lay the tokens out as an image, or token_grid=torch.nn.Identity() if "
                 "dimension 1 does hold the channels"
             )
         if tensor.dim() < 3:
             raise ValueError(
-                f"layer {name} gives {tuple(tensor.shape)}, which has no spatial dimension; "
-                "choose a layer before the pooling"
+                f"layer {name} gives {shape}, which has no spatial dimension; choose a layer before the pooling"
+            )
+        if len(tensor) != len(embedding):
+            raise ValueError(
+                f"layer {name} gives {shape}, a batch of {len(tensor)} for {len(embedding)} queries: its tokens may "
+                "come first, or it may hold windows or frames. Rearrange it, as with token_grid=lambda tokens: "
+                "TokenGrid()(tokens.transpose(0, 1)), or choose another layer"
             )
         return tensor
-
-    def _pulled_to_layers(
-        self, run: LayerRun, cotangent: Tensor, frozen_norm: bool
-    ) -> list[tuple[tuple[Tensor, Tensor], ...]]:
-        """:meth:`LayerRun.pull`, gradients and activations laid out as ``(B, N, *spatial)``."""
-        raw = run.pull(cotangent, frozen_norm)
-        if self.token_grid is None:
-            return raw
-        grid = self.token_grid
-        pulled = [tuple((grid(g), grid(a)) for g, a in pairs) for pairs in raw]
-        for before, after in zip(raw, pulled, strict=True):
-            # All of the influence went through tokens that are no part of the image.
-            if any(g.any() for g, _ in before) and not any(g.any() for g, _ in after):
-                raise ValueError(NO_INFLUENCE)
-        return pulled
 
     def _format(self, maps: list[tuple[Tensor, ...]], relu_attributions: bool) -> Maps:
         for tensors in maps:
@@ -311,6 +370,14 @@ def _over_supports(
         return measure(query, support, *weights)
     each = zip(query.split(1), support, *(tensor.split(1) for tensor in weights), strict=True)
     return torch.cat([measure(one, rows.to(one.dtype), *own) for one, rows, *own in each])
+
+
+def outside() -> int:
+    """How far up the stack the code stands that called into Captum or this package: where a warning points."""
+    level, frame = 1, inspect.currentframe()
+    while (frame := frame and frame.f_back) and frame.f_globals.get("__name__", "").split(".")[0] in _PACKAGES:
+        level += 1
+    return level
 
 
 def resolve_layer(owner: Callable[..., Any], layer: nn.Module | str) -> nn.Module:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, get_args
@@ -13,8 +12,8 @@ from captum.log import log_usage
 from torch import Tensor, nn
 
 from captum_fam import functional as F
-from captum_fam.attr._layer_run import NO_INFLUENCE, LayerRun
-from captum_fam.attr._similarity_attribution import Comparison, Maps, SimilarityLayerAttribution, TokenGridLike
+from captum_fam.attr._layer_run import NO_WAY_BACK, LayerRun
+from captum_fam.attr._similarity_attribution import Comparison, Maps, SimilarityLayerAttribution, TokenGridLike, outside
 from captum_fam.similarity import SimilarityLike
 from captum_fam.support import plain_arithmetic
 
@@ -23,24 +22,11 @@ Normalization = Literal["minmax", "relu", "maxabs", "none"]
 SupportScale = Literal["paper", "none"]
 Transform = Literal["auto"] | nn.Module | Tensor | None
 
-_PACKAGES = ("captum", "captum_fam")
-
-
-def _relu(contributions: Tensor) -> Tensor:
-    positive = contributions.clamp_min(0)
-    largest = positive.amax(1, keepdim=True)
-    return positive / torch.where(largest == 0, 1.0, largest)
-
-
-def _maxabs(contributions: Tensor) -> Tensor:
-    largest = contributions.abs().amax(1, keepdim=True)
-    return contributions / torch.where(largest == 0, 1.0, largest)
-
 
 _NORMALIZATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "minmax": F.minmax,
-    "relu": _relu,
-    "maxabs": _maxabs,
+    "relu": F.rectify,
+    "maxabs": F.maxabs,
     "none": lambda contributions: contributions,
 }
 
@@ -103,8 +89,9 @@ class LayerFAM(SimilarityLayerAttribution):
             bias's share.
         normalization: of the contributions over the channels: ``"minmax"`` (Eq. 12), ``"relu"`` (negative
             ones cut, largest one), ``"maxabs"`` (largest magnitude one), ``"none"``.
-        support_scale: ``"paper"`` divides by \|s_k\|, at least 1e-6 (Eq. 15); ``"none"`` does not, and
-            contributions sum to S.
+        support_scale: ``"paper"`` divides by \|s_k\| (Eq. 15), at least 1e-6 of the most that it can be: 1 for the
+            cosine, the product of the norms for the dot product (:meth:`Similarity.bound
+            <captum_fam.similarity.Similarity.bound>`); ``"none"`` does not, and contributions sum to S.
         token_grid: rearranges the layer's tensors into ``(B, N, *spatial)``: :class:`~captum_fam.TokenGrid`.
 
     Example:
@@ -229,7 +216,7 @@ class LayerFAM(SimilarityLayerAttribution):
             warnings.warn(
                 "more than half of a map's energy is the plain sum of activations, the same for every support: "
                 "Eq. 12 lifts contributions of both signs. Use LayerSimilarityCAM, or normalization='none' with a foil",
-                stacklevel=_outside(),
+                stacklevel=outside(),
             )
         return FAMDetails(self._format(maps, relu_attributions), contributions, comparison)
 
@@ -244,29 +231,43 @@ class LayerFAM(SimilarityLayerAttribution):
 
     def _on_embedding(self, comparison: Comparison) -> Tensor:
         """What goes back through the head: c' of Eq. 15, or the linear weights u."""
+        are_weights = self.weighting != "paper"
+        measure = self.similarity.weights if are_weights else self.similarity.contributions
         weights = comparison.support_weights
-        if self.support_scale == "paper":
-            weights = F.support_shares(weights, comparison.explained)
-        if self.weighting == "paper":
-            return comparison.over_supports(self.similarity.contributions, weights)
-        return comparison.over_supports(self.similarity.weights, weights)
+        if self.support_scale == "none":
+            return comparison.over_supports(measure, weights)
+        query, explained = comparison.query, comparison.explained
+        every = torch.ones_like(weights)
+        bound = comparison.over_supports(lambda query, support, _: self.similarity.bound(query, support), every)
+        shares = F.support_shares(weights, explained, bound)
+        errors = shares.abs() * F.shares_rounding(explained, query.shape[1], bound)
+        return F.drop_rounding(
+            comparison.over_supports(measure, shares),
+            query,
+            are_weights=are_weights,
+            bound=(errors * bound).sum(1, keepdim=True),
+            noise=lambda: comparison.over_supports(self.similarity.terms, errors),
+        )
 
     def _on_channels(
         self, run: LayerRun, cotangent: Tensor, activations: list[tuple[Tensor, ...]]
     ) -> list[tuple[Tensor, ...]]:
         """C for every tensor of every layer, ``(B, N)``."""
-        frozen_norm = self.weighting != "paper"
+        is_contribution = self.weighting == "paper"
         if self.transform == "auto":
-            pulled = self._pulled_to_layers(run, cotangent, frozen_norm)
+            contributions = [self._on_layer(way.pull(cotangent, is_contribution)) for way in run.ways]
             # Eq. 12 would make the plain sum of activations of contributions that are all zero.
-            if not all(any(gradient.any() for gradient, _ in pairs) for pairs in pulled) and cotangent.any():
-                raise ValueError(NO_INFLUENCE)
-            return [tuple(self._sum_positions(gradient, tensor) for gradient, tensor in pairs) for pairs in pulled]
+            if cotangent.any() and not all(any(one.any() for one in tensors) for tensors in contributions):
+                raise ValueError(NO_WAY_BACK)
+            return contributions
         if self.transform is None:
             weight = cotangent * run.embedding if self.weighting == "contributions" else cotangent
         elif self._tape():
-            ((gradient, tensor),) = run.pull(cotangent, frozen_norm)[0]
-            weight = self._sum_positions(gradient.flatten(1), tensor.flatten(1))
+            passes = run.ways[0].pull(cotangent, is_contribution)
+            weight = sum(
+                (self._sum_positions(gradient.flatten(1), tensor.flatten(1)) for ((gradient, tensor),) in passes[1:]),
+                start=self._sum_positions(*(one.flatten(1) for one in passes[0][0])),
+            )
         else:
             matrix = self.transform.weight if isinstance(self.transform, nn.Module) else self.transform
             weight = F.transform_contributions(cotangent, _head_weight(matrix, cotangent))
@@ -278,6 +279,12 @@ class LayerFAM(SimilarityLayerAttribution):
                         f'{tensor.shape[1]}; pass the head that takes the pooled layer, or transform="auto"'
                     )
         return [(weight,) * len(tensors) for tensors in activations]
+
+    def _on_layer(self, passes: list[list[tuple[Tensor, Tensor]]]) -> tuple[Tensor, ...]:
+        """C for every tensor of a layer; contributions of several views of the input add up."""
+        grid = self.token_grid or (lambda tensor: tensor)
+        each = [[self._sum_positions(grid(g), grid(a)) for g, a in pairs] for pairs in passes]
+        return tuple(torch.stack(tensors).sum(0) if len(tensors) > 1 else tensors[0] for tensors in zip(*each, strict=True))
 
     def _sum_positions(self, gradient: Tensor, tensor: Tensor) -> Tensor:
         gradient = F.widen(gradient)
@@ -296,14 +303,6 @@ class LayerFAM(SimilarityLayerAttribution):
             return False
         pairs = [pair for group in zip(activations, contributions, strict=True) for pair in zip(*group, strict=True)]
         return any(bool((F.support_blind_share(a, c) > 0.5).any()) for a, c in pairs)
-
-
-def _outside() -> int:
-    """How far up the stack the code stands that called into Captum or this package: where a warning points."""
-    level, frame = 1, inspect.currentframe()
-    while (frame := frame and frame.f_back) and frame.f_globals.get("__name__", "").split(".")[0] in _PACKAGES:
-        level += 1
-    return level
 
 
 def _head_weight(matrix: object, cotangent: Tensor) -> Tensor:

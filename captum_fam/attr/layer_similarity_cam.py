@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
+import torch
 from captum._utils.typing import TargetType
 from captum.log import log_usage
 from torch import Tensor, nn
 
 from captum_fam import functional as F
-from captum_fam.attr._similarity_attribution import Comparison, Maps, SimilarityLayerAttribution, TokenGridLike
+from captum_fam.attr._layer_run import Way
+from captum_fam.attr._similarity_attribution import Comparison, Maps, SimilarityLayerAttribution, TokenGridLike, outside
+from captum_fam.attr._way_back import Constants
+from captum_fam.attr.account import MAP, REST, Biases, Shares, coverage_in_words, laid_out
+from captum_fam.attr.positions import CLASS_TOKEN, REGISTERS
+from captum_fam.attr.views import Views
 from captum_fam.similarity import SimilarityLike
 from captum_fam.support import plain_arithmetic
 
@@ -22,28 +29,43 @@ class SimilarityCAMDetails(NamedTuple):
         attributions: what ``attribute`` returns.
         convergence_delta: the sum of the attributions less the explained score, ``(B,)``; a list for a list of layers.
         comparison: scores, classes and support weights.
+        coverage: the sum of the attributions over the explained score, ``(B,)``; NaN where the score is zero. A list
+            for a list of layers.
+        shares: named parts of the score, each ``(B,)`` and computed by itself: ``"map"``; where they exist ``"class
+            token"``, ``"registers"``, ``"bias"`` (constants behind the pooling, or all of them with
+            ``biases="apart"``), ``"other paths"`` (what comes from the image around the layer, as through a shortcut)
+            and ``"zero embedding"`` (where a distance starts from); and ``"rest"``, what none of them accounts for. They add up to ``comparison.score``. A list for a list of layers.
     """
 
     attributions: Maps
     convergence_delta: Tensor | list[Tensor]
     comparison: Comparison
+    coverage: Tensor | list[Tensor]
+    shares: Shares | list[Shares]
 
 
 class LayerSimilarityCAM(SimilarityLayerAttribution):
     r"""Class activation map of a similarity: every position's share of the score, adding up to it.
 
     With u the linear weights of the similarity at the embedding (for the cosine, the mean unit support over
-    the query's norm) and the norm held constant, the map is :math:`M_p = \sum_n A_{n,p}\, \partial \langle Z', u
-    \rangle / \partial A_{n,p}`. For average pooling and a linear head W this is :math:`\frac1P \sum_n (W \bar t)_n
-    A_{n,p} / \|Z'\|`, CAM with the support in the place of the classifier's weights.
+    the query's norm) and every scale of the network behind the layer held at its value in this pass
+    (:mod:`captum_fam.attr.held_scales`: norms, deviations of normalization layers, attention weights, gates), the map is
+    :math:`M_p = \sum_n A_{n,p}\, \partial \langle Z', u \rangle / \partial A_{n,p}`. For average pooling and a linear
+    head W this is :math:`\frac1P \sum_n (W \bar t)_n A_{n,p} / \|Z'\|`, CAM with the support in the place of the
+    classifier's weights.
 
-    The map sums to the explained score (``convergence_delta`` 0) for poolings that are homogeneous of degree
-    one (GAP, GMP, and GeM up to the 1e-6 it pools a dead channel to) and heads without a bias; a bias owns no
-    position, and its share is the delta. Other heads (LSE pooling, an MLP with biases, a deeper layer) are followed
-    to first order, and the delta says how much that misses. With a foil the map is signed and sums to the
-    difference of the scores.
+    What the network behind the layer adds by itself, a bias or a shift, acts at the positions of its own output; its
+    share, gradient x bias, is laid on the map there (Srinivas and Fleuret, "Full-Gradient Representation for Neural
+    Network Visualization", NeurIPS 2019). So the map adds up to the explained score, at an early layer too, but for the
+    parts that have no place in the image: a class token, registers, biases behind the pooling. ``details`` names them,
+    and a warning is given where the map explains less than half of the score. Parts that cannot be followed (scripted
+    code, autograd functions of the user, log-sum-exp pooling) keep their own gradient; what that misses is the
+    ``"rest"``. With a foil the map is signed and sums to the difference of the scores.
 
     For distances the explained score counts from the zero vector: see :mod:`captum_fam.similarity`.
+
+    A layer that runs several times is explained where the embedding depends on one of its passes, or where the model is
+    a :class:`~captum_fam.Views`. Each of several layers costs a pass.
 
     Args:
         forward_func: an embedding model, ``forward_func(x) -> (B, J)``, or a
@@ -52,10 +74,11 @@ class LayerSimilarityCAM(SimilarityLayerAttribution):
         device_ids: for the same signature as all layer methods of Captum; the pass is made on one device.
         similarity: the measure the model decides with.
         token_grid: rearranges the layer's tensors into ``(B, N, *spatial)``: :class:`~captum_fam.TokenGrid`.
-            Tokens that it drops keep their share, which then is part of the delta.
+            Tokens that it drops have shares of their own, ``"class token"`` and ``"registers"``.
+        biases: ``"positions"`` lays the shares of biases where they act; ``"apart"`` keeps them off the map.
 
     Raises:
-        ValueError: for a measure without linear weights: a distance with ``rule="difference"``.
+        ValueError: for a measure without linear weights (a distance with ``rule="difference"``), or unknown ``biases``.
 
     Example:
         >>> cam = LayerSimilarityCAM(SimilarityToSupport(model, support, foil="others"), model.layer4)
@@ -70,9 +93,14 @@ class LayerSimilarityCAM(SimilarityLayerAttribution):
         *,
         similarity: SimilarityLike = "cosine",
         token_grid: TokenGridLike | None = None,
+        biases: Biases = "positions",
     ) -> None:
         super().__init__(forward_func, layer, device_ids, similarity=similarity, token_grid=token_grid)
         self.similarity.require_weights()
+        if biases not in get_args(Biases):
+            raise ValueError(f'biases must be "positions" or "apart", got {biases!r}')
+        self.biases = biases
+        self._warned = False
 
     @classmethod
     def get_name(cls) -> str:
@@ -141,24 +169,93 @@ class LayerSimilarityCAM(SimilarityLayerAttribution):
     ) -> SimilarityCAMDetails:
         """As :meth:`attribute`, with the delta, scores and classes beside the maps."""
         run, comparison = self._compare(
-            inputs, support, target, additional_forward_args, attribute_to_layer_input, tape=True
+            inputs,
+            support,
+            target,
+            additional_forward_args,
+            attribute_to_layer_input,
+            tape=True,
+            places=True,
+            token_grid=self.token_grid,
         )
-        self._activations(run)
+        self._passes(run)  # refuses a layer that does not fit before the work is done
         with plain_arithmetic(run.embedding.device):
             weights = comparison.over_supports(self.similarity.weights, comparison.support_weights)
-            shares = [
-                tuple(F.widen(gradient) * tensor for gradient, tensor in pairs)
-                for pairs in self._pulled_to_layers(run, weights, frozen_norm=True)
-            ]
-            deltas = [_delta(tensors, comparison) for tensors in shares]
-            if attr_dim_summation:
-                shares = [tuple(share.sum(1, keepdim=True) for share in tensors) for tensors in shares]
+            accounts = [self._account(way, weights, comparison, attr_dim_summation) for way in run.ways]
+        explained = comparison.explained_score
+        deltas = [shares[MAP] - explained for _, shares in accounts]
+        coverages = [_ratio(shares[MAP], explained) for _, shares in accounts]
         single = isinstance(self.layer, nn.Module | str)
-        return SimilarityCAMDetails(
-            self._format(shares, relu_attributions), deltas[0] if single else deltas, comparison
+        details = SimilarityCAMDetails(
+            self._format([maps for maps, _ in accounts], relu_attributions),
+            deltas[0] if single else deltas,
+            comparison,
+            coverages[0] if single else coverages,
+            accounts[0][1] if single else [shares for _, shares in accounts],
         )
+        if not self._warned and any(_explains_little(shares) for _, shares in accounts):
+            self._warned = True
+            self._warn(accounts, coverages, inputs)
+        return details
+
+    def _account(
+        self, way: Way, weights: Tensor, comparison: Comparison, attr_dim_summation: bool
+    ) -> tuple[tuple[Tensor, ...], Shares]:
+        """The maps of one layer and the named parts of the score."""
+        live, (pulled, constants) = way.live(), way.account(weights)
+        of_views = isinstance(self._model, Views)
+        maps: list[Tensor] = []
+        off_map = Constants(len(weights))
+        for start, pairs in zip(live, pulled, strict=True):
+            view = start.view if of_views else None
+            laid_out_pairs = [[one if self.token_grid is None else self.token_grid(one) for one in p] for p in pairs]
+            shares = [F.widen(gradient) * activation for gradient, activation in laid_out_pairs]
+            if attr_dim_summation:
+                shares = [share.sum(1, keepdim=True) for share in shares]
+            shares = [self._lay_back(share, view) for share in shares]
+            maps = shares if not maps else [a + b for a, b in zip(maps, shares, strict=True)]
+            for (gradient, activation), where in zip(pairs, start.where, strict=True):
+                if self.token_grid is not None:
+                    off_map.add(gradient, activation, None, None, where, start.view)
+        grid = tuple(maps[0].shape[2:])
+        placed, parts = laid_out(constants, grid, self.biases, self._lay_back)
+        if placed is not None:
+            maps[0] = maps[0] + placed / maps[0].shape[1]
+        for key in off_map.placed:
+            for slot, name in ((CLASS_TOKEN, "class token"), (REGISTERS, "registers")):
+                share = off_map.slots(*key)[:, slot]
+                if share.any():
+                    parts[name] = parts[name] + share if name in parts else share
+        start_score = comparison.score - comparison.explained_score
+        if start_score.any():
+            parts["zero embedding"] = start_score
+        total = sum((one.flatten(1).sum(1) for one in maps), start=torch.zeros_like(comparison.score))
+        rest = comparison.score - total - sum(parts.values())
+        return tuple(maps), {MAP: total, **parts, REST: rest}
+
+    def _warn(self, accounts: list[tuple[tuple[Tensor, ...], Shares]], coverages: list[Tensor], inputs: Any) -> None:
+        shares, coverage = next(
+            (shares, coverage) for (_, shares), coverage in zip(accounts, coverages, strict=True) if _explains_little(shares)
+        )
+        worst = int(_missing(shares).argmax())
+        words = coverage_in_words(float(coverage[worst]), {name: float(share[worst]) for name, share in shares.items()})
+        warnings.warn(f"the map {words}. {self._better_layer(inputs)}", stacklevel=outside())
+
+    def _better_layer(self, inputs: Any) -> str:
+        return "Choose a layer that explains more: an earlier one, or find_layer(model, inputs)"
 
 
-def _delta(shares: tuple[Tensor, ...], comparison: Comparison) -> Tensor:
-    explained = (comparison.support_weights * comparison.explained).sum(1)
-    return sum((share.flatten(1).sum(1) for share in shares), start=-explained)
+def _ratio(part: Tensor, whole: Tensor) -> Tensor:
+    return torch.where(whole == 0, torch.nan, part / torch.where(whole == 0, 1.0, whole))
+
+
+def _missing(shares: Shares) -> Tensor:
+    """What the map misses of the score, over the larger of the score and the sum of absolute parts, ``(B,)``."""
+    parts = torch.stack([share for name, share in shares.items() if name != "zero embedding"])
+    score, size = parts.sum(0), parts.abs().sum(0)
+    missing = (score - shares[MAP]).abs() / torch.maximum(score.abs(), size).clamp_min(torch.finfo(size.dtype).tiny)
+    return missing
+
+
+def _explains_little(shares: Shares) -> bool:
+    return bool((_missing(shares) > 0.5).any())

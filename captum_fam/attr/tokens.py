@@ -6,36 +6,46 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
 class TokenGrid:
-    """Turns channels-last tokens into a channels-first grid, for layers of ViT and Swin models.
+    """Turns the tokens of ViT and Swin models into a channels-first grid.
 
-    ``(B, T, N)`` loses its prefix tokens and becomes ``(B, N, h, w)``; ``(B, h, w, N)`` becomes
+    ``(B, T, N)`` loses its class token and registers and becomes ``(B, N, h, w)``; ``(B, h, w, N)`` becomes
     ``(B, N, h, w)``. Any function that only selects and rearranges can stand in its place.
+    :func:`~captum_fam.find_layer` measures the grid of a model.
 
-    Take the output of a norm before the last attention, as below, rather than that of a block: a norm forgets the
-    length of a token, so that the shares of :class:`~captum_fam.LayerSimilarityCAM` before it are zero.
+    Where the embedding is the class token, the class token takes the score over from the patches, block by block. The
+    patches explain most of it at the input of the first block, as below, and nothing behind the last attention:
+    ``coverage`` and ``shares`` of :class:`~captum_fam.LayerSimilarityCAM` say how much, at any layer.
 
     Args:
         size: h and w of the grid of patches; None for a square one.
         prefix_tokens: tokens before the patches: the class token and any registers.
+        class_token: index among all tokens of a class token that does not stand before the patches, as in the middle
+            (Vision Mamba) or at the end; None: there is none.
+        registers: how many of the tokens that are left out are registers, the last of them; None: all but the first.
+        sequence_first: tokens come as ``(T, B, N)``, as in the blocks of OpenAI's CLIP.
 
     Example:
         >>> vit = torchvision.models.vit_b_32().eval()
         >>> vit.heads = torch.nn.Identity()
-        >>> fam = LayerFAM(vit, vit.encoder.layers[-1].ln_1, token_grid=TokenGrid())
+        >>> fam = LayerFAM(vit, vit.encoder.dropout, token_grid=TokenGrid())
         >>> fam.attribute(torch.rand(2, 3, 224, 224), support=torch.rand(5, 3, 224, 224)).shape
         torch.Size([2, 1, 7, 7])
     """
 
     size: tuple[int, int] | None = None
     prefix_tokens: int = 1
+    class_token: int | None = None
+    registers: int | None = None
+    sequence_first: bool = False
 
     def __call__(self, tokens: Tensor) -> Tensor:
-        """Rearrange ``(B, T, N)`` or ``(B, h, w, N)`` into ``(B, N, h, w)``.
+        """Rearrange ``(B, T, N)``, ``(T, B, N)`` or ``(B, h, w, N)`` into ``(B, N, h, w)``.
 
         Raises:
             ValueError: if the patches do not fill the grid.
@@ -44,15 +54,128 @@ class TokenGrid:
             return tokens.permute(0, 3, 1, 2)
         if tokens.dim() != 3:
             raise ValueError(f"token_grid: expected tokens (B, T, N) or (B, h, w, N), got {tuple(tokens.shape)}")
+        if self.sequence_first:
+            tokens = tokens.transpose(0, 1)
+        total, index = tokens.shape[1], self.class_token
+        if index is not None and not self.prefix_tokens <= index < total:
+            raise ValueError(
+                f"token_grid: class_token={index} is none of {total} tokens behind the {self.prefix_tokens} prefix "
+                "tokens; one before the patches belongs to prefix_tokens"
+            )
+        if index is not None:
+            tokens = torch.cat([tokens[:, :index], tokens[:, index + 1 :]], 1)
         count = tokens.shape[1] - self.prefix_tokens
         side = math.isqrt(max(count, 0))
         height, width = self.size or (side, side)
         if count < 1 or height * width != count:
+            less = "" if index is None else " and a class token"
             raise ValueError(
-                f"token_grid: {tokens.shape[1]} tokens less {self.prefix_tokens} prefix tokens do not fill a grid of "
+                f"token_grid: {total} tokens less {self.prefix_tokens} prefix tokens{less} do not fill a grid of "
                 f"{height} x {width}; pass TokenGrid(size=(h, w), prefix_tokens=...)"
             )
         return tokens[:, self.prefix_tokens :].transpose(1, 2).unflatten(2, (height, width))
+
+
+@dataclass(frozen=True)
+class TokenHints:
+    """What the parameters of a model say about its tokens: ``cls_token``, ``reg_token``, ``query``, ...
+
+    Attributes:
+        class_tokens: class tokens, a distillation token included.
+        registers: registers.
+        queries: numbers of learned queries, which stand for no place in the image.
+    """
+
+    class_tokens: int = 0
+    registers: int = 0
+    queries: frozenset[int] = frozenset()
+
+    @classmethod
+    def of(cls, model: nn.Module) -> TokenHints:
+        """Read the names and sizes of the parameters."""
+        class_tokens: dict[str, int] = {}
+        registers: dict[str, int] = {}
+        queries: set[int] = set()
+        for path, parameter in model.named_parameters():
+            name = path.rpartition(".")[2].lower()
+            count = parameter.shape[-2] if parameter.dim() > 1 else 1
+            if any(word in name for word in ("query", "queries", "latent", "probe")):
+                queries.add(count)
+            elif name.endswith(("token", "tokens", "class_embedding")):
+                if any(word in name for word in ("cls", "class", "dist")):
+                    class_tokens[name] = count
+                elif any(word in name for word in ("reg", "storage")):
+                    registers[name] = count
+        return cls(sum(class_tokens.values()), sum(registers.values()), frozenset(queries))
+
+
+def measure_token_grid(
+    count: int, image: Sequence[int], constant: Sequence[int] = (), hints: TokenHints | None = None
+) -> TokenGrid | None:
+    """The grid of patches among ``count`` tokens: as high and wide as the image, up to one row or column.
+
+    Tokens that are the same for every image are no patches. Where they are not known, since the tokens were mixed
+    before they were seen, those that the hints name are tried, and at last the fewest that leave a grid of the image's
+    very aspect.
+
+    Args:
+        count: T.
+        image: H and W.
+        constant: indices of the tokens that do not depend on the image.
+        hints: what the model's parameters say; None: nothing.
+
+    Returns:
+        The grid, of ``size=None`` if it is square; None if there is none.
+
+    Example:
+        >>> measure_token_grid(25, (64, 96), constant=[0])
+        TokenGrid(size=(4, 6), prefix_tokens=1, class_token=None, registers=None, sequence_first=False)
+    """
+    hints = hints or TokenHints()
+    if count in hints.queries:
+        return None
+    prefixes = dict.fromkeys((0, hints.class_tokens + hints.registers, hints.class_tokens, hints.registers))
+    left_out = [tuple(range(prefix)) for prefix in prefixes]
+    measured = tuple(constant)
+    if measured and (measured == tuple(range(len(measured))) or len(measured) == 1):
+        left_out = [measured, *(one for one in left_out if one != measured)]
+    sizes = {one: _grid_like(image, count - len(one)) for one in left_out}
+    # What was measured goes before a guess, and the very aspect of the image before one that is rounded.
+    order = [one for one in left_out if one == measured] + [
+        one for one in left_out if (size := sizes[one]) and size[0] * image[1] == size[1] * image[0]
+    ]
+    for one in [*order, *left_out]:
+        if size := sizes[one]:
+            return _grid_without(one, size, hints)
+    for extra in range(1, count // 2):
+        if (size := _grid_like(image, count - extra)) and size[0] * image[1] == size[1] * image[0]:
+            return _grid_without(tuple(range(extra)), size, hints)
+    return None
+
+
+def _grid_without(left_out: tuple[int, ...], size: tuple[int, int], hints: TokenHints) -> TokenGrid:
+    is_prefix = left_out == tuple(range(len(left_out)))
+    known = hints.registers if hints.registers + hints.class_tokens == len(left_out) > 0 else None
+    return TokenGrid(
+        size=None if size[0] == size[1] else size,
+        prefix_tokens=len(left_out) if is_prefix else 0,
+        class_token=None if is_prefix else left_out[0],
+        registers=None if known == len(left_out) - 1 else known,
+    )
+
+
+def _grid_like(image: Sequence[int], count: int) -> tuple[int, int] | None:
+    """h and w with h w = count and the aspect of the image, or the nearest that it has up to one row or column."""
+    sizes = [(height, count // height) for height in range(1, count + 1) if count % height == 0]
+    sizes = [size for size in sizes if fits_image(size, image)]
+    return min(sizes, key=lambda size: abs(math.log(size[1] * image[0] / (size[0] * image[1]))), default=None)
+
+
+def fits_image(grid: Sequence[int], image: Sequence[int]) -> bool:
+    """Whether steps of the same length in every direction make this grid of the image, up to one position."""
+    least = max((side - 1) / length for side, length in zip(grid, image, strict=True))
+    most = min((side + 1) / length for side, length in zip(grid, image, strict=True))
+    return least <= most
 
 
 def looks_channels_last(scopes: Sequence[object], tensor: Tensor, n_features: int) -> bool:
@@ -67,6 +190,16 @@ def looks_channels_last(scopes: Sequence[object], tensor: Tensor, n_features: in
         if channels_last or channels_first:
             return last in channels_last and first not in channels_first
     return last == n_features != first
+
+
+def looks_channels_first(scopes: Sequence[object], tensor: Tensor) -> bool:
+    """Whether the channels of ``(B, N, h, w)`` stand where TokenGrid does not look for them.
+
+    True where dimension 1 has a size that modules of the scopes work on, and the last dimension has none.
+    """
+    sizes = [size for scope in scopes if isinstance(scope, nn.Module) for size in _channel_sizes(scope)]
+    known: set[int] = set().union(*sizes)
+    return tensor.shape[1] in known and tensor.shape[-1] not in known
 
 
 def _channel_sizes(scope: nn.Module) -> tuple[set[int], set[int]]:

@@ -1,0 +1,431 @@
+"""Finding the layer to explain by measurement: the last one whose map explains the score."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+import weakref
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from captum_fam.attr._layer_run import _active_run, _eager, _hook
+from captum_fam.attr._similarity_attribution import resolve_layer
+from captum_fam.attr.layer_similarity_cam import LayerSimilarityCAM
+from captum_fam.attr.tokens import (
+    TokenGrid,
+    TokenHints,
+    fits_image,
+    looks_channels_first,
+    looks_channels_last,
+    measure_token_grid,
+)
+from captum_fam.attr.views import Views
+from captum_fam.support import SimilarityToSupport, check_embedding
+
+logger = logging.getLogger("captum_fam")
+
+LEAST_COVERAGE = 0.95
+"""A map that explains so much of its score will do."""
+
+_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+# With adaptive pooling begins the head; scripted modules take no hooks.
+_NO_LAYERS = (
+    nn.modules.pooling._AdaptiveAvgPoolNd,
+    nn.modules.pooling._AdaptiveMaxPoolNd,
+    torch.jit.ScriptModule,
+)
+
+
+@dataclass(frozen=True)
+class FoundLayer:
+    """A layer to explain, and how.
+
+    Attributes:
+        name: dotted name in the model.
+        module: the layer itself.
+        token_grid: lays its tensor out as ``(B, N, h, w)``; None where it has that form.
+        coverage: the map's share of the score of an image with itself; NaN on the meta device, which has no numbers.
+    """
+
+    name: str
+    module: nn.Module
+    token_grid: TokenGrid | None
+    coverage: float
+
+
+def find_layer(model: nn.Module, inputs: Tensor) -> FoundLayer:
+    """Find the layer to explain: the last one whose map explains at least 95 % of the score, or the one of the most.
+
+    Candidates are the children of the model and the elements of its ``Sequential`` and ``ModuleList`` parts, whose
+    tensor has positions of the image: ``(B, N, *spatial)``, channels-last ``(B, h, w, N)``, or tokens, whose grid is
+    measured. All of the image must pass through them: where two images change places at a candidate, their embeddings
+    change places too, which neither a branch beside a shortcut does nor a layer with another batch.
+
+    The last candidate is measured first, by the ``coverage`` of :class:`~captum_fam.LayerSimilarityCAM` for the first
+    image against itself. For most networks that settles it. A class token takes the score over from the patches block
+    by block; there the boundary is found by bisection. Where no layer reaches 95 %, layers whose coverage is within a
+    hundredth of the best are as good, and the last of them is taken: a bias behind the pooling, which no layer can
+    explain, does not move the choice.
+
+    With random weights the measurement is as good as anywhere, but for models whose blocks start as identities
+    (LayerScale of 1e-5): there the class token is nearly a constant, patches explain next to nothing at any layer, and
+    the choice is the input of the first block.
+
+    The choice is logged at level ``INFO`` under ``"captum_fam"``. The model runs about three times for most networks,
+    about a dozen times for a model with a class token.
+
+    Args:
+        model: an embedding model, ``(B, C, *spatial) -> (B, J)``, in eval mode, on the device of the inputs. A
+            :class:`~captum_fam.Views` or ``DataParallel`` is looked into.
+        inputs: one or more images; the first is used.
+
+    Raises:
+        TypeError: for a model that is no module, or inputs that are no tensor.
+        ValueError: if no module has positions.
+
+    Example:
+        >>> vit = torchvision.models.VisionTransformer(64, 16, num_layers=2, num_heads=2, hidden_dim=32, mlp_dim=64)
+        >>> vit.heads = torch.nn.Identity()
+        >>> found = find_layer(vit.eval(), torch.rand(1, 3, 64, 64))
+        >>> found.name, found.token_grid.prefix_tokens
+        ('encoder.dropout', 1)
+        >>> cam = LayerSimilarityCAM(vit, found.name, token_grid=found.token_grid)
+    """
+    prefix, model, inputs = _inner(model, inputs)
+    search = _Search(model, inputs)
+    blocks = set(_blocks(model, "", search.seen.runs))
+    candidates = search.candidates(blocks) or search.candidates(None)
+    chosen, measured = _choose(candidates, search.coverage)
+    if chosen is None and blocks:
+        candidates = search.candidates(None)
+        chosen, measured = _choose(candidates, search.coverage)
+    if chosen is None:
+        raise ValueError(
+            f"model {type(model).__name__} has no module with positions of the image that runs once and that all of "
+            f"the embedding goes through{search.reasons()}; name a layer"
+        )
+    found = search.found(prefix, chosen, measured[chosen])
+    logger.info(
+        "layer %s of %s explains %.0f %% of the score, by measuring %d of %d candidates; token grid: %s",
+        found.name,
+        type(model).__name__,
+        100 * found.coverage,
+        len(measured),
+        len(candidates),
+        found.token_grid,
+    )
+    return found
+
+
+def measure_layer(model: nn.Module, inputs: Tensor, layer: nn.Module | str) -> FoundLayer:
+    """What :func:`find_layer` would say of this layer: its token grid and coverage.
+
+    Args:
+        model: as there.
+        inputs: as there.
+        layer: a module of the model or its dotted name.
+
+    Raises:
+        ValueError: for a layer that is no module of the model, does not run once or has no positions.
+
+    Example:
+        >>> measure_layer(model, images, "layer4").coverage
+        1.0
+    """
+    module = resolve_layer(model, layer)
+    prefix, model, inputs = _inner(model, inputs)
+    search = _Search(model, inputs)
+    seen = next((one for one in search.seen.outputs if one.module is module), None)
+    name = next((name for name, one in model.named_modules() if one is module), type(module).__name__)
+    runs = search.seen.runs[module]
+    if seen is None or runs > 1:
+        what = f"runs {runs} times" if runs > 1 else "gives no tensor with positions of the image"
+        raise ValueError(f"layer {name!r} of {type(model).__name__} {what}; name another, or use find_layer")
+    coverage = search.coverage(seen)
+    return search.found(prefix, seen, float("nan") if coverage is None else coverage)
+
+
+@dataclass(frozen=True, eq=False)
+class _Output:
+    """What one pass through a module gave.
+
+    Attributes:
+        name: of the module.
+        module: itself.
+        tensor: number of the tensor; the same for modules that give the same one.
+        passes_on: whether the tensor came from another module and went through.
+        token_grid: lays it out; None: it has the form ``(B, N, *spatial)``.
+        fits: whether the positions have the aspect of the image.
+        batch_dim: dimension of the batch.
+    """
+
+    name: str
+    module: nn.Module
+    tensor: int
+    passes_on: bool
+    token_grid: TokenGrid | None
+    fits: bool
+    batch_dim: int
+
+
+@dataclass
+class _Seen:
+    """A pass through the model.
+
+    Attributes:
+        outputs: with positions, in the order in which they were finished.
+        runs: how often every module ran.
+        embedding: of both images, ``(2, J)``.
+    """
+
+    outputs: list[_Output] = field(default_factory=list)
+    runs: dict[nn.Module, int] = field(default_factory=lambda: defaultdict(int))
+    embedding: Tensor = field(default_factory=lambda: torch.empty(0))
+
+
+class _Search:
+    """Measures the layers of one model on one image.
+
+    Args:
+        model: an embedding model.
+        inputs: images, of which the first is used, beside another made of noise.
+    """
+
+    def __init__(self, model: nn.Module, inputs: Tensor) -> None:
+        self.model = model
+        self.pair = torch.cat([inputs[:1], _noise_like(inputs[:1])])
+        self.hints = TokenHints.of(model)
+        # Tokens that do not depend on the image, for every number of tokens, where it is first seen.
+        self.constant: dict[int, list[int]] = {}
+        self.seen = self._observe()
+
+    def candidates(self, names: set[str] | None) -> list[_Output]:
+        """Layers to measure among the modules of these names, or all, in the order in which they end.
+
+        Of modules that give the same tensor the outermost of those that made it.
+        """
+        by_tensor: dict[int, _Output] = {}
+        for one in self.seen.outputs:
+            known = by_tensor.get(one.tensor)
+            wanted = names is None or one.name in names
+            if wanted and self.seen.runs[one.module] == 1 and (known is None or not one.passes_on):
+                by_tensor[one.tensor] = one
+        found = [by_tensor[tensor] for tensor in sorted(by_tensor)]
+        return [one for one in found if one.fits] or found
+
+    def coverage(self, candidate: _Output) -> float | None:
+        """The share of the score that the map of this layer explains; None for one that cannot be explained."""
+        if self.seen.embedding.is_meta:
+            return float("nan")
+        if not self._carries_all(candidate):
+            return None
+        cam = LayerSimilarityCAM(self.model, candidate.module, token_grid=candidate.token_grid)
+        cam._warned = True  # a small coverage is what is looked for
+        try:
+            details = cam.details(self.pair[:1], support=self.seen.embedding[:1])
+        except ValueError:  # no gradient comes back, or the form of the tensor is not what it looks like
+            return None
+        assert isinstance(details.coverage, Tensor)
+        return float(details.coverage.nan_to_num(0.0))
+
+    def found(self, prefix: str, one: _Output, coverage: float) -> FoundLayer:
+        return FoundLayer(prefix + one.name, one.module, one.token_grid, coverage)
+
+    def reasons(self) -> str:
+        """Why no layer was found, as far as that can be told."""
+        several = [one.name for one in self.seen.outputs if self.seen.runs[one.module] > 1]
+        if several:
+            return f" ({several[-1]} and others run several times: for views of one image pass a Views model)"
+        if not self.seen.runs:
+            return " (no module was called: a scripted, traced or exported model? Pass the eager one)"
+        return ""
+
+    def _carries_all(self, candidate: _Output) -> bool:
+        """Whether the embeddings of two images change places where their tensors do."""
+        dim, embedding = candidate.batch_dim, self.seen.embedding
+        with _inference() as active, _hook(
+            candidate.module, False, active, lambda _, tensors: tuple(tensor.flip(dim) for tensor in tensors)
+        ):
+            exchanged = self.model(self.pair)
+        gap = (embedding[0] - embedding[1]).norm()
+        return bool((exchanged.flip(0) - embedding).norm() <= 0.01 * gap)
+
+    def _observe(self) -> _Seen:
+        seen = _Seen()
+        known: dict[int, tuple[weakref.ref[Tensor], int, int]] = {}
+        thread, numbers = threading.get_ident(), itertools.count()
+
+        def note(name: str, module: nn.Module, args: Any, output: Any) -> None:
+            if threading.get_ident() != thread:
+                return
+            seen.runs[module] += 1
+            if isinstance(output, tuple | list) and len(output) == 1:
+                (output,) = output
+            if not isinstance(output, Tensor) or not output.is_floating_point():
+                return
+            version = -1 if output.is_inference() else output._version
+            before, at, number = known.get(id(output), (None, -1, -1))
+            is_known = before is not None and before() is output and at == version
+            if not is_known:
+                number = next(numbers)
+                known[id(output)] = weakref.ref(output), version, number
+            passes_on = is_known and any(output is argument for argument in args)
+            layout = self._layout(module, output)
+            if layout is not None:
+                seen.outputs.append(_Output(name, module, number, passes_on, *layout))
+
+        with _inference(), ExitStack() as stack:
+            for name, module in self.model.named_modules():
+                if name and not isinstance(module, _NO_LAYERS):
+                    handle = module.register_forward_hook(
+                        lambda module, args, output, name=name: note(name, module, args, output)
+                    )
+                    stack.callback(handle.remove)
+            seen.embedding = check_embedding(self.model(self.pair))
+        return seen
+
+    def _layout(self, module: nn.Module, tensor: Tensor) -> tuple[TokenGrid | None, bool, int] | None:
+        """Token grid, whether positions have the aspect of the image, and batch dimension; None without positions."""
+        image, shape = self.pair.shape[2:], tensor.shape
+        if tensor.dim() == 3 and len(image) == 2:
+            return self._layout_of_tokens(tensor)
+        if tensor.dim() != self.pair.dim() or shape[0] != 2:
+            return None
+        first, last = fits_image(shape[2:], image), len(image) == 2 and fits_image(shape[1:-1], image)
+        scopes = [module, self.model]
+        if (first and last) or len(image) == 1:
+            # The features of the embedding are not known yet; they matter where no module has a size of its own.
+            last = looks_channels_last(scopes, tensor, 0)
+            first = not last
+        is_last = last and len(image) == 2
+        if not first and not is_last and (len(image) == 1 or not looks_channels_first(scopes, tensor)):
+            return None
+        positions = shape[1:-1] if is_last else shape[2:]
+        return (TokenGrid(prefix_tokens=0) if is_last else None, first or is_last, 0) if positions.numel() > 1 else None
+
+    def _layout_of_tokens(self, tokens: Tensor) -> tuple[TokenGrid | None, bool, int] | None:
+        batch_dim = next((dim for dim in (0, 1) if tokens.shape[dim] == 2), None)
+        if batch_dim is None:
+            return None
+        first, second = tokens.unbind(batch_dim)
+        count = len(first)
+        if count not in self.constant and not tokens.is_meta:
+            self.constant[count] = (first == second).all(1).nonzero().flatten().tolist()
+        grid = measure_token_grid(count, self.pair.shape[2:], self.constant.get(count, ()), self.hints)
+        if grid is None or count < 2:
+            return None
+        return (grid if batch_dim == 0 else _sequence_first(grid)), True, batch_dim
+
+
+def _choose(
+    candidates: list[_Output], coverage: Callable[[_Output], float | None]
+) -> tuple[_Output | None, dict[_Output, float]]:
+    """The candidate to take, and the coverage of those that were measured."""
+    measured: dict[_Output, float] = {}
+
+    def usable(one: _Output) -> bool:
+        share = coverage(one)
+        if share is not None:
+            measured[one] = share
+        return share is not None
+
+    def is_good(one: _Output) -> bool:
+        best = max(map(_explained, measured.values()))
+        return _explained(measured[one]) >= min(LEAST_COVERAGE, best - 0.01 * abs(best))
+
+    def last_good() -> _Output:
+        return [one for one in candidates if one in measured and is_good(one)][-1]
+
+    candidates = list(candidates)
+    while candidates and not usable(candidates[-1]):
+        candidates.pop()
+    if not candidates:
+        return None, measured
+    last = candidates[-1]
+    if not _explained(measured[last]) < LEAST_COVERAGE:  # NaN will do
+        return last, measured
+    while candidates[0] is not last and not usable(candidates[0]):
+        candidates.pop(0)
+    between = candidates[1:-1]
+    if is_good(last):
+        return last, measured
+    while between:
+        middle = len(between) // 2
+        if not usable(between[middle]):
+            between.pop(middle)
+        elif is_good(between[middle]):
+            between = between[middle + 1 :]
+        else:
+            between = between[:middle]
+    return last_good(), measured
+
+
+def _explained(coverage: float) -> float:
+    """1 for a map that adds up to the score; one that adds up to more is as far off as one that adds up to less."""
+    return 1 - abs(1 - coverage)
+
+
+def _blocks(module: nn.Module, prefix: str, ran: dict[nn.Module, int]) -> Iterator[str]:
+    """Names of the children of the model and, where they are made of blocks, of these."""
+    for name, child in module.named_children():
+        yield prefix + name
+        if isinstance(child, _CONTAINERS) or child not in ran or _is_made_of_blocks(child):
+            yield from _blocks(child, f"{prefix}{name}.", ran)
+
+
+def _is_made_of_blocks(module: nn.Module) -> bool:
+    """Whether two modules of one class, with parts of their own, stand in a row in it."""
+    for part in module.modules():
+        if isinstance(part, _CONTAINERS):
+            kinds = [type(child) for child in part.children() if next(child.children(), None) is not None]
+            if len(set(kinds)) < len(kinds):
+                return True
+    return False
+
+
+def _inner(model: object, inputs: object) -> tuple[str, nn.Module, Tensor]:
+    """The model that a wrapper runs, the prefix of its modules' names, and its inputs."""
+    if not isinstance(inputs, Tensor):
+        raise TypeError(f"inputs must be a tensor of images (B, C, H, W), got {type(inputs).__name__}")
+    if isinstance(model, SimilarityToSupport):
+        return _inner(model.model, inputs)
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"model must be a torch.nn.Module, whose modules can be looked through, got {type(model).__name__}; pass "
+            "the module that embeds, or name the layer"
+        )
+    if inputs.dim() < 3 or not len(inputs):
+        raise ValueError(f"inputs must be a batch of images (B, C, H, W), got shape {tuple(inputs.shape)}")
+    if isinstance(model, Views):
+        prefix, inner, inputs = _inner(model.model, model.views[0][0](inputs[:1]))
+        return f"model.{prefix}", inner, inputs
+    if isinstance(model, nn.DataParallel):
+        prefix, inner, inputs = _inner(model.module, inputs)
+        return f"module.{prefix}", inner, inputs
+    return "", model, inputs
+
+
+@contextmanager
+def _inference() -> Iterator[object]:
+    """A pass without a graph, through modules that are not compiled; gives the run that hooks belong to."""
+    with torch.inference_mode(False), torch.no_grad(), _eager(), _active_run() as active:
+        yield active
+
+
+def _noise_like(image: Tensor) -> Tensor:
+    """Another image with values in the same range, by a generator of its own."""
+    low, high = image.detach().double().aminmax() if image.numel() and not image.is_meta else (0.0, 1.0)
+    noise = torch.rand(image.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64, device="cpu")
+    noise = noise.to(image.device)
+    return (low + noise * ((high - low) + (high == low))).to(image.dtype)
+
+
+def _sequence_first(grid: TokenGrid) -> TokenGrid:
+    return TokenGrid(grid.size, grid.prefix_tokens, grid.class_token, grid.registers, sequence_first=True)

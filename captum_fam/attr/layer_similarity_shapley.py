@@ -1,0 +1,346 @@
+"""Shapley values of a layer's positions for the score of a similarity."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from typing import Any, Literal, NamedTuple
+
+import torch
+from captum._utils.typing import TargetType
+from captum.log import log_usage
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from captum_fam import functional as F
+from captum_fam.attr._shapley import Game, ShapleyValues, antithetic_orders, n_sets, shapley_values
+from captum_fam.attr._similarity_attribution import Comparison, Maps, SimilarityLayerAttribution, TokenGridLike
+from captum_fam.attr._tail import ModulesBehind, Tail, find_tail, given_tail
+from captum_fam.attr.account import MAP, REST, Shares
+from captum_fam.similarity import Cosine, Similarity, SimilarityLike
+from captum_fam.support import plain_arithmetic
+
+TailLike = Literal["auto"] | Callable[[Tensor], Tensor]
+
+EMPTY = "empty"
+"""The share of the score that is there without any position."""
+
+
+class SimilarityShapleyDetails(NamedTuple):
+    """Everything :class:`LayerSimilarityShapley` computed on its way to the maps.
+
+    Attributes:
+        attributions: what ``attribute`` returns.
+        standard_error: of each position, ``(B, 1, *spatial)``; zero where the map is exact. It is right on average over
+            the positions; that of a single one is rough, as it comes of few orders.
+        convergence_delta: the sum of the attributions less (score - empty), ``(B,)``: rounding.
+        comparison: scores, classes and support weights.
+        coverage: the sum of the attributions over the explained score, ``(B,)``; NaN where the score is zero.
+        shares: named parts that add up to ``comparison.score``, each ``(B,)``: ``"map"``; ``"empty"``, the score with
+            no position kept; ``"rest"``, rounding.
+    """
+
+    attributions: Maps
+    standard_error: Tensor
+    convergence_delta: Tensor
+    comparison: Comparison
+    coverage: Tensor
+    shares: Shares
+
+
+class LayerSimilarityShapley(SimilarityLayerAttribution):
+    r"""What each position of a layer adds to the similarity, averaged over the orders in which positions can come.
+
+    The players are the positions of the layer. A set T of them is worth v(T), the model's own score of the target
+    class, less its foil, for the activation with the positions of T kept and all others set to zero:
+    :math:`v(T) = \sum_k w_k\, s(\mathrm{tail}(A_T), Z_k)`. The support weights w are those of the whole query, negative
+    on a foil; so a runner-up, and the neighbours of a memory bank, are those of the whole query for every set. The map
+    is the Shapley value of each position,
+
+    .. math:: \phi_p = \sum_{T \not\ni p} \frac{|T|!\,(P-|T|-1)!}{P!}\, \bigl(v(T \cup p) - v(T)\bigr),
+
+    and sums to v(all) - v(none), for any head. What a score has without any position, v(none), is the share
+    ``"empty"``. For the cosine it is 0 where the tail embeds an empty activation as the zero vector, else the cosine of
+    what the tail makes of zeros, such as the bias of its head. For a distance it is minus the distance from there.
+
+    Use it where the tail is no pooling with a linear head: :class:`LayerSimilarityCAM` follows such a tail with its
+    scales held, this one runs it. A position that only repeats what others say already gets less here.
+
+    How: random orders, each with its reverse; a position adds what the score rises by when it comes. Most of the
+    variance is taken off by two games whose values are known (``sampled_values`` in ``captum_fam/attr/_shapley.py``).
+    Grids of few positions, such as 3 x 3, are computed exactly. Only the tail is run, about ``n_permutations`` times
+    the number of positions for each query; where it begins with a mean over the positions, the means of many sets are
+    one matrix product. All queries have the same orders: a map does not depend on the batch.
+
+    Args:
+        forward_func: an embedding model, ``forward_func(x) -> (B, J)``, or a
+            :class:`~captum_fam.SimilarityToSupport`, which brings its support, similarity and foil.
+        layer: one module, or its dotted name.
+        device_ids: order of the devices, where ``forward_func`` runs a DataParallel model of its own.
+        similarity: the measure the model decides with.
+        tail: from the layer's tensor, as the layer gives it, to the embedding: a module or function
+            ``(B, N, *spatial) -> (B, J)``. ``"auto"`` takes the modules that run behind the layer, one after the other;
+            what functions do between modules is seen as far as it changes the embeddings of these queries. Both must
+            make the model's own embeddings of the queries, for the cosine up to a positive factor.
+        n_permutations: orders of the positions, an even number of at least four. The standard error falls with
+            its root.
+        seed: of the orders; torch's own generator is left as it is.
+        max_batch: how many masked activations are held at once. Means of sets take the same room, which holds more.
+        show_progress: show a progress bar.
+        token_grid: rearranges the layer's tensor into ``(B, N, *spatial)``: :class:`~captum_fam.TokenGrid`. The players
+            are the positions of the grid; tokens that it drops are always kept.
+
+    Raises:
+        TypeError: for a list of layers.
+        ValueError: for an option out of range.
+
+    Example:
+        >>> shapley = LayerSimilarityShapley(SimilarityToSupport(model, support, foil="others"), model.layer4)
+        >>> attributions = shapley.attribute(queries, target=3)  # (B, 1, 7, 7)
+        >>> shapley.details(queries, target=3).standard_error  # (B, 1, 7, 7)
+    """
+
+    def __init__(
+        self,
+        forward_func: Callable[..., Any],
+        layer: nn.Module | str,
+        device_ids: list[int] | None = None,
+        *,
+        similarity: SimilarityLike = "cosine",
+        tail: TailLike = "auto",
+        n_permutations: int = 128,
+        seed: int = 0,
+        max_batch: int = 16,
+        show_progress: bool = False,
+        token_grid: TokenGridLike | None = None,
+    ) -> None:
+        super().__init__(forward_func, layer, device_ids, similarity=similarity, token_grid=token_grid)
+        if not isinstance(self.layer, nn.Module):
+            raise TypeError("layer must be one module: the positions of several layers are no players of one game")
+        if not callable(tail) and tail != "auto":
+            raise ValueError(f'tail must be "auto" or a function of the layer\'s tensor, got {tail!r}')
+        if n_permutations < 4 or n_permutations % 2:
+            raise ValueError(f"n_permutations must be even and at least 4, got {n_permutations}")
+        if max_batch < 1:
+            raise ValueError(f"max_batch must be at least 1, got {max_batch}")
+        self.tail = tail
+        self.n_permutations = n_permutations
+        self.seed = seed
+        self.max_batch = max_batch
+        self.show_progress = show_progress
+
+    @classmethod
+    def get_name(cls) -> str:
+        return "Layer Similarity Shapley"
+
+    @property
+    def multiplies_by_inputs(self) -> bool:
+        return True
+
+    def has_convergence_delta(self) -> bool:
+        return True
+
+    @log_usage()
+    def attribute(
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        support: object = None,
+        target: TargetType = None,
+        additional_forward_args: object = None,
+        attribute_to_layer_input: bool = False,
+        relu_attributions: bool = False,
+        return_convergence_delta: bool = False,
+    ) -> Any:
+        """Compute the map of every query.
+
+        Args:
+            inputs: queries, ``(B, C, H, W)``, or a tuple of the model's input tensors.
+            support: as in :meth:`LayerFAM.attribute <captum_fam.LayerFAM.attribute>`.
+            target: the class to explain, in any form that Captum takes; None: the predicted class.
+            additional_forward_args: further arguments of ``forward_func``.
+            attribute_to_layer_input: the positions of the layer's input are the players.
+            relu_attributions: cut negative values of the map at zero, after the delta was taken.
+            return_convergence_delta: also return how far the map's sum is from v(all) - v(none).
+
+        Returns:
+            *Tensor* of **attributions**, ``(B, 1, *spatial)`` of the layer, detached, in float32 at least. With
+            ``return_convergence_delta`` a pair with **delta**, ``(B,)``.
+
+        Raises:
+            ValueError, TypeError: for a support, a layer or a tail that does not fit; the message says which.
+            AssertionError: for a target that Captum refuses.
+        """
+        details = self.details(
+            inputs, support, target, additional_forward_args, attribute_to_layer_input, relu_attributions
+        )
+        if not return_convergence_delta:
+            return details.attributions
+        return details.attributions, details.convergence_delta
+
+    def details(
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        support: object = None,
+        target: TargetType = None,
+        additional_forward_args: object = None,
+        attribute_to_layer_input: bool = False,
+        relu_attributions: bool = False,
+    ) -> SimilarityShapleyDetails:
+        """As :meth:`attribute`, with standard errors, shares, scores and classes beside the maps."""
+        players, comparison = self._players(inputs, support, target, additional_forward_args, attribute_to_layer_input)
+        orders = antithetic_orders(players.count, self.n_permutations, self.seed).to(comparison.query.device)
+        total = len(comparison.query) * n_sets(players.count, self.n_permutations)
+        with tqdm(total=total, desc=self.get_name(), unit="set", disable=not self.show_progress) as bar:
+
+            def found(query: int) -> ShapleyValues:
+                game = players.game(query, comparison, self.similarity)
+                return shapley_values(_counted(game, bar), orders, self.max_batch * players.sets_per_activation)
+
+            results = [found(query) for query in range(len(comparison.query))]
+        maps, errors, empty, _ = (torch.stack(each) for each in zip(*results, strict=True))
+        shape = len(maps), 1, *players.grid
+        shares = {MAP: maps.sum(1), EMPTY: empty}
+        shares[REST] = comparison.score - shares[MAP] - empty
+        explained = comparison.explained_score
+        return SimilarityShapleyDetails(
+            self._format([(maps.view(shape),)], relu_attributions),
+            errors.view(shape),
+            -shares[REST],
+            comparison,
+            (shares[MAP] / explained).masked_fill(explained == 0, torch.nan),
+            shares,
+        )
+
+    def compute_convergence_delta(
+        self,
+        attributions: Tensor,
+        inputs: Tensor | tuple[Tensor, ...],
+        support: object = None,
+        target: TargetType = None,
+        additional_forward_args: object = None,
+        attribute_to_layer_input: bool = False,
+    ) -> Tensor:
+        """The sum of attributions less v(all) - v(none), ``(B,)``.
+
+        Args:
+            attributions: from :meth:`attribute`, not cut at zero, with the same further arguments.
+        """
+        players, comparison = self._players(inputs, support, target, additional_forward_args, attribute_to_layer_input)
+        nobody = torch.zeros(1, players.count, dtype=torch.bool, device=comparison.query.device)
+        games = [players.game(query, comparison, self.similarity) for query in range(len(comparison.query))]
+        return attributions.flatten(1).sum(1) - comparison.score + torch.cat([game(nobody) for game in games])
+
+    def _players(
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        support: object,
+        target: TargetType,
+        additional_forward_args: object,
+        at_input: bool,
+    ) -> tuple[_Players, Comparison]:
+        """Run the model once and find what is needed to run its tail alone."""
+        layer = self._layers[0]
+        with ModulesBehind(layer, at_input) if self.tail == "auto" else nullcontext() as behind:
+            run, comparison = self._compare(inputs, support, target, additional_forward_args, at_input)
+        grids = self._activations(run)[0]
+        tensors = [tensor for one in run.passes[0] for tensor in one.tensors]
+        if len(tensors) != 1:
+            raise ValueError(
+                f"layer {type(layer).__name__} gives {len(tensors)} tensors to the embedding, in views of the input or "
+                "at once; LayerSimilarityShapley plays with the positions of one: explain one view, or another layer"
+            )
+        up_to_scale = isinstance(self.similarity, Cosine)
+        with torch.inference_mode(False), torch.no_grad():
+            if behind is not None:
+                tail = find_tail(behind.links, tensors[0], run.embedding, up_to_scale)
+            else:
+                assert callable(self.tail)
+                tail = given_tail(self.tail, tensors[0], run.embedding, up_to_scale)
+        return _Players(tail, tensors[0], tuple(grids[0].shape[2:]), self.token_grid), comparison
+
+
+class _Players:
+    """The positions of a layer, and the activation with some of them.
+
+    Args:
+        tail: from the layer's tensor to the embedding.
+        activation: the layer's tensor, ``(B, ...)``.
+        grid: rows, columns, ... of the positions.
+        token_grid: lays the tensor out as ``(B, N, *grid)``.
+
+    Attributes:
+        count: of the positions.
+        sets_per_activation: how many sets take the room of one masked activation.
+    """
+
+    def __init__(self, tail: Tail, activation: Tensor, grid: tuple[int, ...], token_grid: TokenGridLike | None) -> None:
+        self.grid = grid
+        self.count = math.prod(grid)
+        self._tail = tail
+        self._activation = activation
+        self._position = None if token_grid is None else _position_of_each_number(activation, token_grid)
+        self._by_means = token_grid is None and tail.begins_with_mean
+        width = activation.shape[1]
+        self.sets_per_activation = max(1, width * self.count // (width + self.count)) if self._by_means else 1
+
+    def game(self, query: int, comparison: Comparison, similarity: Similarity) -> Game:
+        """The score of one query for sets of positions."""
+        support, weights = _support_of(comparison, query)
+
+        def score(sets: Tensor) -> Tensor:
+            with torch.inference_mode(False), torch.no_grad():
+                embedding = self._embed(sets, query)
+            if not embedding.isfinite().all():
+                raise ValueError(
+                    "tail gives NaN or inf for an activation with only some of its positions kept, the others being "
+                    "zero; where it divides by a norm or a sum, bound that from below as torch.nn.functional.normalize "
+                    "does"
+                )
+            with plain_arithmetic(embedding.device):
+                return similarity.score(embedding.to(support), support) @ weights
+
+        return score
+
+    def _embed(self, sets: Tensor, query: int) -> Tensor:
+        activation = self._activation[query : query + 1]
+        if self._position is not None:
+            kept = nn.functional.pad(sets, (0, 1), value=True)[:, self._position]
+            return self._tail(activation * kept.view(len(sets), *activation.shape[1:]))
+        if self._by_means:
+            positions = F.widen(activation[0]).flatten(1)
+            means = sets.to(positions) @ positions.T / self.count
+            return self._tail.from_mean(means.to(activation))
+        return self._tail(activation * sets.view(len(sets), 1, *self.grid))
+
+
+def _position_of_each_number(activation: Tensor, token_grid: TokenGridLike) -> Tensor:
+    """The position that each number of a sample belongs to, and one beyond the last for what the grid drops."""
+    size = activation[0].numel()
+    numbers = token_grid(torch.arange(size, device=activation.device).view(1, *activation.shape[1:]))[0].flatten(1)
+    position = torch.full((size,), numbers.shape[1], device=activation.device)
+    position[numbers] = torch.arange(numbers.shape[1], device=activation.device).expand_as(numbers)
+    return position
+
+
+def _support_of(comparison: Comparison, query: int) -> tuple[Tensor, Tensor]:
+    """The supports that count for one query, ``(K, J)``, and their weights, ``(K,)``."""
+    weights = comparison.support_weights[query]
+    used = weights != 0
+    support: Sequence[Tensor] | Tensor
+    if isinstance(comparison.support, Tensor):
+        support = comparison.support if comparison.support.dim() == 2 else comparison.support[query]
+    else:
+        support = comparison.support.embeddings[comparison.support.indices[query]]
+    return support[used].to(weights), weights[used]
+
+
+def _counted(game: Game, bar: Any) -> Game:
+    """The same game, whose sets the progress bar counts."""
+
+    def play(sets: Tensor) -> Tensor:
+        values = game(sets)
+        bar.update(len(sets))
+        return values
+
+    return play
