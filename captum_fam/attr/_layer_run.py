@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -39,6 +40,7 @@ class Way:
     is_end: bool
     sink: Sink
 
+    @cached_property
     def live(self) -> list[Start]:
         """The passes that the embedding depends on.
 
@@ -48,7 +50,9 @@ class Way:
         if len(self.starts) == 1 and self.origin.requires_grad:
             return self.starts
         reached = self._gradients(torch.ones_like(self.origin), self.starts, True) if self.origin.requires_grad else []
-        live = [start for start, pulled in zip(self.starts, reached, strict=False) if any(g is not None for g in pulled)]
+        live = [
+            start for start, pulled in zip(self.starts, reached, strict=False) if any(g is not None for g in pulled)
+        ]
         if not live:
             raise ValueError(NO_WAY_BACK)
         return live
@@ -68,6 +72,7 @@ class Way:
 
     def account(self, cotangent: Tensor) -> tuple[list[list[tuple[Tensor, Tensor]]], Constants]:
         """:meth:`pull` of a weight, with what constants on the way add to ``<cotangent, embedding>``."""
+        _ = self.live  # looking for it pulls gradients too, which are no part of the account
         self.sink.constants = Constants(len(cotangent))
         try:
             pulled, scale = self._pull(cotangent, False)
@@ -81,7 +86,7 @@ class Way:
     def _pull(
         self, cotangent: Tensor, is_contribution: bool
     ) -> tuple[list[list[tuple[Tensor, Tensor]]], Tensor | None]:
-        live = self.live()
+        live = self.live
         if self.factor is not None and is_contribution == self.is_end:
             # To the vector before the last rescaling, a contribution goes as it is and a weight times the factor.
             factor = self.factor.to(cotangent)
@@ -111,9 +116,9 @@ class Way:
 
 NO_WAY_BACK = (
     "layer: the embedding does not depend on it, or no gradient comes back from there, so that a map would explain no "
-    "score; choose a layer on the way to the embedding (for a class token, one before the last attention), or mend what "
-    "is not differentiable between the two (.data or detach() in a sum, a quantized, scripted or traced part): pass the "
-    "eager model in floating point"
+    "score; choose a layer on the way to the embedding (for a class token, one before the last attention), or mend "
+    "what is not differentiable between the two (.data or detach() in a sum, a quantized, scripted or traced part): "
+    "pass the eager model in floating point"
 )
 
 
@@ -204,7 +209,7 @@ class _Pass:
 
     def live(self) -> list[Pass]:
         assert self.way is not None
-        return [Pass(tuple(t.detach() for t in start.tensors), start.view) for start in self.way.live()]
+        return [Pass(tuple(t.detach() for t in start.tensors), start.view) for start in self.way.live]
 
 
 def _check_passes(layer: nn.Module, passes: list[Pass]) -> None:
@@ -260,7 +265,7 @@ def _run(
         if layer not in saved:
             raise ValueError(
                 f"layer {type(layer).__name__} did not run in forward_func; choose one that does. Its hooks were not "
-                "called: layer.forward(x) instead of layer(x) passes them over, and so do scripted, traced and exported "
+                "called: layer.forward(x) instead of layer(x) passes them over, as do scripted, traced and exported "
                 "models; pass the eager model"
             )
     if head is not None and tape is not None and not tape.starts:
@@ -271,9 +276,7 @@ def _run(
         embedding = tape.normal(embedding)
         origin, factor = tape.end(embedding)
         way = Way(tape.starts, origin, factor, origin is embedding, tape.sink)
-    return _Pass(
-        [_gather(saved[layer], forward_func, device_ids) for layer in layers], embedding.detach(), way
-    )
+    return _Pass([_gather(saved[layer], forward_func, device_ids) for layer in layers], embedding.detach(), way)
 
 
 class _Active(threading.local):

@@ -1,19 +1,42 @@
-"""Shapley values of a game, from few orders of its players.
-
-Plain tensors. P players; a game is a function ``value(sets) -> (M,)`` of sets ``(M, P)``, True where a player is in.
-"""
+"""Shapley values of a game, from few orders of its players. Plain tensors; P players."""
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-Game = Callable[[Tensor], Tensor]
+
+class Game:
+    """What every set of players is worth. A game defines :meth:`value`.
+
+    Args:
+        max_sets: how many sets are played at once.
+    """
+
+    def __init__(self, max_sets: int) -> None:
+        self.max_sets = max_sets
+
+    def value(self, sets: Tensor) -> Tensor:
+        """The values of at most ``max_sets`` sets ``(M, P)``, True where a player is in: ``(M,)``."""
+        raise NotImplementedError
+
+    def of_sets(self, sets: Tensor) -> Tensor:
+        """The values of any number of sets, ``(M, P) -> (M,)``."""
+        return torch.cat([self.value(some) for some in sets.split(self.max_sets)])
+
+    def along(self, orders: Tensor) -> Tensor:
+        """The values of the sets that orders go through, without none and all: ``(n, P) -> (n, P - 1)``."""
+        n_orders, n_players = orders.shape
+        places = orders.argsort(1)
+        steps = torch.arange(n_orders * (n_players - 1), device=orders.device)
+        chunks = []
+        for some in steps.split(self.max_sets):
+            size = some % (n_players - 1) + 1
+            chunks.append(self.value(places[some // (n_players - 1)] < size.unsqueeze(1)))
+        return torch.cat(chunks).view(n_orders, -1)
 
 
 class ShapleyValues(NamedTuple):
@@ -50,21 +73,20 @@ def n_sets(n_players: int, n_orders: int) -> int:
     return min(2**n_players, _n_sampled(n_players, n_orders))
 
 
-def shapley_values(game: Game, orders: Tensor, max_sets: int) -> ShapleyValues:
+def shapley_values(game: Game, orders: Tensor) -> ShapleyValues:
     """Shapley values by the orders given, or exactly where all sets are no more than what these would play.
 
     Args:
-        game: the value of sets.
+        game: to be played.
         orders: from :func:`antithetic_orders`, at least four, ``(n, P)``, on the device of the game.
-        max_sets: how many sets are played at once.
     """
     n_orders, n_players = orders.shape
     if 2**n_players <= _n_sampled(n_players, n_orders):
-        return exact_values(game, n_players, max_sets, orders.device)
-    return sampled_values(game, orders, max_sets)
+        return exact_values(game, n_players, orders.device)
+    return sampled_values(game, orders)
 
 
-def exact_values(game: Game, n_players: int, max_sets: int, device: torch.device | None = None) -> ShapleyValues:
+def exact_values(game: Game, n_players: int, device: torch.device | None = None) -> ShapleyValues:
     r"""Shapley values from all sets: :math:`\sum_{T \not\ni p} \frac{|T|!\,(P-|T|-1)!}{P!} (v(T \cup p) - v(T))`.
 
     Shapley, "A Value for n-Person Games", 1953.
@@ -72,18 +94,19 @@ def exact_values(game: Game, n_players: int, max_sets: int, device: torch.device
     # Set number i holds the players whose bits are set in i.
     bits = 2 ** torch.arange(n_players, device=device)
     numbers = torch.arange(2**n_players, device=device)
-    played = torch.cat([game((some.unsqueeze(1) & bits) != 0) for some in numbers.split(max_sets)])
-    sizes = ((numbers.unsqueeze(1) & bits) != 0).sum(1)
+    sets = (numbers.unsqueeze(1) & bits) != 0
+    played = game.of_sets(sets)
     chance = played.new_tensor([1 / (n_players * math.comb(n_players - 1, size)) for size in range(n_players)])
     values = []
-    for bit in bits:
-        without = numbers[(numbers & bit) == 0]
-        values.append((chance[sizes[without]] * (played[without + bit] - played[without])).sum())
+    for player, bit in enumerate(bits):
+        without = ~sets[:, player]
+        added = played[numbers[without] + bit] - played[without]
+        values.append((chance[sets[without].sum(1)] * added).sum())
     each = torch.stack(values)
     return ShapleyValues(each, torch.zeros_like(each), played[0], played[-1])
 
 
-def sampled_values(game: Game, orders: Tensor, max_sets: int) -> ShapleyValues:
+def sampled_values(game: Game, orders: Tensor) -> ShapleyValues:
     r"""Shapley values from orders of the players and their reverses.
 
     A player's value is the mean of what the player adds to those before it (Castro, Gómez and Tejada, "Polynomial
@@ -98,41 +121,27 @@ def sampled_values(game: Game, orders: Tensor, max_sets: int) -> ShapleyValues:
     - a game of the size of the set only: what is left of v on average at this size, in the *other* pairs of orders.
 
     Args:
-        game: the value of sets.
+        game: to be played.
         orders: ``(n, P)``; each second one is the reverse of the one before it, at least two such pairs.
-        max_sets: how many sets are played at once.
     """
     n_orders, n_players = orders.shape
-    places = orders.argsort(1)
-    none_and_all = torch.arange(2, device=orders.device).bool().unsqueeze(1).expand(2, n_players)
+    nobody = torch.zeros(1, n_players, dtype=torch.bool, device=orders.device)
     alone = torch.eye(n_players, dtype=torch.bool, device=orders.device)
-    sets = itertools.chain(none_and_all.split(max_sets), alone.split(max_sets), _prefixes(places, max_sets))
-    played = torch.cat([game(some) for some in sets])
-    (empty, full), singles, walks = played.split([2, n_players, n_orders * (n_players - 1)])
-    singles = singles - empty
+    empty, full, *_ = played = game.of_sets(torch.cat([nobody, ~nobody, alone]))
+    singles = played[2:] - empty
     scale = torch.arange(1, n_players + 1, device=orders.device).to(played) ** -_exponent(singles, full - empty)
-    ends = torch.stack([empty, full]).expand(n_orders, 2)
-    along = torch.cat([ends[:, :1], walks.view(n_orders, -1), ends[:, 1:]], 1) - empty
-    rest = (along[:, 1:] - scale * singles[orders].cumsum(1)).view(n_orders // 2, 2, n_players)
+    along = torch.cat([game.along(orders), full.expand(n_orders, 1)], 1) - empty
+    rest = (along - scale * singles[orders].cumsum(1)).view(n_orders // 2, 2, n_players)
     added = rest.diff(dim=2, prepend=torch.zeros_like(rest[..., :1]))
     by_size = added.mean(1)
     of_others = (by_size.sum(0) - by_size) / (len(by_size) - 1)
-    by_player = (added - of_others.unsqueeze(1)).gather(2, places.view_as(added))
+    by_player = (added - of_others.unsqueeze(1)).gather(2, orders.argsort(1).view_as(added))
     estimates = by_player.mean(1) + of_others.mean(1, keepdim=True) + _values_of_scaled_sum(singles, scale)
     return ShapleyValues(estimates.mean(0), estimates.std(0) / len(estimates) ** 0.5, empty, full)
 
 
 def _n_sampled(n_players: int, n_orders: int) -> int:
     return 2 + n_players + n_orders * (n_players - 1)
-
-
-def _prefixes(places: Tensor, max_sets: int) -> Iterator[Tensor]:
-    """The sets that each order goes through, but for none and all: one order after the other, in chunks."""
-    n_orders, n_players = places.shape
-    steps = torch.arange(n_orders * (n_players - 1), device=places.device)
-    for some in steps.split(max_sets):
-        size = some % (n_players - 1) + 1
-        yield places[some // (n_players - 1)] < size.unsqueeze(1)
 
 
 def _exponent(singles: Tensor, total: Tensor) -> float:

@@ -19,8 +19,9 @@ from captum.attr import LayerAttribution
 from torch import Tensor, nn
 
 from captum_fam import functional as F
+from captum_fam._training_mode import warn_of_training_mode
 from captum_fam.attr._layer_run import LayerRun, run_layers
-from captum_fam.attr._way_back import TokenGridLike
+from captum_fam.attr._way_back import TokenGridLike as TokenGridLike
 from captum_fam.attr.tokens import TokenGrid, looks_channels_first, looks_channels_last
 from captum_fam.attr.views import Views
 from captum_fam.memory_bank import BankSupport, MemoryBank
@@ -145,6 +146,22 @@ class SimilarityLayerAttribution(LayerAttribution):
         layers = [self.layer] if isinstance(self.layer, nn.Module | str) else self.layer
         return [resolve_layer(self._model, layer) for layer in layers]
 
+    def require_target(
+        self, inputs: object = None, support: object = None, target: TargetType = None, *args: object, **kwargs: object
+    ) -> None:
+        """Refuse arguments of :meth:`attribute` that name no target among several classes.
+
+        Raises:
+            ValueError: for these.
+        """
+        given = self.forward_func.support if isinstance(self.forward_func, SimilarityToSupport) else support
+        n_classes = given.n_classes if isinstance(given, SupportSet | MemoryBank) else 1
+        if target is None and n_classes > 1:
+            raise ValueError(
+                "target is None, and the inputs are repeated with noise: each copy would be explained for the class of "
+                f"{n_classes} that it is predicted as. Pass that of the clean inputs, target=scores(inputs).argmax(1)"
+            )
+
     def _compare(
         self,
         inputs: Tensor | tuple[Tensor, ...],
@@ -159,6 +176,7 @@ class SimilarityLayerAttribution(LayerAttribution):
         args = _format_additional_forward_args(additional_forward_args)
         if formatted[0].numel() == 0:
             raise ValueError(f"inputs is an empty batch, shape {tuple(formatted[0].shape)}")
+        warn_of_training_mode(self._model, outside())
         embedded, class_names = self._embed_support(support, formatted, args)
         run = run_layers(self._model, formatted, self._layers, args, attribute_to_layer_input, self.device_ids, **tape)
         self._check_batch_first(run, formatted, args, attribute_to_layer_input)
@@ -242,10 +260,16 @@ class SimilarityLayerAttribution(LayerAttribution):
         assert isinstance(support, Tensor)
         support = support.detach()
         rank = inputs[0].dim()
+        if support.dim() == rank - 1 > 2 and support.shape[1:] == inputs[0].shape[2:]:
+            raise ValueError(
+                f"support has shape {tuple(support.shape)}, one image without its batch dimension; pass support[None]"
+            )
+        if support.shape[1:] == inputs[0].shape and len(support) != len(inputs[0]):
+            raise ValueError(_no_batch_dimension(inputs[0], support))
         if support.dim() == rank + 1:
             self._check_images(support.flatten(0, 1), inputs, args)
             _check_batch(support, len(inputs[0]))
-            flat = check_finite(embed_images(self._model, support.flatten(0, 1), args))
+            flat = check_finite(self._embed_per_query(support, inputs, args))
             embeddings = flat.unflatten(0, support.shape[:2])
         elif support.dim() == rank and support.dim() > 2 and (rank > 3 or support.shape[1:] == inputs[0].shape[1:]):
             return self._embed_support(as_support_set(support), inputs, args)
@@ -259,6 +283,15 @@ class SimilarityLayerAttribution(LayerAttribution):
         count = embeddings.shape[-2]
         return EmbeddedSupport(embeddings, F.widen(embeddings).new_full((1, count), 1 / count)), ("support",)
 
+    def _embed_per_query(self, support: Tensor, inputs: tuple[Tensor, ...], args: tuple[Any, ...] | None) -> Tensor:
+        try:
+            return embed_images(self._model, support.flatten(0, 1), args)
+        except RuntimeError as error:
+            if support.shape[1:] != inputs[0].shape:
+                raise
+            # A convolution takes a single image too, and as many channels as supports look like a set per query.
+            raise ValueError(_no_batch_dimension(inputs[0], support)) from error
+
     def _check_images(
         self, images: Tensor, inputs: tuple[Tensor, ...], args: tuple[Any, ...] | None, embedded: bool = False
     ) -> None:
@@ -266,6 +299,8 @@ class SimilarityLayerAttribution(LayerAttribution):
             return
         if images.device != inputs[0].device:
             raise ValueError(f"support is on {images.device} but inputs on {inputs[0].device}; move one of them")
+        if images.shape[1:] == inputs[0].shape:
+            raise ValueError(_no_batch_dimension(inputs[0], images))
         if images.dim() != inputs[0].dim() or images.shape[1] != inputs[0].shape[1]:
             raise ValueError(
                 f"support has images of shape {tuple(images.shape[1:])} but inputs of {tuple(inputs[0].shape[1:])}; "
@@ -362,6 +397,13 @@ class SimilarityLayerAttribution(LayerAttribution):
         return outputs[0] if isinstance(self.layer, nn.Module | str) else outputs
 
 
+def _no_batch_dimension(inputs: Tensor, images: Tensor) -> str:
+    return (
+        f"inputs has shape {tuple(inputs.shape)} and the support {tuple(images.shape)}: one query without its batch "
+        "dimension; pass inputs[None]"
+    )
+
+
 def _over_supports(
     measure: Callable[..., Tensor], query: Tensor, support: Tensor | BankSupport, *weights: Tensor
 ) -> Tensor:
@@ -381,6 +423,19 @@ def outside() -> int:
 
 
 def resolve_layer(owner: Callable[..., Any], layer: nn.Module | str) -> nn.Module:
+    """The module of that name.
+
+    Raises:
+        ValueError: for a name that the model does not have, or where hooks do not run: scripted and traced modules.
+        TypeError: for a layer that is neither a module nor a name, or a name without a module to look it up in.
+    """
+    if isinstance(owner, torch.jit.ScriptModule) or isinstance(layer, torch.jit.ScriptModule):
+        where = "forward_func" if isinstance(owner, torch.jit.ScriptModule) else "layer"
+        raise ValueError(
+            f"{where} is a scripted or traced module, in which no hook runs; pass the eager model that it was made from"
+        )
+    if isinstance(owner, torch.export.ExportedProgram):
+        raise ValueError("forward_func is an exported program, in which no hook runs; pass the eager model")
     if isinstance(layer, nn.Module):
         return layer
     if not isinstance(layer, str):

@@ -381,6 +381,7 @@ class WayBack(TorchFunctionMode):
                 return vector, torch.where(before == 0, 1.0, after / before)
         return embedding, None
 
+
 def _slot_of_constant(names: Callable[[Tensor], str], tensor: Tensor) -> int:
     name = names(tensor).lower()
     return REGISTERS if "reg" in name or "storage" in name else CLASS_TOKEN
@@ -427,7 +428,7 @@ def _new_tensor_form(name: str) -> Callable[..., Any] | None:
     for owner in (Tensor, torch._C._nn, torch):
         found = getattr(owner, name, None)
         if found is not None:
-            return found  # type: ignore[no-any-return]
+            return found
     return None
 
 
@@ -438,15 +439,13 @@ def _opened(function: FunctionType) -> Callable[..., Any]:
     for check in ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic"):
         if check in open_globals:
             open_globals[check] = lambda *args: False
-    copy = FunctionType(
-        function.__code__, open_globals, function.__name__, function.__defaults__, function.__closure__
-    )
+    copy = FunctionType(function.__code__, open_globals, function.__name__, function.__defaults__, function.__closure__)
     copy.__kwdefaults__ = function.__kwdefaults__
     return copy
 
 
 _ELEMENTWISE_WITH_CONSTANT = frozenset(
-    "add sub rsub div neg masked_fill dropout to float half bfloat16 double contiguous clone type type_as where".split()
+    "add sub rsub div neg masked_fill where dropout contiguous clone type type_as to float half bfloat16 double".split()
 )
 _LINEAR = frozenset("linear conv1d conv2d conv3d mean sum".split())
 

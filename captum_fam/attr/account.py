@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -17,6 +17,9 @@ Shares = dict[str, Tensor]
 MAP, REST = "map", "rest"
 """The parts that every account has."""
 
+ZERO_EMBEDDING = "zero embedding"
+"""The part that is the score of the zero embedding, which a distance starts from: no share of the explained score."""
+
 SLOTS = {NOWHERE: "bias", CLASS_TOKEN: "class token", REGISTERS: "registers", OTHER_PATHS: "other paths"}
 """The part that each slot without a position belongs to."""
 
@@ -25,20 +28,33 @@ NOISE = 1e-6
 
 
 def resample(maps: Tensor, grid: tuple[int, ...]) -> Tensor:
-    """Bring maps ``(B, *spatial)`` to another grid over the same image; every map keeps its sum.
+    """Bring maps ``(B, N, *spatial)`` to another grid over the same image; every map keeps its sum.
 
     A coarser map is spread over the finer grid by linear interpolation; a finer one is summed, cells that lie in two
     being divided by their area.
 
     Example:
-        >>> resample(torch.tensor([[1.0, 3.0]]), (4,)), resample(torch.tensor([[1.0, 2.0, 3.0]]), (1,))
-        (tensor([[0.5000, 0.7500, 1.2500, 1.5000]]), tensor([[6.]]))
+        >>> resample(torch.tensor([[[1.0, 3.0]]]), (4,)), resample(torch.tensor([[[1.0, 2.0, 3.0]]]), (1,))
+        (tensor([[[0.5000, 0.7500, 1.2500, 1.5000]]]), tensor([[[6.]]]))
     """
-    for axis, (before, after) in enumerate(zip(maps.shape[1:], grid, strict=True), start=1):
+    for axis, (before, after) in enumerate(zip(maps.shape[2:], grid, strict=True), start=2):
         if before != after:
             matrix = _resampling(before, after).to(maps)
             maps = torch.tensordot(maps, matrix, ([axis], [1])).movedim(-1, axis)
     return maps
+
+
+def mean_of_layers(maps: Sequence[Tensor]) -> Tensor:
+    """The mean of maps ``(B, N, *spatial)`` of several layers, on the finest of their grids.
+
+    Each map accounts for the same score, and so does their mean: its sum is the mean of their sums.
+
+    Example:
+        >>> mean_of_layers([torch.tensor([[[1.0, 3.0]]]), torch.tensor([[[5.0]]])])
+        tensor([[[1.7500, 2.7500]]])
+    """
+    grid = tuple(max(sides) for sides in zip(*(one.shape[2:] for one in maps), strict=True))
+    return torch.stack([resample(one, grid) for one in maps]).mean(0)
 
 
 def _resampling(before: int, after: int) -> Tensor:
@@ -83,27 +99,67 @@ def laid_out(
             if slots[:, slot].any():
                 add(SLOTS[slot], slots[:, slot])
         placed = lay_back(slots[:, FIRST_POSITION:].unflatten(1, own).unsqueeze(1), view)
-        placed = resample(placed.squeeze(1), grid).unsqueeze(1)
+        placed = resample(placed, grid)
         map_ = placed if map_ is None else map_ + placed
     for slot, share in constants.unplaced.items():
         add(SLOTS[slot], share)
     return map_, shares
 
 
+def drop_noise(maps: Tensor, magnitude: Tensor) -> Tensor:
+    """Maps that are only rounding noise become exactly zero.
+
+    Args:
+        maps: in the unit of the score, ``(B, ...)``.
+        magnitude: of what the maps are made of, ``(B,)``: the largest score of any class before a foil. A score less
+            its foil will not do: two equal scores leave none, and noise is large beside nothing.
+
+    Example:
+        >>> drop_noise(torch.tensor([[2e-8, -1e-8], [2e-8, 0.5]]), torch.tensor([0.9, 0.9]))
+        tensor([[0.0000e+00, 0.0000e+00],
+                [2.0000e-08, 5.0000e-01]])
+    """
+    noise = maps.flatten(1).abs().amax(1) <= NOISE * magnitude
+    return maps.masked_fill(noise.view(-1, *[1] * (maps.dim() - 1)), 0)
+
+
+def score_in_words(score: float, zero_embedding: float | None = None) -> str:
+    """``"0.731"``; of a distance ``"-3.00 = 11.0 explained + -14.0 of the zero embedding"``.
+
+    Args:
+        score: less its foil.
+        zero_embedding: what the account starts from; None for measures that start from zero.
+    """
+    if zero_embedding is None:
+        return number_in_words(score)
+    whole, explained, start = map(number_in_words, (score, score - zero_embedding, zero_embedding))
+    return f"{whole} = {explained} explained + {start} of the zero embedding"
+
+
 def coverage_in_words(coverage: float, shares: Mapping[str, float]) -> str:
     """``"explains 12 % of the score; class token 85 %, bias 3 %"``, for people.
+
+    Of a distance ``"explains 100 % of the 11.0"``, the explained score of :func:`score_in_words`.
 
     Args:
         coverage: the map's share of the explained score.
         shares: the parts of one query.
     """
+    parts = {name: value for name, value in shares.items() if name != ZERO_EMBEDDING}
+    total = sum(parts.values())
+    is_distance = ZERO_EMBEDDING in shares
     if coverage != coverage:
-        return "the score is zero"
-    total = sum(shares.values())
-    others = sorted(((name, value) for name, value in shares.items() if name != MAP), key=lambda pair: -abs(pair[1]))
+        return "the explained score is zero" if is_distance else "the score is zero"
+    others = sorted(((name, value) for name, value in parts.items() if name != MAP), key=lambda pair: -abs(pair[1]))
     shown = [f"{name} {_percent(value / total)}" for name, value in others if total and abs(value / total) >= 0.005]
-    return "; ".join([f"explains {_percent(coverage)} of the score", *([", ".join(shown)] if shown else [])])
+    whole = f"the {number_in_words(total)}" if is_distance else "the score"
+    return "; ".join([f"explains {_percent(coverage)} of {whole}", *([", ".join(shown)] if shown else [])])
+
+
+def number_in_words(value: float) -> str:
+    """Three digits: ``"0.731"``, ``"-3.00"``, ``"246"``."""
+    return f"{value:#.3g}".removesuffix(".")
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %"
+    return f"{round(100 * share, 0) + 0.0:.0f} %"  # never "-0 %"

@@ -281,9 +281,7 @@ def rms_norm(call: Call) -> Tensor:
         wide = _wide(value)
         added = torch.finfo(wide.dtype).eps if eps is None else eps
         scale = (wide.square().mean(dims, keepdim=True) + added).rsqrt()
-        return result, lambda gradient: (
-            (gradient * scale if weight is None else gradient * weight * scale).to(x.dtype)
-        )
+        return result, lambda gradient: (gradient * scale if weight is None else gradient * weight * scale).to(x.dtype)
 
     return linear(x, compute)
 

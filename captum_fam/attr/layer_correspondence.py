@@ -8,15 +8,19 @@ from typing import Any, NamedTuple
 
 import torch
 from captum._utils.typing import TargetType
-from captum.log import log_usage
 from torch import Tensor, nn
 
+from captum_fam import functional as F
 from captum_fam.attr._layer_run import run_layers
+from captum_fam.attr._repeated import logged_attribute
 from captum_fam.attr._similarity_attribution import Comparison, Maps, SimilarityLayerAttribution, TokenGridLike
 from captum_fam.correspondence import best_match, descriptors, soft_best_match
 from captum_fam.memory_bank import MemoryBank
 from captum_fam.similarity import SimilarityLike
 from captum_fam.support import SimilarityToSupport, SupportSet, as_support_set, plain_arithmetic
+
+# Descriptors of supports are kept between calls up to this many bytes; more are made anew, batch by batch.
+_KEPT = 2**28
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,9 @@ class LayerCorrespondence(SimilarityLayerAttribution):
     mean of the other classes' maps, ``"runner-up"`` the best of them (usually the clearest), a support set its
     own. Without one the map shows everything that has a counterpart, background included.
 
-    The support must hold images: positions cannot be read from embeddings. They are run once a call.
+    The support must hold images: positions cannot be read from embeddings. Their descriptors are kept as the embeddings
+    of a :class:`~captum_fam.SupportSet` are, for as long as the weights of the model stay the same; they go through the
+    model in batches of the set's ``batch_size``.
 
     Args:
         forward_func: an embedding model or a :class:`~captum_fam.SimilarityToSupport`, as for :class:`LayerFAM`.
@@ -97,12 +103,13 @@ class LayerCorrespondence(SimilarityLayerAttribution):
             raise ValueError(f"sharpness must be positive, got {sharpness}")
         self.window = window
         self.sharpness = sharpness
+        self._embed: _Descriptors | None = None
 
     @classmethod
     def get_name(cls) -> str:
         return "Layer Correspondence"
 
-    @log_usage()
+    @logged_attribute
     def attribute(
         self,
         inputs: Tensor | tuple[Tensor, ...],
@@ -186,31 +193,79 @@ class LayerCorrespondence(SimilarityLayerAttribution):
         """
         support_set = as_support_set(support)
         activation = self._image_activation(inputs, additional_forward_args, False)
-        partners = self._image_activation(_images(support_set), additional_forward_args, False)
+        size = support_set.batch_size
         with plain_arithmetic(activation.device):
-            cosine, index = best_match(descriptors(activation, self.window), descriptors(partners, self.window))
+            query = descriptors(activation, self.window)
+            found, grids = [], set()
+            for images in _images(support_set).split(size):
+                partners = self._image_activation(images, additional_forward_args, False)
+                grids.add(tuple(partners.shape[2:]))
+                found.append(best_match(query, descriptors(partners, self.window)))
+            cosine, index = (torch.cat(parts, -1) for parts in zip(*found, strict=True))
+            (partner_grid,) = grids
         grid = activation.shape[2:]
-        position = torch.stack(torch.unravel_index(index, partners.shape[2:]), -1)
+        position = torch.stack(torch.unravel_index(index, partner_grid), -1)
         return Matches(cosine.unflatten(1, grid), position.unflatten(1, grid))
 
     def _class_maps(
         self, query: Tensor, support: SupportSet, additional_forward_args: object, attribute_to_layer_input: bool
     ) -> Tensor:
-        """Mean match with the supports of each class, ``(B, P, C)``."""
-        activation = self._image_activation(_images(support), additional_forward_args, attribute_to_layer_input)
-        matches = soft_best_match(query, descriptors(activation, self.window), self.sharpness)
-        members = nn.functional.one_hot(support.labels, support.n_classes).to(matches)
-        return matches @ (members / members.sum(0))
+        """Mean match with the supports of each class, ``(B, P, C)``; a batch of supports at a time."""
+        images = _images(support)
+        embed = _Descriptors(self, attribute_to_layer_input, additional_forward_args)
+        members = nn.functional.one_hot(support.labels, support.n_classes).to(query)
+        members = members / members.sum(0)
+        total = query.new_zeros(*query.shape[:2], support.n_classes)
+        size = support.batch_size
+        is_small = len(images) * query[0].numel() * query.element_size() <= _KEPT
+        if is_small and isinstance(self._model, nn.Module):
+            parts = support.embed(self._kept_descriptors(embed)).split(size)
+        else:
+            parts = (embed(chunk) for chunk in images.split(size))
+        for part, of_class in zip(parts, members.split(size), strict=True):
+            matches = soft_best_match(query, part.unflatten(1, (-1, query.shape[2])).to(query), self.sharpness)
+            total += matches @ of_class
+        return total
+
+    def _kept_descriptors(self, embed: _Descriptors) -> _Descriptors:
+        """The same object from call to call, under which a support set keeps what it has embedded."""
+        if self._embed is None or not self._embed.is_like(embed):
+            self._embed = embed
+        return self._embed
 
     def _image_activation(self, images: Tensor, additional_forward_args: Any, at_input: bool) -> Tensor:
         args = None if additional_forward_args is None else _as_tuple(additional_forward_args)
         run = run_layers(self._model, (images,), self._layers, args, at_input, self.device_ids)
-        return self._single(self._activations(run)[0])
+        activation = self._single(self._activations(run)[0])
+        if not F.is_finite(activation):
+            raise ValueError("layer: its activation contains NaN or inf")
+        return activation
 
     def _single(self, tensors: tuple[Tensor, ...]) -> Tensor:
         if len(tensors) != 1:
             raise ValueError(f"layer gives {len(tensors)} tensors; LayerCorrespondence matches the positions of one")
         return tensors[0]
+
+
+class _Descriptors(nn.Module):
+    """Images to the descriptors of all their positions, ``(K, P * N)``: what a support set can keep."""
+
+    def __init__(self, method: LayerCorrespondence, at_input: bool, args: Any) -> None:
+        super().__init__()
+        self.method = method
+        self.window = method.window
+        self.at_input = at_input
+        self.args = args
+        self.model = method._model  # whose weights a support set looks at
+
+    def is_like(self, other: _Descriptors) -> bool:
+        """Whether the two give the same descriptors under the same weights."""
+        return (self.window, self.at_input, self.args) == (other.window, other.at_input, other.args)
+
+    def forward(self, images: Tensor) -> Tensor:
+        activation = self.method._image_activation(images, self.args, self.at_input)
+        with plain_arithmetic(activation.device):
+            return descriptors(activation, self.window).flatten(1)
 
 
 def _as_tuple(args: Any) -> tuple[Any, ...]:

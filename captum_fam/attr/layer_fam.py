@@ -8,17 +8,17 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from captum._utils.typing import TargetType
-from captum.log import log_usage
 from torch import Tensor, nn
 
 from captum_fam import functional as F
 from captum_fam.attr._layer_run import NO_WAY_BACK, LayerRun
+from captum_fam.attr._repeated import logged_attribute
 from captum_fam.attr._similarity_attribution import Comparison, Maps, SimilarityLayerAttribution, TokenGridLike, outside
 from captum_fam.similarity import SimilarityLike
 from captum_fam.support import plain_arithmetic
 
 Weighting = Literal["paper", "weights", "contributions"]
-Normalization = Literal["minmax", "relu", "maxabs", "none"]
+Normalization = Literal["minmax", "relu", "maxabs", "none", "auto"]
 SupportScale = Literal["paper", "none"]
 Transform = Literal["auto"] | nn.Module | Tensor | None
 
@@ -63,8 +63,8 @@ class LayerFAM(SimilarityLayerAttribution):
     - :math:`1/|s_k|` in Eq. 15 gives the least similar of several supports the largest weight.
     - Maps are as coarse as the layer; what a unit sees is larger than the cell it stands in.
 
-    The signed score of a foil (:class:`~captum_fam.SimilarityToSupport`) goes through the same equations;
-    ``normalization="none"`` or ``"maxabs"`` keeps its sign, ``"minmax"`` does not.
+    The signed score of a foil (:class:`~captum_fam.SimilarityToSupport`) goes through the same equations but for
+    Eq. 12, which would erase its sign: contributions stay as they are where the explained score has a foil.
 
     Args:
         forward_func: an embedding model, ``forward_func(x) -> (B, J)``, or a
@@ -88,7 +88,8 @@ class LayerFAM(SimilarityLayerAttribution):
             weights u, as in CAM; ``"contributions"``, z_n (W u)_n, which sums to the similarity less the
             bias's share.
         normalization: of the contributions over the channels: ``"minmax"`` (Eq. 12), ``"relu"`` (negative
-            ones cut, largest one), ``"maxabs"`` (largest magnitude one), ``"none"``.
+            ones cut, largest one), ``"maxabs"`` (largest magnitude one), ``"none"``; ``"auto"`` is ``"minmax"``, and
+            ``"none"`` for a query whose score has a foil.
         support_scale: ``"paper"`` divides by \|s_k\| (Eq. 15), at least 1e-6 of the most that it can be: 1 for the
             cosine, the product of the norms for the dot product (:meth:`Similarity.bound
             <captum_fam.similarity.Similarity.bound>`); ``"none"`` does not, and contributions sum to S.
@@ -114,7 +115,7 @@ class LayerFAM(SimilarityLayerAttribution):
         similarity: SimilarityLike = "cosine",
         transform: Transform = "auto",
         weighting: Weighting = "paper",
-        normalization: Normalization = "minmax",
+        normalization: Normalization = "auto",
         support_scale: SupportScale = "paper",
         token_grid: TokenGridLike | None = None,
     ) -> None:
@@ -141,7 +142,7 @@ class LayerFAM(SimilarityLayerAttribution):
     def get_name(cls) -> str:
         return "Layer FAM"
 
-    @log_usage()
+    @logged_attribute
     def attribute(
         self,
         inputs: Tensor | tuple[Tensor, ...],
@@ -206,16 +207,18 @@ class LayerFAM(SimilarityLayerAttribution):
         activations = self._activations(run)
         with plain_arithmetic(run.embedding.device):
             contributions = self._on_channels(run, self._on_embedding(comparison), activations)
+            # Supports of a foil have negative weights.
+            with_foil = (comparison.support_weights < 0).any(1)
             maps = [
-                tuple(self._map(a, c, attr_dim_summation) for a, c in zip(tensors, weights, strict=True))
+                tuple(self._map(a, c, with_foil, attr_dim_summation) for a, c in zip(tensors, weights, strict=True))
                 for tensors, weights in zip(activations, contributions, strict=True)
             ]
-            blind = self._is_support_blind(activations, contributions)
+            blind = self._is_support_blind(activations, contributions, with_foil)
         if blind and not self._warned:
             self._warned = True
             warnings.warn(
                 "more than half of a map's energy is the plain sum of activations, the same for every support: "
-                "Eq. 12 lifts contributions of both signs. Use LayerSimilarityCAM, or normalization='none' with a foil",
+                "Eq. 12 lifts contributions of both signs. Use LayerSimilarityCAM, or a foil with normalization='auto'",
                 stacklevel=outside(),
             )
         return FAMDetails(self._format(maps, relu_attributions), contributions, comparison)
@@ -284,7 +287,9 @@ class LayerFAM(SimilarityLayerAttribution):
         """C for every tensor of a layer; contributions of several views of the input add up."""
         grid = self.token_grid or (lambda tensor: tensor)
         each = [[self._sum_positions(grid(g), grid(a)) for g, a in pairs] for pairs in passes]
-        return tuple(torch.stack(tensors).sum(0) if len(tensors) > 1 else tensors[0] for tensors in zip(*each, strict=True))
+        return tuple(
+            torch.stack(tensors).sum(0) if len(tensors) > 1 else tensors[0] for tensors in zip(*each, strict=True)
+        )
 
     def _sum_positions(self, gradient: Tensor, tensor: Tensor) -> Tensor:
         gradient = F.widen(gradient)
@@ -292,17 +297,26 @@ class LayerFAM(SimilarityLayerAttribution):
             gradient = gradient * tensor
         return gradient.flatten(2).sum(2) if gradient.dim() > 2 else gradient
 
-    def _map(self, activation: Tensor, contributions: Tensor, attr_dim_summation: bool) -> Tensor:
-        weights = _NORMALIZATIONS[self.normalization](contributions)
+    def _map(self, activation: Tensor, contributions: Tensor, with_foil: Tensor, attr_dim_summation: bool) -> Tensor:
+        weights = self._coefficients(contributions, with_foil)
         if attr_dim_summation:
             return F.activation_map(activation, weights)
         return F.widen(activation) * weights.reshape(*weights.shape, *[1] * (activation.dim() - 2))
 
-    def _is_support_blind(self, activations: list[tuple[Tensor, ...]], contributions: list[tuple[Tensor, ...]]) -> bool:
-        if self._warned or self.normalization != "minmax":
+    def _coefficients(self, contributions: Tensor, with_foil: Tensor) -> Tensor:
+        """The importance of each channel, ``(B, N)``: Eq. 12, or what stands in its place."""
+        if self.normalization != "auto":
+            return _NORMALIZATIONS[self.normalization](contributions)
+        return torch.where(with_foil.unsqueeze(1), contributions, F.minmax(contributions))
+
+    def _is_support_blind(
+        self, activations: list[tuple[Tensor, ...]], contributions: list[tuple[Tensor, ...]], with_foil: Tensor
+    ) -> bool:
+        if self._warned or self.normalization not in ("auto", "minmax"):
             return False
         pairs = [pair for group in zip(activations, contributions, strict=True) for pair in zip(*group, strict=True)]
-        return any(bool((F.support_blind_share(a, c) > 0.5).any()) for a, c in pairs)
+        blind = torch.stack([F.support_blind_share(a, c) > 0.5 for a, c in pairs]).any(0)
+        return bool((blind & ~with_foil if self.normalization == "auto" else blind).any())
 
 
 def _head_weight(matrix: object, cotangent: Tensor) -> Tensor:

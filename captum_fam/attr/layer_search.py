@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from captum_fam.attr._layer_run import _active_run, _eager, _hook
 from captum_fam.attr._similarity_attribution import resolve_layer
+from captum_fam.attr.account import NOISE
 from captum_fam.attr.layer_similarity_cam import LayerSimilarityCAM
 from captum_fam.attr.tokens import (
     TokenGrid,
@@ -227,13 +228,15 @@ class _Search:
         if not self._carries_all(candidate):
             return None
         cam = LayerSimilarityCAM(self.model, candidate.module, token_grid=candidate.token_grid)
-        cam._warned = True  # a small coverage is what is looked for
+        cam.has_warned = True  # a small coverage is what is looked for
         try:
             details = cam.details(self.pair[:1], support=self.seen.embedding[:1])
         except ValueError:  # no gradient comes back, or the form of the tensor is not what it looks like
             return None
         assert isinstance(details.coverage, Tensor)
-        return float(details.coverage.nan_to_num(0.0))
+        assert isinstance(details.attributions, Tensor)
+        # Behind the last attention no position reaches the class token.
+        return float(details.coverage) if details.attributions.any() else None
 
     def found(self, prefix: str, one: _Output, coverage: float) -> FoundLayer:
         return FoundLayer(prefix + one.name, one.module, one.token_grid, coverage)
@@ -250,8 +253,9 @@ class _Search:
     def _carries_all(self, candidate: _Output) -> bool:
         """Whether the embeddings of two images change places where their tensors do."""
         dim, embedding = candidate.batch_dim, self.seen.embedding
-        with _inference() as active, _hook(
-            candidate.module, False, active, lambda _, tensors: tuple(tensor.flip(dim) for tensor in tensors)
+        with (
+            _inference() as active,
+            _hook(candidate.module, False, active, lambda _, tensors: tuple(tensor.flip(dim) for tensor in tensors)),
         ):
             exchanged = self.model(self.pair)
         gap = (embedding[0] - embedding[1]).norm()
@@ -338,7 +342,7 @@ def _choose(
 
     def is_good(one: _Output) -> bool:
         best = max(map(_explained, measured.values()))
-        return _explained(measured[one]) >= min(LEAST_COVERAGE, best - 0.01 * abs(best))
+        return _explained(measured[one]) >= min(LEAST_COVERAGE, best - 0.01 * abs(best) - NOISE)
 
     def last_good() -> _Output:
         return [one for one in candidates if one in measured and is_good(one)][-1]

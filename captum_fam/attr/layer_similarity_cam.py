@@ -8,18 +8,21 @@ from typing import Any, NamedTuple, get_args
 
 import torch
 from captum._utils.typing import TargetType
-from captum.log import log_usage
 from torch import Tensor, nn
 
 from captum_fam import functional as F
+from captum_fam._training_mode import module_in_training_mode
 from captum_fam.attr._layer_run import Way
+from captum_fam.attr._repeated import logged_attribute
 from captum_fam.attr._similarity_attribution import Comparison, Maps, SimilarityLayerAttribution, TokenGridLike, outside
 from captum_fam.attr._way_back import Constants
-from captum_fam.attr.account import MAP, REST, Biases, Shares, coverage_in_words, laid_out
+from captum_fam.attr.account import MAP, REST, Biases, Shares, coverage_in_words, laid_out, resample
 from captum_fam.attr.positions import CLASS_TOKEN, REGISTERS
 from captum_fam.attr.views import Views
 from captum_fam.similarity import SimilarityLike
 from captum_fam.support import plain_arithmetic
+
+_Account = tuple[tuple[Tensor, ...], Shares]
 
 
 class SimilarityCAMDetails(NamedTuple):
@@ -31,10 +34,12 @@ class SimilarityCAMDetails(NamedTuple):
         comparison: scores, classes and support weights.
         coverage: the sum of the attributions over the explained score, ``(B,)``; NaN where the score is zero. A list
             for a list of layers.
-        shares: named parts of the score, each ``(B,)`` and computed by itself: ``"map"``; where they exist ``"class
-            token"``, ``"registers"``, ``"bias"`` (constants behind the pooling, or all of them with
-            ``biases="apart"``), ``"other paths"`` (what comes from the image around the layer, as through a shortcut)
-            and ``"zero embedding"`` (where a distance starts from); and ``"rest"``, what none of them accounts for. They add up to ``comparison.score``. A list for a list of layers.
+        shares: named parts of the score, each ``(B,)`` and computed by itself; they add up to ``comparison.score``. A
+            list for a list of layers. ``"map"`` and ``"rest"`` (what none of the parts accounts for) are always there;
+            where they exist, ``"class token"``, ``"registers"``, ``"bias"`` (constants behind the pooling; with
+            ``biases="apart"`` all constants, a class token that is joined behind the layer among them), ``"other
+            paths"`` (what comes from the image around the layer, as through a shortcut) and ``"zero embedding"``
+            (where a distance starts from).
     """
 
     attributions: Maps
@@ -48,8 +53,8 @@ class LayerSimilarityCAM(SimilarityLayerAttribution):
     r"""Class activation map of a similarity: every position's share of the score, adding up to it.
 
     With u the linear weights of the similarity at the embedding (for the cosine, the mean unit support over
-    the query's norm) and every scale of the network behind the layer held at its value in this pass
-    (:mod:`captum_fam.attr.held_scales`: norms, deviations of normalization layers, attention weights, gates), the map is
+    the query's norm) and every scale of the network behind the layer held at its value in this pass (norms, deviations
+    of normalization layers, attention weights, gates: :mod:`captum_fam.attr.held_scales`), the map is
     :math:`M_p = \sum_n A_{n,p}\, \partial \langle Z', u \rangle / \partial A_{n,p}`. For average pooling and a linear
     head W this is :math:`\frac1P \sum_n (W \bar t)_n A_{n,p} / \|Z'\|`, CAM with the support in the place of the
     classifier's weights.
@@ -100,16 +105,51 @@ class LayerSimilarityCAM(SimilarityLayerAttribution):
         if biases not in get_args(Biases):
             raise ValueError(f'biases must be "positions" or "apart", got {biases!r}')
         self.biases = biases
-        self._warned = False
+        # Set it to be spared the warning that a map explains little.
+        self.has_warned = False
 
     @classmethod
     def get_name(cls) -> str:
         return "Layer Similarity CAM"
 
+    @property
+    def multiplies_by_inputs(self) -> bool:
+        return True
+
     def has_convergence_delta(self) -> bool:
         return True
 
-    @log_usage()
+    def compute_convergence_delta(
+        self,
+        attributions: Maps,
+        start_point: object,
+        end_point: Tensor | tuple[Tensor, ...],
+        target: TargetType = None,
+        additional_forward_args: object = None,
+        *,
+        support: object = None,
+    ) -> Tensor:
+        """The sum of attributions less the explained score, ``(B,)``: Captum's signature, and the support.
+
+        Args:
+            attributions: of one layer, as :meth:`attribute` gave them; not cut at zero.
+            start_point: not looked at: attributions count from the zero embedding, whose score is the baseline.
+            end_point: the queries, ``(B, C, H, W)``, or a tuple of the model's input tensors.
+            target: as in :meth:`attribute`.
+            additional_forward_args: as there.
+            support: as there.
+
+        Raises:
+            ValueError: for attributions of another batch than the queries.
+        """
+        _, comparison = self._compare(end_point, support, target, additional_forward_args, False)
+        tensors = attributions if isinstance(attributions, tuple | list) else (attributions,)
+        explained = comparison.explained_score
+        if any(not isinstance(one, Tensor) or len(one) != len(explained) for one in tensors):
+            raise ValueError(f"attributions must be tensors of a batch of {len(explained)}, as end_point is")
+        return sum((one.flatten(1).sum(1) for one in tensors if isinstance(one, Tensor)), start=-explained)
+
+    @logged_attribute
     def attribute(
         self,
         inputs: Tensor | tuple[Tensor, ...],
@@ -120,7 +160,7 @@ class LayerSimilarityCAM(SimilarityLayerAttribution):
         relu_attributions: bool = False,
         attr_dim_summation: bool = True,
         return_convergence_delta: bool = False,
-    ) -> Any:
+    ) -> Maps | tuple[Maps, Tensor | list[Tensor]]:
         """Compute the map of every query.
 
         Args:
@@ -193,16 +233,14 @@ class LayerSimilarityCAM(SimilarityLayerAttribution):
             coverages[0] if single else coverages,
             accounts[0][1] if single else [shares for _, shares in accounts],
         )
-        if not self._warned and any(_explains_little(shares) for _, shares in accounts):
-            self._warned = True
+        if not self.has_warned and any(_explains_little(shares) for _, shares in accounts):
+            self.has_warned = True
             self._warn(accounts, coverages, inputs)
         return details
 
-    def _account(
-        self, way: Way, weights: Tensor, comparison: Comparison, attr_dim_summation: bool
-    ) -> tuple[tuple[Tensor, ...], Shares]:
+    def _account(self, way: Way, weights: Tensor, comparison: Comparison, attr_dim_summation: bool) -> _Account:
         """The maps of one layer and the named parts of the score."""
-        live, (pulled, constants) = way.live(), way.account(weights)
+        live, (pulled, constants) = way.live, way.account(weights)
         of_views = isinstance(self._model, Views)
         maps: list[Tensor] = []
         off_map = Constants(len(weights))
@@ -213,7 +251,8 @@ class LayerSimilarityCAM(SimilarityLayerAttribution):
             if attr_dim_summation:
                 shares = [share.sum(1, keepdim=True) for share in shares]
             shares = [self._lay_back(share, view) for share in shares]
-            maps = shares if not maps else [a + b for a, b in zip(maps, shares, strict=True)]
+            # Views of other sizes have other grids over the same image.
+            maps = [a + resample(b, tuple(a.shape[2:])) for a, b in zip(maps, shares, strict=True)] if maps else shares
             for (gradient, activation), where in zip(pairs, start.where, strict=True):
                 if self.token_grid is not None:
                     off_map.add(gradient, activation, None, None, where, start.view)
@@ -233,16 +272,35 @@ class LayerSimilarityCAM(SimilarityLayerAttribution):
         rest = comparison.score - total - sum(parts.values())
         return tuple(maps), {MAP: total, **parts, REST: rest}
 
-    def _warn(self, accounts: list[tuple[tuple[Tensor, ...], Shares]], coverages: list[Tensor], inputs: Any) -> None:
+    def _warn(
+        self,
+        accounts: list[tuple[tuple[Tensor, ...], Shares]],
+        coverages: list[Tensor],
+        inputs: Tensor | tuple[Tensor, ...],
+    ) -> None:
         shares, coverage = next(
-            (shares, coverage) for (_, shares), coverage in zip(accounts, coverages, strict=True) if _explains_little(shares)
+            (shares, coverage)
+            for (_, shares), coverage in zip(accounts, coverages, strict=True)
+            if _explains_little(shares)
         )
         worst = int(_missing(shares).argmax())
         words = coverage_in_words(float(coverage[worst]), {name: float(share[worst]) for name, share in shares.items()})
         warnings.warn(f"the map {words}. {self._better_layer(inputs)}", stacklevel=outside())
 
-    def _better_layer(self, inputs: Any) -> str:
-        return "Choose a layer that explains more: an earlier one, or find_layer(model, inputs)"
+    def _better_layer(self, inputs: Tensor | tuple[Tensor, ...]) -> str:
+        """Which layer explains more, in words."""
+        from captum_fam.attr.layer_search import find_layer  # it measures layers by this class
+
+        advice = "Choose an earlier layer, or one around what the layer is a part of"
+        # Passes in training mode would move the statistics of batch norms.
+        model = self._model
+        if not isinstance(model, nn.Module) or module_in_training_mode(model) or not isinstance(inputs, Tensor):
+            return advice
+        try:
+            found = find_layer(model, inputs)
+        except ValueError:
+            return advice
+        return f"Layer {found.name!r} explains {100 * found.coverage:.0f} % of the similarity of a query to itself"
 
 
 def _ratio(part: Tensor, whole: Tensor) -> Tensor:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any, Literal, NamedTuple
 
 import torch
 from captum._utils.typing import TargetType
-from captum.log import log_usage
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from captum_fam import functional as F
-from captum_fam.attr._shapley import Game, ShapleyValues, antithetic_orders, n_sets, shapley_values
+from captum_fam.attr._repeated import logged_attribute
+from captum_fam.attr._shapley import Game, antithetic_orders, n_sets, shapley_values
 from captum_fam.attr._similarity_attribution import Comparison, Maps, SimilarityLayerAttribution, TokenGridLike
-from captum_fam.attr._tail import ModulesBehind, Tail, find_tail, given_tail
+from captum_fam.attr._tail import ModulesBehind, Step, Tail, find_tail, given_tail
 from captum_fam.attr.account import MAP, REST, Shares
 from captum_fam.similarity import Cosine, Similarity, SimilarityLike
 from captum_fam.support import plain_arithmetic
@@ -25,6 +25,11 @@ TailLike = Literal["auto"] | Callable[[Tensor], Tensor]
 
 EMPTY = "empty"
 """The share of the score that is there without any position."""
+
+NOT_FINITE = (
+    "tail gives NaN or inf for an activation with only some of its positions kept, the others being zero; where it "
+    "divides by a norm or a sum, bound that from below as torch.nn.functional.normalize does"
+)
 
 
 class SimilarityShapleyDetails(NamedTuple):
@@ -83,10 +88,11 @@ class LayerSimilarityShapley(SimilarityLayerAttribution):
             ``(B, N, *spatial) -> (B, J)``. ``"auto"`` takes the modules that run behind the layer, one after the other;
             what functions do between modules is seen as far as it changes the embeddings of these queries. Both must
             make the model's own embeddings of the queries, for the cosine up to a positive factor.
-        n_permutations: orders of the positions, an even number of at least four. The standard error falls with
-            its root.
+        n_permutations: orders of the positions, an even number of at least four. The standard error falls with its
+            root; with 128, on 13 x 13 positions of bird photographs, it is 15 % of the spread of a map (correlation
+            0.99 with the map of 2,048), and 7 % with a foil.
         seed: of the orders; torch's own generator is left as it is.
-        max_batch: how many masked activations are held at once. Means of sets take the same room, which holds more.
+        max_batch: how many masked activations are held at once. Means of positions take no more room.
         show_progress: show a progress bar.
         token_grid: rearranges the layer's tensor into ``(B, N, *spatial)``: :class:`~captum_fam.TokenGrid`. The players
             are the positions of the grid; tokens that it drops are always kept.
@@ -141,7 +147,7 @@ class LayerSimilarityShapley(SimilarityLayerAttribution):
     def has_convergence_delta(self) -> bool:
         return True
 
-    @log_usage()
+    @logged_attribute
     def attribute(
         self,
         inputs: Tensor | tuple[Tensor, ...],
@@ -189,28 +195,26 @@ class LayerSimilarityShapley(SimilarityLayerAttribution):
     ) -> SimilarityShapleyDetails:
         """As :meth:`attribute`, with standard errors, shares, scores and classes beside the maps."""
         players, comparison = self._players(inputs, support, target, additional_forward_args, attribute_to_layer_input)
-        orders = antithetic_orders(players.count, self.n_permutations, self.seed).to(comparison.query.device)
         total = len(comparison.query) * n_sets(players.count, self.n_permutations)
-        with tqdm(total=total, desc=self.get_name(), unit="set", disable=not self.show_progress) as bar:
-
-            def found(query: int) -> ShapleyValues:
-                game = players.game(query, comparison, self.similarity)
-                return shapley_values(_counted(game, bar), orders, self.max_batch * players.sets_per_activation)
-
-            results = [found(query) for query in range(len(comparison.query))]
-        maps, errors, empty, _ = (torch.stack(each) for each in zip(*results, strict=True))
-        shape = len(maps), 1, *players.grid
-        shares = {MAP: maps.sum(1), EMPTY: empty}
-        shares[REST] = comparison.score - shares[MAP] - empty
-        explained = comparison.explained_score
-        return SimilarityShapleyDetails(
-            self._format([(maps.view(shape),)], relu_attributions),
-            errors.view(shape),
-            -shares[REST],
-            comparison,
-            (shares[MAP] / explained).masked_fill(explained == 0, torch.nan),
-            shares,
-        )
+        progress = tqdm(total=total, desc=self.get_name(), unit="set", disable=not self.show_progress)
+        with progress, torch.inference_mode(False), torch.no_grad():
+            orders = antithetic_orders(players.count, self.n_permutations, self.seed).to(comparison.query.device)
+            games = players.games(comparison, self.similarity, self.max_batch, progress.update)
+            results = [shapley_values(game, orders) for game in games]
+            maps, errors, empty, _ = (torch.stack(each) for each in zip(*results, strict=True))
+            shares = {MAP: maps.sum(1), EMPTY: empty}
+            shares[REST] = comparison.score - shares[MAP] - empty
+            explained = comparison.explained_score
+            coverage = (shares[MAP] / explained).masked_fill(explained == 0, torch.nan)
+            shape = len(maps), 1, *players.grid
+            return SimilarityShapleyDetails(
+                self._format([(maps.view(shape),)], relu_attributions),
+                errors.view(shape),
+                -shares[REST],
+                comparison,
+                coverage,
+                shares,
+            )
 
     def compute_convergence_delta(
         self,
@@ -227,9 +231,11 @@ class LayerSimilarityShapley(SimilarityLayerAttribution):
             attributions: from :meth:`attribute`, not cut at zero, with the same further arguments.
         """
         players, comparison = self._players(inputs, support, target, additional_forward_args, attribute_to_layer_input)
-        nobody = torch.zeros(1, players.count, dtype=torch.bool, device=comparison.query.device)
-        games = [players.game(query, comparison, self.similarity) for query in range(len(comparison.query))]
-        return attributions.flatten(1).sum(1) - comparison.score + torch.cat([game(nobody) for game in games])
+        with torch.inference_mode(False), torch.no_grad():
+            nobody = torch.zeros(1, players.count, dtype=torch.bool, device=comparison.query.device)
+            games = players.games(comparison, self.similarity, self.max_batch)
+            empty = torch.cat([game.of_sets(nobody) for game in games])
+            return attributions.flatten(1).sum(1) - comparison.score + empty
 
     def _players(
         self,
@@ -261,7 +267,7 @@ class LayerSimilarityShapley(SimilarityLayerAttribution):
 
 
 class _Players:
-    """The positions of a layer, and the activation with some of them.
+    """The positions of a layer.
 
     Args:
         tail: from the layer's tensor to the embedding.
@@ -271,7 +277,6 @@ class _Players:
 
     Attributes:
         count: of the positions.
-        sets_per_activation: how many sets take the room of one masked activation.
     """
 
     def __init__(self, tail: Tail, activation: Tensor, grid: tuple[int, ...], token_grid: TokenGridLike | None) -> None:
@@ -280,38 +285,97 @@ class _Players:
         self._tail = tail
         self._activation = activation
         self._position = None if token_grid is None else _position_of_each_number(activation, token_grid)
-        self._by_means = token_grid is None and tail.begins_with_mean
-        width = activation.shape[1]
-        self.sets_per_activation = max(1, width * self.count // (width + self.count)) if self._by_means else 1
 
-    def game(self, query: int, comparison: Comparison, similarity: Similarity) -> Game:
-        """The score of one query for sets of positions."""
-        support, weights = _support_of(comparison, query)
+    def games(
+        self,
+        comparison: Comparison,
+        similarity: Similarity,
+        max_batch: int,
+        count: Callable[[int], object] = lambda n_sets: None,
+    ) -> Iterator[Game]:
+        """The game of each query: the score of the sets of positions.
 
-        def score(sets: Tensor) -> Tensor:
-            with torch.inference_mode(False), torch.no_grad():
-                embedding = self._embed(sets, query)
-            if not embedding.isfinite().all():
-                raise ValueError(
-                    "tail gives NaN or inf for an activation with only some of its positions kept, the others being "
-                    "zero; where it divides by a norm or a sum, bound that from below as torch.nn.functional.normalize "
-                    "does"
-                )
-            with plain_arithmetic(embedding.device):
-                return similarity.score(embedding.to(support), support) @ weights
+        Args:
+            comparison: of the queries.
+            similarity: the model's measure.
+            max_batch: how many masked activations are held at once.
+            count: is told how many sets were played.
+        """
+        for query, activation in enumerate(self._activation.split(1)):
+            support, weights = _support_of(comparison, query)
 
-        return score
+            def score(embedding: Tensor, support: Tensor = support, weights: Tensor = weights) -> Tensor:
+                if not embedding.isfinite().all():
+                    raise ValueError(NOT_FINITE)
+                count(len(embedding))
+                with plain_arithmetic(embedding.device):
+                    return similarity.score(embedding.to(support), support) @ weights
 
-    def _embed(self, sets: Tensor, query: int) -> Tensor:
-        activation = self._activation[query : query + 1]
-        if self._position is not None:
+            if self._position is None and self._tail.begins_with_mean:
+                yield _GameOfMeans(self._tail, activation, score, max_batch)
+            else:
+                yield _GameOfMasks(self._tail, activation, self._position, score, max_batch)
+
+
+class _GameOfMasks(Game):
+    """The score of an activation with all but some positions set to zero.
+
+    Args:
+        tail: from the layer's tensor to the embedding.
+        activation: of one query, ``(1, ...)``.
+        position: that each number of the activation belongs to; None where these are ``(1, N, *positions)``.
+        score: of embeddings, ``(M, J) -> (M,)``.
+        max_batch: how many masked activations are held at once.
+    """
+
+    def __init__(self, tail: Tail, activation: Tensor, position: Tensor | None, score: Step, max_batch: int) -> None:
+        super().__init__(max_batch)
+        self._tail = tail
+        self._activation = activation
+        self._position = position
+        self._score = score
+
+    def value(self, sets: Tensor) -> Tensor:
+        if self._position is None:
+            kept = sets.view(len(sets), 1, *self._activation.shape[2:])
+        else:
             kept = nn.functional.pad(sets, (0, 1), value=True)[:, self._position]
-            return self._tail(activation * kept.view(len(sets), *activation.shape[1:]))
-        if self._by_means:
-            positions = F.widen(activation[0]).flatten(1)
-            means = sets.to(positions) @ positions.T / self.count
-            return self._tail.from_mean(means.to(activation))
-        return self._tail(activation * sets.view(len(sets), 1, *self.grid))
+            kept = kept.view(len(sets), *self._activation.shape[1:])
+        return self._score(self._tail(self._activation * kept))
+
+
+class _GameOfMeans(Game):
+    """The same where the tail begins with a mean over the positions: it is taken of sets without a masked activation.
+
+    Args:
+        tail: from the layer's tensor to the embedding.
+        activation: of one query, ``(1, N, *positions)``.
+        score: of embeddings, ``(M, J) -> (M,)``.
+        max_batch: how many masked activations there is room for.
+    """
+
+    def __init__(self, tail: Tail, activation: Tensor, score: Step, max_batch: int) -> None:
+        width, n_positions = activation[0].flatten(1).shape
+        super().__init__(max(1, max_batch * width * n_positions // (width + n_positions)))
+        self._terms = F.widen(activation[0]).flatten(1).T / n_positions
+        self._dtype = activation.dtype
+        self._tail = tail
+        self._score = score
+        self._max_orders = max_batch
+
+    def value(self, sets: Tensor) -> Tensor:
+        with plain_arithmetic(sets.device):
+            means = sets.to(self._terms) @ self._terms
+        return self._of_means(means)
+
+    def along(self, orders: Tensor) -> Tensor:
+        return torch.cat([self._along(some) for some in orders.split(self._max_orders)])
+
+    def _along(self, orders: Tensor) -> Tensor:
+        return self._of_means(self._terms[orders[:, :-1]].cumsum(1).flatten(0, 1)).view(len(orders), -1)
+
+    def _of_means(self, means: Tensor) -> Tensor:
+        return self._score(self._tail.from_mean(means.to(self._dtype)))
 
 
 def _position_of_each_number(activation: Tensor, token_grid: TokenGridLike) -> Tensor:
@@ -333,14 +397,3 @@ def _support_of(comparison: Comparison, query: int) -> tuple[Tensor, Tensor]:
     else:
         support = comparison.support.embeddings[comparison.support.indices[query]]
     return support[used].to(weights), weights[used]
-
-
-def _counted(game: Game, bar: Any) -> Game:
-    """The same game, whose sets the progress bar counts."""
-
-    def play(sets: Tensor) -> Tensor:
-        values = game(sets)
-        bar.update(len(sets))
-        return values
-
-    return play

@@ -96,11 +96,33 @@ def _is_constant(index: Tensor, dim: int) -> bool:
     return index.stride(dim) == 0 or index.shape[dim] == 1 or bool((index == index.narrow(dim, 0, 1)).all())
 
 
+def _merged(where: Where, channels: int) -> Where | None:
+    """A coarser grid, where the channels hold several positions that lie in one of its cells: patch merging."""
+    rows = where.index.numel() // where.index.shape[channels]
+    samples = int(where.index.max()) // where.stride + 1
+    for factor in range(2, max(where.grid, default=1) + 1):
+        grid = tuple(math.ceil(size / factor) for size in where.grid)
+        if math.prod(grid) * samples != rows:
+            continue
+        slots = where.index % where.stride
+        cells, left = torch.zeros_like(slots), slots - FIRST_POSITION
+        unit = 1
+        for size, coarse in zip(reversed(where.grid), reversed(grid), strict=True):
+            cells = cells + (left % size).div(factor, rounding_mode="floor") * unit
+            left = left.div(size, rounding_mode="floor")
+            unit *= coarse
+        sample = where.index.div(where.stride, rounding_mode="floor")
+        placed = slots >= FIRST_POSITION
+        index = sample * (FIRST_POSITION + math.prod(grid)) + torch.where(placed, cells + FIRST_POSITION, slots)
+        return Where(grid, index) if _is_constant(index, channels) else None
+    return None
+
+
 _REARRANGING = frozenset(
     "view reshape permute transpose swapaxes swapdims movedim moveaxis flatten unflatten squeeze unsqueeze expand "
-    "expand_as view_as reshape_as roll narrow select __getitem__ chunk split split_with_sizes tensor_split unbind flip "
-    "fliplr rot90 t repeat repeat_interleave tile index_select gather take_along_dim pixel_shuffle pixel_unshuffle "
-    "channel_shuffle unfold adjoint hsplit vsplit dsplit __get__ unsafe_chunk unsafe_split".split()
+    "expand_as view_as reshape_as roll narrow select __getitem__ chunk split split_with_sizes tensor_split unbind "
+    "flip fliplr rot90 t repeat repeat_interleave tile index_select gather take_along_dim pixel_shuffle "
+    "pixel_unshuffle channel_shuffle unfold adjoint hsplit vsplit dsplit __get__ unsafe_chunk unsafe_split".split()
 )
 _JOINING = frozenset("cat concat concatenate stack".split())
 _PRODUCTS = frozenset("matmul bmm mm mv baddbmm addmm".split())
@@ -156,8 +178,7 @@ class Tracker:
         if where is None:
             return [None]
         if name == "pad":
-            # A border that is no zero has no position; zeros add nothing.
-            kwargs, args = {k: v for k, v in kwargs.items() if k in ("pad",)}, args[:2]
+            return [self._padded(where, function, args[1] if len(args) > 1 else kwargs["pad"])]
         if name in ("view", "view_as"):
             if len(args) > 1 and isinstance(args[1], torch.dtype):
                 return [None]
@@ -165,6 +186,13 @@ class Tracker:
             function = Tensor.reshape if name == "view" else Tensor.reshape_as
         moved = function(where.index, *args[1:], **kwargs)
         return [where.within(index) for index in (moved if isinstance(moved, tuple | list) else [moved])]
+
+    @staticmethod
+    def _padded(where: Where, function: Callable[..., Any], widths: Sequence[int]) -> Where:
+        """A border has no position, but belongs to the sample of its row."""
+        padded = function(where.index, widths, "constant", -1)
+        rows = where.special(NOWHERE).flatten(1)[:, 0].view(-1, *[1] * (padded.dim() - 1))
+        return where.within(torch.where(padded < 0, rows, padded)) if len(rows) == len(padded) else where.within(padded)
 
     def _joined(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Where | None:
         tensors: Sequence[Tensor] = args[0]
@@ -198,7 +226,8 @@ class Tracker:
         if name == "einsum":
             return self._summed(args, result)
         if name in _PRODUCTS:
-            return self._multiplied(*args[-2:], result)
+            first, second = args[-2:]
+            return self._multiplied(first, second, result)
         if _is_spatial(name):
             return self._resampled(args[0], result)
         if name in _REDUCING:
@@ -226,8 +255,12 @@ class Tracker:
             index = where.index.narrow(channels, 0, 1)
             sizes = list(result.shape)
             return Where(where.grid, index.expand(*sizes)) if index.dim() == result.dim() else None
-        # Positions are mixed. Where there are as many as before, they are taken for the same.
-        return where if where.index.shape == result.shape else None
+        if where.index.shape == result.shape:
+            return where  # positions are mixed; as there are as many as before, they are taken for the same
+        merged = _merged(where, channels)
+        if merged is None or merged.index.dim() != result.dim():
+            return None
+        return Where(merged.grid, merged.index.narrow(channels, 0, 1).expand(*result.shape))
 
     def _multiplied(self, first: object, second: object, result: Tensor) -> Where | None:
         for tensor, contracted in ((first, -1), (second, -2)):

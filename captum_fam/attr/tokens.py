@@ -114,9 +114,9 @@ def measure_token_grid(
 ) -> TokenGrid | None:
     """The grid of patches among ``count`` tokens: as high and wide as the image, up to one row or column.
 
-    Tokens that are the same for every image are no patches. Where they are not known, since the tokens were mixed
-    before they were seen, those that the hints name are tried, and at last the fewest that leave a grid of the image's
-    very aspect.
+    Tokens that are the same for every image are no patches. Without any it may be that they were mixed with the others
+    before they were seen: then it is those that the hints name, or none, whichever leaves a grid of the nearest aspect,
+    and at last the fewest that leave one of the image's very aspect.
 
     Args:
         count: T.
@@ -134,23 +134,23 @@ def measure_token_grid(
     hints = hints or TokenHints()
     if count in hints.queries:
         return None
-    prefixes = dict.fromkeys((0, hints.class_tokens + hints.registers, hints.class_tokens, hints.registers))
-    left_out = [tuple(range(prefix)) for prefix in prefixes]
     measured = tuple(constant)
     if measured and (measured == tuple(range(len(measured))) or len(measured) == 1):
-        left_out = [measured, *(one for one in left_out if one != measured)]
-    sizes = {one: _grid_like(image, count - len(one)) for one in left_out}
-    # What was measured goes before a guess, and the very aspect of the image before one that is rounded.
-    order = [one for one in left_out if one == measured] + [
-        one for one in left_out if (size := sizes[one]) and size[0] * image[1] == size[1] * image[0]
-    ]
-    for one in [*order, *left_out]:
-        if size := sizes[one]:
-            return _grid_without(one, size, hints)
-    for extra in range(1, count // 2):
-        if (size := _grid_like(image, count - extra)) and size[0] * image[1] == size[1] * image[0]:
-            return _grid_without(tuple(range(extra)), size, hints)
-    return None
+        size = _grid_like(image, count - len(measured))
+        if size is not None:
+            return _grid_without(measured, size, hints)
+    found = []
+    for prefix in (0, hints.class_tokens + hints.registers, hints.class_tokens, hints.registers):
+        size = _grid_like(image, count - prefix)
+        if size is not None:
+            found.append((prefix, size))
+    if not found:
+        sizes = ((extra, _grid_like(image, count - extra)) for extra in range(1, count // 2))
+        found = [(extra, size) for extra, size in sizes if size is not None and not _stretch(size, image)][:1]
+    if not found:
+        return None
+    prefix, size = min(found, key=lambda pair: _stretch(pair[1], image))
+    return _grid_without(tuple(range(prefix)), size, hints)
 
 
 def _grid_without(left_out: tuple[int, ...], size: tuple[int, int], hints: TokenHints) -> TokenGrid:
@@ -167,15 +167,22 @@ def _grid_without(left_out: tuple[int, ...], size: tuple[int, int], hints: Token
 def _grid_like(image: Sequence[int], count: int) -> tuple[int, int] | None:
     """h and w with h w = count and the aspect of the image, or the nearest that it has up to one row or column."""
     sizes = [(height, count // height) for height in range(1, count + 1) if count % height == 0]
-    sizes = [size for size in sizes if fits_image(size, image)]
-    return min(sizes, key=lambda size: abs(math.log(size[1] * image[0] / (size[0] * image[1]))), default=None)
+    return min(
+        (size for size in sizes if fits_image(size, image)), key=lambda size: _stretch(size, image), default=None
+    )
+
+
+def _stretch(grid: Sequence[int], image: Sequence[int]) -> float:
+    """How far the aspect of a grid is from that of the image; zero for the same."""
+    wide, high = grid[1] * image[0], grid[0] * image[1]
+    return abs(math.log(wide / high)) if wide != high else 0.0
 
 
 def fits_image(grid: Sequence[int], image: Sequence[int]) -> bool:
     """Whether steps of the same length in every direction make this grid of the image, up to one position."""
     least = max((side - 1) / length for side, length in zip(grid, image, strict=True))
     most = min((side + 1) / length for side, length in zip(grid, image, strict=True))
-    return least <= most
+    return least < most
 
 
 def looks_channels_last(scopes: Sequence[object], tensor: Tensor, n_features: int) -> bool:
