@@ -9,12 +9,14 @@ from captum_fam.attr.baselines import (
 )
 from captum_fam.attr.layer_correspondence import LayerCorrespondence
 from captum_fam.attr.layer_fam import LayerFAM
+from captum_fam.attr.layer_search import FoundLayer, find_layer
 from captum_fam.attr.layer_similarity_cam import LayerSimilarityCAM
 from captum_fam.attr.layer_similarity_shapley import LayerSimilarityShapley
 from captum_fam.attr.tokens import TokenGrid
 from captum_fam.attr.views import Views
 
 __all__ = [
+    "FoundLayer",
     "LayerCentrePrior",
     "LayerCorrespondence",
     "LayerEigenCAM",
@@ -26,4 +28,5 @@ __all__ = [
     "LayerUniform",
     "TokenGrid",
     "Views",
+    "find_layer",
 ]

@@ -111,8 +111,7 @@ def drop_noise(maps: Tensor, magnitude: Tensor) -> Tensor:
 
     Args:
         maps: in the unit of the score, ``(B, ...)``.
-        magnitude: of what the maps are made of, ``(B,)``: the largest score of any class before a foil. A score less
-            its foil will not do: two equal scores leave none, and noise is large beside nothing.
+        magnitude: of the scores that the maps are made of, before a foil is taken off, ``(B,)``.
 
     Example:
         >>> drop_noise(torch.tensor([[2e-8, -1e-8], [2e-8, 0.5]]), torch.tensor([0.9, 0.9]))
@@ -157,8 +156,9 @@ def coverage_in_words(coverage: float, shares: Mapping[str, float]) -> str:
 
 
 def number_in_words(value: float) -> str:
-    """Three digits: ``"0.731"``, ``"-3.00"``, ``"246"``."""
-    return f"{value:#.3g}".removesuffix(".")
+    """Three digits: ``"0.731"``, ``"-3.00"``, ``"-61,000"``."""
+    rounded = f"{value:#.3g}".removesuffix(".")
+    return f"{float(rounded):,.0f}" if 1000 <= abs(value) < 1e9 else rounded
 
 
 def _percent(share: float) -> str:

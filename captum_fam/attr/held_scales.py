@@ -253,9 +253,11 @@ def layer_norm(call: Call) -> Tensor:
     dims = tuple(range(x.dim() - len(shape), x.dim()))
 
     def compute(value: Tensor) -> tuple[Tensor, Pull]:
-        result = call.function(value, *call.args[1:], **call.kwargs)
-        wide = _wide(value)
-        scale = (wide.var(dims, correction=0, keepdim=True) + eps).rsqrt()
+        if torch.is_autocast_enabled(value.device.type):
+            result = call.function(value, *call.args[1:], **call.kwargs)
+            scale = (_wide(value).var(dims, correction=0, keepdim=True) + eps).rsqrt()
+        else:  # the same value, and the deviation with it
+            result, _, scale = torch.native_layer_norm(value, shape, weight, bias, eps)
 
         def pull(gradient: Tensor) -> Tensor:
             gradient = gradient if weight is None else gradient * weight
@@ -501,6 +503,8 @@ RULES: dict[str, Rule] = _table(
     # Scales: lengths and deviations.
     (hold, "norm linalg_norm linalg_vector_norm linalg_matrix_norm frobenius_norm nuclear_norm std var"),
     (hold, "rsqrt reciprocal"),
+    # Steps: their slope is zero, so that a product with them is a product with a scale.
+    (hold, "sign sgn round floor ceil trunc heaviside"),
     (hold_first, "std_mean var_mean"),
     (layer_norm, "layer_norm"),
     (rms_norm, "rms_norm"),

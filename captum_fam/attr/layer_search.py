@@ -9,12 +9,13 @@ import weakref
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from captum_fam._training_mode import module_in_training_mode
 from captum_fam.attr._layer_run import _active_run, _eager, _hook
 from captum_fam.attr._similarity_attribution import resolve_layer
 from captum_fam.attr.account import NOISE
@@ -36,12 +37,7 @@ LEAST_COVERAGE = 0.95
 """A map that explains so much of its score will do."""
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-# With adaptive pooling begins the head; scripted modules take no hooks.
-_NO_LAYERS = (
-    nn.modules.pooling._AdaptiveAvgPoolNd,
-    nn.modules.pooling._AdaptiveMaxPoolNd,
-    torch.jit.ScriptModule,
-)
+_ADAPTIVE_POOLING = (nn.modules.pooling._AdaptiveAvgPoolNd, nn.modules.pooling._AdaptiveMaxPoolNd)
 
 
 @dataclass(frozen=True)
@@ -89,7 +85,7 @@ def find_layer(model: nn.Module, inputs: Tensor) -> FoundLayer:
 
     Raises:
         TypeError: for a model that is no module, or inputs that are no tensor.
-        ValueError: if no module has positions.
+        ValueError: if no module has positions, or the model is in training mode.
 
     Example:
         >>> vit = torchvision.models.VisionTransformer(64, 16, num_layers=2, num_heads=2, hidden_dim=32, mlp_dim=64)
@@ -153,6 +149,23 @@ def measure_layer(model: nn.Module, inputs: Tensor, layer: nn.Module | str) -> F
     return search.found(prefix, seen, float("nan") if coverage is None else coverage)
 
 
+@dataclass(frozen=True)
+class _Layout:
+    """Where the positions of a tensor are.
+
+    Attributes:
+        positions: h and w, or the number of tokens.
+        token_grid: lays the tensor out; None: it has the form ``(B, N, *spatial)``.
+        fits: whether the positions have the aspect of the image.
+        batch_dim: dimension of the batch.
+    """
+
+    positions: tuple[int, ...]
+    token_grid: TokenGrid | None = None
+    fits: bool = True
+    batch_dim: int = 0
+
+
 @dataclass(frozen=True, eq=False)
 class _Output:
     """What one pass through a module gave.
@@ -162,18 +175,14 @@ class _Output:
         module: itself.
         tensor: number of the tensor; the same for modules that give the same one.
         passes_on: whether the tensor came from another module and went through.
-        token_grid: lays it out; None: it has the form ``(B, N, *spatial)``.
-        fits: whether the positions have the aspect of the image.
-        batch_dim: dimension of the batch.
+        layout: where its positions are.
     """
 
     name: str
     module: nn.Module
     tensor: int
     passes_on: bool
-    token_grid: TokenGrid | None
-    fits: bool
-    batch_dim: int
+    layout: _Layout
 
 
 @dataclass
@@ -214,12 +223,14 @@ class _Search:
         """
         by_tensor: dict[int, _Output] = {}
         for one in self.seen.outputs:
-            known = by_tensor.get(one.tensor)
-            wanted = names is None or one.name in names
-            if wanted and self.seen.runs[one.module] == 1 and (known is None or not one.passes_on):
+            # With adaptive pooling begins the head.
+            skipped = self.seen.runs[one.module] > 1 or isinstance(one.module, _ADAPTIVE_POOLING)
+            if skipped or (names is not None and one.name not in names):
+                continue
+            if one.tensor not in by_tensor or not one.passes_on:
                 by_tensor[one.tensor] = one
         found = [by_tensor[tensor] for tensor in sorted(by_tensor)]
-        return [one for one in found if one.fits] or found
+        return [one for one in found if one.layout.fits] or found
 
     def coverage(self, candidate: _Output) -> float | None:
         """The share of the score that the map of this layer explains; None for one that cannot be explained."""
@@ -227,7 +238,7 @@ class _Search:
             return float("nan")
         if not self._carries_all(candidate):
             return None
-        cam = LayerSimilarityCAM(self.model, candidate.module, token_grid=candidate.token_grid)
+        cam = LayerSimilarityCAM(self.model, candidate.module, token_grid=candidate.layout.token_grid)
         cam.has_warned = True  # a small coverage is what is looked for
         try:
             details = cam.details(self.pair[:1], support=self.seen.embedding[:1])
@@ -239,7 +250,7 @@ class _Search:
         return float(details.coverage) if details.attributions.any() else None
 
     def found(self, prefix: str, one: _Output, coverage: float) -> FoundLayer:
-        return FoundLayer(prefix + one.name, one.module, one.token_grid, coverage)
+        return FoundLayer(prefix + one.name, one.module, one.layout.token_grid, coverage)
 
     def reasons(self) -> str:
         """Why no layer was found, as far as that can be told."""
@@ -252,7 +263,7 @@ class _Search:
 
     def _carries_all(self, candidate: _Output) -> bool:
         """Whether the embeddings of two images change places where their tensors do."""
-        dim, embedding = candidate.batch_dim, self.seen.embedding
+        dim, embedding = candidate.layout.batch_dim, self.seen.embedding
         with (
             _inference() as active,
             _hook(candidate.module, False, active, lambda _, tensors: tuple(tensor.flip(dim) for tensor in tensors)),
@@ -283,11 +294,11 @@ class _Search:
             passes_on = is_known and any(output is argument for argument in args)
             layout = self._layout(module, output)
             if layout is not None:
-                seen.outputs.append(_Output(name, module, number, passes_on, *layout))
+                seen.outputs.append(_Output(name, module, number, passes_on, layout))
 
         with _inference(), ExitStack() as stack:
             for name, module in self.model.named_modules():
-                if name and not isinstance(module, _NO_LAYERS):
+                if name and not isinstance(module, torch.jit.ScriptModule):  # which takes no hooks
                     handle = module.register_forward_hook(
                         lambda module, args, output, name=name: note(name, module, args, output)
                     )
@@ -295,26 +306,26 @@ class _Search:
             seen.embedding = check_embedding(self.model(self.pair))
         return seen
 
-    def _layout(self, module: nn.Module, tensor: Tensor) -> tuple[TokenGrid | None, bool, int] | None:
-        """Token grid, whether positions have the aspect of the image, and batch dimension; None without positions."""
+    def _layout(self, module: nn.Module, tensor: Tensor) -> _Layout | None:
+        """None for a tensor without positions."""
         image, shape = self.pair.shape[2:], tensor.shape
         if tensor.dim() == 3 and len(image) == 2:
             return self._layout_of_tokens(tensor)
         if tensor.dim() != self.pair.dim() or shape[0] != 2:
             return None
-        first, last = fits_image(shape[2:], image), len(image) == 2 and fits_image(shape[1:-1], image)
-        scopes = [module, self.model]
-        if (first and last) or len(image) == 1:
-            # The features of the embedding are not known yet; they matter where no module has a size of its own.
+        scopes, can_be_last = [module, self.model], len(image) == 2
+        first, last = fits_image(shape[2:], image), fits_image(shape[1:-1], image)
+        if first and last:
+            # The embedding's features are not known yet. They would matter where no module has a size of its own.
             last = looks_channels_last(scopes, tensor, 0)
             first = not last
-        is_last = last and len(image) == 2
-        if not first and not is_last and (len(image) == 1 or not looks_channels_first(scopes, tensor)):
+        if last and can_be_last:
+            return _Layout(tuple(shape[1:-1]), TokenGrid(prefix_tokens=0)) if shape[1:-1].numel() > 1 else None
+        if shape[2:].numel() == 1 or not (first or (can_be_last and looks_channels_first(scopes, tensor))):
             return None
-        positions = shape[1:-1] if is_last else shape[2:]
-        return (TokenGrid(prefix_tokens=0) if is_last else None, first or is_last, 0) if positions.numel() > 1 else None
+        return _Layout(tuple(shape[2:]), fits=first)
 
-    def _layout_of_tokens(self, tokens: Tensor) -> tuple[TokenGrid | None, bool, int] | None:
+    def _layout_of_tokens(self, tokens: Tensor) -> _Layout | None:
         batch_dim = next((dim for dim in (0, 1) if tokens.shape[dim] == 2), None)
         if batch_dim is None:
             return None
@@ -325,7 +336,7 @@ class _Search:
         grid = measure_token_grid(count, self.pair.shape[2:], self.constant.get(count, ()), self.hints)
         if grid is None or count < 2:
             return None
-        return (grid if batch_dim == 0 else _sequence_first(grid)), True, batch_dim
+        return _Layout((count,), replace(grid, sequence_first=batch_dim == 1), batch_dim=batch_dim)
 
 
 def _choose(
@@ -334,41 +345,40 @@ def _choose(
     """The candidate to take, and the coverage of those that were measured."""
     measured: dict[_Output, float] = {}
 
-    def usable(one: _Output) -> bool:
-        share = coverage(one)
-        if share is not None:
+    def is_usable(one: _Output) -> bool:
+        if one not in measured and (share := coverage(one)) is not None:
             measured[one] = share
-        return share is not None
+        return one in measured
 
     def is_good(one: _Output) -> bool:
         best = max(map(_explained, measured.values()))
         return _explained(measured[one]) >= min(LEAST_COVERAGE, best - 0.01 * abs(best) - NOISE)
 
-    def last_good() -> _Output:
-        return [one for one in candidates if one in measured and is_good(one)][-1]
-
     candidates = list(candidates)
-    while candidates and not usable(candidates[-1]):
+    while candidates and not is_usable(candidates[-1]):
         candidates.pop()
     if not candidates:
         return None, measured
     last = candidates[-1]
     if not _explained(measured[last]) < LEAST_COVERAGE:  # NaN will do
         return last, measured
-    while candidates[0] is not last and not usable(candidates[0]):
-        candidates.pop(0)
-    between = candidates[1:-1]
-    if is_good(last):
-        return last, measured
+    # Tokens may join or be pooled where the positions change. In between, what the map explains only falls.
+    stages = [list(stage) for _, stage in itertools.groupby(candidates, lambda one: one.layout.positions)]
+    for stage in stages:
+        while stage and not is_usable(stage[0]):
+            stage.pop(0)
+        if is_good(last):
+            return last, measured
+    between = [stage for stage in stages if stage and is_good(stage[0])][-1][1:]
     while between:
         middle = len(between) // 2
-        if not usable(between[middle]):
+        if not is_usable(between[middle]):
             between.pop(middle)
         elif is_good(between[middle]):
             between = between[middle + 1 :]
         else:
             between = between[:middle]
-    return last_good(), measured
+    return [one for one in candidates if one in measured and is_good(one)][-1], measured
 
 
 def _explained(coverage: float) -> float:
@@ -405,6 +415,12 @@ def _inner(model: object, inputs: object) -> tuple[str, nn.Module, Tensor]:
             f"model must be a torch.nn.Module, whose modules can be looked through, got {type(model).__name__}; pass "
             "the module that embeds, or name the layer"
         )
+    name = module_in_training_mode(model)
+    if name is not None:
+        raise ValueError(
+            f"model is in training mode ({name}), where a measurement depends on dropout and moves batch statistics; "
+            "call model.eval() first, or name the layer"
+        )
     if inputs.dim() < 3 or not len(inputs):
         raise ValueError(f"inputs must be a batch of images (B, C, H, W), got shape {tuple(inputs.shape)}")
     if isinstance(model, Views):
@@ -429,7 +445,3 @@ def _noise_like(image: Tensor) -> Tensor:
     noise = torch.rand(image.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64, device="cpu")
     noise = noise.to(image.device)
     return (low + noise * ((high - low) + (high == low))).to(image.dtype)
-
-
-def _sequence_first(grid: TokenGrid) -> TokenGrid:
-    return TokenGrid(grid.size, grid.prefix_tokens, grid.class_token, grid.registers, sequence_first=True)

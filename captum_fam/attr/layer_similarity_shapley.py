@@ -103,8 +103,9 @@ class LayerSimilarityShapley(SimilarityLayerAttribution):
 
     Example:
         >>> shapley = LayerSimilarityShapley(SimilarityToSupport(model, support, foil="others"), model.layer4)
-        >>> attributions = shapley.attribute(queries, target=3)  # (B, 1, 7, 7)
-        >>> shapley.details(queries, target=3).standard_error  # (B, 1, 7, 7)
+        >>> details = shapley.details(queries, target=3)
+        >>> details.attributions.shape, details.standard_error.shape
+        (torch.Size([8, 1, 7, 7]), torch.Size([8, 1, 7, 7]))
     """
 
     def __init__(
@@ -147,6 +148,43 @@ class LayerSimilarityShapley(SimilarityLayerAttribution):
     def has_convergence_delta(self) -> bool:
         return True
 
+    def compute_convergence_delta(
+        self,
+        attributions: Tensor,
+        start_point: object,
+        end_point: Tensor | tuple[Tensor, ...],
+        target: TargetType = None,
+        additional_forward_args: object = None,
+        *,
+        support: object = None,
+        attribute_to_layer_input: bool = False,
+    ) -> Tensor:
+        """The sum of attributions less v(all) - v(none), ``(B,)``: Captum's signature, and the support.
+
+        Args:
+            attributions: as :meth:`attribute` gave them; not cut at zero.
+            start_point: not looked at: attributions count from the activation with no position kept.
+            end_point: the queries, ``(B, C, H, W)``, or a tuple of the model's input tensors.
+            target: as in :meth:`attribute`.
+            additional_forward_args: as there.
+            support: as there.
+            attribute_to_layer_input: as there.
+
+        Raises:
+            ValueError: for attributions of another batch than the queries.
+        """
+        players, comparison = self._players(
+            end_point, support, target, additional_forward_args, attribute_to_layer_input
+        )
+        count = len(comparison.query)
+        if not isinstance(attributions, Tensor) or len(attributions) != count:
+            raise ValueError(f"attributions must be a tensor of a batch of {count}, as end_point is")
+        with torch.inference_mode(False), torch.no_grad():
+            nobody = torch.zeros(1, players.count, dtype=torch.bool, device=comparison.query.device)
+            games = players.games(comparison, self.similarity, self.max_batch)
+            empty = torch.cat([game.of_sets(nobody) for game in games])
+            return attributions.flatten(1).sum(1) - comparison.score + empty
+
     @logged_attribute
     def attribute(
         self,
@@ -157,7 +195,7 @@ class LayerSimilarityShapley(SimilarityLayerAttribution):
         attribute_to_layer_input: bool = False,
         relu_attributions: bool = False,
         return_convergence_delta: bool = False,
-    ) -> Any:
+    ) -> Maps | tuple[Maps, Tensor]:
         """Compute the map of every query.
 
         Args:
@@ -215,27 +253,6 @@ class LayerSimilarityShapley(SimilarityLayerAttribution):
                 coverage,
                 shares,
             )
-
-    def compute_convergence_delta(
-        self,
-        attributions: Tensor,
-        inputs: Tensor | tuple[Tensor, ...],
-        support: object = None,
-        target: TargetType = None,
-        additional_forward_args: object = None,
-        attribute_to_layer_input: bool = False,
-    ) -> Tensor:
-        """The sum of attributions less v(all) - v(none), ``(B,)``.
-
-        Args:
-            attributions: from :meth:`attribute`, not cut at zero, with the same further arguments.
-        """
-        players, comparison = self._players(inputs, support, target, additional_forward_args, attribute_to_layer_input)
-        with torch.inference_mode(False), torch.no_grad():
-            nobody = torch.zeros(1, players.count, dtype=torch.bool, device=comparison.query.device)
-            games = players.games(comparison, self.similarity, self.max_batch)
-            empty = torch.cat([game.of_sets(nobody) for game in games])
-            return attributions.flatten(1).sum(1) - comparison.score + empty
 
     def _players(
         self,

@@ -27,10 +27,12 @@ class Where:
         grid: sizes of the grid of positions, ``(h, w)``.
         index: sample * :attr:`stride` + slot, of the tensor's own shape, int32. Dimensions along which the slot is
             the same, such as channels, are usually expanded and take no memory.
+        is_placed: whether elements have positions; False: only the sample is known.
     """
 
     grid: tuple[int, ...]
     index: Tensor
+    is_placed: bool = True
 
     @property
     def stride(self) -> int:
@@ -41,7 +43,16 @@ class Where:
         """The same grid for another tensor; channels in the last dimension are made to take no memory."""
         if index.dim() and index.shape[-1] > 1 and index.is_contiguous() and _is_constant(index, -1):
             index = index[..., :1].clone().expand_as(index)
-        return Where(self.grid, index)
+        return self.of(index)
+
+    def of(self, index: Tensor) -> Where:
+        """The same for another tensor."""
+        return Where(self.grid, index, self.is_placed)
+
+    def on(self, grid: tuple[int, ...]) -> Where:
+        """Elements without positions, as those of another grid."""
+        sample = self.index.div(self.stride, rounding_mode="floor")
+        return Where(grid, sample * (FIRST_POSITION + math.prod(grid)) + self.index % self.stride, False)
 
     def special(self, slot: int) -> Tensor:
         """The index with all elements of each sample in one of the slots before the positions."""
@@ -96,25 +107,28 @@ def _is_constant(index: Tensor, dim: int) -> bool:
     return index.stride(dim) == 0 or index.shape[dim] == 1 or bool((index == index.narrow(dim, 0, 1)).all())
 
 
-def _merged(where: Where, channels: int) -> Where | None:
-    """A coarser grid, where the channels hold several positions that lie in one of its cells: patch merging."""
-    rows = where.index.numel() // where.index.shape[channels]
-    samples = int(where.index.max()) // where.stride + 1
+def _merged(where: Where, axis: int) -> Where | None:
+    """A coarser grid, where all positions along ``axis`` lie in one of its cells: patch merging, pooling of tokens."""
+    index = where.index
+    axis %= index.dim()
+    for dim in range(index.dim()):
+        if dim != axis and index.stride(dim) == 0:
+            index = index.narrow(dim, 0, 1)
+    rows = index.numel() // index.shape[axis]
+    samples = int(index.max()) // where.stride + 1
     for factor in range(2, max(where.grid, default=1) + 1):
         grid = tuple(math.ceil(size / factor) for size in where.grid)
-        if math.prod(grid) * samples != rows:
+        if math.prod(grid) * samples != rows or math.prod(grid) == 1:
             continue
-        slots = where.index % where.stride
-        cells, left = torch.zeros_like(slots), slots - FIRST_POSITION
-        unit = 1
+        slots = index % where.stride
+        cells, left, unit = torch.zeros_like(slots), slots - FIRST_POSITION, 1
         for size, coarse in zip(reversed(where.grid), reversed(grid), strict=True):
             cells = cells + (left % size).div(factor, rounding_mode="floor") * unit
-            left = left.div(size, rounding_mode="floor")
-            unit *= coarse
-        sample = where.index.div(where.stride, rounding_mode="floor")
-        placed = slots >= FIRST_POSITION
-        index = sample * (FIRST_POSITION + math.prod(grid)) + torch.where(placed, cells + FIRST_POSITION, slots)
-        return Where(grid, index) if _is_constant(index, channels) else None
+            left, unit = left.div(size, rounding_mode="floor"), unit * coarse
+        sample = index.div(where.stride, rounding_mode="floor")
+        slots = torch.where(slots >= FIRST_POSITION, cells + FIRST_POSITION, slots)
+        merged = sample * (FIRST_POSITION + math.prod(grid)) + slots
+        return Where(grid, merged.expand(where.index.shape)) if _is_constant(merged, axis) else None
     return None
 
 
@@ -178,7 +192,7 @@ class Tracker:
         if where is None:
             return [None]
         if name == "pad":
-            return [self._padded(where, function, args[1] if len(args) > 1 else kwargs["pad"])]
+            return [self._padded(where, args[1] if len(args) > 1 else kwargs["pad"])]
         if name in ("view", "view_as"):
             if len(args) > 1 and isinstance(args[1], torch.dtype):
                 return [None]
@@ -188,21 +202,26 @@ class Tracker:
         return [where.within(index) for index in (moved if isinstance(moved, tuple | list) else [moved])]
 
     @staticmethod
-    def _padded(where: Where, function: Callable[..., Any], widths: Sequence[int]) -> Where:
-        """A border has no position, but belongs to the sample of its row."""
-        padded = function(where.index, widths, "constant", -1)
-        rows = where.special(NOWHERE).flatten(1)[:, 0].view(-1, *[1] * (padded.dim() - 1))
-        return where.within(torch.where(padded < 0, rows, padded)) if len(rows) == len(padded) else where.within(padded)
+    def _padded(where: Where, widths: Sequence[int]) -> Where:
+        """A border is empty; what is added to it later, as by the bias of a window, lies on the nearest position."""
+        index = where.index
+        for axis, (before, after) in enumerate(zip(widths[::2], widths[1::2], strict=True), start=1):
+            size = index.shape[-axis]
+            nearest = torch.arange(-before, size + after, device=index.device).clamp(0, size - 1)
+            index = index.index_select(-axis, nearest) if before or after else index
+        return where.within(index)
 
     def _joined(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Where | None:
         tensors: Sequence[Tensor] = args[0]
         dim = args[1] if len(args) > 1 else kwargs.get("dim", 0)
         wheres = [self.where_of(tensor) for tensor in tensors]
-        known = next((where for where in wheres if where is not None), None)
+        known = next((where for where in wheres if where is not None and where.is_placed), None)
         if known is None:
             return None
         parts = []
         for tensor, where in zip(tensors, wheres, strict=True):
+            if where is not None and where.grid != known.grid and not where.is_placed:
+                where = where.on(known.grid)  # a class token beside patches that were pooled
             if where is not None and where.grid == known.grid:
                 parts.append(where.index)
             elif where is None and not tensor.requires_grad and name != "stack":
@@ -218,6 +237,9 @@ class Tracker:
     def _computed(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], result: Tensor) -> Where | None:
         if result.dim() == 0 or (result.dim() < 3 and len(result) == self.samples):
             return None  # a vector per sample: behind the pooling
+        return self._placed(name, args, kwargs, result) or self._sample_of(args, kwargs, result)
+
+    def _placed(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], result: Tensor) -> Where | None:
         if name == "linear":
             return self._mixed(args[0], -1, result)
         if name == "scaled_dot_product_attention":
@@ -236,9 +258,23 @@ class Tracker:
             where = self.where_of(tensor)
             if where is not None and where.index.dim() <= result.dim():
                 try:
-                    return Where(where.grid, where.index.expand(*result.shape))
+                    return where.of(where.index.expand(*result.shape))
                 except RuntimeError:  # the shapes do not go together
                     continue
+        return None
+
+    def _sample_of(self, args: tuple[Any, ...], kwargs: dict[str, Any], result: Tensor) -> Where | None:
+        """No position, but the sample, which a constant is added to all the same."""
+        for tensor in self._tensors(args, kwargs):
+            where = self.where_of(tensor)
+            if where is None or where.index.dim() != result.dim():
+                continue
+            index = where.special(NOWHERE)
+            for dim, size in enumerate(result.shape):
+                if index.shape[dim] != size and _is_constant(index, dim):
+                    index = index.narrow(dim, 0, 1)
+            if all(own in (1, size) for own, size in zip(index.shape, result.shape, strict=True)):
+                return Where(where.grid, index.expand(*result.shape), False)
         return None
 
     @staticmethod
@@ -254,7 +290,7 @@ class Tracker:
         if _is_constant(where.index, channels):
             index = where.index.narrow(channels, 0, 1)
             sizes = list(result.shape)
-            return Where(where.grid, index.expand(*sizes)) if index.dim() == result.dim() else None
+            return where.of(index.expand(*sizes)) if index.dim() == result.dim() else None
         if where.index.shape == result.shape:
             return where  # positions are mixed; as there are as many as before, they are taken for the same
         merged = _merged(where, channels)
@@ -265,7 +301,9 @@ class Tracker:
     def _multiplied(self, first: object, second: object, result: Tensor) -> Where | None:
         for tensor, contracted in ((first, -1), (second, -2)):
             where = self.where_of(tensor)
-            if where is not None and where.index.dim() >= 2 and _is_constant(where.index, contracted):
+            if where is None or not where.is_placed or where.index.dim() < 2:
+                continue
+            if _is_constant(where.index, contracted):
                 index = where.index.narrow(contracted, 0, 1)
                 if index.dim() < result.dim():
                     return None
@@ -282,7 +320,7 @@ class Tracker:
         for letters, tensor in zip(given.split(","), operands, strict=True):
             where = self.where_of(tensor)
             summed = [axis for axis, letter in enumerate(letters) if letter not in kept]
-            if where is None or not all(_is_constant(where.index, axis) for axis in summed):
+            if where is None or not where.is_placed or not all(_is_constant(where.index, axis) for axis in summed):
                 continue
             index = where.index
             for axis in reversed(summed):
@@ -300,7 +338,7 @@ class Tracker:
         if where is None or where.index.dim() != result.dim() or math.prod(result.shape[2:]) == 1:
             return None
         if where.index.shape[2:] == result.shape[2:] and _is_constant(where.index, 1):
-            return Where(where.grid, where.index.narrow(1, 0, 1).expand(*result.shape))
+            return where.of(where.index.narrow(1, 0, 1).expand(*result.shape))
         if len(result) == self.samples:
             return of_grid(result.shape, result.device)
         return None
@@ -313,5 +351,8 @@ class Tracker:
         keep = args[2] if len(args) > 2 else kwargs.get("keepdim", False)
         dims = (dims,) if isinstance(dims, int) else tuple(dims)
         if not all(_is_constant(where.index, dim) for dim in dims):
+            merged = _merged(where, dims[0]) if len(dims) == 1 else None
+            where = merged or Where(where.grid, where.special(NOWHERE), False)
+        if not all(_is_constant(where.index, dim) for dim in dims):
             return None
-        return Where(where.grid, where.index.amin(dims, keepdim=bool(keep)))
+        return where.of(where.index.amin(dims, keepdim=bool(keep)))

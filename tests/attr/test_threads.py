@@ -21,7 +21,14 @@ THREADS, CALLS = 8, 120
 def net() -> nn.Sequential:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        layers = [nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.GELU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+        layers = [
+            nn.Conv2d(3, 8, 3, 2),
+            nn.ReLU(),
+            nn.Conv2d(8, 8, 3),
+            nn.GELU(),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+        ]
         return nn.Sequential(*layers).eval()
 
 
