@@ -284,10 +284,11 @@ class LayerSimilarityCAM(SimilarityLayerAttribution):
             if _explains_little(shares)
         )
         worst = int(_missing(shares).argmax())
-        words = coverage_in_words(float(coverage[worst]), {name: float(share[worst]) for name, share in shares.items()})
-        warnings.warn(f"the map {words}. {self._better_layer(inputs)}", stacklevel=outside())
+        explained = float(coverage[worst])
+        words = coverage_in_words(explained, {name: float(share[worst]) for name, share in shares.items()})
+        warnings.warn(f"the map {words}. {self._better_layer(inputs, explained)}", stacklevel=outside())
 
-    def _better_layer(self, inputs: Tensor | tuple[Tensor, ...]) -> str:
+    def _better_layer(self, inputs: Tensor | tuple[Tensor, ...], coverage: float) -> str:
         """Which layer explains more, in words."""
         from captum_fam.attr.layer_search import find_layer  # it measures layers by this class
 
@@ -300,6 +301,8 @@ class LayerSimilarityCAM(SimilarityLayerAttribution):
             found = find_layer(model, inputs)
         except ValueError:
             return advice
+        if found.coverage <= max(coverage, 0.0) + 0.05:
+            return "No layer explains more"
         return f"Layer {found.name!r} explains {100 * found.coverage:.0f} % of the similarity of a query to itself"
 
 
