@@ -97,8 +97,12 @@ def test_embeddings_of_another_length_are_refused(method: Method, net: nn.Module
 def test_one_image_without_its_batch_dimension_is_refused(
     method: Method, net: nn.Module, x: Tensor, support: Tensor
 ) -> None:
-    """(3, 7, 5) reads as three queries' seven embeddings of length 5."""
-    refused(method(net, net.features), "support embeds to 5 features but the query to 4", x, support[0])
+    fam = method(net, net.features)
+    message = r"support has shape \(3, 7, 5\), one image without its batch dimension; pass support\[None\]"
+    refused(fam, message, x, support[0])
+    message = r"inputs has shape \(3, 7, 5\).*one query without its batch dimension; pass inputs\[None\]"
+    refused(fam, message, x[0], support)
+    refused(fam, message, x[0], SupportSet(support))
 
 
 @pytest.mark.parametrize("method", ADDITIVE)
