@@ -201,6 +201,7 @@ class WayBack(TorchFunctionMode):
         self._vectors: list[tuple[Tensor, int]] = []
         self._stand_ins: dict[int, tuple[Tensor, Tensor]] = {}
         self._inputs = {id(tensor) for tensor in inputs}
+        self._of_image = object()  # of this run: a model may keep a tensor from call to call
         samples = len(inputs[0])
         self._tracker = Tracker(samples, lambda value: _note(value).where, functools.partial(_slot_of_constant, names))
 
@@ -267,7 +268,7 @@ class WayBack(TorchFunctionMode):
         target = args[0] if in_place else None
         before = [_note(argument) for argument in _flat(args, kwargs)]
         if in_place and rule is not None and rule not in _ACT_IN_PLACE:
-            func = _new_tensor_form(name) or func
+            func = _new_tensor_form(name)
         # Constants are noted before the positions of the result are known, and hooked after.
         pending: list[tuple[Tensor, Any, int | None, Any, bool]] = []
 
@@ -332,12 +333,15 @@ class WayBack(TorchFunctionMode):
         """Mark what comes from the image, but not through the layer: it is no bias where it is added."""
         if self._places and any(self._is_of_image(tensor) for tensor in _tensors(args, kwargs)):
             for tensor in _tensors((result,), {}):
-                if not tensor.requires_grad:
-                    tensor._captum_fam = _OF_IMAGE  # type: ignore[attr-defined]
+                if not tensor.requires_grad and id(tensor) not in self._inputs:
+                    tensor._captum_fam = self._of_image  # type: ignore[attr-defined]
         return result
 
     def _is_of_image(self, tensor: Tensor) -> bool:
-        return tensor.requires_grad or id(tensor) in self._inputs or getattr(tensor, "_captum_fam", None) is _OF_IMAGE
+        if id(tensor) in self._inputs or getattr(tensor, "_captum_fam", None) is self._of_image:
+            return True
+        # Behind the start what requires a gradient depends on the layer; leaves are weights.
+        return tensor.requires_grad and not tensor.is_leaf
 
     def _own(self, argument: Any) -> Any:
         """Tensors of inference mode are exchanged for normal ones, weights taken off the graph."""
@@ -360,7 +364,7 @@ class WayBack(TorchFunctionMode):
             with torch.no_grad():
                 stand_in = tensor.clone()
             if self._is_of_image(tensor):
-                stand_in._captum_fam = _OF_IMAGE  # type: ignore[attr-defined]
+                stand_in._captum_fam = self._of_image  # type: ignore[attr-defined]
             self._stand_ins[id(tensor)] = tensor, stand_in
         return self._stand_ins[id(tensor)][1]
 
@@ -393,7 +397,6 @@ def _note(value: object) -> Note:
 
 
 _NOTHING = Note()
-_OF_IMAGE = "of the image"
 
 
 def _tensors(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Tensor]:
@@ -423,13 +426,11 @@ def _plain_name(name: str) -> tuple[str, bool]:
     return (name[:-1], True) if name.endswith("_") else (name, False)
 
 
-def _new_tensor_form(name: str) -> Callable[..., Any] | None:
+def _new_tensor_form(name: str) -> Callable[..., Any]:
     """The function of that name that leaves its arguments as they are."""
-    for owner in (Tensor, torch._C._nn, torch):
-        found = getattr(owner, name, None)
-        if found is not None:
-            return found
-    return None
+    owner = next(owner for owner in (Tensor, torch._C._nn, torch) if hasattr(owner, name))
+    found: Callable[..., Any] = getattr(owner, name)
+    return found
 
 
 @functools.cache

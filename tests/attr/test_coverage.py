@@ -192,3 +192,16 @@ def test_resampling_keeps_the_sum() -> None:
 )
 def test_the_account_of_one_query_in_words(coverage: float, shares: dict[str, float], words: str) -> None:
     assert coverage_in_words(coverage, shares) == words
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_class_token_that_is_joined_behind_the_layer_has_a_share_of_its_own(
+    frozen: bool, x: Tensor, support: Tensor
+) -> None:
+    net = Tokens().requires_grad_(not frozen)
+    cam = LayerSimilarityCAM(net, net.patches)
+    cam.has_warned = True
+    details = cam.details(x, support=support)
+    assert set(details.shares) == {"map", "class token", "rest"}
+    torch.testing.assert_close(details.shares["rest"], torch.zeros(2, dtype=torch.float64), rtol=0, atol=1e-12)
+    assert not hasattr(x, "_captum_fam")
