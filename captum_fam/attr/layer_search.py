@@ -7,7 +7,7 @@ import logging
 import threading
 import weakref
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -98,23 +98,23 @@ def find_layer(model: nn.Module, inputs: Tensor) -> FoundLayer:
     prefix, model, inputs = _inner(model, inputs)
     search = _Search(model, inputs)
     blocks = set(_blocks(model, "", search.seen.runs))
-    candidates = search.candidates(blocks) or search.candidates(None)
-    chosen, measured = _choose(candidates, search.coverage)
+    candidates = search.candidates(blocks)
+    chosen = _choose(candidates, search)
     if chosen is None and blocks:
         candidates = search.candidates(None)
-        chosen, measured = _choose(candidates, search.coverage)
+        chosen = _choose(candidates, search)
     if chosen is None:
         raise ValueError(
             f"model {type(model).__name__} has no module with positions of the image that runs once and that all of "
             f"the embedding goes through{search.reasons()}; name a layer"
         )
-    found = search.found(prefix, chosen, measured[chosen])
+    found = search.found(prefix, chosen)
     logger.info(
         "layer %s of %s explains %.0f %% of the score, by measuring %d of %d candidates; token grid: %s",
         found.name,
         type(model).__name__,
         100 * found.coverage,
-        len(measured),
+        len(search.measured),
         len(candidates),
         found.token_grid,
     )
@@ -140,13 +140,13 @@ def measure_layer(model: nn.Module, inputs: Tensor, layer: nn.Module | str) -> F
     prefix, model, inputs = _inner(model, inputs)
     search = _Search(model, inputs)
     seen = next((one for one in search.seen.outputs if one.module is module), None)
-    name = next((name for name, one in model.named_modules() if one is module), type(module).__name__)
     runs = search.seen.runs[module]
     if seen is None or runs > 1:
+        name = layer if isinstance(layer, str) else type(module).__name__
         what = f"runs {runs} times" if runs > 1 else "gives no tensor with positions of the image"
         raise ValueError(f"layer {name!r} of {type(model).__name__} {what}; name another, or use find_layer")
-    coverage = search.coverage(seen)
-    return search.found(prefix, seen, float("nan") if coverage is None else coverage)
+    found = search.found(prefix, seen)
+    return replace(found, name=layer) if isinstance(layer, str) else found
 
 
 @dataclass(frozen=True)
@@ -214,6 +214,7 @@ class _Search:
         self.hints = TokenHints.of(model)
         # Tokens that do not depend on the image, for every number of tokens, where it is first seen.
         self.constant: dict[int, list[int]] = {}
+        self.measured: dict[_Output, float | None] = {}
         self.seen = self._observe()
 
     def candidates(self, names: set[str] | None) -> list[_Output]:
@@ -233,11 +234,14 @@ class _Search:
         return [one for one in found if one.layout.fits] or found
 
     def coverage(self, candidate: _Output) -> float | None:
-        """The share of the score that the map of this layer explains; None for one that cannot be explained."""
+        """The share of the score that the map of this layer explains; None where no position has any influence."""
+        if candidate not in self.measured:
+            self.measured[candidate] = self._coverage(candidate)
+        return self.measured[candidate]
+
+    def _coverage(self, candidate: _Output) -> float | None:
         if self.seen.embedding.is_meta:
             return float("nan")
-        if not self._carries_all(candidate):
-            return None
         cam = LayerSimilarityCAM(self.model, candidate.module, token_grid=candidate.layout.token_grid)
         cam.has_warned = True  # a small coverage is what is looked for
         try:
@@ -249,8 +253,12 @@ class _Search:
         # Behind the last attention no position reaches the class token.
         return float(details.coverage) if details.attributions.any() else None
 
-    def found(self, prefix: str, one: _Output, coverage: float) -> FoundLayer:
-        return FoundLayer(prefix + one.name, one.module, one.layout.token_grid, coverage)
+    def found(self, prefix: str, one: _Output) -> FoundLayer:
+        """One of the layers, by its name in the model behind ``prefix``."""
+        coverage = self.coverage(one)
+        return FoundLayer(
+            prefix + one.name, one.module, one.layout.token_grid, float("nan") if coverage is None else coverage
+        )
 
     def reasons(self) -> str:
         """Why no layer was found, as far as that can be told."""
@@ -261,9 +269,11 @@ class _Search:
             return " (no module was called: a scripted, traced or exported model? Pass the eager one)"
         return ""
 
-    def _carries_all(self, candidate: _Output) -> bool:
+    def carries_all(self, candidate: _Output) -> bool:
         """Whether the embeddings of two images change places where their tensors do."""
         dim, embedding = candidate.layout.batch_dim, self.seen.embedding
+        if embedding.is_meta:
+            return True
         with (
             _inference() as active,
             _hook(candidate.module, False, active, lambda _, tensors: tuple(tensor.flip(dim) for tensor in tensors)),
@@ -339,46 +349,45 @@ class _Search:
         return _Layout((count,), replace(grid, sequence_first=batch_dim == 1), batch_dim=batch_dim)
 
 
-def _choose(
-    candidates: list[_Output], coverage: Callable[[_Output], float | None]
-) -> tuple[_Output | None, dict[_Output, float]]:
-    """The candidate to take, and the coverage of those that were measured."""
-    measured: dict[_Output, float] = {}
+def _choose(candidates: list[_Output], search: _Search) -> _Output | None:
+    """The candidate to take."""
+    shares: dict[_Output, float] = {}
 
     def is_usable(one: _Output) -> bool:
-        if one not in measured and (share := coverage(one)) is not None:
-            measured[one] = share
-        return one in measured
+        share = search.coverage(one)
+        if share is not None and search.carries_all(one):
+            shares[one] = share
+        return one in shares
 
-    def is_good(one: _Output) -> bool:
-        best = max(map(_explained, measured.values()))
-        return _explained(measured[one]) >= min(LEAST_COVERAGE, best - 0.01 * abs(best) - NOISE)
+    def is_good(share: float | None) -> bool:
+        best = max(map(_explained, shares.values()))
+        return share is not None and _explained(share) >= min(LEAST_COVERAGE, best - 0.01 * abs(best) - NOISE)
 
     candidates = list(candidates)
     while candidates and not is_usable(candidates[-1]):
         candidates.pop()
-    if not candidates:
-        return None, measured
-    last = candidates[-1]
-    if not _explained(measured[last]) < LEAST_COVERAGE:  # NaN will do
-        return last, measured
+    if not candidates or not _explained(shares[candidates[-1]]) < LEAST_COVERAGE:  # NaN will do
+        return candidates[-1] if candidates else None
     # Tokens may join or be pooled where the positions change. In between, what the map explains only falls.
     stages = [list(stage) for _, stage in itertools.groupby(candidates, lambda one: one.layout.positions)]
-    for stage in stages:
+    for stage in [stages[-1], *stages[:-1]]:
         while stage and not is_usable(stage[0]):
             stage.pop(0)
-        if is_good(last):
-            return last, measured
-    between = [stage for stage in stages if stage and is_good(stage[0])][-1][1:]
+        if max(map(_explained, shares.values())) >= LEAST_COVERAGE:
+            break
+        if stage is not stages[-1] and is_good(shares[candidates[-1]]):
+            return candidates[-1]
+    between = [stage for stage in stages if stage and is_good(shares.get(stage[0]))][-1][1:]
     while between:
         middle = len(between) // 2
-        if not is_usable(between[middle]):
-            between.pop(middle)
-        elif is_good(between[middle]):
+        share = search.coverage(between[middle])
+        if not is_good(share):
+            between = between[:middle]
+        elif is_usable(between[middle]):
             between = between[middle + 1 :]
         else:
-            between = between[:middle]
-    return [one for one in candidates if one in measured and is_good(one)][-1], measured
+            between.pop(middle)
+    return [one for one in candidates if is_good(shares.get(one))][-1]
 
 
 def _explained(coverage: float) -> float:
