@@ -2,14 +2,14 @@
 
 One convention everywhere: red speaks for the match, blue against it (for the foil), and zero is clear. The scale is
 linear, symmetric about zero and reaches to the largest magnitude; nothing is clipped. Below the colours lies the
-image in grey. Images are RGB.
+image in grey. Images are RGB. A map that is the same everywhere says so in words. How large rounding noise is depends
+on the score, which is not known here: :func:`~captum_fam.explain` gives maps without it.
 """
 
 from __future__ import annotations
 
 import io
 import math
-import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -21,14 +21,18 @@ from captum.attr import visualization as captum_visualization
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.image import AxesImage
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.textpath import text_to_path
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from PIL import Image
 from torch import Tensor
 
 from captum_fam._staging import staged
+from captum_fam.attr.account import number_in_words
 from captum_fam.images import unnormalize
+from captum_fam.metrics.maps import find_empty
 
 __all__ = ["MATCH_COLORS", "MapFigure", "overlay", "unnormalize", "visualize_match"]
 
@@ -53,6 +57,9 @@ MATCH_COLORS = LinearSegmentedColormap.from_list(
 """Blue, clear, red. Opacity is part of the map, so that a colour bar shows what lies over the image."""
 
 _HEIGHT = 2.2  # of a panel, in inches
+_NARROWEST = 0.8  # room of a panel over its height: a title needs it, also above a tall image
+_TITLE = FontProperties(size=9)
+_LINE = 0.155  # of a title, in inches
 _MOST_THUMBNAILS = 9
 
 
@@ -81,6 +88,7 @@ def visualize_match(
     supports: Sequence[ImageLike] | Tensor = (),
     foils: Sequence[ImageLike] | Tensor = (),
     scores: Mapping[str, float] | None = None,
+    notes: Mapping[str, str] | None = None,
     scale: Scale = "shared",
     mask: MapLike | None = None,
     titles: Mapping[str, str] | None = None,
@@ -94,6 +102,7 @@ def visualize_match(
         supports: images of any sizes; the first nine are shown.
         foils: images that the match is contrasted with.
         scores: by title, the score that a map explains, written above it.
+        notes: by title, further lines above a map. Lines that are too long are broken.
         scale: ``"shared"``: the maps are in one unit and share one scale, so that their colours compare.
             ``"own"``: methods of different units, each with its own colour bar.
         mask: ``(H, W)``, nonzero where an object is, drawn as an outline on query and maps.
@@ -108,9 +117,10 @@ def visualize_match(
     """
     if scale not in get_args(Scale):
         raise ValueError(f'scale must be "shared" or "own", got {scale!r}')
-    unknown = sorted(set(scores or ()) - set(maps))
-    if unknown:
-        raise ValueError(f"scores has the title(s) {', '.join(unknown)}, which maps has not")
+    for name, given in (("scores", scores), ("notes", notes)):
+        unknown = sorted(set(given or ()) - set(maps))
+        if unknown:
+            raise ValueError(f"{name} has the title(s) {', '.join(unknown)}, which maps has not")
     picture = _as_rgb(query, "query")
     values = {title: _fit(_as_map(one, title), picture.shape[:2]) for title, one in maps.items()}
     outline = None if mask is None else _fit(_as_map(mask, "mask"), picture.shape[:2])
@@ -121,30 +131,37 @@ def visualize_match(
         if len(images)
     ]
     wide = _aspect(picture)
-    widths = [wide, *(_grid(images)[2] for _, images in groups), *[wide] * len(values)]
+    rooms = [max(one, _NARROWEST) for one in (wide, *(_grid(images)[2] for _, images in groups), *[wide] * len(values))]
+    said = {title: f"score {number_in_words(score)}" for title, score in (scores or {}).items()}
+    above = [named["query"], *(title for title, _ in groups)]
+    above += [
+        "\n".join(filter(None, (title, said.get(title), (notes or {}).get(title), _flatness(one))))
+        for title, one in maps.items()
+    ]
+    above = [_wrapped(text, _HEIGHT * room) for text, room in zip(above, rooms, strict=True)]
+    # As high as the titles need, or the panels would shrink and no longer be as wide as their titles.
+    height = _HEIGHT + _LINE * max(text.count("\n") + 1 for text in above) + 0.45
     figure = MapFigure(
-        figsize=(_HEIGHT * sum(widths) + 0.3 * len(widths), _HEIGHT + 0.9), layout=ConstrainedLayoutEngine(w_pad=0.08)
+        figsize=(_HEIGHT * sum(rooms) + 0.3 * len(rooms), height), layout=ConstrainedLayoutEngine(w_pad=0.08)
     )
-    axes = iter(figure.subplots(1, len(widths), squeeze=False, width_ratios=widths, subplot_kw={"anchor": "N"})[0])
-    first = next(axes)
+    axes = figure.subplots(1, len(rooms), squeeze=False, width_ratios=rooms, subplot_kw={"anchor": "N"})[0]
+    for ax, text in zip(axes, above, strict=True):
+        ax.set_title(text, fontproperties=_TITLE)
+    first, *others = axes
     _draw_image(first, picture)
     _draw_outline(first, outline)
-    _entitle(first, named["query"], wide)
-    for title, pictures in groups:
-        _draw_thumbnails(next(axes), pictures, title)
+    for (_, pictures), ax in zip(groups, others, strict=False):
+        _draw_thumbnails(ax, pictures)
     limits = _limits(values, scale)
     heats = {}
-    for (title, one), ax in zip(values.items(), axes, strict=True):
+    for (title, one), ax in zip(values.items(), others[len(groups) :], strict=True):
         heats[title] = _draw_map(ax, picture, one, limits[title])
         _draw_outline(ax, outline)
-        notes = [f"score {scores[title]:.3g}"] if scores and title in scores else []
-        notes += [] if one.any() else ["zero everywhere"]
-        _entitle(ax, "\n".join([title, *notes]), wide)
-    if scale == "own":
-        for title, heat in heats.items():
-            _draw_bar(heat, signed=bool((values[title] < 0).any()), beside=False)
-    elif heats:
-        _draw_bar(list(heats.values())[-1], signed=any((one < 0).any() for one in values.values()), beside=True)
+    bars = heats if scale == "own" else dict(list(heats.items())[-1:])
+    for title, heat in bars.items():
+        shown = [values[title]] if scale == "own" else list(values.values())
+        if any(one.any() for one in shown):  # zeros have no scale
+            _draw_bar(heat, signed=any((one < 0).any() for one in shown), beside=scale == "shared")
     return figure
 
 
@@ -205,7 +222,7 @@ def _draw_outline(ax: Axes, outline: Array | None) -> None:
         ax.contour(outline > 0.5, levels=[0.5], colors="white", linewidths=1.0)
 
 
-def _draw_thumbnails(ax: Axes, pictures: Sequence[Array], title: str) -> None:
+def _draw_thumbnails(ax: Axes, pictures: Sequence[Array]) -> None:
     rows, columns, wide = _grid(pictures)
     ax.axis("off")
     ax.set_box_aspect(1 / wide)
@@ -216,7 +233,6 @@ def _draw_thumbnails(ax: Axes, pictures: Sequence[Array], title: str) -> None:
         inset = ax.inset_axes(place)
         _draw_image(inset, picture)
         inset.set_in_layout(False)  # it lies within its parent
-    _entitle(ax, title, wide)
 
 
 def _grid(pictures: Sequence[Array]) -> tuple[int, int, float]:
@@ -236,10 +252,40 @@ def _counted(title: str, count: int) -> str:
     return title if count <= _MOST_THUMBNAILS else f"{title}\n{_MOST_THUMBNAILS} of {count}"
 
 
-def _entitle(ax: Axes, title: str, wide: float) -> None:
-    width = round(30 * max(wide, 0.7))  # characters of the font in a panel
-    lines = [piece for line in title.split("\n") for piece in textwrap.wrap(line, width) or [""]]
-    ax.set_title("\n".join(lines), fontsize=9)
+def _flatness(attribution: MapLike) -> str:
+    """What is said of a map without differences."""
+    values = torch.as_tensor(attribution)
+    if not values.any():
+        return "zero everywhere"
+    # In the precision that the map has, whose rounding is no difference.
+    precise = values if values.is_floating_point() else values.double()
+    return "the same everywhere" if find_empty(precise.reshape(1, -1)).item() else ""
+
+
+def _wrapped(text: str, inches: float) -> str:
+    """Lines that are no longer than this; words that are longer are broken."""
+    lines: list[str] = []
+    for line in text.split("\n"):
+        words = line.split()
+        lines.append("")
+        while words:
+            word = words.pop(0)
+            longer = f"{lines[-1]} {word}".strip()
+            if _length(longer) <= inches:
+                lines[-1] = longer
+            elif lines[-1]:
+                lines.append("")
+                words.insert(0, word)
+            else:
+                fitting = next(end for end in range(len(word) - 1, 0, -1) if end == 1 or _length(word[:end]) <= inches)
+                lines[-1:] = [word[:fitting], ""]
+                words.insert(0, word[fitting:])
+    return "\n".join(lines)
+
+
+def _length(text: str) -> float:
+    """Of a title, in inches."""
+    return float(text_to_path.get_text_width_height_descent(text, _TITLE, False)[0]) / 72
 
 
 def _draw_bar(heat: AxesImage, signed: bool, beside: bool) -> None:
@@ -250,7 +296,8 @@ def _draw_bar(heat: AxesImage, signed: bool, beside: bool) -> None:
     low, high = heat.get_clim()
     (bar_ax.set_ylim if beside else bar_ax.set_xlim)(low if signed else 0, high)
     bar.ax.tick_params(labelsize=8)
-    bar.locator = MaxNLocator(nbins=5 if beside else 3)
+    height, width = heat.get_size()
+    bar.locator = MaxNLocator(nbins=5 if beside else 1 if 2 * width < height else 3)
     bar.formatter = FuncFormatter(lambda value, _: f"{value:,.0f}" if high >= 1000 else f"{value:.3g}")
     bar.update_ticks()
 

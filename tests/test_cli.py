@@ -17,7 +17,8 @@ import torch
 from PIL import Image
 from torchvision import models
 
-from captum_fam import TokenGrid, __version__
+from captum_fam import SupportSet, TokenGrid, __version__
+from captum_fam import explain as explain_queries
 from captum_fam.backbones import load_backbone
 from captum_fam.cli import main
 from captum_fam.cli.explain import read_classes
@@ -93,7 +94,7 @@ def test_one_query_and_the_images_of_one_class(explain: Explain, capsys: pytest.
     assert query["file"] == "q1.png"
     assert query["image_size"] == [60, 90]
     assert query["figure"] == "q1.figure.png"
-    assert f"q1.png: support {query['scores']['support']:.3f}" in capsys.readouterr().out
+    assert f"q1.png: support {query['scores']['support']:#.3g} -> out" in capsys.readouterr().out
 
 
 def test_the_score_is_the_mean_cosine_of_the_images_as_the_network_sees_them(explain: Explain, weights: Path) -> None:
@@ -120,10 +121,84 @@ def test_a_folder_of_class_folders_explains_the_predicted_class(foil: list[str],
     assert query["target"] == query["predicted"] == max(query["scores"], key=query["scores"].__getitem__)
     assert set(query["methods"]) == {"fam", "similarity-cam", "grad-cam"}
     assert abs(query["methods"]["similarity-cam"]["convergence_delta"]) < 1e-5
-    assert content["methods"]["fam"] == ({"normalization": "none"} if foil else {})
+    assert content["methods"] == ["fam", "similarity-cam", "grad-cam"]
     arrays = np.load("out/q1.npz")
     score = query["scores"][query["target"]]
     np.testing.assert_allclose(arrays["similarity-cam.layer"].sum(), score, atol=1e-5)
+
+
+@pytest.mark.parametrize("foil", [[], ["--foil", "others"]])
+def test_the_line_the_manifest_and_the_figure_say_what_a_map_explains(
+    foil: list[str], explain: Explain, capsys: pytest.CaptureFixture[str]
+) -> None:
+    methods = ["grad-cam", "similarity-cam", "fam", "uniform"]
+    assert explain("q1.png", "q2.jpg", "--support", "birds", *foil, "--method", *methods) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for line, query in zip(lines[:-1], manifest()["queries"], strict=True):
+        score = f"{query['scores'][query['target']]:#.3g}"
+        said = "similarity-cam explains 100 % of the score"
+        assert line == f"{query['file']}: {query['target']} {score} ({said}) -> {Path('out', query['figure'])}"
+        entries = query["methods"]
+        assert [entries[name]["account"] for name in methods] == [
+            "no account of the score",
+            "explains 100 % of the score",
+            "no account of the score",
+            "no account of the score",
+        ]
+        assert abs(entries["similarity-cam"]["coverage"] - 1) < 1e-3  # of a small difference
+        assert [entries[name]["flat"] for name in methods] == [False, False, False, True]
+        arrays = np.load(Path("out", query["arrays"]))
+        assert arrays["similarity-cam.coverage"] == np.float32(entries["similarity-cam"]["coverage"])
+        assert {name for name in arrays.files if ".shares." in name} >= {
+            "similarity-cam.shares.map",
+            "similarity-cam.shares.rest",
+        }
+
+
+def test_the_line_of_a_distance_has_the_numbers_of_its_map(
+    explain: Explain, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["q1.png", "--support", "birds/jay", "--similarity", "euclidean", "--method", "fam", "similarity-cam"]
+    assert explain(*words) == 0
+    (query,) = manifest()["queries"]
+    shares = query["methods"]["similarity-cam"]["shares"]
+    score, start = query["scores"]["jay"], shares["zero embedding"]
+    assert score == pytest.approx(sum(shares.values()), abs=1e-5)
+    explained = f"{score - start:#.3g}"
+    said = f"{score:#.3g} = {explained} explained + {start:#.3g} of the zero embedding"
+    line = f"q1.png: jay {said} (similarity-cam explains 100 % of the {explained}) -> out/q1.figure.png"
+    assert capsys.readouterr().out.splitlines()[0] == line
+    account = query["methods"]["similarity-cam"]["account"]
+    assert account == f"score {said}; explains 100 % of the {explained}"
+
+
+def test_a_map_that_is_only_noise_is_zero_and_said_to_be(explain: Explain, capsys: pytest.CaptureFixture[str]) -> None:
+    assert explain("q1.png", "--support", "q1.png", "--method", "grad-cam", "similarity-cam") == 0
+    said = "similarity-cam explains 100 % of the score | grad-cam is zero everywhere"
+    assert f"q1.png: support 1.00 ({said}) ->" in capsys.readouterr().out
+    assert not np.load("out/q1.npz")["grad-cam"].any()
+    methods = manifest()["queries"][0]["methods"]
+    assert [methods[name]["flat"] for name in methods] == [True, False]
+    red, green, blue = np.moveaxis(np.asarray(Image.open("out/q1.grad-cam.png")), 2, 0)
+    assert (red == green).all()
+    assert (green == blue).all()
+
+
+def test_fam_with_a_foil_is_what_the_function_gives(explain: Explain, weights: Path) -> None:
+    assert explain("q1.png", "q2.jpg", "--support", "birds", "--foil", "runner-up", "--target", "wren") == 0
+    net = dataclasses.replace(create_model("squeezenet1_1", weights), size=64)
+    files = [f"birds/{name}/{i}.png" for name in ("crow", "jay", "wren") for i in range(2)]
+    queries, supports = (
+        torch.stack([net.preprocess(read_image(path)) for path in paths]) for paths in (["q1.png", "q2.jpg"], files)
+    )
+    support = SupportSet(supports, ["crow", "crow", "jay", "jay", "wren", "wren"])
+    why = explain_queries(net.model, queries, support, layer=net.layer, method="fam", foil="runner-up", target="wren")
+    assert (why.attributions < 0).any()
+    for i, name in enumerate(("q1", "q2")):
+        found = np.load(f"out/{name}.npz")["fam.layer"]
+        np.testing.assert_allclose(
+            found, why.attributions[i, 0], rtol=1e-3, atol=1e-4 * float(why.attributions.abs().max())
+        )
 
 
 @pytest.mark.parametrize("target", ["wren", "2"])
@@ -408,6 +483,30 @@ def test_what_a_method_warns_of_is_said_in_one_line(
     monkeypatch.setattr("captum_fam.cli.explain.read_classes", warn)
     assert explain("q1.png", "--support", "birds/jay") == 0
     assert "captum-fam: note: careful\n" in capsys.readouterr().err
+
+
+def test_that_maps_explain_little_is_said_once_and_in_one_line(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    vit = models.VisionTransformer(64, 16, num_layers=2, num_heads=2, hidden_dim=32, mlp_dim=64).eval()
+    vit.heads = torch.nn.Identity()
+    layer = "encoder.layers.encoder_layer_1.ln_1"
+    net = EmbeddingModel("tiny_vit", vit, layer, 64, False, (0, 0, 0), (1, 1, 1), TokenGrid())
+    monkeypatch.setattr("captum_fam.cli.explain.create_model", lambda *_, **__: net)
+    words = ["explain", "q1.png", "q2.jpg", "birds/wren", "--support", "birds", "--device", "cpu", "--batch-size", "1"]
+    assert main([*words, "--model", "tiny_vit", "--method", "similarity-cam"]) == 0
+    captured = capsys.readouterr()
+    notes = [line for line in captured.err.splitlines() if "explains" in line]
+    assert len(notes) == 1
+    assert re.match(r"captum-fam: note: the map explains -?\d+ % of the score; other paths -?\d+ %", notes[0])
+    assert ".py" not in captured.err
+    lines = captured.out.splitlines()[:-1]
+    accounts = [query["methods"]["similarity-cam"]["account"] for query in manifest()["queries"]]
+    assert len(lines) == len(accounts) == 4
+    for line, account in zip(lines, accounts, strict=True):
+        assert "; other paths " in account
+        assert f"(similarity-cam {account}) ->" in line
 
 
 def test_files_are_one_class_and_folders_are_classes(folder: Path) -> None:

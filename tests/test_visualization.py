@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from captum_fam.visualization import MATCH_COLORS, MapFigure, overlay, unnormalize, visualize_match
@@ -24,9 +26,8 @@ def heat(ax: Axes) -> np.ndarray:
 
 
 def test_panels_are_query_supports_foils_and_maps_in_this_order() -> None:
-    figure = visualize_match(
-        PHOTO, {"a": torch.ones(3, 5), "b": torch.ones(3, 5)}, supports=PHOTO[None], foils=[PHOTO, PHOTO]
-    )
+    maps = {"a": torch.randn(3, 5), "b": torch.randn(3, 5)}
+    figure = visualize_match(PHOTO, maps, supports=PHOTO[None], foils=[PHOTO, PHOTO])
     assert [ax.get_title() for ax in panels(figure)] == ["query", "support", "foil", "a", "b"]
 
 
@@ -78,12 +79,64 @@ def test_the_colour_bar_has_a_negative_half_only_where_maps_have(
 def test_flat_maps_of_any_sign_are_drawn(value: float, scale: str, tmp_path: Path) -> None:
     figure = visualize_match(PHOTO, {"a": torch.full((1, 4, 4), value)}, scale=scale)
     figure.save(tmp_path / "flat.png")
-    assert ("zero everywhere" in panels(figure)[1].get_title()) == (value == 0)
+    assert panels(figure)[1].get_title() == ("a\nthe same everywhere" if value else "a\nzero everywhere")
 
 
-def test_scores_stand_above_their_maps() -> None:
-    figure = visualize_match(PHOTO, {"a": torch.ones(2, 2), "b": torch.ones(2, 2)}, scores={"b": -0.25})
-    assert [ax.get_title() for ax in panels(figure)[1:]] == ["a", "b\nscore -0.25"]
+def test_a_map_of_one_value_up_to_the_rounding_of_its_precision_is_the_same_everywhere() -> None:
+    nearly = torch.full((3, 5), 0.1) + torch.tensor([0.0, 7e-9, 0.0, -7e-9, 0.0])
+    titles = [panels(visualize_match(PHOTO, {"a": one}))[1].get_title() for one in (nearly, nearly.double())]
+    assert nearly.unique().numel() > 1
+    assert titles == ["a\nthe same everywhere", "a"]
+    whole_numbers = torch.tensor([[3, 3], [3, 3]])
+    assert panels(visualize_match(PHOTO, {"a": whole_numbers}))[1].get_title() == "a\nthe same everywhere"
+
+
+@pytest.mark.parametrize("scale", ["shared", "own"])
+def test_zeros_have_no_colour_bar(scale: str) -> None:
+    figure = visualize_match(PHOTO, {"a": torch.zeros(3, 5), "b": torch.zeros(3, 5)}, scale=scale)
+    assert [ax.child_axes for ax in panels(figure)[1:]] == [[], []]
+    figure = visualize_match(PHOTO, {"a": torch.zeros(3, 5), "b": torch.randn(3, 5)}, scale=scale)
+    assert [len(ax.child_axes) for ax in panels(figure)[1:]] == [0, 1]
+
+
+def test_scores_and_notes_stand_above_their_maps() -> None:
+    maps = {"a": torch.randn(2, 2), "b": torch.randn(2, 2), "c": torch.zeros(2, 2)}
+    figure = visualize_match(PHOTO, maps, scores={"b": -0.25, "c": 61234.0}, notes={"b": "so\nit is", "c": "why"})
+    assert [ax.get_title() for ax in panels(figure)[1:]] == [
+        "a",
+        "b\nscore -0.250\nso\nit is",
+        "c\nscore 61,200\nwhy\nzero everywhere",
+    ]
+
+
+@pytest.mark.parametrize("size", [(90, 20), (30, 30), (20, 90)])
+def test_long_titles_are_broken_and_do_not_touch_each_other(size: tuple[int, int]) -> None:
+    photo = torch.rand(3, *size)
+    long = "score -61,200 = 36,100 explained + -97,300 of the zero embedding\nexplains 12 % of it; class token 85 %"
+    maps = {
+        "LayerIntegratedGradientsOfSomething_without_a_space": torch.randn(4, 4),
+        "similarity-cam": torch.randn(4, 4),
+    }
+    figure = visualize_match(
+        photo,
+        maps,
+        supports=[photo],
+        foils=[torch.rand(3, 90, 20)],
+        notes=dict.fromkeys(maps, long),
+        titles={"query": "query\npredicted: Red winged Blackbird of the north", "foils": "foil: the runner-up of all"},
+    )
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw(renderer)
+    boxes = [ax.title.get_window_extent(renderer) for ax in panels(figure)]
+    assert len(boxes) == 5
+    assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
+    assert all(box.y0 >= 0 and box.y1 <= figure.bbox.height for box in boxes)
+    text = " ".join(" ".join(ax.get_title() for ax in panels(figure)).split())
+    assert " ".join(long.split()) in text
+    # The panel is as high as it was meant to be, whatever stands above it.
+    assert panels(figure)[-1].get_window_extent(renderer).height > 0.75 * 2.2 * figure.dpi * min(
+        1, 2.5 * size[0] / size[1]
+    )
 
 
 def test_colours_are_rgb_and_the_grey_image_keeps_its_brightness() -> None:
@@ -151,7 +204,8 @@ def test_half_precision_is_drawn() -> None:
         ({"query": torch.full((3, 2, 2), torch.nan)}, "expected"),
         ({"maps": {"a": torch.full((2, 2), torch.nan)}}, "a: the map contains NaN"),
         ({"maps": {"a": torch.ones(2, 3, 4)}}, r"a: a map must have the shape .* got \(2, 3, 4\)"),
-        ({"scores": {"b": 1.0}}, "title.* b, which maps has not"),
+        ({"scores": {"b": 1.0}}, "scores has the title.* b, which maps has not"),
+        ({"notes": {"b": "c"}}, "notes has the title.* b, which maps has not"),
         ({"scale": "log"}, "scale must be"),
     ],
 )
@@ -183,6 +237,14 @@ def test_an_overlay_of_zero_is_the_grey_image() -> None:
     expected = PHOTO.mean(0).numpy() * 255
     assert shown.shape == (12, 20, 3)
     np.testing.assert_allclose(shown, np.repeat(expected[..., None], 3, 2), atol=0.51)
+
+
+@pytest.mark.parametrize("scale", [1e-42, 1e-300, 1e30])
+def test_an_overlay_alone_knows_no_score_and_draws_the_smallest_values_too(scale: float) -> None:
+    values = torch.tensor([2.0, 1.0, 0.0, -1.0], dtype=torch.float64).expand(4, 4)
+    grey = torch.full((3, 4, 4), 0.5)
+    drawn, expected = (np.asarray(overlay(grey, one)).astype(int) for one in (values * scale, values))
+    np.testing.assert_allclose(drawn, expected, atol=1)
 
 
 def test_overlays_are_red_for_the_match_and_blue_against_it() -> None:

@@ -9,17 +9,18 @@ import weakref
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from captum_fam._training_mode import module_in_training_mode
-from captum_fam.attr._layer_run import _active_run, _eager, _hook
+from captum_fam.attr._layer_run import _eager
 from captum_fam.attr._similarity_attribution import resolve_layer
-from captum_fam.attr.account import NOISE
+from captum_fam.attr.account import NOISE, SLOTS
 from captum_fam.attr.layer_similarity_cam import LayerSimilarityCAM
+from captum_fam.attr.positions import OTHER_PATHS
 from captum_fam.attr.tokens import (
     TokenGrid,
     TokenHints,
@@ -62,8 +63,8 @@ def find_layer(model: nn.Module, inputs: Tensor) -> FoundLayer:
 
     Candidates are the children of the model and the elements of its ``Sequential`` and ``ModuleList`` parts, whose
     tensor has positions of the image: ``(B, N, *spatial)``, channels-last ``(B, h, w, N)``, or tokens, whose grid is
-    measured. All of the image must pass through them: where two images change places at a candidate, their embeddings
-    change places too, which neither a branch beside a shortcut does nor a layer with another batch.
+    measured. All of the score must pass through them: a branch beside a shortcut, which leaves the rest to ``"other
+    paths"``, is only taken where there is no other layer.
 
     The last candidate is measured first, by the ``coverage`` of :class:`~captum_fam.LayerSimilarityCAM` for the first
     image against itself. For most networks that settles it. A class token takes the score over from the patches block
@@ -75,8 +76,8 @@ def find_layer(model: nn.Module, inputs: Tensor) -> FoundLayer:
     (LayerScale of 1e-5): there the class token is nearly a constant, patches explain next to nothing at any layer, and
     the choice is the input of the first block.
 
-    The choice is logged at level ``INFO`` under ``"captum_fam"``. The model runs about three times for most networks,
-    about a dozen times for a model with a class token.
+    The choice is logged at level ``INFO`` under ``"captum_fam"``. The model runs twice, and once with a way back, for
+    most networks; about nine times with a way back for one with a class token.
 
     Args:
         model: an embedding model, ``(B, C, *spatial) -> (B, J)``, in eval mode, on the device of the inputs. A
@@ -97,16 +98,16 @@ def find_layer(model: nn.Module, inputs: Tensor) -> FoundLayer:
     """
     prefix, model, inputs = _inner(model, inputs)
     search = _Search(model, inputs)
-    blocks = set(_blocks(model, "", search.seen.runs))
+    blocks = set(_blocks(model, "", search.runs))
     candidates = search.candidates(blocks)
     chosen = _choose(candidates, search)
-    if chosen is None and blocks:
+    if chosen is None:
         candidates = search.candidates(None)
         chosen = _choose(candidates, search)
     if chosen is None:
         raise ValueError(
-            f"model {type(model).__name__} has no module with positions of the image that runs once and that all of "
-            f"the embedding goes through{search.reasons()}; name a layer"
+            f"model {type(model).__name__} has no module with positions of the image that runs once and that the "
+            f"embedding depends on{search.reasons()}; name a layer"
         )
     found = search.found(prefix, chosen)
     logger.info(
@@ -139,8 +140,8 @@ def measure_layer(model: nn.Module, inputs: Tensor, layer: nn.Module | str) -> F
     module = resolve_layer(model, layer)
     prefix, model, inputs = _inner(model, inputs)
     search = _Search(model, inputs)
-    seen = next((one for one in search.seen.outputs if one.module is module), None)
-    runs = search.seen.runs[module]
+    seen = next((one for one in search.outputs if one.module is module), None)
+    runs = search.runs[module]
     if seen is None or runs > 1:
         name = layer if isinstance(layer, str) else type(module).__name__
         what = f"runs {runs} times" if runs > 1 else "gives no tensor with positions of the image"
@@ -157,13 +158,11 @@ class _Layout:
         positions: h and w, or the number of tokens.
         token_grid: lays the tensor out; None: it has the form ``(B, N, *spatial)``.
         fits: whether the positions have the aspect of the image.
-        batch_dim: dimension of the batch.
     """
 
     positions: tuple[int, ...]
     token_grid: TokenGrid | None = None
     fits: bool = True
-    batch_dim: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,27 +184,17 @@ class _Output:
     layout: _Layout
 
 
-@dataclass
-class _Seen:
-    """A pass through the model.
-
-    Attributes:
-        outputs: with positions, in the order in which they were finished.
-        runs: how often every module ran.
-        embedding: of both images, ``(2, J)``.
-    """
-
-    outputs: list[_Output] = field(default_factory=list)
-    runs: dict[nn.Module, int] = field(default_factory=lambda: defaultdict(int))
-    embedding: Tensor = field(default_factory=lambda: torch.empty(0))
-
-
 class _Search:
     """Measures the layers of one model on one image.
 
     Args:
         model: an embedding model.
         inputs: images, of which the first is used, beside another made of noise.
+
+    Attributes:
+        outputs: with positions, in the order in which they were finished.
+        runs: how often every module ran.
+        embedding: of both images, ``(2, J)``.
     """
 
     def __init__(self, model: nn.Module, inputs: Tensor) -> None:
@@ -215,7 +204,11 @@ class _Search:
         # Tokens that do not depend on the image, for every number of tokens, where it is first seen.
         self.constant: dict[int, list[int]] = {}
         self.measured: dict[_Output, float | None] = {}
-        self.seen = self._observe()
+        # Of these, those that a part of the score goes around.
+        self.bypassed: set[_Output] = set()
+        self.outputs: list[_Output] = []
+        self.runs: dict[nn.Module, int] = defaultdict(int)
+        self.embedding = self._observe()
 
     def candidates(self, names: set[str] | None) -> list[_Output]:
         """Layers to measure among the modules of these names, or all, in the order in which they end.
@@ -223,9 +216,9 @@ class _Search:
         Of modules that give the same tensor the outermost of those that made it.
         """
         by_tensor: dict[int, _Output] = {}
-        for one in self.seen.outputs:
+        for one in self.outputs:
             # With adaptive pooling begins the head.
-            skipped = self.seen.runs[one.module] > 1 or isinstance(one.module, _ADAPTIVE_POOLING)
+            skipped = self.runs[one.module] > 1 or isinstance(one.module, _ADAPTIVE_POOLING)
             if skipped or (names is not None and one.name not in names):
                 continue
             if one.tensor not in by_tensor or not one.passes_on:
@@ -240,16 +233,20 @@ class _Search:
         return self.measured[candidate]
 
     def _coverage(self, candidate: _Output) -> float | None:
-        if self.seen.embedding.is_meta:
+        if self.embedding.is_meta:
             return float("nan")
         cam = LayerSimilarityCAM(self.model, candidate.module, token_grid=candidate.layout.token_grid)
         cam.has_warned = True  # a small coverage is what is looked for
         try:
-            details = cam.details(self.pair[:1], support=self.seen.embedding[:1])
+            details = cam.details(self.pair[:1], support=self.embedding[:1])
         except ValueError:  # no gradient comes back, or the form of the tensor is not what it looks like
             return None
         assert isinstance(details.coverage, Tensor)
         assert isinstance(details.attributions, Tensor)
+        assert isinstance(details.shares, dict)
+        beside = details.shares.get(SLOTS[OTHER_PATHS])
+        if beside is not None and bool(beside.abs() > 0.01 * details.comparison.score.abs()):
+            self.bypassed.add(candidate)
         # Behind the last attention no position reaches the class token.
         return float(details.coverage) if details.attributions.any() else None
 
@@ -262,35 +259,22 @@ class _Search:
 
     def reasons(self) -> str:
         """Why no layer was found, as far as that can be told."""
-        several = [one.name for one in self.seen.outputs if self.seen.runs[one.module] > 1]
+        several = [one.name for one in self.outputs if self.runs[one.module] > 1]
         if several:
             return f" ({several[-1]} and others run several times: for views of one image pass a Views model)"
-        if not self.seen.runs:
+        if not self.runs:
             return " (no module was called: a scripted, traced or exported model? Pass the eager one)"
         return ""
 
-    def carries_all(self, candidate: _Output) -> bool:
-        """Whether the embeddings of two images change places where their tensors do."""
-        dim, embedding = candidate.layout.batch_dim, self.seen.embedding
-        if embedding.is_meta:
-            return True
-        with (
-            _inference() as active,
-            _hook(candidate.module, False, active, lambda _, tensors: tuple(tensor.flip(dim) for tensor in tensors)),
-        ):
-            exchanged = self.model(self.pair)
-        gap = (embedding[0] - embedding[1]).norm()
-        return bool((exchanged.flip(0) - embedding).norm() <= 0.01 * gap)
-
-    def _observe(self) -> _Seen:
-        seen = _Seen()
+    def _observe(self) -> Tensor:
+        """Fill :attr:`outputs` and :attr:`runs` in a pass of the pair; gives its embeddings, ``(2, J)``."""
         known: dict[int, tuple[weakref.ref[Tensor], int, int]] = {}
         thread, numbers = threading.get_ident(), itertools.count()
 
         def note(name: str, module: nn.Module, args: Any, output: Any) -> None:
             if threading.get_ident() != thread:
                 return
-            seen.runs[module] += 1
+            self.runs[module] += 1
             if isinstance(output, tuple | list) and len(output) == 1:
                 (output,) = output
             if not isinstance(output, Tensor) or not output.is_floating_point():
@@ -304,7 +288,7 @@ class _Search:
             passes_on = is_known and any(output is argument for argument in args)
             layout = self._layout(module, output)
             if layout is not None:
-                seen.outputs.append(_Output(name, module, number, passes_on, layout))
+                self.outputs.append(_Output(name, module, number, passes_on, layout))
 
         with _inference(), ExitStack() as stack:
             for name, module in self.model.named_modules():
@@ -313,8 +297,7 @@ class _Search:
                         lambda module, args, output, name=name: note(name, module, args, output)
                     )
                     stack.callback(handle.remove)
-            seen.embedding = check_embedding(self.model(self.pair))
-        return seen
+            return check_embedding(self.model(self.pair))
 
     def _layout(self, module: nn.Module, tensor: Tensor) -> _Layout | None:
         """None for a tensor without positions."""
@@ -346,7 +329,7 @@ class _Search:
         grid = measure_token_grid(count, self.pair.shape[2:], self.constant.get(count, ()), self.hints)
         if grid is None or count < 2:
             return None
-        return _Layout((count,), replace(grid, sequence_first=batch_dim == 1), batch_dim=batch_dim)
+        return _Layout((count,), replace(grid, sequence_first=batch_dim == 1))
 
 
 def _choose(candidates: list[_Output], search: _Search) -> _Output | None:
@@ -355,7 +338,7 @@ def _choose(candidates: list[_Output], search: _Search) -> _Output | None:
 
     def is_usable(one: _Output) -> bool:
         share = search.coverage(one)
-        if share is not None and search.carries_all(one):
+        if share is not None and one not in search.bypassed:
             shares[one] = share
         return one in shares
 
@@ -363,11 +346,14 @@ def _choose(candidates: list[_Output], search: _Search) -> _Output | None:
         best = max(map(_explained, shares.values()))
         return share is not None and _explained(share) >= min(LEAST_COVERAGE, best - 0.01 * abs(best) - NOISE)
 
-    candidates = list(candidates)
+    everyone, candidates = candidates, list(candidates)
     while candidates and not is_usable(candidates[-1]):
         candidates.pop()
-    if not candidates or not _explained(shares[candidates[-1]]) < LEAST_COVERAGE:  # NaN will do
-        return candidates[-1] if candidates else None
+    if not candidates:
+        beside = {one: share for one in reversed(everyone) if (share := search.coverage(one)) is not None}
+        return max(beside, key=lambda one: _explained(beside[one]), default=None)
+    if not _explained(shares[candidates[-1]]) < LEAST_COVERAGE:  # NaN will do
+        return candidates[-1]
     # Tokens may join or be pooled where the positions change. In between, what the map explains only falls.
     stages = [list(stage) for _, stage in itertools.groupby(candidates, lambda one: one.layout.positions)]
     for stage in [stages[-1], *stages[:-1]]:
@@ -380,13 +366,12 @@ def _choose(candidates: list[_Output], search: _Search) -> _Output | None:
     between = [stage for stage in stages if stage and is_good(shares.get(stage[0]))][-1][1:]
     while between:
         middle = len(between) // 2
-        share = search.coverage(between[middle])
-        if not is_good(share):
-            between = between[:middle]
-        elif is_usable(between[middle]):
+        if not is_usable(between[middle]):
+            between.pop(middle)
+        elif is_good(shares[between[middle]]):
             between = between[middle + 1 :]
         else:
-            between.pop(middle)
+            between = between[:middle]
     return [one for one in candidates if is_good(shares.get(one))][-1]
 
 
@@ -442,10 +427,10 @@ def _inner(model: object, inputs: object) -> tuple[str, nn.Module, Tensor]:
 
 
 @contextmanager
-def _inference() -> Iterator[object]:
-    """A pass without a graph, through modules that are not compiled; gives the run that hooks belong to."""
-    with torch.inference_mode(False), torch.no_grad(), _eager(), _active_run() as active:
-        yield active
+def _inference() -> Iterator[None]:
+    """A pass without a graph, through modules that are not compiled."""
+    with torch.inference_mode(False), torch.no_grad(), _eager():
+        yield
 
 
 def _noise_like(image: Tensor) -> Tensor:

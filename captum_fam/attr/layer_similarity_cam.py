@@ -16,7 +16,18 @@ from captum_fam.attr._layer_run import Way
 from captum_fam.attr._repeated import logged_attribute
 from captum_fam.attr._similarity_attribution import Comparison, Maps, SimilarityLayerAttribution, TokenGridLike, outside
 from captum_fam.attr._way_back import Constants
-from captum_fam.attr.account import MAP, REST, Biases, Shares, coverage_in_words, laid_out, resample
+from captum_fam.attr.account import (
+    MAP,
+    NOISE,
+    REST,
+    ZERO_EMBEDDING,
+    Biases,
+    Shares,
+    coverage_in_words,
+    drop_noise,
+    laid_out,
+    resample,
+)
 from captum_fam.attr.positions import CLASS_TOKEN, REGISTERS
 from captum_fam.attr.views import Views
 from captum_fam.similarity import SimilarityLike
@@ -221,7 +232,10 @@ class LayerSimilarityCAM(SimilarityLayerAttribution):
         self._passes(run)  # refuses a layer that does not fit before the work is done
         with plain_arithmetic(run.embedding.device):
             weights = comparison.over_supports(self.similarity.weights, comparison.support_weights)
-            accounts = [self._account(way, weights, comparison, attr_dim_summation) for way in run.ways]
+            # Of what the score is made, before a foil is taken off: rounding noise is relative to it.
+            sizes = torch.maximum(comparison.similarities.abs(), comparison.explained.abs())
+            magnitude = (comparison.support_weights.abs() * sizes).sum(1)
+            accounts = [self._account(way, weights, comparison, magnitude, attr_dim_summation) for way in run.ways]
         explained = comparison.explained_score
         deltas = [shares[MAP] - explained for _, shares in accounts]
         coverages = [_ratio(shares[MAP], explained) for _, shares in accounts]
@@ -233,12 +247,13 @@ class LayerSimilarityCAM(SimilarityLayerAttribution):
             coverages[0] if single else coverages,
             accounts[0][1] if single else [shares for _, shares in accounts],
         )
-        if not self.has_warned and any(_explains_little(shares) for _, shares in accounts):
-            self.has_warned = True
-            self._warn(accounts, coverages, inputs)
+        if not self.has_warned:
+            self._warn_of_little(accounts, coverages, magnitude, inputs)
         return details
 
-    def _account(self, way: Way, weights: Tensor, comparison: Comparison, attr_dim_summation: bool) -> _Account:
+    def _account(
+        self, way: Way, weights: Tensor, comparison: Comparison, magnitude: Tensor, attr_dim_summation: bool
+    ) -> _Account:
         """The maps of one layer and the named parts of the score."""
         live, (pulled, constants) = way.live, way.account(weights)
         of_views = isinstance(self._model, Views)
@@ -260,6 +275,7 @@ class LayerSimilarityCAM(SimilarityLayerAttribution):
         placed, parts = laid_out(constants, grid, self.biases, self._lay_back)
         if placed is not None:
             maps[0] = maps[0] + placed / maps[0].shape[1]
+        maps = [drop_noise(map_, magnitude) for map_ in maps]
         for key in off_map.placed:
             for slot, name in ((CLASS_TOKEN, "class token"), (REGISTERS, "registers")):
                 share = off_map.slots(*key)[:, slot]
@@ -267,26 +283,28 @@ class LayerSimilarityCAM(SimilarityLayerAttribution):
                     parts[name] = parts[name] + share if name in parts else share
         start_score = comparison.score - comparison.explained_score
         if start_score.any():
-            parts["zero embedding"] = start_score
+            parts[ZERO_EMBEDDING] = start_score
         total = sum((one.flatten(1).sum(1) for one in maps), start=torch.zeros_like(comparison.score))
         rest = comparison.score - total - sum(parts.values())
         return tuple(maps), {MAP: total, **parts, REST: rest}
 
-    def _warn(
+    def _warn_of_little(
         self,
-        accounts: list[tuple[tuple[Tensor, ...], Shares]],
+        accounts: list[_Account],
         coverages: list[Tensor],
+        magnitude: Tensor,
         inputs: Tensor | tuple[Tensor, ...],
     ) -> None:
-        shares, coverage = next(
-            (shares, coverage)
-            for (_, shares), coverage in zip(accounts, coverages, strict=True)
-            if _explains_little(shares)
-        )
-        worst = int(_missing(shares).argmax())
-        explained = float(coverage[worst])
-        words = coverage_in_words(explained, {name: float(share[worst]) for name, share in shares.items()})
-        warnings.warn(f"the map {words}. {self._better_layer(inputs, explained)}", stacklevel=outside())
+        """Warn, once per object, of a map that explains less than half of its score."""
+        for (_, shares), coverage in zip(accounts, coverages, strict=True):
+            missing = _missing(shares, magnitude)
+            worst = int(missing.argmax())
+            if missing[worst] > 0.5:
+                self.has_warned = True
+                explained = float(coverage[worst])
+                words = coverage_in_words(explained, {name: float(share[worst]) for name, share in shares.items()})
+                warnings.warn(f"the map {words}. {self._better_layer(inputs, explained)}", stacklevel=outside())
+                return
 
     def _better_layer(self, inputs: Tensor | tuple[Tensor, ...], coverage: float) -> str:
         """Which layer explains more, in words."""
@@ -310,13 +328,10 @@ def _ratio(part: Tensor, whole: Tensor) -> Tensor:
     return torch.where(whole == 0, torch.nan, part / torch.where(whole == 0, 1.0, whole))
 
 
-def _missing(shares: Shares) -> Tensor:
+def _missing(shares: Shares, magnitude: Tensor) -> Tensor:
     """What the map misses of the score, over the larger of the score and the sum of absolute parts, ``(B,)``."""
-    parts = torch.stack([share for name, share in shares.items() if name != "zero embedding"])
+    parts = torch.stack([share for name, share in shares.items() if name != ZERO_EMBEDDING])
     score, size = parts.sum(0), parts.abs().sum(0)
-    missing = (score - shares[MAP]).abs() / torch.maximum(score.abs(), size).clamp_min(torch.finfo(size.dtype).tiny)
-    return missing
-
-
-def _explains_little(shares: Shares) -> bool:
-    return bool((_missing(shares) > 0.5).any())
+    whole = torch.maximum(score.abs(), size)
+    # Of a score that is only rounding noise nothing is missing.
+    return torch.where(whole <= NOISE * magnitude, 0.0, (score - shares[MAP]).abs() / whole)

@@ -24,7 +24,7 @@ from captum_fam.cli.protocol_options import (
 )
 
 # What summary.json names besides what the results depend on.
-_ABOUT = ("model", "weights", "head", "pooling", "data", "split", "geometry")
+_ABOUT = ("model", "weights", "head", "pooling", "layer", "data", "split", "geometry")
 
 
 def add_parser(subparsers: Any) -> None:
@@ -97,7 +97,7 @@ def _add_head(protocols: Any) -> None:
     parser.add_argument("--steps", type=int, default=300, metavar="N", help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     parser.add_argument("--out", type=Path, default=Path("head.pt"), metavar="FILE", help="default: %(default)s")
-    parser.set_defaults(run=_train_head)
+    parser.set_defaults(run=_train_head, layer=None)
 
 
 def _add_protocol(protocols: Any, name: str, said: str, make: Any) -> argparse.ArgumentParser:
@@ -106,6 +106,12 @@ def _add_protocol(protocols: Any, name: str, said: str, make: Any) -> argparse.A
 
     parser: argparse.ArgumentParser = protocols.add_parser(name, help=said, description=f"{said[0].upper()}{said[1:]}.")
     _add_model(parser, SPLITS[name])
+    parser.add_argument(
+        "--layer",
+        metavar="NAME",
+        help="cut the network behind this module, whose output the maps explain; default: that which is pooled. Layers "
+        "behind it are explained by METHOD[layers=rest.NAME], rest alone being the pooled one",
+    )
     add_methods(parser, ",".join(DEFAULT_METHODS), "")
     measures = "swap" if name == "mosaic" else "localization,swap"
     said = "swap, or nothing; those of the cells come anyway" if name == "mosaic" else ", ".join(MEASURES)
@@ -294,7 +300,7 @@ def _train_head(options: argparse.Namespace) -> int:
 def _model(options: argparse.Namespace, head: Any = None) -> Any:
     from captum_fam.protocols.model import load_model
 
-    model = load_model(options.model, options.weights, head or options.head, options.pooling)
+    model = load_model(options.model, options.weights, head or options.head, options.pooling, options.layer)
     model.size = options.size or model.size
     model.framing = options.geometry or model.framing
     model.interpolation = options.interpolation or model.interpolation

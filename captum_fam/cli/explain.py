@@ -19,9 +19,9 @@ from tqdm import tqdm
 
 from captum_fam._staging import MANIFEST, staged
 from captum_fam.cli.protocol_options import positive
-from captum_fam.explanation import Explanation, compare_figure, explain, versions, write_json, write_query
+from captum_fam.explanation import Explainer, Explanation, compare_figure, versions, write_json, write_query
 from captum_fam.images import IMAGE_SUFFIXES, UnreadableImageError, find_images, read_image
-from captum_fam.methods import METHODS, WITH_FOIL
+from captum_fam.methods import METHODS
 from captum_fam.models import EmbeddingModel, create_model, list_models
 from captum_fam.models.registry import full_name
 from captum_fam.similarity import get_similarity
@@ -111,7 +111,7 @@ def run(options: argparse.Namespace) -> int:
     target = _class_name(options.target, list(supports))
     if options.similarity is not None:
         get_similarity(options.similarity)
-    methods = {name: dict(WITH_FOIL.get(name, {})) if options.foil else {} for name in options.method}
+    methods = list(dict.fromkeys(options.method))
 
     weights = _weights(options.model, options.weights)
     net = create_model(options.model, weights, layer=options.layer)
@@ -128,27 +128,21 @@ def run(options: argparse.Namespace) -> int:
     as_images = any(name in _NEED_IMAGES for name in methods)
     support = job.support_set(supports, "support", as_images)
     foil_set = job.support_set(foils, "foil", as_images) if foils else None
+    explainers = [
+        Explainer(
+            net.model, support, layer=net.layer, method=name, similarity=net.similarity, foil=foil_set or foil, **grid
+        )
+        for name in methods
+    ]
     panels = _Panels(supports, foils, foil)
     (options.out / MANIFEST).unlink(missing_ok=True)  # it would speak of another run
     entries = []
     with tqdm(total=len(queries), desc="explaining", unit="image", disable=None) as progress:
         for chunk in job.read(queries):
+            names = [queries[path] for path in chunk.paths]
             explanations = [
-                explain(
-                    net.model,
-                    chunk.inputs,
-                    support,
-                    layer=net.layer,
-                    method=name,
-                    target=target,
-                    similarity=net.similarity,
-                    foil=foil_set or foil,
-                    images=chunk.photos,
-                    names=[queries[path] for path in chunk.paths],
-                    **grid,
-                    **extra,
-                )
-                for name, extra in methods.items()
+                explainer.explain(chunk.inputs, target=target, images=chunk.photos, names=names)
+                for explainer in explainers
             ]
             for index, path in enumerate(chunk.paths):
                 entry = _write(explanations, index, path, panels, options.out)
@@ -304,8 +298,16 @@ def _write(explanations: Sequence[Explanation], index: int, path: Path, panels: 
         figure = f"{entry['name']}.figure.png"
         title, foils = panels.foils(target, entry["scores"])
         compare_figure(explanations, index, panels.supports(target), foils, title).save(scratch / figure)
-    tqdm.write(f"{path}: {target} {entry['scores'][target]:.3f} -> {out / figure}")
+    tqdm.write(f"{path}: {target} {_line(explanations, index)} -> {out / figure}")
     return {**entry, "figure": figure}
+
+
+def _line(explanations: Sequence[Explanation], index: int) -> str:
+    """The score, what maps explain of it, and which are flat, in words."""
+    first = next((one for one in explanations if one.coverage is not None), explanations[0])
+    said = [f"{one.method} {one.account_text(index)}" for one in explanations if one.coverage is not None]
+    said += [f"{one.method} is zero everywhere" for one in explanations if not one.attributions[index].any()]
+    return first.score_text(index) + (f" ({' | '.join(said)})" if said else "")
 
 
 def _query_files(paths: Sequence[Path]) -> dict[Path, str]:

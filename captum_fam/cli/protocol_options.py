@@ -42,7 +42,7 @@ def add_methods(parser: argparse.ArgumentParser, default: str, said: str) -> Non
         default=default,
         metavar="NAME,NAME,...",
         help=f"{said}{', '.join(METHOD_NAMES)}; each with -foil behind it, or [option=value,...] as in "
-        "fam[normalization=none]; default: %(default)s",
+        "fam[normalization=none] and similarity-cam[layers=activation+rest]; default: %(default)s",
     )
     parser.add_argument("--foil", choices=("others", "runner-up"), default="others", help="default: %(default)s")
 

@@ -36,6 +36,7 @@ class Row:
         standard_error: of ``energy``.
         hits: share of queries whose map has its maximum inside the object.
         n_zero: queries left out because their map has no positive part.
+        coverage: mean over queries of what the map explains of the score; None for methods without an account of it.
     """
 
     title: str
@@ -43,6 +44,13 @@ class Row:
     standard_error: float
     hits: float
     n_zero: int
+    coverage: float | None = None
+
+    def __str__(self) -> str:
+        numbers = f"{self.title:26}{self.energy:>10.3f} ± {self.standard_error:.3f}{self.hits:>13.0%}"
+        said = [] if self.coverage is None else [f"explains {100 * self.coverage:.0f} % of the score"]
+        said += [f"{self.n_zero} zero maps left out"] if self.n_zero else []
+        return f"{numbers}   ({', '.join(said)})" if said else numbers
 
 
 @dataclass(frozen=True)
@@ -71,11 +79,7 @@ class DemoResult:
             *textwrap.wrap(introduction, 88),
             "",
             f"{'':26}{'energy inside':>16}{'maximum inside':>17}",
-            *(
-                f"{row.title:26}{row.energy:>10.3f} ± {row.standard_error:.3f}{row.hits:>13.0%}"
-                + (f"   ({row.n_zero} zero maps left out)" if row.n_zero else "")
-                for row in self.rows
-            ),
+            *map(str, self.rows),
             "",
             f"figure: {self.figure}",
         ]
@@ -100,6 +104,7 @@ def run_demo(out: str | Path = "captum-fam-demo", *, seed: int = 0, episodes: in
     scenes = PlantedScenes("novel", seed=seed)
     energies: dict[str, list[Tensor]] = {title: [] for title, *_ in _ROWS}
     hits: dict[str, list[Tensor]] = {title: [] for title, *_ in _ROWS}
+    coverages: dict[str, list[Tensor]] = {title: [] for title, *_ in _ROWS}
     areas: list[Tensor] = []
     figure: Path | None = None
     for number in range(episodes):
@@ -124,13 +129,18 @@ def run_demo(out: str | Path = "captum-fam-demo", *, seed: int = 0, episodes: in
             maps = one.maps[matched, 0]
             energies[title].append(_energy_inside(maps, masks))
             hits[title].append(masks.flatten(1).gather(1, maps.flatten(1).argmax(1, keepdim=True)).squeeze(1))
+            if one.coverage is not None:
+                coverages[title].append(one.coverage[matched])
         if figure is None and len(matched):
             figure = _draw(explained, episode, int(matched[0]), Path(out))
     if figure is None:
         raise RuntimeError("the demo's network matched no query correctly; its weights are not those it shipped with")
-    rows = [_row(title, torch.cat(energies[title]), torch.cat(hits[title])) for title in energies]
+    rows = [
+        _row(title, torch.cat(energies[title]), torch.cat(hits[title]), torch.cat(coverages[title] or [torch.empty(0)]))
+        for title in energies
+    ]
     area = torch.cat(areas)
-    rows.append(_row("constant map (area)", area, area))
+    rows.append(_row("constant map (area)", area, area, torch.empty(0)))
     return DemoResult(figure, tuple(rows), len(area), 5 * episodes)
 
 
@@ -140,10 +150,11 @@ def _energy_inside(maps: Tensor, masks: Tensor) -> Tensor:
     return (positive * masks).sum((1, 2)) / positive.sum((1, 2))
 
 
-def _row(title: str, energy: Tensor, hits: Tensor) -> Row:
+def _row(title: str, energy: Tensor, hits: Tensor, coverage: Tensor) -> Row:
     known = energy[~energy.isnan()]
     error = float(known.std() / len(known) ** 0.5) if len(known) > 1 else float("nan")
-    return Row(title, float(known.mean()), error, float(hits.float().mean()), len(energy) - len(known))
+    explained = float(coverage.nanmean()) if len(coverage) else None
+    return Row(title, float(known.mean()), error, float(hits.float().mean()), len(energy) - len(known), explained)
 
 
 def _draw(explained: dict[str, Explanation], episode: Episode, index: int, out: Path) -> Path:
@@ -151,12 +162,14 @@ def _draw(explained: dict[str, Explanation], episode: Episode, index: int, out: 
 
     label = int(episode.query_labels[index])
     mask = episode.query[index].mask
-    maps, scores = {}, {}
+    maps, scores, notes = {}, {}, {}
     for title in (title for title, *_, drawn in _ROWS if drawn):
         one = explained[title]
         share = float(_energy_inside(one.maps[index], mask[None]))
-        maps[f"{title}\n{share:.0%} inside the object"] = one.maps[index]
-        scores[f"{title}\n{share:.0%} inside the object"] = float(one.target_scores[index])
+        said = f"{title}\n{share:.0%} inside the object"
+        maps[said] = one.maps[index]
+        scores[said] = float(one.target_scores[index])
+        notes[said] = one.account_text(index)
     path = out / "demo.png"
     visualize_match(
         episode.query_images[index],
@@ -164,6 +177,7 @@ def _draw(explained: dict[str, Explanation], episode: Episode, index: int, out: 
         supports=[scene.image for scene in episode.support if scene.label == episode.classes[label]],
         foils=[scene.image for scene in episode.support if scene.label != episode.classes[label]],
         scores=scores,
+        notes=notes,
         scale="own",
         mask=mask,
         titles={

@@ -20,7 +20,7 @@ from captum_fam.images import unnormalize
 from captum_fam.protocols.features import Features, extract
 from captum_fam.protocols.figures import Picture
 from captum_fam.protocols.measures import Panel, Perturbable
-from captum_fam.protocols.methods import Foil, MapMethod, ScoresFor
+from captum_fam.protocols.methods import Foil, MapMethod, Maps, ScoresFor
 from captum_fam.protocols.model import TwoPartModel
 from captum_fam.protocols.ranks import Ranks
 from captum_fam.protocols.store import Record
@@ -64,7 +64,8 @@ class ModelProtocol:
         num_workers: processes that read images.
 
     Raises:
-        ValueError: if the panel has measures that need boxes, and the dataset has none.
+        ValueError: if the panel has measures that need boxes, and the dataset has none, or methods that explain a layer
+            which the model's tail does not have.
     """
 
     name = ""
@@ -86,6 +87,8 @@ class ModelProtocol:
     ) -> None:
         self.panel = panel or Panel()
         _check_boxes(self.panel, dataset)
+        for method in self.panel.methods:
+            method.modules(model.tail)
         self.dataset = dataset
         self.batch_size = batch_size
         self.num_workers = num_workers
@@ -234,8 +237,19 @@ class ModelProtocol:
         size: Sequence[int] | None = None,
     ) -> Tensor:
         """The maps of a method, ``(B, 1, h, w)``, for images of the model's size or another."""
+        return self.account(method, scores_for, activation, target, size).maps
+
+    def account(
+        self,
+        method: MapMethod,
+        scores_for: ScoresFor,
+        activation: Tensor,
+        target: Tensor,
+        size: Sequence[int] | None = None,
+    ) -> Maps:
+        """:meth:`maps`, with what they cover of the score."""
         height, width = size or self.size
-        return method.maps(scores_for, self.model.tail.activation, activation, target, (height, width))
+        return method.maps(scores_for, self.model.tail, activation, target, (height, width))
 
     def perturbable(
         self, images: Tensor | None, activation: Tensor, scores: SimilarityToSupport, target: Tensor

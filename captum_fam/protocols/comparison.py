@@ -39,6 +39,7 @@ Scale = Literal["zero", "minmax"]
 _PHOTOGRAPH = 480  # pixels of the longer side
 # Besides FAM: baselines whose maps have no sign to lose.
 _UNSIGNED = ("mean-activation", "random", "centre", CENTRE_BOX, "uniform")
+_TO_ONE = ("auto", "minmax", "relu")  # normalisations of FAM to [0, 1], where there is no foil
 _ROLES = {"label": "true", "predicted": "predicted"}
 
 
@@ -418,7 +419,7 @@ def _each_once(queries: list[Query]) -> list[Query]:
 
 
 def _is_unsigned(method: MapMethod) -> bool:
-    normalized = method.base == "fam" and method.options.get("normalization", "minmax") in ("minmax", "relu")
+    normalized = method.base == "fam" and method.options.get("normalization", "auto") in _TO_ONE
     return method.foil is None and (normalized or method.base in _UNSIGNED)
 
 

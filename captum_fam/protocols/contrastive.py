@@ -19,7 +19,7 @@ from captum_fam.memory_bank import Backend, BankSupport, MemoryBank, Neighbours,
 from captum_fam.protocols.base import Example, ModelProtocol, cached, fingerprint, labels_of
 from captum_fam.protocols.features import extract, not_finite
 from captum_fam.protocols.measures import Panel, jsonable
-from captum_fam.protocols.methods import Foil, MapMethod, PairedScores, ScoresFor, check_no_positions
+from captum_fam.protocols.methods import Foil, MapMethod, Maps, PairedScores, ScoresFor, check_no_positions
 from captum_fam.protocols.model import TwoPartModel
 from captum_fam.protocols.ranks import Ranks
 from captum_fam.protocols.store import Record
@@ -225,9 +225,9 @@ class Contrastive(ModelProtocol):
 
         alone = ~has_other[:, None, None, None]
 
-        def maps_of(method: MapMethod) -> Tensor:
-            maps = self.maps(method, scores_for, query.activation, target)
-            return maps.masked_fill(alone, torch.nan) if method.foil else maps
+        def maps_of(method: MapMethod) -> Maps:
+            maps, coverage = self.account(method, scores_for, query.activation, target)
+            return Maps(maps.masked_fill(alone, torch.nan) if method.foil else maps, coverage)
 
         def pairs(method: MapMethod, maps: Tensor) -> tuple[Tensor, Tensor]:
             others = self.maps(method, scores_for, query.activation, target + len(target))

@@ -114,7 +114,7 @@ class FewShot(FeaturesProtocol):
         images = self._features.images(rows[chosen]) if self.panel.needs_images else None
         boxes = [self._features.boxes[row] for row in rows[chosen].tolist()] if self._features.boxes else []
         record["explained"] |= self.panel.values(
-            lambda method: self.maps(method, scores_for, activation, target),
+            lambda method: self.account(method, scores_for, activation, target),
             self.size,
             boxes,
             self.perturbable(images, activation, scores_for(None), target),

@@ -11,6 +11,7 @@ group                   measure                     of the map
 ``faithfulness``        ``drop``, ``increase``      average drop and increase in confidence (Eq. 21, 22), as chosen
 ``perturbation``        ``deletion``, ``insertion``  area under the curve of the score, over that of the whole image
 ``swap``                ``swap``                    correlation with the map for another support
+(additive maps)         ``coverage``                sum over the explained score
 (mosaics)               ``cell-energy``             energy in the support's cell, of the positive part
                         ``cell-hit``                whether that cell has the most
                         ``cell-auroc``              by the rank of the pixels of the signed map
@@ -57,7 +58,7 @@ from captum_fam.metrics.boxes import clip_boxes, format_boxes
 from captum_fam.metrics.faithfulness import apply_masks
 from captum_fam.metrics.localization import MAX_BOX_DELTAS, MAX_BOX_THRESHOLDS, Over, iou_over_boxes
 from captum_fam.metrics.maps import Energy
-from captum_fam.protocols.methods import DEFAULT_METHODS, UNIFORM, MapMethod, get_methods
+from captum_fam.protocols.methods import DEFAULT_METHODS, UNIFORM, MapMethod, Maps, get_methods
 
 Measure = Literal["localization", "max-box", "faithfulness", "perturbation", "swap"]
 MEASURES: tuple[Measure, ...] = get_args(Measure)
@@ -76,6 +77,7 @@ COLUMN_ORDER = (
     "cell-energy",
     "cell-hit",
     "cell-auroc",
+    "coverage",
 )
 
 # Measures that see the positive part of a map, always or where the conventions say so.
@@ -261,7 +263,7 @@ class Panel:
 
     def values(
         self,
-        maps_of: Callable[[MapMethod], Tensor],
+        maps_of: Callable[[MapMethod], Maps],
         size: Size,
         boxes: Sequence[Tensor] = (),
         images: Perturbable | None = None,
@@ -271,17 +273,19 @@ class Panel:
         """Columns ``"METHOD.NAME"`` with a value a query.
 
         Args:
-            maps_of: gives the maps of a method, ``(B, 1, h, w)``.
+            maps_of: gives the maps of a method.
             size: height and width of the images.
             boxes: of each query.
             images: for the measures that mask them.
-            pairs_of: for ``swap``, gives maps of one query for two supports, from a method and what ``maps_of`` gave.
+            pairs_of: for ``swap``, gives maps of one query for two supports, from a method and its maps by ``maps_of``.
             cells: of mosaics, the cell of each query's support, and the number of cells a side.
         """
         columns: dict[str, list[Any]] = {}
         for method in self.methods:
-            maps = maps_of(method)
+            maps, coverage = maps_of(method)
             found = flags(maps)
+            if coverage is not None:
+                found["coverage"] = coverage
             if "localization" in self.measures and boxes:
                 found |= localization(method.base, maps, boxes, size, self.conventions)
             if "faithfulness" in self.measures and images is not None:

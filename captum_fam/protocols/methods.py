@@ -3,6 +3,10 @@
 ``NAME`` is one of :data:`~captum_fam.methods.METHODS` or a baseline; ``NAME-foil`` explains the score less that of
 the foil, ``NAME-runner-up`` less that of the runner-up whatever the foil is; ``NAME[option=value,...]`` sets options of
 the method, as ``fam[normalization=maxabs]-foil``.
+
+A method explains the activation at which the model is cut. ``NAME[layers=LAYER]`` explains another layer behind it,
+named as in the model's tail, and ``similarity-cam[layers=activation+rest.features.10+rest]`` is the mean of the maps of
+several: each adds up to the same score, and so does their mean.
 """
 
 from __future__ import annotations
@@ -10,11 +14,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
-from captum_fam.methods import METHODS, WITH_FOIL
+from captum_fam.attr.account import mean_of_layers
+from captum_fam.methods import METHODS, magnitude_of_scores, without_noise
 from captum_fam.metrics import box_mask, centred_box
 from captum_fam.similarity import SimilarityLike
 from captum_fam.support import EmbeddedSupport, SimilarityToSupport, SupportSet
@@ -24,6 +30,8 @@ ScoresFor = Callable[[Foil | None], SimilarityToSupport]
 
 CENTRE_BOX = "centre-box"
 UNIFORM = "uniform"
+AVERAGED = ("similarity-cam",)
+"""Methods whose maps add up to one score at every layer, so that the maps of several layers have a mean."""
 METHOD_NAMES = (*METHODS, CENTRE_BOX)
 DEFAULT_METHODS = (
     "fam",
@@ -41,6 +49,18 @@ DEFAULT_METHODS = (
 )
 
 
+class Maps(NamedTuple):
+    """What a method gives for a batch.
+
+    Attributes:
+        maps: ``(B, 1, h, w)``, detached.
+        coverage: of a method whose maps add up, their sum over the explained score, ``(B,)``; NaN where that is zero.
+    """
+
+    maps: Tensor
+    coverage: Tensor | None = None
+
+
 @dataclass(frozen=True)
 class MapMethod:
     """A method of a table.
@@ -50,31 +70,73 @@ class MapMethod:
         base: its name without foil and options.
         foil: what is subtracted from the explained score.
         options: of the method's constructor.
+        layers: names of what it explains in the model's tail; of several the mean.
     """
 
     name: str
     base: str
     foil: Foil | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    layers: tuple[str, ...] = ("activation",)
 
     def maps(
-        self, scores_for: ScoresFor, layer: nn.Module, activation: Tensor, target: Tensor, size: tuple[int, int]
-    ) -> Tensor:
-        """Maps of a batch, ``(B, 1, h, w)``, detached.
+        self, scores_for: ScoresFor, tail: nn.Module, activation: Tensor, target: Tensor, size: tuple[int, int]
+    ) -> Maps:
+        """Maps of a batch.
 
         Args:
             scores_for: the scores on activations, for a foil.
-            layer: the tail's ``activation``.
+            tail: of the model.
             activation: ``(B, N, h, w)``.
             target: the explained class of each, ``(B,)``.
             size: height and width of the images.
+
+        Raises:
+            ValueError: for a layer that the tail does not have.
         """
         if self.base == CENTRE_BOX:
             box = centred_box(size).to(activation.device)
-            return box_mask(box[None], size).to(activation).expand(len(activation), 1, *size)
-        attribution = METHODS[self.base](scores_for(self.foil), layer, **self.options)
-        maps: Tensor = attribution.attribute(activation, target=target)
-        return maps.detach().sum(1, keepdim=True)
+            return Maps(box_mask(box[None], size).to(activation).expand(len(activation), 1, *size))
+        layers = self.modules(tail)
+        mean = len(layers) > 1
+        scores = scores_for(self.foil)
+        attribution = METHODS[self.base](scores, layers if mean else layers[0], **self.options)
+        # The coverage has a column of its own, and a method is made for each batch.
+        attribution.has_warned = True
+        if not hasattr(attribution, "details"):
+            maps, coverage = attribution.attribute(activation, target=target), None
+        else:
+            details = attribution.details(activation, target=target)
+            maps, coverage = details.attributions, getattr(details, "coverage", None)
+            if mean:
+                maps, coverage = mean_of_layers(maps), torch.stack(details.coverage).mean(0)
+        maps = maps.detach().sum(1, keepdim=True)
+
+        def magnitude() -> Tensor:
+            with torch.no_grad():
+                return magnitude_of_scores(scores, scores._compare(activation)[2])
+
+        kept = without_noise(attribution, maps, magnitude)
+        if coverage is not None:
+            coverage = coverage.masked_fill(maps.flatten(1).any(1) & ~kept.flatten(1).any(1), 0)
+        return Maps(kept, coverage)
+
+    def modules(self, tail: nn.Module) -> list[nn.Module]:
+        """The layers that are explained.
+
+        Raises:
+            ValueError: for a name that the tail does not have.
+        """
+        known = dict(tail.named_modules())
+        missing = [layer for layer in self.layers if not layer or layer not in known]
+        if missing:
+            # What a network is made of, without what lies in its blocks.
+            names = [name for name in known if name == "activation" or re.fullmatch(r"rest(\.\w+){0,2}", name)]
+            raise ValueError(
+                f"method {self.name!r}: {', '.join(missing)} is no layer behind the activation, where the model is "
+                f"cut; there are {', '.join(names)}. Cut it before the first that you name (--layer)"
+            )
+        return [known[layer] for layer in self.layers]
 
 
 def get_methods(names: str | Sequence[str], foil: Foil = "others") -> tuple[MapMethod, ...]:
@@ -101,21 +163,27 @@ def _parse(name: str, foil: Foil) -> MapMethod:
     if found is None or found[1] not in METHOD_NAMES:
         raise ValueError(
             f"method {name!r} is unknown; give {', '.join(METHOD_NAMES)}, each with -foil or -runner-up behind it, or "
-            "[option=value,...] as in fam[normalization=none]"
+            "[option=value,...] as in fam[normalization=none], or [layers=LAYER+LAYER]"
         )
     base, given, suffix = found.groups()
-    options = dict(WITH_FOIL.get(base, {})) if suffix else {}
+    options: dict[str, Any] = {}
     for part in filter(None, (given or "").split(",")):
         key, equals, value = part.partition("=")
         if not equals:
             raise ValueError(f"method {name!r}: expected option=value in the brackets, got {part!r}")
         options[key.strip()] = _value(value.strip())
+    layers = tuple(layer.strip() for layer in str(options.pop("layers", "activation")).split("+"))
+    if len(layers) > 1 and base not in AVERAGED:
+        raise ValueError(
+            f"method {name!r}: maps of several layers have a mean only where each adds up to the score, as of "
+            f"{', '.join(AVERAGED)}; name one layer"
+        )
     if base == CENTRE_BOX and given:
         raise ValueError(f"method {name!r}: {CENTRE_BOX} has no options")
     if base == "centre" and "box" in options:
         raise ValueError(f"method {name!r}: a box has edges that the activation's grid cannot hold; use {CENTRE_BOX}")
     chosen: Foil | None = "runner-up" if suffix == "-runner-up" else foil if suffix else None
-    return MapMethod(name, base, chosen, _Frozen(options))
+    return MapMethod(name, base, chosen, _Frozen(options), layers)
 
 
 def check_no_positions(methods: Sequence[MapMethod]) -> None:

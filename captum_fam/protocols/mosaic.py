@@ -130,7 +130,7 @@ class Mosaic(FeaturesProtocol):
             "explained": {
                 "row": jsonable(cells),
                 **self.panel.values(
-                    lambda method: self.maps(method, scores_for, activation, target, size),
+                    lambda method: self.account(method, scores_for, activation, target, size),
                     size,
                     pairs_of=pairs,
                     cells=(target, self.grid),

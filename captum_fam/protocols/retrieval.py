@@ -108,7 +108,7 @@ class Retrieval(FeaturesProtocol):
         record["explained"] = {
             "row": jsonable(chosen),
             **self.panel.values(
-                lambda method: self.maps(method, scores_for, activation, target),
+                lambda method: self.account(method, scores_for, activation, target),
                 self.size,
                 [self._features.boxes[row] for row in rows.tolist()] if self._features.boxes else [],
                 self.perturbable(images, activation, scores_for(None), target),

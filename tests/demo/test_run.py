@@ -36,6 +36,8 @@ def test_every_row_is_printed_with_its_numbers(result: DemoResult) -> None:
     text = str(result)
     for row in result.rows:
         assert f"{row.title:26}{row.energy:>10.3f} ± {row.standard_error:.3f}{row.hits:>13.0%}" in text
+        assert (row.coverage is not None) is row.title.startswith("SimilarityCAM")
+    assert text.count("(explains 100 % of the score)") == 2
     assert f"{result.n_matched} " in text
     assert text.endswith(f"figure: {result.figure}")
 
@@ -54,8 +56,13 @@ def test_energy_is_the_share_of_the_positive_part_inside() -> None:
 
 
 def test_maps_without_a_positive_part_are_left_out_and_counted() -> None:
-    row = _row("a", torch.tensor([0.2, float("nan"), 0.4, 0.6]), torch.tensor([True, False, True, False]))
+    energy, hits = torch.tensor([0.2, float("nan"), 0.4, 0.6]), torch.tensor([True, False, True, False])
+    row = _row("a", energy, hits, torch.empty(0))
     assert row == Row("a", pytest.approx(0.4), pytest.approx(0.2 / 3**0.5), 0.5, n_zero=1)
+    assert str(row).endswith("   (1 zero maps left out)")
+    row = _row("a", energy, hits, torch.tensor([0.1, float("nan"), 0.3, 0.2]))
+    assert row.coverage == pytest.approx(0.2)
+    assert str(row).endswith("   (explains 20 % of the score, 1 zero maps left out)")
 
 
 def test_the_command_runs_the_demo(
