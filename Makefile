@@ -66,7 +66,9 @@ pytest-oldest-captum: $(INSTALLED) $(OLDEST_INSTALLED)  ## run Captum's side aga
 
 benchmarks: $(INSTALLED)  ## write the benchmark tables of docs/
 	$(BIN)/python -m benchmarks.attribute
+	$(BIN)/python -m benchmarks.attribute_layers
 	$(BIN)/python -m benchmarks.memory_bank
+	$(BIN)/python -m benchmarks.coverage
 
 figures: $(BASE)  ## draw the figures of docs/ again
 	$(BIN)/captum-fam demo --out docs/figures

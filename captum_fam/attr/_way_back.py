@@ -448,14 +448,20 @@ def _opened(function: FunctionType) -> Callable[..., Any]:
 _ELEMENTWISE_WITH_CONSTANT = frozenset(
     "add sub rsub div neg masked_fill where dropout contiguous clone type type_as to float half bfloat16 double".split()
 )
-_LINEAR = frozenset("linear conv1d conv2d conv3d mean sum".split())
+_LINEAR = frozenset(
+    "linear conv1d conv2d conv3d mean sum pad interpolate upsample_nearest1d upsample_nearest2d upsample_nearest3d "
+    "_upsample_nearest_exact1d _upsample_nearest_exact2d _upsample_nearest_exact3d upsample_linear1d "
+    "upsample_bilinear2d upsample_bicubic2d upsample_trilinear3d avg_pool1d avg_pool2d avg_pool3d "
+    "adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d max_pool1d max_pool2d max_pool3d amax amin".split()
+)
 
 
 def _gate_of_result(name: str, before: list[Note]) -> Gate:
     own = held_scales.gate_level(name)
     if own is not None:
         return own
-    levels = [note.gate for note in before]
+    # expand_as and its like take only the shape of their second tensor.
+    levels = [note.gate for note in (before[:1] if name.endswith("_as") else before)]
     if not levels:
         return Gate.NONE
     lowest = min(levels)

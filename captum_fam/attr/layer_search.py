@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from captum_fam._training_mode import module_in_training_mode
-from captum_fam.attr._layer_run import _eager
+from captum_fam.attr._layer_run import _active_run, _eager, _hook
 from captum_fam.attr._similarity_attribution import resolve_layer
 from captum_fam.attr.account import NOISE, SLOTS
 from captum_fam.attr.layer_similarity_cam import LayerSimilarityCAM
@@ -72,9 +72,10 @@ def find_layer(model: nn.Module, inputs: Tensor) -> FoundLayer:
     hundredth of the best are as good, and the last of them is taken: a bias behind the pooling, which no layer can
     explain, does not move the choice.
 
-    With random weights the measurement is as good as anywhere, but for models whose blocks start as identities
-    (LayerScale of 1e-5): there the class token is nearly a constant, patches explain next to nothing at any layer, and
-    the choice is the input of the first block.
+    With random weights the measurement is as good as anywhere. But where blocks start as identities (LayerScale of
+    1e-5), the class token is nearly a constant and patches explain next to nothing, mostly at the input of the first
+    block, which is taken then; and where no map is more than rounding noise, the last layer whose positions have any
+    influence on the embedding.
 
     The choice is logged at level ``INFO`` under ``"captum_fam"``. The model runs twice, and once with a way back, for
     most networks; about nine times with a way back for one with a class token.
@@ -134,8 +135,9 @@ def measure_layer(model: nn.Module, inputs: Tensor, layer: nn.Module | str) -> F
         ValueError: for a layer that is no module of the model, does not run once or has no positions.
 
     Example:
-        >>> measure_layer(model, images, "layer4").coverage
-        1.0
+        >>> found = measure_layer(model, images, "layer4")
+        >>> found.token_grid, round(found.coverage, 2)
+        (None, 1.0)
     """
     module = resolve_layer(model, layer)
     prefix, model, inputs = _inner(model, inputs)
@@ -204,8 +206,9 @@ class _Search:
         # Tokens that do not depend on the image, for every number of tokens, where it is first seen.
         self.constant: dict[int, list[int]] = {}
         self.measured: dict[_Output, float | None] = {}
-        # Of these, those that a part of the score goes around.
+        # Of these, those that a part of the score goes around, and those whose map is zero everywhere.
         self.bypassed: set[_Output] = set()
+        self.flat: set[_Output] = set()
         self.outputs: list[_Output] = []
         self.runs: dict[nn.Module, int] = defaultdict(int)
         self.embedding = self._observe()
@@ -227,7 +230,7 @@ class _Search:
         return [one for one in found if one.layout.fits] or found
 
     def coverage(self, candidate: _Output) -> float | None:
-        """The share of the score that the map of this layer explains; None where no position has any influence."""
+        """The share of the score that the map of this layer explains; None where no map can be made."""
         if candidate not in self.measured:
             self.measured[candidate] = self._coverage(candidate)
         return self.measured[candidate]
@@ -247,8 +250,23 @@ class _Search:
         beside = details.shares.get(SLOTS[OTHER_PATHS])
         if beside is not None and bool(beside.abs() > 0.01 * details.comparison.score.abs()):
             self.bypassed.add(candidate)
-        # Behind the last attention no position reaches the class token.
-        return float(details.coverage) if details.attributions.any() else None
+        if not details.attributions.any():
+            self.flat.add(candidate)
+        return float(details.coverage)
+
+    def has_influence(self, candidate: _Output) -> bool:
+        """Whether the embeddings change where two images exchange what stands at the positions of this layer."""
+
+        def exchange(_: nn.Module, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            (tensor,), grid = tensors, candidate.layout.token_grid
+            elements = torch.arange(tensor.numel(), device=tensor.device).view_as(tensor)
+            placed = (elements if grid is None else grid(elements)).flatten(1)
+            flat = tensor.flatten().clone()
+            flat[placed] = flat[placed.flip(0)]
+            return (flat.view_as(tensor),)
+
+        with _inference() as active, _hook(candidate.module, False, active, exchange):
+            return not torch.equal(self.model(self.pair), self.embedding)
 
     def found(self, prefix: str, one: _Output) -> FoundLayer:
         """One of the layers, by its name in the model behind ``prefix``."""
@@ -338,7 +356,8 @@ def _choose(candidates: list[_Output], search: _Search) -> _Output | None:
 
     def is_usable(one: _Output) -> bool:
         share = search.coverage(one)
-        if share is not None and one not in search.bypassed:
+        # Behind the last attention no position reaches the class token.
+        if share is not None and one not in search.bypassed and one not in search.flat:
             shares[one] = share
         return one in shares
 
@@ -351,7 +370,9 @@ def _choose(candidates: list[_Output], search: _Search) -> _Output | None:
         candidates.pop()
     if not candidates:
         beside = {one: share for one in reversed(everyone) if (share := search.coverage(one)) is not None}
-        return max(beside, key=lambda one: _explained(beside[one]), default=None)
+        if any(one not in search.flat for one in beside):
+            return max(beside, key=lambda one: _explained(beside[one]))
+        return next((one for one in beside if search.has_influence(one)), None)
     if not _explained(shares[candidates[-1]]) < LEAST_COVERAGE:  # NaN will do
         return candidates[-1]
     # Tokens may join or be pooled where the positions change. In between, what the map explains only falls.
@@ -427,10 +448,10 @@ def _inner(model: object, inputs: object) -> tuple[str, nn.Module, Tensor]:
 
 
 @contextmanager
-def _inference() -> Iterator[None]:
-    """A pass without a graph, through modules that are not compiled."""
-    with torch.inference_mode(False), torch.no_grad(), _eager():
-        yield
+def _inference() -> Iterator[object]:
+    """A pass without a graph, through modules that are not compiled; gives the run that its hooks belong to."""
+    with torch.inference_mode(False), torch.no_grad(), _eager(), _active_run() as active:
+        yield active
 
 
 def _noise_like(image: Tensor) -> Tensor:

@@ -47,7 +47,8 @@ class Where:
 
     def of(self, index: Tensor) -> Where:
         """The same for another tensor."""
-        return Where(self.grid, index, self.is_placed)
+        placed = self.is_placed and bool((index % self.stride >= FIRST_POSITION).any())
+        return Where(self.grid, index, placed)
 
     def on(self, grid: tuple[int, ...]) -> Where:
         """Elements without positions, as those of another grid."""
@@ -339,7 +340,7 @@ class Tracker:
             return None
         if where.index.shape[2:] == result.shape[2:] and _is_constant(where.index, 1):
             return where.of(where.index.narrow(1, 0, 1).expand(*result.shape))
-        if len(result) == self.samples:
+        if len(result) == self.samples and result.dim() - 2 == len(where.grid):
             return of_grid(result.shape, result.device)
         return None
 

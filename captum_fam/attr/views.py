@@ -57,7 +57,7 @@ class Views(nn.Module):
     Example:
         >>> mirrored = Views(model, ["identity", "hflip"])
         >>> cam = LayerSimilarityCAM(mirrored, model.layer4)
-        >>> cam.attribute(queries, support=mirrored(support_images)).shape
+        >>> cam.attribute(queries, support=images).shape
         torch.Size([8, 1, 7, 7])
     """
 
