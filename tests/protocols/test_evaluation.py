@@ -299,6 +299,26 @@ def test_the_commands_run_on_a_folder_of_photographs(birds: Path, tmp_path: Path
     assert "cell-auroc" in capsys.readouterr().out
 
 
+def test_the_command_cuts_at_a_layer_and_prints_what_maps_cover(birds: Path, tmp_path: Path, capsys: Any) -> None:
+    model = ("--model", f"{__name__}:bright_model", "--data", str(birds), "--device", "cpu", "--examples", "1")
+    methods = "similarity-cam-foil,similarity-cam[layers=activation+rest],grad-cam[layers=rest]"
+    mosaic = ("--split", "all", "--shot", "2", "--mosaics", "3", "--measures", "", "--methods", methods)
+    arguments = ("mosaic", *model, *mosaic, "--out", str(tmp_path / "out"))
+    assert run_command(*arguments, "--layer", "1") == 0
+    head, *rows = capsys.readouterr().out.splitlines()[2:5]
+    assert head.split()[-4:] == ["coverage", "n", "nan", "empty"]
+    assert all("1.000 ± 0.000" in row for row in rows)
+    summary = json.loads((tmp_path / "out/summary.json").read_text())
+    assert summary["about"]["layer"] == "1"
+    covered = {row["method"]: row["mean"] for row in summary["results"] if row["measure"] == "coverage"}
+    assert covered == pytest.approx(dict.fromkeys(methods.split(",")[:2], 1.0), abs=1e-3)
+    assert run_command(*arguments, "--layer", "1") == 0
+    with pytest.raises(ValueError, match=r"tail was|weights was"):
+        run_command(*arguments, "--layer", "0")
+    with pytest.raises(ValueError, match=r"rest is no layer behind the activation.*\(--layer\)"):
+        run_command(*arguments)
+
+
 def test_the_command_trains_a_head_that_the_next_one_takes(birds: Path, tmp_path: Path, capsys: Any) -> None:
     model = ("--model", f"{__name__}:bright_model", "--data", str(birds), "--device", "cpu")
     head = str(tmp_path / "head.pt")

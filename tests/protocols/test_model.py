@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from captum_fam import TokenGrid
 from captum_fam.data.boxes import ResizeCrop, Squash
 from captum_fam.images import IMAGENET_MEAN
 from captum_fam.models import EmbeddingModel, EmbeddingNet, create_model
@@ -28,6 +31,16 @@ def embedding_factory() -> object:
 
 def headed_factory() -> TwoPartModel:
     return make_model(head=True)
+
+
+def cut_factory() -> TwoPartModel:
+    return load_model(f"{__name__}:small_factory", layer="1")
+
+
+def squeezenet_factory() -> EmbeddingModel:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return create_model("squeezenet")
 
 
 def wrong_factory() -> nn.Module:
@@ -122,13 +135,176 @@ def test_the_papers_models_are_cut_so_that_the_parts_make_the_whole(name: str) -
 
 
 def test_a_pooling_that_is_not_the_models_is_refused() -> None:
-    with pytest.raises(ValueError, match="do not make its embedding"):
+    with pytest.raises(ValueError, match="does not make its embedding"):
         split_model(replace(create_model("conv4net"), pooling=GMP()))
 
 
-def test_a_model_whose_embedding_is_no_pooling_is_refused() -> None:
-    with pytest.raises(ValueError, match="cannot be cut"):
-        split_model(create_model("vit_b_16"))
+@pytest.mark.parametrize(
+    ("name", "layer", "shape"),
+    [
+        ("squeezenet", "features.5", (256, 14, 20)),
+        ("squeezenet", "features.8.squeeze", (48, 7, 10)),
+        ("squeezenet", "features.12", (512, 3, 5)),
+        ("resnet18", "layer2", (128, 8, 11)),
+        ("resnet18", "layer4.0", (512, 2, 3)),
+        ("conv4net", "features.1", (64, 16, 22)),
+        ("npid_resnet18", "features.layer3", (256, 4, 6)),
+    ],
+)
+def test_a_model_that_is_cut_at_an_earlier_layer_still_makes_its_embedding(
+    name: str, layer: str, shape: tuple[int, int, int]
+) -> None:
+    torch.manual_seed(0)
+    net = create_model(name)
+    model = split_model(net, layer)
+    images = torch.rand(3, 3, 64, 88)
+    fast = model.fast_copy()
+    pooled: list[Tensor] = []
+    net.layer_module.register_forward_hook(lambda _, __, output: pooled.append(output))
+    with torch.no_grad():
+        activation = model.backbone(images)
+        assert activation.shape == (3, *shape)
+        expected = nn.functional.normalize(net.model(images), dim=1)
+        for made in (model(images), fast(images), fast.tail(fast.activation(images))):
+            torch.testing.assert_close(nn.functional.normalize(made, dim=1), expected, rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(model.tail.rest(activation), pooled[0])
+    assert (model.size, model.mean, model.interpolation) == (net.size, net.mean, net.interpolation)
+
+
+def test_the_modules_of_both_parts_are_the_models_own_under_their_names() -> None:
+    net = create_model("resnet18")
+    model = split_model(net, "layer2")
+    assert model.backbone.layer1 is net.model.layer1
+    assert model.tail.rest.layer4 is net.model.layer4
+    assert not hasattr(model.tail.rest, "layer2")
+    assert not any(name.startswith("layer3") for name, _ in model.backbone.named_modules())
+
+
+def test_a_model_of_timm_whose_convolutions_cannot_be_traced_is_cut() -> None:
+    pytest.importorskip("timm")
+    net = create_model("timm/tf_efficientnet_lite0")
+    images = torch.rand(2, 3, 96, 64)
+    for layer, shape in ((None, (1280, 3, 2)), ("blocks.4", (112, 6, 4))):
+        model = split_model(net, layer)
+        fast = model.fast_copy()
+        with torch.no_grad():
+            assert model.backbone(images).shape == (2, *shape)
+            torch.testing.assert_close(model(images), net.model(images))
+            torch.testing.assert_close(fast(images), net.model(images), rtol=1e-3, atol=1e-5)
+
+
+def test_a_module_that_works_in_place_behind_the_cut_leaves_the_activation_as_it_is() -> None:
+    model = split_model(create_model("squeezenet"), "features.0")
+    with torch.no_grad():
+        activation = model.activation(torch.rand(2, 3, 40, 56))
+        before = activation.clone()
+        model.tail(activation)
+    assert before.min() < 0
+    assert torch.equal(activation, before)
+
+
+class _Normed(nn.Module):
+    """An embedding that is no pooling of a layer; a block that runs twice, channels that come last, and tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 6, 3, 2)
+        self.twice = nn.Sequential(nn.Conv2d(6, 6, 3, padding=1), nn.ReLU())
+        self.last = nn.Linear(6, 6)
+        self.tokens = nn.Flatten(1, 2)
+        self.norm = nn.LayerNorm(6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = self.last((x + self.twice(self.twice(x))).movedim(1, 3))
+        pooled: Tensor = self.norm(self.tokens(x).mean(1))
+        return pooled
+
+
+def _normed() -> EmbeddingModel:
+    net = create_model("conv4net")
+    return replace(net, name="normed", model=_Normed().eval(), layer="stem", pooling=None, head=None)
+
+
+def test_a_model_whose_embedding_is_no_pooling_can_be_cut_at_a_layer_that_is_named() -> None:
+    net = _normed()
+    images = torch.rand(2, 3, 31, 20)
+    model = split_model(net, "stem")
+    with torch.no_grad():
+        assert model.backbone(images).shape == (2, 6, 15, 9)
+        torch.testing.assert_close(model(images), net.model(images))
+    with pytest.raises(ValueError, match="unless the layer is named"):
+        split_model(net)
+
+
+class _Forking(nn.Module):
+    """Whose way depends on its values, around a module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x) if x.mean() > -100 else x
+
+
+def _forking() -> EmbeddingModel:
+    trunk = nn.Sequential(nn.Conv2d(3, 3, 3), _Forking(), nn.ReLU())
+    return replace(create_model("conv4net"), name="forking", model=EmbeddingNet(trunk, GAP()).eval())
+
+
+@pytest.mark.parametrize(
+    ("make", "layer", "message"),
+    [
+        (lambda: create_model("squeezenet"), "features.13", r"it is no module of the model; there are features\.\d"),
+        (lambda: create_model("squeezenet"), "classifier", r"it gives \(2, 512\), and the protocols take"),
+        (lambda: create_model("squeezenet"), "features.9.expand1x1", "takes other tensors too.*choose the whole block"),
+        (lambda: create_model("resnet18"), "layer3.0.conv1", "takes other tensors too.*choose the whole block"),
+        (_normed, "tokens", r"it gives \(2, 1681, 6\), and the protocols take"),
+        (_normed, "last", r"it gives \(2, 41, 41, 6\), channels last"),
+        (_normed, "twice", "it runs 2 times"),
+        (_forking, "features.1.inner", "does not trace the modules around it"),
+    ],
+)
+def test_a_layer_that_a_model_cannot_be_cut_at_is_refused(
+    make: Callable[[], EmbeddingModel], layer: str, message: str
+) -> None:
+    with pytest.raises(ValueError, match=rf"cannot be cut at layer '{re.escape(layer)}': .*{message}"):
+        split_model(make(), layer)
+
+
+def test_modules_beside_the_cut_need_no_tracing() -> None:
+    net = _forking()
+    images = torch.rand(2, 3, 30, 22)
+    for layer in ("features.0", "features.1"):
+        with torch.no_grad():
+            torch.testing.assert_close(split_model(net, layer)(images), net.model(images))
+
+
+def test_a_model_in_two_parts_is_cut_within_its_backbone() -> None:
+    whole, model = small_factory(), load_model(f"{__name__}:small_factory", layer="1")
+    images = torch.rand(3, 3, 32, 40)
+    with torch.no_grad():
+        assert model.backbone(images).shape == (3, 8, 16, 20)
+        torch.testing.assert_close(model.tail.rest(model.backbone(images)), whole.backbone(images))
+        torch.testing.assert_close(model.fast_copy()(images), whole(images), rtol=1e-4, atol=1e-5)
+        again = load_model(f"{__name__}:cut_factory", layer="0")
+        assert again.backbone(images).min() < 0
+        torch.testing.assert_close(again(images), whole(images))
+
+
+def test_head_and_pooling_are_exchanged_behind_a_cut_too() -> None:
+    head = nn.Linear(512, 3)
+    model = load_model(f"{__name__}:squeezenet_factory", head=head, pooling="gmp", layer="features.7")
+    images = torch.rand(2, 3, 64, 80)
+    with torch.no_grad():
+        expected = head(squeezenet_factory().model.features(images).amax((2, 3)))
+        torch.testing.assert_close(model(images), expected)
+
+
+def test_a_model_of_tokens_is_refused() -> None:
+    with pytest.raises(ValueError, match="cannot be cut there unless the layer is named"):
+        split_model(replace(create_model("conv4net"), token_grid=TokenGrid()))
 
 
 def test_models_come_by_name_or_from_a_factory() -> None:

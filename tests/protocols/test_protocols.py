@@ -13,14 +13,15 @@ from captum_fam.data.episodes import EpisodeSampler
 from captum_fam.protocols.contrastive import Contrastive
 from captum_fam.protocols.data import ScenesWithBoxes
 from captum_fam.protocols.few_shot import FewShot
-from captum_fam.protocols.measures import results
-from captum_fam.protocols.model import TwoPartModel
+from captum_fam.protocols.measures import Panel, results
+from captum_fam.protocols.methods import get_methods
+from captum_fam.protocols.model import TwoPartModel, load_model
 from captum_fam.protocols.mosaic import Mosaic
 from captum_fam.protocols.ranks import Ranks
 from captum_fam.protocols.retrieval import Retrieval
 from captum_fam.protocols.store import Record
 from tests.protocols.plain import Plain, fam_map, grad_cam_map, mean_cosine
-from tests.protocols.runs import make_panel
+from tests.protocols.runs import make_model, make_panel
 
 METHODS = "fam,grad-cam,grad-cam-foil,mean-activation"
 close = pytest.approx
@@ -250,9 +251,6 @@ def test_masked_passes_are_made_only_where_a_measure_asks(
 def test_the_runner_up_is_another_foil_than_the_others(
     model: TwoPartModel, scenes: ScenesWithBoxes, tmp_path: Any
 ) -> None:
-    from captum_fam.protocols.measures import Panel
-    from captum_fam.protocols.methods import get_methods
-
     def energies(foil: Any) -> list[float]:
         panel = Panel(get_methods("similarity-cam-foil", foil))
         protocol = Retrieval(model, scenes, panel, explain="all", batch_size=16)
@@ -314,3 +312,28 @@ def test_faiss_finds_the_neighbours_that_torch_finds(
         found += [_run(protocol, tmp_path / backend, [1])[0]["queries"]["predicted"]]
         assert protocol._bank.backend == protocol.settings()["backend"] == backend
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("name", ["few-shot", "contrastive", "retrieval", "mosaic"])
+def test_every_protocol_says_what_additive_maps_cover_of_their_scores(
+    name: str, scenes: ScenesWithBoxes, tmp_path: Any
+) -> None:
+    model = load_model("tests.protocols.test_model:small_factory", layer="1")
+    methods = "similarity-cam-foil,similarity-cam[layers=activation+rest],grad-cam"
+    panel = Panel(get_methods(methods), ())
+    protocol = {
+        "few-shot": lambda: FewShot(model, scenes, panel, query=4, episodes=2, explain="all"),
+        "contrastive": lambda: Contrastive(model, scenes, scenes, panel, k=12, explain="all", batch_size=16),
+        "retrieval": lambda: Retrieval(model, scenes, panel, explain="all", batch_size=16),
+        "mosaic": lambda: Mosaic(model, scenes, panel, shot=2, mosaics=2),
+    }[name]()
+    (record,) = _run(protocol, tmp_path, [0])
+    columns = record["explained"]
+    for method in ("similarity-cam-foil", "similarity-cam[layers=activation+rest]"):
+        assert columns[f"{method}.coverage"] == close([1.0] * len(columns["row"]), abs=1e-3)
+    assert "grad-cam.coverage" not in columns
+
+
+def test_a_layer_that_the_model_does_not_have_is_refused_before_any_image_is_read(scenes: ScenesWithBoxes) -> None:
+    with pytest.raises(ValueError, match=r"rest\.7 is no layer behind the activation"):
+        Mosaic(make_model(), scenes, Panel(get_methods("fam[layers=rest.7]"), ()))
