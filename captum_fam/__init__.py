@@ -1,6 +1,15 @@
 """Explanations for vision models that decide by similarity, as Captum attributions."""
 
-from captum_fam.attr import LayerCorrespondence, LayerFAM, LayerSimilarityCAM, TokenGrid
+from captum_fam.attr import (
+    FoundLayer,
+    LayerCorrespondence,
+    LayerFAM,
+    LayerSimilarityCAM,
+    LayerSimilarityShapley,
+    TokenGrid,
+    Views,
+    find_layer,
+)
 from captum_fam.explanation import Explanation, explain
 from captum_fam.memory_bank import MemoryBank
 from captum_fam.support import SimilarityToSupport, SupportSet
@@ -9,12 +18,16 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Explanation",
+    "FoundLayer",
     "LayerCorrespondence",
     "LayerFAM",
     "LayerSimilarityCAM",
+    "LayerSimilarityShapley",
     "MemoryBank",
     "SimilarityToSupport",
     "SupportSet",
     "TokenGrid",
+    "Views",
     "explain",
+    "find_layer",
 ]

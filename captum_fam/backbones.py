@@ -1,8 +1,9 @@
 """torchvision's classification networks as embedding models: by name, without classifier, with the layer to explain.
 
 The embedding of a convolutional network is the global average of its last feature map, so that each of its features
-is one channel of the explained layer. VGG and AlexNet, which flatten that map instead, and ConvNeXt and MaxViT,
-which normalise the average, are cut there too. ViT gives its class token; Swin the average of its tokens.
+is one channel of the explained layer. VGG and AlexNet, which flatten that map instead, are cut there too. ConvNeXt
+and MaxViT keep what follows the average up to the classifier, as in timm. ViT gives its class token; Swin the average
+of its tokens.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from torchvision import models
 
 from captum_fam.attr import TokenGrid
+from captum_fam.attr.layer_search import FoundLayer, find_layer, measure_layer
 from captum_fam.pooling import GAP
 
 
@@ -68,11 +70,11 @@ def load_backbone(name: str, weights: str | Path | None = "DEFAULT", layer: str 
         weights: ``"DEFAULT"`` or another name of torchvision's pretrained weights, which are downloaded once; the
             path of a file with a state dict, ``.safetensors`` or what ``torch.save`` wrote, with or without the
             classifier; None: random weights.
-        layer: dotted name of the module to explain; None: the one whose output is pooled into the embedding, and
-            for ViT the input of the last attention.
+        layer: dotted name of the module to explain; None: what :func:`~captum_fam.find_layer` finds, the one whose
+            output is pooled into the embedding, and for most weights of ViT the input of the first block.
 
     Raises:
-        ValueError: for an unknown network or layer.
+        ValueError: for an unknown network or layer, or a layer without positions.
         WeightsError: if the weights cannot be downloaded or read, or belong to another network.
 
     Example:
@@ -96,47 +98,58 @@ def load_backbone(name: str, weights: str | Path | None = "DEFAULT", layer: str 
             _load_weights(model, Path(weights), classifier, name, list(pretrained.__members__))
     model.eval()
     preprocessing = chosen.transforms()
+    size = getattr(model, "image_size", preprocessing.crop_size[0])  # ViT is built for one
+    any_size = not isinstance(model, models.VisionTransformer | models.MaxVit)
+    found = layer_of(model, size, any_size, None if layer is None else _check_layer(model, layer, name))
     return Backbone(
         name=name,
         model=model,
-        layer=_default_layer(model) if layer is None else _check_layer(model, layer, name),
-        size=getattr(model, "image_size", preprocessing.crop_size[0]),  # ViT is built for one
-        any_size=not isinstance(model, models.VisionTransformer | models.MaxVit),
+        layer=found.name,
+        size=size,
+        any_size=any_size,
         mean=tuple(preprocessing.mean),
         std=tuple(preprocessing.std),
-        token_grid=TokenGrid() if isinstance(model, models.VisionTransformer) else None,
+        token_grid=found.token_grid,
     )
 
 
-def last_feature_map(model: nn.Module, inputs: Tensor) -> str:
-    """The dotted name of the module that finishes last of those whose output is ``(B, N, h, w)`` with h w > 1.
+def layer_of(model: nn.Module, size: int, any_size: bool, layer: str | None = None) -> FoundLayer:
+    """The layer to explain, measured on an image of colours that vary smoothly.
 
-    Where several modules give that same tensor (a block and its last part), the outermost one. The model is run
-    once; a function after that module, as a ReLU that is no module, is not seen.
+    Args:
+        model: ``(B, 3, H, W)`` to embeddings ``(B, J)``, in eval mode.
+        size: side of its images.
+        any_size: whether smaller ones will do.
+        layer: the dotted name of one that was chosen; None: the best one.
 
     Raises:
-        ValueError: if there is none.
+        ValueError: if there is none, or that one has no positions.
     """
-    names: list[str] = []
+    probe = probe_image(model, min(size, 224) if any_size else size)
+    return find_layer(model, probe) if layer is None else measure_layer(model, probe, layer)
 
-    def note(name: str, output: object) -> None:
-        if isinstance(output, Tensor) and output.dim() == 4 and output.shape[2:].numel() > 1:
-            names.append(name)
 
-    handles = [
-        module.register_forward_hook(lambda _, __, output, name=name: note(name, output))
-        for name, module in model.named_modules()
-        if name
-    ]
-    try:
-        with torch.no_grad():
-            model(inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
-    if not names:
-        raise ValueError(f"model {type(model).__name__} has no module with a feature map (B, N, h, w); name a layer")
-    return names[-1]
+def probe_image(model: nn.Module, size: int) -> Tensor:
+    """Smooth random colours, ``(1, 3, size, size)``, on the device of the model; always the same."""
+    coarse = torch.randn(1, 3, 7, 7, generator=torch.Generator().manual_seed(0), device="cpu")
+    image = nn.functional.interpolate(coarse, (size, size), mode="bicubic")
+    return image.to(next((parameter.device for parameter in model.parameters()), image.device))
+
+
+class OnePosition(nn.Module):
+    """A head of feature maps applied to their average: ``(B, N) -> (B, J)``.
+
+    Args:
+        head: takes ``(B, N, h, w)`` and begins with global average pooling, or works position by position.
+    """
+
+    def __init__(self, head: nn.Module) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        embedding: Tensor = self.head(pooled[:, :, None, None])
+        return embedding
 
 
 # Their random initialisation takes seconds; their pretrained weights go with the input transformed once more.
@@ -157,25 +170,21 @@ def _download(name: str, weights: Any) -> nn.Module:
 
 
 def _remove_classifier(model: nn.Module) -> tuple[str, ...]:
-    """Cut the network at its pooled feature map; gives the names of the modules that went."""
+    """Cut the network before its classifier; gives the names of the modules that went."""
     if isinstance(model, models.VGG | models.AlexNet):
         model.avgpool = GAP()
     if isinstance(model, models.DenseNet):
         model.features.add_module("relu", nn.ReLU())  # in the forward it is a function, which no hook can see
     name = next(name for name in ("fc", "classifier", "head", "heads") if hasattr(model, name))
-    pools = isinstance(model, models.SqueezeNet | models.ConvNeXt | models.MaxVit)
-    setattr(model, name, GAP() if pools else nn.Identity())
+    if isinstance(model, models.ConvNeXt | models.MaxVit):
+        last = len(model.classifier) - 1
+        model.classifier[last] = nn.Identity()
+        return (f"classifier.{last}",)
+    setattr(model, name, GAP() if isinstance(model, models.SqueezeNet) else nn.Identity())
     auxiliary = [name for name in ("aux1", "aux2", "AuxLogits") if hasattr(model, name)]
     for part in auxiliary:
         setattr(model, part, None)
     return name, *auxiliary
-
-
-def _default_layer(model: nn.Module) -> str:
-    if isinstance(model, models.VisionTransformer):
-        # The embedding is the class token, and after the last attention the other tokens do not reach it.
-        return f"encoder.layers.encoder_layer_{len(model.encoder.layers) - 1}.ln_1"
-    return last_feature_map(model, torch.zeros(1, 3, 224, 224))
 
 
 def _check_layer(model: nn.Module, layer: str, name: str) -> str:
@@ -191,7 +200,7 @@ def _load_weights(model: nn.Module, path: Path, classifier: tuple[str, ...], nam
         raise WeightsError(f"weights {path}: no such file, and none of the pretrained ones {', '.join(pretrained)}")
     state, metadata = _read_state(path)
     own = model.state_dict()
-    state = {key: value for key, value in state.items() if key.split(".")[0] not in classifier}
+    state = {key: value for key, value in state.items() if not key.startswith(tuple(f"{name}." for name in classifier))}
     shapes = [
         f"{key} {tuple(value.shape)} instead of {tuple(own[key].shape)}"
         for key, value in state.items()

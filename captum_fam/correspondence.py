@@ -53,7 +53,7 @@ def soft_best_match(query: Tensor, support: Tensor, sharpness: float = 20.0) -> 
     for k, one in enumerate(support):
         for start in range(0, len(query), rows):
             part = slice(start, start + rows)
-            cosines = query[part] @ one.T
+            cosines = (query[part] @ one.T).clamp_(-1, 1)
             matches[part, :, k] = (torch.logsumexp(sharpness * cosines, -1) - math.log(len(one))) / sharpness
     return matches
 
@@ -69,4 +69,4 @@ def best_match(query: Tensor, support: Tensor) -> tuple[Tensor, Tensor]:
         Its cosine and its flat position in the support, both ``(B, P, K)``.
     """
     best = [(query[i] @ support.flatten(0, 1).T).unflatten(1, support.shape[:2]).max(-1) for i in range(len(query))]
-    return torch.stack([one.values for one in best]), torch.stack([one.indices for one in best])
+    return torch.stack([one.values for one in best]).clamp_(-1, 1), torch.stack([one.indices for one in best])

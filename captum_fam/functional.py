@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 EPSILON = 1e-6
-"""Lower bound of \\|s_k\\| in Eq. 15, and of the activations that GeM pools."""
+"""Lower bound of \\|s_k\\| in Eq. 15, relative to the most that it can be (1 for the cosine), and of what GeM pools."""
 
 
 def widen(tensor: Tensor) -> Tensor:
@@ -30,6 +30,74 @@ def is_finite(tensor: Tensor) -> bool:
     """Whether a tensor holds neither NaN nor inf."""
     # A finite sum is proof and costs a fraction of a mask of all values; an overflowing one proves nothing.
     return bool(widen(tensor).sum().isfinite()) or bool(tensor.isfinite().all())
+
+
+# Rounding: what a sum cannot tell from zero, and what it cannot tell apart
+
+
+def rounding(count: float | Tensor, dtype: torch.dtype) -> float | Tensor:
+    """Error of a sum of ``count`` terms, relative to the sum of their magnitudes: ``(4 + sqrt(count) / 2) * eps``.
+
+    A tensor of counts gives the errors of as many sums.
+
+    The errors of single additions point both ways, so that they grow with the root of the count: Higham and Mary, "A
+    New Approach to Probabilistic Rounding Error Analysis", SIAM Journal on Scientific Computing 41 (2019). The result
+    is about four times the largest error of products of random matrices; the four units are those of the factors.
+    """
+    return (4 + count**0.5 / 2) * torch.finfo(dtype).eps
+
+
+def rounding_of_supports(count: float | Tensor, dtype: torch.dtype) -> float | Tensor:
+    """:func:`rounding` of a weighted sum of ``count`` supports, eight times that of other terms.
+
+    Supports may be copies of one image, whose errors all point the same way, and their embeddings are themselves the
+    ends of long sums.
+    """
+    return 8 * rounding(count, dtype)
+
+
+def first_largest(scores: Tensor, noise: Tensor) -> Tensor:
+    """The class of the largest score of each row, the first of those that only rounding sets apart.
+
+    Args:
+        scores: ``(B, C)``.
+        noise: how far rounding can have moved each score, ``(B, C)``.
+
+    Returns:
+        Class indices, ``(B,)``.
+
+    Example:
+        >>> first_largest(torch.tensor([[0.2, 0.5, 0.5000001]]), torch.full((1, 3), 1e-6))
+        tensor([1])
+    """
+    best, at = scores.max(1, keepdim=True)
+    return (scores >= best - noise - noise.gather(1, at)).int().argmax(1)
+
+
+def zero_within(values: Tensor, noise: Tensor) -> Tensor:
+    """Values that are only rounding become zero; their gradient stays what it is.
+
+    Example:
+        >>> zero_within(torch.tensor([3e-8, -0.5]), torch.tensor([1e-6, 1e-6]))
+        tensor([ 0.0000, -0.5000])
+    """
+    return values - values.detach().masked_fill(values.abs() > noise, 0)
+
+
+def moderate(rows: Tensor) -> Tensor:
+    """Rows scaled to a largest magnitude of 1/2 to 1, whose squares and differences are in range.
+
+    The factors are powers of two, so that nothing is rounded, and constants for the gradient. A row of zeros stays.
+    """
+    return rows * _moderation(rows)
+
+
+def _moderation(rows: Tensor) -> Tensor:
+    peak = rows.detach().abs().amax(-1, keepdim=True)
+    tiny = torch.finfo(rows.dtype).tiny
+    # Mantissa over value is a power of two, and exact within the range of normal numbers.
+    factor = (torch.frexp(peak).mantissa / peak).clamp(tiny, 1 / tiny)
+    return torch.where(peak == 0, 1.0, factor)
 
 
 # Pooling, section IV-B: Z = p(f(X))
@@ -51,9 +119,8 @@ def log_sum_exp_pool(activation: Tensor, sharpness: float = 10.0) -> Tensor:
     Between GAP (r to 0) and GMP (r to infinity); Pinheiro and Collobert, CVPR 2015.
     """
     positions = widen(activation).flatten(2)
-    # No multiple of Z on the way to Z: LayerFAM would take it for the vector before a final normalisation.
-    largest = positions.detach().amax(-1, keepdim=True)
-    pooled = largest.squeeze(-1) + (sharpness * (positions - largest)).exp().mean(-1).log() / sharpness
+    count = torch.full((), positions.shape[-1], dtype=positions.dtype, device=positions.device)
+    pooled = ((sharpness * positions).logsumexp(-1) - count.log()) / sharpness
     return pooled.to(activation.dtype)
 
 
@@ -88,8 +155,39 @@ def combine_supports(support_weights: Tensor, support: Tensor) -> Tensor:
 
 
 def unit(vectors: Tensor) -> Tensor:
-    """Rows of length one; a zero row stays zero."""
-    return torch.nn.functional.normalize(vectors, dim=-1)
+    """Rows of length one, whatever their length was; a zero row stays zero."""
+    scaled = moderate(vectors)
+    length = scaled.norm(dim=-1, keepdim=True)
+    return scaled / torch.where(length == 0, 1.0, length)
+
+
+def lengths(vectors: Tensor) -> Tensor:
+    """Norm of each row, also where its square is out of range: ``(..., J)`` -> ``(...,)``."""
+    plain = vectors.norm(dim=-1)
+    if not _is_extreme(plain).any():
+        return plain
+    factor = _moderation(vectors)
+    return ((vectors * factor).norm(dim=-1) / factor.squeeze(-1)).clamp_max(torch.finfo(plain.dtype).max)
+
+
+def directed(support: Tensor) -> tuple[Tensor, Tensor]:
+    """Supports for their directions alone, and their norms, ``(K,)`` or ``(B, K)``; 1 for a zero vector.
+
+    Dividing by the norms after a product spares a copy of all supports: only one whose square is out of range is
+    rescaled.
+    """
+    length = support.norm(dim=-1)
+    extreme = _is_extreme(length)
+    if extreme.any():
+        support = torch.where(extreme.unsqueeze(-1), moderate(support), support)
+        length = support.norm(dim=-1)
+    return support, torch.where(length == 0, 1.0, length)
+
+
+def _is_extreme(length: Tensor) -> Tensor:
+    """Norms whose squares have overflowed or lost digits, those of zero vectors among them."""
+    limits = torch.finfo(length.dtype)
+    return (length < (limits.tiny / limits.eps) ** 0.5) | length.isinf()
 
 
 # Similarity and its contributions, section IV-B and IV-C
@@ -111,23 +209,50 @@ def class_similarity(similarities: Tensor, class_weights: Tensor) -> Tensor:
 def cosine_similarity(query: Tensor, support: Tensor) -> Tensor:
     """Eq. 14, the cosine of each query ``(B, J)`` with each of its supports: ``(B, K)``.
 
-    A zero vector has similarity 0 to everything.
+    A zero vector has similarity 0 to everything. Rounding takes no value out of [-1, 1].
     """
-    return pairwise_dot(unit(query), support) / _lengths(support)
+    support, length = directed(support)
+    return within_one(pairwise_dot(unit(query), support) / length)
 
 
-def _lengths(support: Tensor) -> Tensor:
-    """Norm of each support, ``(K,)`` or ``(B, K)``: dividing by it after a product spares a copy of all supports."""
-    return support.norm(dim=-1).clamp_min(1e-12)
+def within_one(cosines: Tensor) -> Tensor:
+    """Cosines that rounding took out of [-1, 1] are cut; their gradient stays what it is."""
+    return cosines + (cosines.clamp(-1, 1) - cosines).detach()
 
 
-def support_shares(support_weights: Tensor, similarities: Tensor) -> Tensor:
+def support_shares(support_weights: Tensor, similarities: Tensor, bound: Tensor | None = None) -> Tensor:
     """The factor 1 / \\|s_k\\| of Eq. 15: ``(B, K)`` weights -> ``(B, K)`` weights.
 
-    \\|s_k\\| is bounded below by ``EPSILON``, so a support orthogonal to the query gives a large but finite
-    weight. The factor turns contributions to s_k into shares of it: the least similar support counts most.
+    \\|s_k\\| is bounded below, so a support orthogonal to the query gives a large but finite weight. The factor turns
+    contributions to s_k into shares of it: the least similar support counts most.
+
+    Args:
+        support_weights: ``(B, K)``.
+        similarities: s_k, ``(B, K)``.
+        bound: the most that \\|s_k\\| can be for vectors of these lengths, ``(B, K)``; None: 1, that of the cosine.
+            ``EPSILON`` is relative to it, so that shares do not change with the scale of the embeddings.
     """
-    return support_weights / similarities.abs().clamp_min(EPSILON)
+    return support_weights / _floored(similarities, bound)
+
+
+def shares_rounding(similarities: Tensor, features: int, bound: Tensor | None = None) -> Tensor:
+    """Relative error of 1 / \\|s_k\\| in :func:`support_shares`, at most 1/2: ``(B, K)``.
+
+    s_k is a sum over the features, whose error is relative to the magnitudes of its terms, and may have cancelled. At
+    most 1/2, because a support alone has its map however dissimilar it is: a common factor is no noise.
+    """
+    error = rounding(features, similarities.dtype) * _bound(similarities, bound)
+    return (error / _floored(similarities, bound)).clamp_max(0.5)
+
+
+def _floored(similarities: Tensor, bound: Tensor | None) -> Tensor:
+    floored = torch.maximum(similarities.abs(), EPSILON * _bound(similarities, bound))
+    # Vectors of zeros leave nothing to be shared.
+    return torch.where(floored == 0, 1.0, floored)
+
+
+def _bound(similarities: Tensor, bound: Tensor | None) -> Tensor:
+    return similarities.new_ones(()) if bound is None else bound
 
 
 def cosine_contributions(query: Tensor, support: Tensor, support_weights: Tensor) -> Tensor:
@@ -147,7 +272,8 @@ def cosine_contributions(query: Tensor, support: Tensor, support_weights: Tensor
 
 def combine_unit_supports(support_weights: Tensor, support: Tensor) -> Tensor:
     """:func:`combine_supports` of the supports scaled to length one, zero vectors left out: ``(B, J)``."""
-    return combine_supports(support_weights / _lengths(support), support)
+    support, length = directed(support)
+    return combine_supports(support_weights / length, support)
 
 
 # Contribution weights transformation, section IV-D
@@ -172,8 +298,20 @@ def minmax(contributions: Tensor) -> Tensor:
 
     Channels that all contribute alike, up to rounding, get the weight one.
     """
+    contributions = moderate(contributions)
     low, span, constant = _range(contributions)
     return torch.where(constant, 1.0, (contributions - low) / torch.where(constant, 1.0, span))
+
+
+def rectify(contributions: Tensor) -> Tensor:
+    """In the place of Eq. 12: negative contributions ``(B, N)`` cut, the largest one; zeros where none is positive."""
+    return maxabs(contributions.clamp_min(0))
+
+
+def maxabs(contributions: Tensor) -> Tensor:
+    """In the place of Eq. 12: the largest magnitude of ``(B, N)`` one, signs kept; zeros stay zeros."""
+    largest = contributions.abs().amax(1, keepdim=True)
+    return contributions / torch.where(largest == 0, 1.0, largest)
 
 
 def _range(contributions: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -28,12 +28,15 @@ Backend = Literal["torch", "faiss"]
 _STEP_BYTES = 32 * 2**20
 _STEP_QUERIES = 256
 
+# What is less is zero in float32.
+_LEAST_TEMPERATURE = 1e-37
+
 
 class Vote(NamedTuple):
     """What a :class:`MemoryBank` says of a batch of queries.
 
     Attributes:
-        predicted: the class with the most votes, ``(B,)``.
+        predicted: the class with the most votes, the first of those that only rounding sets apart, ``(B,)``.
         class_scores: share of the votes of every class, ``(B, C)``; rows sum to one.
         neighbour_indices: rows of the bank, the most similar first, ``(B, K)``; equally similar ones in any order.
         similarities: theirs, ``(B, K)``.
@@ -97,7 +100,7 @@ class MemoryBank:
         labels: M class indices, not negative.
         class_names: C names; the class indices themselves by default.
         k: neighbours that vote; all rows where the bank has fewer.
-        temperature: of the vote. The smaller, the more the nearest decide.
+        temperature: of the vote, at least 1e-37. The smaller, the more the nearest decide.
         similarity: what the model decides with; the same as that of the explaining method.
         neighbours: one of the above.
         backend: ``"torch"``, or ``"faiss"``: a flat index on the CPU with the same results, for cosine and dot. It
@@ -229,9 +232,14 @@ class MemoryBank:
                 for start, some in zip(range(0, len(query), _STEP_QUERIES), query.split(_STEP_QUERIES), strict=True)
             ]
             similarities, indices = (torch.cat(pieces) for pieces in zip(*found, strict=True))
-            votes = torch.softmax(similarities / self.temperature, 1)
+            if not similarities.isfinite().all():
+                raise ValueError(
+                    "query: its similarity to rows of the memory bank is NaN or inf; rescale the embeddings of both"
+                )
+            votes = self._votes(similarities)
             scores = votes.new_zeros(len(query), self.n_classes).scatter_add_(1, self.labels[indices], votes)
-            return Vote(scores.argmax(1), scores, indices, similarities)
+            noise = self._rounding(query, similarities, indices) * scores
+            return Vote(F.first_largest(scores, noise), scores, indices, similarities)
 
     def support(self, query: Tensor, target: Tensor | None = None, vote: Vote | None = None) -> BankSupport:
         """The rows that stand for a class in Eq. 11, after ``neighbours``.
@@ -262,7 +270,7 @@ class MemoryBank:
                 member = self.labels[indices] == classes.unsqueeze(1)
                 self._check_members(member, classes)
                 if self.neighbours == "vote":
-                    weights = (vote.similarities / self.temperature).masked_fill(~member, -torch.inf).softmax(1)
+                    weights = self._votes(vote.similarities.masked_fill(~member, -torch.inf))
                 weights = weights * member
             return BankSupport(self.embeddings, indices, weights / weights.sum(1, keepdim=True))
 
@@ -375,6 +383,17 @@ class MemoryBank:
         bank.skipped = {int(item): reason for item, reason in stored.metadata["skipped"].items()}
         return bank
 
+    def _votes(self, similarities: Tensor) -> Tensor:
+        """Weights exp(s / temperature) that sum to one, ``(B, K)``."""
+        # Taking off the largest first keeps what a small temperature divides from overflowing.
+        return ((similarities - similarities.amax(1, keepdim=True)) / self.temperature).softmax(1)
+
+    def _rounding(self, query: Tensor, similarities: Tensor, indices: Tensor) -> Tensor:
+        """Relative error of each query's votes, ``(B, 1)``, at most 1/2: a vote is never lost altogether."""
+        nearest = self.embeddings[indices[:, :1]].to(query.dtype)
+        magnitude = self.similarity.magnitude(query, nearest, similarities[:, :1])
+        return (F.rounding_of_supports(query.shape[1], query.dtype) * magnitude / self.temperature).clamp_max(0.5)
+
     def _search(self, query: Tensor, exclude: Tensor | None) -> tuple[Tensor, Tensor]:
         """The K most similar rows but those excluded: similarities and indices, ``(B, K)``."""
         if self.backend == "faiss":
@@ -406,6 +425,7 @@ class MemoryBank:
         wanted = F.unit(query) if cosine else query
         found, at = self._faiss_index().search(wanted.float().cpu().numpy(), min(self.k + n_excluded, len(self)))
         similarities, indices = torch.from_numpy(found).to(query), torch.from_numpy(at).to(query.device)
+        similarities = F.within_one(similarities) if cosine else similarities
         if exclude is not None:
             similarities[(indices.unsqueeze(2) == exclude.unsqueeze(1)).any(2)] = -torch.inf
         similarities, order = similarities.topk(min(self.k, len(self) - n_excluded))
@@ -419,8 +439,8 @@ class MemoryBank:
                 raise ImportError('backend="faiss" needs FAISS: pip install "captum-fam[faiss]"') from error
             index = faiss.IndexFlatIP(self.embeddings.shape[1])
             for block in self.embeddings.split(self._step(0)):
-                rows = F.unit(block.float()) if isinstance(self.similarity, Cosine) else block.float()
-                index.add(rows.cpu().numpy())
+                rows = F.unit(F.widen(block)) if isinstance(self.similarity, Cosine) else block
+                index.add(rows.float().cpu().numpy())
             self._indexes["flat"] = index
         return self._indexes["flat"]
 
@@ -444,8 +464,8 @@ class MemoryBank:
     def _check_options(self) -> None:
         if self.k < 1:
             raise ValueError(f"k must be at least 1, got {self.k}")
-        if not self.temperature > 0:
-            raise ValueError(f"temperature must be positive, got {self.temperature}")
+        if not self.temperature >= _LEAST_TEMPERATURE:
+            raise ValueError(f"temperature must be positive, {_LEAST_TEMPERATURE} at least, got {self.temperature}")
         if self.neighbours not in get_args(Neighbours):
             raise ValueError(f"neighbours must be one of {', '.join(get_args(Neighbours))}, got {self.neighbours!r}")
         if self.backend not in get_args(Backend):

@@ -12,6 +12,17 @@ on one device and of one floating-point type, which the results have too:
 
 For cosine, dot and bilinear ``explained`` is the score itself. A distance has no additive split by features
 that vanishes with the feature, so its contributions count from the zero vector: ``score(Z) - score(0)``.
+
+Three more say what rounding can do; the base answers them for a measure that does not:
+
+===================  ===========================================================================
+``bound``            the most that ``explained`` can be for vectors of these lengths, ``(B, K)``
+``magnitude``        of the terms that the score is the sum of, ``(B, K)``
+``terms``            magnitudes of the terms that each weight u is the sum of, ``(B, J)``
+===================  ===========================================================================
+
+Contributions and weights that a sum over the supports cancels to rounding (a vector and its negative, a foil equal to
+the class) are exactly zero.
 """
 
 from __future__ import annotations
@@ -25,6 +36,7 @@ from captum.attr import IntegratedGradients
 from torch import Tensor, nn
 
 from captum_fam import functional as F
+from captum_fam.rounding import drop_rounding
 
 DistanceRule = Literal["zero-baseline", "difference"]
 _DISTANCE_RULES = ("zero-baseline", "difference")
@@ -74,8 +86,60 @@ class Similarity(nn.Module):
         """Contribution of each feature; sums to ``(support_weights * explained).sum(1)``: ``(B, J)``."""
         return query * self.weights(query, support, support_weights)
 
+    def bound(self, query: Tensor, support: Tensor) -> Tensor:
+        """The most that magnitudes of contributions to each support can sum to, ``(B, K)``; 1 where nothing is known.
 
-class Cosine(Similarity):
+        The lower bound of \\|s_k\\| in Eq. 15 is relative to it.
+        """
+        return query.new_ones(1, 1).expand(len(query), support.shape[-2])
+
+    def magnitude(self, query: Tensor, support: Tensor, scores: Tensor) -> Tensor:
+        """What rounding of each score is relative to, ``(B, K)``: the score itself where its terms have one sign."""
+        return scores.abs()
+
+    def terms(self, query: Tensor, support: Tensor, support_weights: Tensor) -> Tensor:
+        """Magnitudes of the terms that each of :meth:`weights` is the sum of, ``(B, J)``; 0 where nothing is known.
+
+        Args:
+            query, support: as in all methods.
+            support_weights: ``(B, K)``, not negative: magnitudes, or errors, of the weights.
+        """
+        return torch.zeros_like(query)
+
+
+class _ClosedForm(Similarity):
+    """Weights in closed form on the weighted sum of the supports, and on magnitudes the magnitudes of their terms."""
+
+    def weights(self, query: Tensor, support: Tensor, support_weights: Tensor) -> Tensor:
+        weights = self._weights(query, support, support_weights)
+        return self._settle(weights, query, support, support_weights, are_weights=True)
+
+    def contributions(self, query: Tensor, support: Tensor, support_weights: Tensor) -> Tensor:
+        contributions = query * self._weights(query, support, support_weights)
+        return self._settle(contributions, query, support, support_weights, are_weights=False)
+
+    def _weights(self, query: Tensor, support: Tensor, support_weights: Tensor) -> Tensor:
+        """:meth:`weights` with what rounding leaves of terms that cancel."""
+        raise NotImplementedError
+
+    def _settle(
+        self, values: Tensor, query: Tensor, support: Tensor, support_weights: Tensor, are_weights: bool
+    ) -> Tensor:
+        errors = F.rounding_of_supports(self._summed(support), query.dtype) * support_weights.abs()
+        return drop_rounding(
+            values,
+            query,
+            are_weights=are_weights,
+            bound=(errors * self.bound(query, support)).sum(1, keepdim=True),
+            noise=lambda: self.terms(query, support, errors),
+        )
+
+    def _summed(self, support: Tensor) -> int:
+        """How many terms each weight is the sum of."""
+        return support.shape[-2]
+
+
+class Cosine(_ClosedForm):
     r"""Cosine of the angle, Eq. 14 of the paper: :math:`s = \langle Z, t \rangle / \|Z\| \|t\|`, in [-1, 1].
 
     Contributions :math:`z_j t_j / \|Z\| \|t\|` are Eq. 15 and sum to the score. The query's norm is treated as a
@@ -90,17 +154,22 @@ class Cosine(Similarity):
     def score(self, query: Tensor, support: Tensor) -> Tensor:
         return F.cosine_similarity(query, support)
 
-    def weights(self, query: Tensor, support: Tensor, support_weights: Tensor) -> Tensor:
-        length = query.norm(dim=1, keepdim=True)
-        pull = F.combine_unit_supports(support_weights, support)
-        # The bound is that of F.unit, so that contributions are query * weights for the shortest queries too.
-        return torch.where(length == 0, 0.0, pull / length.clamp_min(1e-12))
-
     def contributions(self, query: Tensor, support: Tensor, support_weights: Tensor) -> Tensor:
-        return F.cosine_contributions(query, support, support_weights)
+        contributions = F.cosine_contributions(query, support, support_weights)
+        return self._settle(contributions, query, support, support_weights, are_weights=False)
+
+    def magnitude(self, query: Tensor, support: Tensor, scores: Tensor) -> Tensor:
+        return self.bound(query, support)
+
+    def terms(self, query: Tensor, support: Tensor, support_weights: Tensor) -> Tensor:
+        return self._weights(query, support.abs(), support_weights)
+
+    def _weights(self, query: Tensor, support: Tensor, support_weights: Tensor) -> Tensor:
+        length = F.lengths(query).unsqueeze(1)
+        return torch.where(length == 0, 0.0, F.combine_unit_supports(support_weights, support) / length)
 
 
-class Dot(Similarity):
+class Dot(_ClosedForm):
     r"""Dot product, :math:`s = \langle Z, t \rangle`; contributions :math:`z_j t_j` sum to the score.
 
     Eq. 14 and 15 without the norms: the measure of maximum inner product search.
@@ -114,11 +183,20 @@ class Dot(Similarity):
     def score(self, query: Tensor, support: Tensor) -> Tensor:
         return F.pairwise_dot(query, support)
 
-    def weights(self, query: Tensor, support: Tensor, support_weights: Tensor) -> Tensor:
+    def bound(self, query: Tensor, support: Tensor) -> Tensor:
+        return _products_of_lengths(query, support)
+
+    def magnitude(self, query: Tensor, support: Tensor, scores: Tensor) -> Tensor:
+        return self.bound(query, support)
+
+    def terms(self, query: Tensor, support: Tensor, support_weights: Tensor) -> Tensor:
+        return F.combine_supports(support_weights, support.abs())
+
+    def _weights(self, query: Tensor, support: Tensor, support_weights: Tensor) -> Tensor:
         return F.combine_supports(support_weights, support)
 
 
-class Bilinear(Similarity):
+class Bilinear(_ClosedForm):
     r"""A dot product through a matrix, :math:`s = Z^\top M t`; contributions :math:`z_j (M t)_j` sum to the score.
 
     Chechik et al., "Large Scale Online Learning of Image Similarity Through Ranking" (OASIS), JMLR 2010.
@@ -149,11 +227,26 @@ class Bilinear(Similarity):
     def score(self, query: Tensor, support: Tensor) -> Tensor:
         return F.pairwise_dot(query, self._project(support))
 
-    def weights(self, query: Tensor, support: Tensor, support_weights: Tensor) -> Tensor:
+    def bound(self, query: Tensor, support: Tensor) -> Tensor:
+        matrix = self.matrix.to(support).abs()
+        # The largest singular value is at most this, and 1 for the identity.
+        stretch = (matrix.sum(0).amax() * matrix.sum(1).amax()).sqrt()
+        return stretch * _products_of_lengths(query, support)
+
+    def magnitude(self, query: Tensor, support: Tensor, scores: Tensor) -> Tensor:
+        return self.bound(query, support)
+
+    def terms(self, query: Tensor, support: Tensor, support_weights: Tensor) -> Tensor:
+        return F.combine_supports(support_weights, support.abs()) @ self.matrix.to(support).abs().T
+
+    def _weights(self, query: Tensor, support: Tensor, support_weights: Tensor) -> Tensor:
         return self._project(F.combine_supports(support_weights, support))
 
+    def _summed(self, support: Tensor) -> int:
+        return sum(support.shape[-2:])
 
-class Euclidean(Similarity):
+
+class Euclidean(_ClosedForm):
     r"""Negative Euclidean distance, :math:`s = -\|Z - t\|`, or its square, :math:`-\|Z - t\|^2`.
 
     The square is the measure of prototypical networks (Snell, Swersky and Zemel, NeurIPS 2017).
@@ -191,16 +284,12 @@ class Euclidean(Similarity):
     def explained(self, query: Tensor, support: Tensor) -> Tensor:
         if self.rule == "difference":
             return self.score(query, support)
-        length = support.norm(dim=-1)
-        return self.score(query, support) + (length.square() if self.squared else length)
+        gain = _gain(query, support)
+        return gain if self.squared else _divide(gain, self._reach(query, support))
 
     def weights(self, query: Tensor, support: Tensor, support_weights: Tensor) -> Tensor:
         self.require_weights()
-        if not self.squared:
-            # ‖t‖² - d² = (‖t‖ - d)(‖t‖ + d)
-            support_weights = _divide(support_weights, _distance(query, support) + support.norm(dim=-1))
-        pull = F.combine_supports(support_weights, support)
-        return 2 * pull - query * support_weights.sum(1, keepdim=True)
+        return super().weights(query, support, support_weights)
 
     def contributions(self, query: Tensor, support: Tensor, support_weights: Tensor) -> Tensor:
         if self.rule == "zero-baseline":
@@ -209,6 +298,31 @@ class Euclidean(Similarity):
             support_weights = _divide(support_weights, _distance(query, support))
         return -_sum_over_supports(torch.square, query, support, support_weights)
 
+    def bound(self, query: Tensor, support: Tensor) -> Tensor:
+        # Magnitudes of 2 z·t - ‖z‖², over ‖t‖ + d, which is at least ‖z‖ and at least ‖t‖, for the root.
+        length = F.lengths(query).unsqueeze(1)
+        if self.squared:
+            return 2 * _products_of_lengths(query, support) + length.square()
+        return 3 * length.expand(-1, support.shape[-2])
+
+    def terms(self, query: Tensor, support: Tensor, support_weights: Tensor) -> Tensor:
+        if self.rule == "difference":
+            return super().terms(query, support, support_weights)
+        per_square = self._per_square(query, support, support_weights)
+        return 2 * F.combine_supports(per_square, support.abs()) + query.abs() * per_square.sum(1, keepdim=True)
+
+    def _weights(self, query: Tensor, support: Tensor, support_weights: Tensor) -> Tensor:
+        per_square = self._per_square(query, support, support_weights)
+        return 2 * F.combine_supports(per_square, support) - query * per_square.sum(1, keepdim=True)
+
+    def _per_square(self, query: Tensor, support: Tensor, support_weights: Tensor) -> Tensor:
+        """Weights of the squared distances."""
+        return support_weights if self.squared else _divide(support_weights, self._reach(query, support))
+
+    def _reach(self, query: Tensor, support: Tensor) -> Tensor:
+        """‖t‖ + d, by which ‖t‖² - d² is more than ‖t‖ - d, ``(B, K)``."""
+        return _distance(query, support) + support.norm(dim=-1)
+
     def require_weights(self) -> None:
         _check_has_weights(self.rule)
 
@@ -216,7 +330,7 @@ class Euclidean(Similarity):
         return f"squared={self.squared}, rule={self.rule!r}"
 
 
-class Mahalanobis(Similarity):
+class Mahalanobis(_ClosedForm):
     r"""Negative squared distance in a metric, :math:`s = -(Z - t)^\top M (Z - t)`.
 
     M is learned in Xing et al., "Distance Metric Learning with Application to Clustering", NeurIPS 2002, and is an
@@ -266,17 +380,35 @@ class Mahalanobis(Similarity):
     def explained(self, query: Tensor, support: Tensor) -> Tensor:
         if self.rule == "difference":
             return self.score(query, support)
-        return self.score(query, support) + self._whiten(support).square().sum(-1)
+        return _gain(self._whiten(query), self._whiten(support))
 
     def weights(self, query: Tensor, support: Tensor, support_weights: Tensor) -> Tensor:
         self.require_weights()
-        pull = F.combine_supports(support_weights, support)
-        return self._apply_matrix(2 * pull - query * support_weights.sum(1, keepdim=True))
+        return super().weights(query, support, support_weights)
 
     def contributions(self, query: Tensor, support: Tensor, support_weights: Tensor) -> Tensor:
         if self.rule == "zero-baseline":
             return super().contributions(query, support, support_weights)
         return -_sum_over_supports(lambda d: d * self._apply_matrix(d), query, support, support_weights)
+
+    def bound(self, query: Tensor, support: Tensor) -> Tensor:
+        # The columns of the factor are orthogonal: the longest one's square is the largest eigenvalue of M.
+        stretch = self.factor.to(query).square().sum(0).amax()
+        return stretch * (2 * _products_of_lengths(query, support) + F.lengths(query).square().unsqueeze(1))
+
+    def terms(self, query: Tensor, support: Tensor, support_weights: Tensor) -> Tensor:
+        if self.rule == "difference":
+            return super().terms(query, support, support_weights)
+        pull = 2 * F.combine_supports(support_weights, support.abs())
+        factor = self.factor.to(query).abs()
+        return (pull + query.abs() * support_weights.sum(1, keepdim=True)) @ factor @ factor.T
+
+    def _weights(self, query: Tensor, support: Tensor, support_weights: Tensor) -> Tensor:
+        pull = F.combine_supports(support_weights, support)
+        return self._apply_matrix(2 * pull - query * support_weights.sum(1, keepdim=True))
+
+    def _summed(self, support: Tensor) -> int:
+        return sum(support.shape[-2:])
 
     def require_weights(self) -> None:
         _check_has_weights(self.rule)
@@ -322,19 +454,28 @@ class Learned(Similarity):
         return self.score(query, support) - self.score(torch.zeros_like(query), support)
 
     def weights(self, query: Tensor, support: Tensor, support_weights: Tensor) -> Tensor:
+        return self._follow(query, support, support_weights, are_weights=True)
+
+    def contributions(self, query: Tensor, support: Tensor, support_weights: Tensor) -> Tensor:
+        return self._follow(query, support, support_weights, are_weights=False)
+
+    def _follow(self, query: Tensor, support: Tensor, support_weights: Tensor, are_weights: bool) -> Tensor:
         slope = IntegratedGradients(self._compare, multiply_by_inputs=False)
         with torch.inference_mode(False):
             # Autograd cannot save what was made in inference mode; a copy it can.
             query = query.clone()
-            total = torch.zeros_like(query)
+            total, magnitude = torch.zeros_like(query), torch.zeros_like(query)
             # One support after the other: the graph of all would hold their number times the path.
             for one, weight in zip(_each_support(support), support_weights.unbind(1), strict=True):
                 if weight.any():
                     own = one.expand_as(query).clone()
                     path = slope.attribute(query, additional_forward_args=own, n_steps=self.n_steps)
-                    total += weight.unsqueeze(1) * path.detach()
+                    term = weight.unsqueeze(1) * path.detach()
+                    total += term
+                    magnitude += term.abs()
         self._warn_of_gap(query * total, support_weights * self.explained(query, support))
-        return total
+        values = total if are_weights else query * total
+        return _settle_sum(values, magnitude, query, are_weights, support.shape[-2])
 
     def _compare(self, query: Tensor, support: Tensor) -> Tensor:
         similarity = self.metric(query, support)
@@ -400,6 +541,16 @@ def _distance(query: Tensor, support: Tensor) -> Tensor:
     return torch.cdist(query.unsqueeze(1), support, compute_mode=exact).squeeze(1)
 
 
+def _gain(query: Tensor, support: Tensor) -> Tensor:
+    """‖t‖² - ‖Z - t‖² = 2 Z·t - ‖Z‖², ``(B, K)``, whose error does not grow with the longest of the supports."""
+    return 2 * F.pairwise_dot(query, support) - query.square().sum(1, keepdim=True)
+
+
+def _products_of_lengths(query: Tensor, support: Tensor) -> Tensor:
+    """‖Z‖‖t‖ for every query and each of its supports, ``(B, K)``: an upper bound of the sum of all |z_j t_j|."""
+    return F.lengths(query).unsqueeze(1) * F.lengths(support)
+
+
 def _each_support(support: Tensor) -> tuple[Tensor, ...]:
     return support.unbind(0) if support.dim() == 2 else support.unbind(1)
 
@@ -407,10 +558,19 @@ def _each_support(support: Tensor) -> tuple[Tensor, ...]:
 def _sum_over_supports(
     term: Callable[[Tensor], Tensor], query: Tensor, support: Tensor, support_weights: Tensor
 ) -> Tensor:
-    total = torch.zeros_like(query)
+    total, magnitude = torch.zeros_like(query), torch.zeros_like(query)
     for one, weight in zip(_each_support(support), support_weights.unbind(1), strict=True):
-        total += weight.unsqueeze(1) * term(query - one)
-    return total
+        each = weight.unsqueeze(1) * term(query - one)
+        total += each
+        magnitude += each.abs()
+    return _settle_sum(total, magnitude, torch.ones_like(query), False, support.shape[-2])
+
+
+def _settle_sum(values: Tensor, magnitude: Tensor, query: Tensor, are_weights: bool, count: int) -> Tensor:
+    """:func:`drop_rounding` of a sum whose terms were gone through one by one."""
+    noise = F.rounding_of_supports(count, query.dtype) * magnitude
+    bound = (query.abs() * noise).amax(1, keepdim=True)
+    return drop_rounding(values, query, are_weights=are_weights, bound=bound, noise=lambda: noise)
 
 
 def _check_rule(rule: str) -> None:

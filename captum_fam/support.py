@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from captum_fam import functional as F
 from captum_fam._model_state import anchor, model_state, tensor_version
-from captum_fam.similarity import SimilarityLike, get_similarity
+from captum_fam._training_mode import warn_of_training_mode
+from captum_fam.similarity import Dot, SimilarityLike, get_similarity
 
 Aggregate = Literal["mean", "prototype"]
 
@@ -86,15 +87,29 @@ class SupportSet(nn.Module):
     def class_weights(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The rows that average supports by class, ``(C, K)``: 1 / K_c at those of class c."""
         key = tensor_version(self.labels), dtype
-        if self._class_weights is None or self._class_weights[0] != key:
+        kept = self._class_weights  # one read: another thread may put its own in the place
+        if kept is None or kept[0] != key:
             with plain_arithmetic(self.labels.device):
                 members = nn.functional.one_hot(self.labels, self.n_classes).T.to(dtype)
-                self._class_weights = key, members / members.sum(1, keepdim=True)
-        return self._class_weights[1]
+                kept = self._class_weights = key, members / members.sum(1, keepdim=True)
+        return kept[1]
 
     @property
     def holds_embeddings(self) -> bool:
         return self.inputs.dim() == 2
+
+    @property
+    def rule(self) -> object:
+        """What Captum's LRP asks every module for.
+
+        Raises:
+            TypeError: always. Relevance cannot be propagated through a comparison of vectors.
+        """
+        raise TypeError(
+            "LRP has no rule for a similarity: lengths and products of vectors are no layers. Use LayerSimilarityCAM, "
+            "which adds up to the score; or run LRP on torch.nn.Sequential(model, linear), with the mean unit "
+            "embedding of each class for the rows of linear.weight: the cosines times the length of the query"
+        )
 
     def embed(self, forward_func: Callable[..., Any], additional_forward_args: Any = None) -> Tensor:
         """The supports' embeddings under ``forward_func``, detached, ``(K, J)``."""
@@ -150,6 +165,11 @@ class _EmptyOnCopy(weakref.WeakKeyDictionary[Any, tuple[Any, Tensor]]):
 class EmbeddedSupport:
     """Supports as embeddings, and the linear forms over them that make class scores.
 
+    Scores that only rounding sets apart are ties: the first of the tied classes is the predicted one, or the runner-up,
+    and a score less a foil that equals it is exactly zero. ``magnitude``, ``(B, K)``, is what rounding of the
+    similarities is relative to (:meth:`Similarity.magnitude <captum_fam.similarity.Similarity.magnitude>`); None: their
+    own size.
+
     Attributes:
         embeddings: ``(K, J)`` shared by the batch, or ``(B, K, J)``, one set a query.
         class_weights: ``(C, K)``; row c takes the mean over the supports of class c (Eq. 11).
@@ -166,27 +186,46 @@ class EmbeddedSupport:
         """S of Eq. 11 for every class, without the foil: ``(B, K)`` -> ``(B, C)``."""
         return F.class_similarity(similarities, self.class_weights.to(similarities.dtype))
 
-    def scores(self, similarities: Tensor) -> Tensor:
+    def predicted(self, similarities: Tensor, magnitude: Tensor | None = None) -> Tensor:
+        """The class of the largest S, before the foil: ``(B, K)`` -> ``(B,)``."""
+        noise = self._rounding(self.class_weights, similarities, magnitude)
+        return F.first_largest(self.class_scores(similarities), noise)
+
+    def scores(self, similarities: Tensor, magnitude: Tensor | None = None) -> Tensor:
         """S of every class minus that of its foil: ``(B, K)`` -> ``(B, C)``."""
-        return self.less_foil(self.class_scores(similarities), similarities)
+        return self.less_foil(self.class_scores(similarities), similarities, magnitude)
 
-    def less_foil(self, class_scores: Tensor, similarities: Tensor) -> Tensor:
+    def less_foil(self, class_scores: Tensor, similarities: Tensor, magnitude: Tensor | None = None) -> Tensor:
         """:meth:`scores` from :meth:`class_scores`, ``(B, C)``."""
+        if not self.runner_up and self.foil_weights is None:
+            return class_scores
+        noise = self._rounding(self.class_weights, similarities, magnitude)
         if self.runner_up:
-            return class_scores - class_scores.gather(1, _best_other_class(class_scores))
-        if self.foil_weights is not None:
-            return class_scores - F.class_similarity(similarities, self.foil_weights.to(class_scores.dtype))
-        return class_scores
+            other = _best_other_class(class_scores, noise)
+            foil_scores, foil_noise = class_scores.gather(1, other), noise.gather(1, other)
+        else:
+            assert self.foil_weights is not None
+            foil_scores = F.class_similarity(similarities, self.foil_weights.to(class_scores.dtype))
+            foil_noise = self._rounding(self.foil_weights, similarities, magnitude)
+        return F.zero_within(class_scores - foil_scores, noise + foil_noise)
 
-    def support_weights(self, similarities: Tensor, target: Tensor) -> Tensor:
+    def support_weights(self, similarities: Tensor, target: Tensor, magnitude: Tensor | None = None) -> Tensor:
         """Weight of each support in the score of class ``target`` ``(B,)``: ``(B, K)``, negative on the foil."""
         weights = self.class_weights[target]
         if self.runner_up:
-            other = _best_other_class(self.class_scores(similarities)).gather(1, target.unsqueeze(1))
+            noise = self._rounding(self.class_weights, similarities, magnitude)
+            other = _best_other_class(self.class_scores(similarities), noise).gather(1, target.unsqueeze(1))
             weights = weights - self.class_weights[other.squeeze(1)]
         elif self.foil_weights is not None:
             weights = weights - self.foil_weights[target]
         return weights.to(similarities.dtype)
+
+    def _rounding(self, weights: Tensor, similarities: Tensor, magnitude: Tensor | None) -> Tensor:
+        """How far rounding can have moved sums of the similarities weighted by ``(C, K)``: ``(B, C)``."""
+        sizes = similarities.detach().abs() if magnitude is None else magnitude
+        # A sum over the features of each support, then one over the supports.
+        count = self.embeddings.shape[-1] + weights.count_nonzero(1)
+        return F.rounding_of_supports(count, sizes.dtype) * F.class_similarity(sizes, weights.to(sizes.dtype))
 
 
 class SimilarityToSupport(nn.Module):
@@ -241,23 +280,50 @@ class SimilarityToSupport(nn.Module):
 
     def forward(self, *args: Any) -> Tensor:
         """Scores of the query batch, ``(B, C)``; further arguments go to the model."""
+        return self._compare(*args)[0]
+
+    def predict(self, *args: Any) -> tuple[Tensor, Tensor]:
+        """As :meth:`forward`, with the predicted class of each query beside the scores, ``(B, C)`` and ``(B,)``.
+
+        It is the class of the largest score before the foil, and the first of those that only rounding sets apart.
+        """
+        scores, support, similarities, magnitude = self._compare(*args)
+        return scores, support.predicted(similarities, magnitude)
+
+    def _compare(self, *args: Any) -> tuple[Tensor, EmbeddedSupport, Tensor, Tensor]:
+        """Scores, what they are made of, the similarities to each support, and what their rounding is relative to."""
+        self._refuse_deep_lift()
+        warn_of_training_mode(self.model, 3)
         support = self.embedded()
         embedding = check_embedding(self.model(*args))
         check_embedding_sizes(embedding, support.embeddings)
         with torch.autocast(embedding.device.type, enabled=False):
-            return support.scores(self.similarity.score(*F.common_precision(embedding, support.embeddings)))
+            query, vectors = F.common_precision(embedding, support.embeddings)
+            similarities = self.similarity.score(query, vectors)
+            magnitude = self.similarity.magnitude(query.detach(), vectors, similarities.detach())
+            return support.scores(similarities, magnitude), support, similarities, magnitude
+
+    def _refuse_deep_lift(self) -> None:
+        """DeepLift follows modules; through other functions it takes gradients, and no longer adds up."""
+        hooks = (getattr(hook, "__module__", "") for hook in self._forward_pre_hooks.values())
+        if not isinstance(self.similarity, Dot) and any("captum.attr._core.deep_lift" in str(name) for name in hooks):
+            raise TypeError(
+                f"DeepLift cannot follow {type(self.similarity).__name__}: lengths and differences of vectors are no "
+                'modules, and its attributions would not add up. Use similarity="dot", IntegratedGradients or '
+                "LayerSimilarityCAM"
+            )
 
     def embedded(self) -> EmbeddedSupport:
         """The support under the model's present weights."""
         if getattr(self, "_is_replica", False):
             # A replica cannot tell whether the weights of the original have changed since it embedded the support.
             raise TypeError(WRAP_THE_MODEL)
-        state = self._state()
-        if self._kept is None or state is None or state != self._kept[0]:
+        state, kept = self._state(), self._kept
+        if kept is None or state is None or state != kept[0]:
             embedded = self._embed()
             # Read the state again: embedding in training mode moves batch-norm statistics.
-            self._kept = self._state(), embedded
-        return self._kept[1]
+            kept = self._kept = self._state(), embedded
+        return kept[1]
 
     def _state(self) -> tuple[object, ...] | None:
         model = model_state(self.model)
@@ -341,6 +407,9 @@ def check_support_tensor(support: object, name: str = "support") -> None:
         raise ValueError(f"{name} must be images (K, C, H, W) or embeddings (K, J), got shape {tuple(support.shape)}")
     if support.numel() == 0:
         raise ValueError(f"{name} is empty: got shape {tuple(support.shape)}, expected at least one support")
+    if support.is_complex() or (support.dim() == 2 and not support.is_floating_point()):
+        kind = "embeddings (K, J)" if support.dim() == 2 else "images"
+        raise TypeError(f"{name} must hold real numbers, {kind} of a floating-point type, got {support.dtype}")
     if support.is_floating_point() and not F.is_finite(support):
         raise ValueError(f"{name} contains NaN or inf")
 
@@ -364,11 +433,15 @@ def check_embedding(embedding: object) -> Tensor:
             f"forward_func must return embeddings of shape (B, J), got {tuple(embedding.shape)}; "
             "pool or flatten its output"
         )
+    if not embedding.is_floating_point():
+        raise TypeError(f"forward_func must return embeddings of a floating-point type, got {embedding.dtype}")
     return embedding
 
 
 def check_embedding_sizes(query: Tensor, support: Tensor, name: str = "support") -> None:
     """Refuse a support that cannot be compared with the query's embedding."""
+    if not support.is_floating_point():
+        raise TypeError(f"{name} must have embeddings of a floating-point type, got {support.dtype}")
     if query.device != support.device:
         raise ValueError(f"{name} is on {support.device} but the query's embedding on {query.device}; move one of them")
     if query.shape[-1] != support.shape[-1]:
@@ -378,9 +451,11 @@ def check_embedding_sizes(query: Tensor, support: Tensor, name: str = "support")
         )
 
 
-def _best_other_class(scores: Tensor) -> Tensor:
+def _best_other_class(scores: Tensor, noise: Tensor) -> Tensor:
     """For each class the index of the best of the others, ``(B, C)``: the winner's is the second, else the winner."""
-    best, second = scores.topk(2, dim=1).indices.unsqueeze(-1).unbind(1)
+    scores = scores.detach()
+    best = F.first_largest(scores, noise).unsqueeze(1)
+    second = F.first_largest(scores.scatter(1, best, -torch.inf), noise).unsqueeze(1)
     columns = torch.arange(scores.shape[1], device=scores.device)
     return torch.where(columns == best, second, best)
 

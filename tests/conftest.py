@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from captum_fam.pooling import GAP, GMP, LSE, GeM
+from tests.perturbed_products import PerturbedProducts
 
 POOLINGS: dict[str, Callable[[], nn.Module]] = {
     "gap": GAP,
@@ -24,6 +26,30 @@ POOLINGS: dict[str, Callable[[], nn.Module]] = {
 _CONVOLUTIONS: dict[int, type[nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 # No two sides alike, so that a transposed map cannot pass.
 _SIZES = {1: (9,), 2: (7, 5), 3: (4, 3, 5)}
+
+# The tests that --perturb-products is for: those of the maps and what they are made of.
+_OF_MAPS = ("attr", "test_functional.py", "test_similarity.py")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--perturb-products",
+        choices=("up", "down"),
+        help="run the tests of the maps with every matrix product rounded as another processor might",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "unperturbed: runs compiled code, which --perturb-products cannot reach into")
+
+
+@pytest.fixture(autouse=True)
+def _perturbed_products(request: pytest.FixtureRequest) -> Iterator[None]:
+    direction = request.config.getoption("--perturb-products")
+    reached = request.path.relative_to(Path(__file__).parent).parts[0] in _OF_MAPS
+    reached = reached and request.node.get_closest_marker("unperturbed") is None
+    with PerturbedProducts(direction) if direction and reached else nullcontext():
+        yield
 
 
 @pytest.fixture(autouse=True)

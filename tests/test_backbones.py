@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from urllib.error import URLError
 
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
-from captum_fam.backbones import WeightsError, last_feature_map, load_backbone
+from captum_fam.backbones import WeightsError, load_backbone
 
 SMALL = {
     "densenet121": "features",
@@ -58,7 +59,7 @@ def test_the_embedding_is_the_average_of_the_layer_to_explain(name: str, layer: 
 
 @pytest.mark.parametrize(("name", "layer"), LARGE.items())
 def test_the_embedding_has_a_feature_for_each_channel_of_the_layer(name: str, layer: str) -> None:
-    with torch.device("meta"):  # where nothing is computed
+    with torch.device("meta"):  # where nothing is computed, and the last layer is taken
         backbone = load_backbone(name, weights=None)
         activation, embedding = layer_output(backbone.model, backbone.layer, torch.zeros(2, 3, 224, 224))
     assert backbone.layer == layer
@@ -66,15 +67,45 @@ def test_the_embedding_has_a_feature_for_each_channel_of_the_layer(name: str, la
     assert embedding.shape == activation.shape[:2]
 
 
-def test_a_vision_transformer_comes_with_its_token_grid() -> None:
-    with torch.device("meta"):
-        backbone = load_backbone("vit_b_32", weights=None)
-        tokens, embedding = layer_output(backbone.model, backbone.layer, torch.zeros(2, 3, 224, 224))
-    assert backbone.layer == "encoder.layers.encoder_layer_11.ln_1"
+def test_a_vision_transformer_comes_with_its_token_grid(monkeypatch: pytest.MonkeyPatch) -> None:
+    def small(name: str, weights: object = None) -> nn.Module:
+        return models.VisionTransformer(64, 16, num_layers=3, num_heads=2, hidden_dim=24, mlp_dim=48)
+
+    monkeypatch.setattr(models, "get_model", small)
+    backbone = load_backbone("vit_b_16", weights=None)
+    tokens, embedding = layer_output(backbone.model, backbone.layer, torch.randn(2, 3, 64, 64))
+    assert backbone.layer == "encoder.dropout"  # the input of the first block
     assert backbone.token_grid is not None
-    assert backbone.token_grid(tokens).shape == (2, 768, 7, 7)
-    assert embedding.shape == (2, 768)
-    assert not backbone.any_size
+    assert backbone.token_grid(tokens).shape == (2, 24, 4, 4)
+    assert embedding.shape == (2, 24)
+    assert (backbone.size, backbone.any_size) == (64, False)
+    assert load_backbone("vit_b_16", weights=None, layer="conv_proj").token_grid is None
+
+
+@pytest.fixture
+def small_convnext(monkeypatch: pytest.MonkeyPatch) -> nn.Module:
+    """What stands for a ConvNeXt by name; its norms have shifts."""
+    blocks = models.convnext.CNBlockConfig
+    made = models.ConvNeXt([blocks(8, 16, 1), blocks(16, None, 1)]).eval()
+    nn.init.normal_(made.classifier[0].bias)
+    monkeypatch.setattr(models, "get_model", lambda *_, **__: copy.deepcopy(made))
+    return made
+
+
+def test_a_convnext_keeps_the_norm_of_its_average(small_convnext: nn.Module) -> None:
+    images = torch.randn(2, 3, 64, 64)
+    backbone = load_backbone("convnext_tiny", weights=None)
+    activation, embedding = layer_output(backbone.model, backbone.layer, images)
+    norm = backbone.model.classifier[0]
+    with torch.no_grad():
+        expected = nn.functional.layer_norm(activation.mean((2, 3)), (16,), norm.weight, norm.bias, norm.eps)
+    torch.testing.assert_close(embedding, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_maxvit_keeps_all_but_its_classifier() -> None:
+    with torch.device("meta"):
+        model = load_backbone("maxvit_t", weights=None).model
+    assert [type(part).__name__ for part in model.classifier][-3:] == ["Linear", "Tanh", "Identity"]
 
 
 def test_weights_of_a_preset_say_how_images_are_prepared() -> None:
@@ -97,16 +128,18 @@ def test_another_layer_can_be_named() -> None:
     assert load_backbone("squeezenet1_1", weights=None, layer="features.7").layer == "features.7"
 
 
-def test_a_model_without_a_feature_map_is_named() -> None:
-    with pytest.raises(ValueError, match="Sequential has no module with a feature map"):
-        last_feature_map(nn.Sequential(nn.Flatten(), nn.Linear(12, 4)), torch.zeros(1, 3, 2, 2))
+def test_a_layer_without_positions_is_refused() -> None:
+    with pytest.raises(ValueError, match="layer 'classifier' of SqueezeNet gives no tensor with positions"):
+        load_backbone("squeezenet1_1", weights=None, layer="classifier")
 
 
-def test_the_hooks_that_look_for_the_layer_are_gone_even_after_an_error() -> None:
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Linear(99, 4))
-    with pytest.raises(RuntimeError):
-        last_feature_map(model, torch.zeros(1, 3, 5, 5))
-    assert not any(module._forward_hooks for module in model.modules())
+def test_files_of_a_convnext_fit_with_and_without_the_classifier(small_convnext: nn.Module, tmp_path: Path) -> None:
+    state = small_convnext.state_dict()
+    torch.save(state, tmp_path / "with.pth")
+    torch.save({key: value for key, value in state.items() if "classifier.2" not in key}, tmp_path / "without.pth")
+    for name in ("with.pth", "without.pth"):
+        model = load_backbone("convnext_tiny", tmp_path / name).model
+        torch.testing.assert_close(model.classifier[0].bias, small_convnext.classifier[0].bias)
 
 
 @pytest.fixture(scope="module")

@@ -52,3 +52,18 @@ def test_a_sharp_match_nears_the_best_cosine():
     assert torch.allclose(soft_best_match(query, support, sharpness=1e5), cosine, atol=1e-4)
     partner = support[torch.arange(3)[None, None], index]
     assert torch.allclose((query.unsqueeze(2) * partner).sum(-1), cosine)
+
+
+def test_a_match_is_never_above_one() -> None:
+    activation = torch.randn(20, 64, 3, 5, generator=torch.Generator().manual_seed(3))
+    unit = descriptors(activation, window=1)
+    assert (unit * unit).sum(2).max() > 1  # as rounding has it
+    cosine, _ = best_match(unit, unit)
+    assert cosine.max() == 1
+    assert soft_best_match(unit[:, :1], unit[:, :1]).max() <= 1
+
+
+def test_descriptors_do_not_depend_on_the_scale_of_the_activation() -> None:
+    activation = torch.rand(2, 7, 3, 5)
+    for scale in (1e-30, 1e-13, 1e20):
+        torch.testing.assert_close(descriptors(scale * activation), descriptors(activation), rtol=1e-5, atol=1e-6)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +12,9 @@ import torch
 from torch import Tensor
 
 from captum_fam import functional as F
+from captum_fam.rounding import drop_rounding
 from tests import reference
+from tests.perturbed_products import PerturbedProducts
 
 DOUBLE = torch.float64
 
@@ -166,7 +170,7 @@ def test_eq_13_by_hand_for_any_number_of_spatial_dimensions() -> None:
     for size in ((6,), (2, 3), (1, 3, 2)):
         result = F.activation_map(activation.reshape(1, 2, *size), weights)
         assert result.shape == (1, 1, *size)
-        assert result.flatten().tolist() == expected
+        close(result.flatten(), expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -174,7 +178,8 @@ def test_half_precision_activations_are_summed_in_float32(dtype: torch.dtype) ->
     activation = torch.full((1, 3001, 2, 3), 1.5, dtype=dtype)
     result = F.activation_map(activation, torch.ones(1, 3001, dtype=DOUBLE))
     assert result.dtype == torch.float32
-    assert (result == 4501.5).all()  # bfloat16 stops counting at 256, float16 is out of steps of 1.5 beyond 4096
+    # bfloat16 stops counting at 256, float16 is out of steps of 1.5 beyond 4096.
+    torch.testing.assert_close(result, torch.full_like(result, 4501.5), rtol=1e-6, atol=0)
 
 
 def test_widen_leaves_what_is_float32_or_better() -> None:
@@ -226,6 +231,198 @@ def test_a_constant_contribution_leaves_a_support_blind_map() -> None:
 def test_a_flat_zero_activation_has_a_finite_share() -> None:
     share = F.support_blind_share(torch.zeros(1, 2, 3, 3), torch.tensor([[-1.0, 1.0]]))
     assert share.tolist() == [0.0]
+
+
+# Rounding
+
+processors = pytest.mark.parametrize("processor", ["this", "up", "down"])
+
+
+def on(processor: str) -> Any:
+    """This processor, or one that rounds the last place of its products up or down."""
+    return nullcontext() if processor == "this" else PerturbedProducts(processor)  # type: ignore[arg-type]
+
+
+@processors
+@pytest.mark.parametrize("count", [1, 2, 17, 513, 4001])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_rounding_covers_what_products_of_unlike_terms_lose(processor: str, count: int, batch: int) -> None:
+    for left, right in (
+        (torch.rand(batch, count), torch.rand(count, 33)),
+        (torch.randn(batch, count), torch.randn(count, 33)),
+    ):
+        with on(processor):
+            error = (left @ right).double() - left.double() @ right.double()
+        allowed = F.rounding(count, torch.float32) * (left.double().abs() @ right.double().abs())
+        assert (error.abs() <= allowed).all()
+
+
+@processors
+@pytest.mark.parametrize("count", [2, 10, 200, 1000])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_rounding_of_supports_covers_what_sums_of_copies_lose(processor: str, count: int, batch: int) -> None:
+    weights, support = torch.full((batch, count), 1 / count), torch.rand(1, 65).expand(count, -1).contiguous()
+    with on(processor):
+        error = F.combine_supports(weights, support).double() - F.combine_supports(weights.double(), support.double())
+    assert (error.abs() <= F.rounding_of_supports(count, torch.float32) * support[0]).all()
+
+
+def test_rounding_grows_with_the_root_of_the_count_and_leaves_real_contributions_far_behind() -> None:
+    assert F.rounding(64, torch.float64) == 8 * torch.finfo(torch.float64).eps
+    close(F.rounding(torch.tensor([0.0, 16.0, 64.0], dtype=DOUBLE), DOUBLE), [4 * 2**-52, 6 * 2**-52, 8 * 2**-52])
+    assert F.rounding_of_supports(4000, torch.float32) < 1e-4
+    assert F.rounding_of_supports(4000, torch.float64) < 1e-9
+
+
+def test_a_row_is_dropped_where_its_largest_contribution_is_within_the_largest_noise() -> None:
+    query = tensor([1, 10], [1, 10], [1, 10], [0, 0])
+    contributions = tensor([1e-9, 3e-9], [1e-9, 5e-9], [0, 0], [1, 1])
+    noise = tensor([4e-9, 1e-12], [4e-9, 1e-12], [1, 1], [1e-9, 1e-9])
+    actual = drop_rounding(
+        contributions, query, are_weights=False, bound=torch.ones(4, 1).double(), noise=lambda: noise
+    )
+    assert actual.tolist() == [[0, 0], [1e-9, 5e-9], [0, 0], [1, 1]]
+
+
+def test_a_row_above_the_bound_is_not_looked_at() -> None:
+    def noise() -> Tensor:
+        raise AssertionError("no closer look is due")
+
+    contributions = tensor([1e-3, 1.0], [0, 0])
+    actual = drop_rounding(
+        contributions, torch.ones(2, 2), are_weights=False, bound=tensor([1e-2], [1e-2]), noise=noise
+    )
+    assert actual is contributions
+
+
+def test_weights_of_features_that_the_query_lacks_are_kept() -> None:
+    query, weights = tensor([1, 0], [1, 0]), tensor([1e-17, 1.0], [1e-17, 1e-17])
+    noise = torch.full((2, 2), 1e-15, dtype=DOUBLE)
+    actual = drop_rounding(weights, query, are_weights=True, bound=tensor([1], [1]), noise=lambda: noise)
+    assert actual.tolist() == [[1e-17, 1.0], [0, 0]]
+
+
+def test_the_first_of_tied_scores_is_the_largest() -> None:
+    scores = tensor([0.2, 0.5, 0.5 + 1e-15, 0.5 - 1e-15], [0.5, 0.5 + 1e-15, 0.7, 0.1], [0.1, 0.1 + 1e-13, 0.0, 0.0])
+    assert F.first_largest(scores, torch.full_like(scores, 1e-15)).tolist() == [1, 2, 1]
+    assert F.first_largest(scores, torch.zeros_like(scores)).tolist() == scores.argmax(1).tolist() == [2, 2, 1]
+    own = tensor([1, 1e-16, 1e-16, 1e-16], [0, 0, 0, 0], [1e-13, 0, 0, 0])
+    assert F.first_largest(scores, own).tolist() == [0, 2, 0]
+
+
+def test_values_within_rounding_are_zero_and_keep_their_gradient() -> None:
+    values = tensor([1e-17, -1e-17, 0.5, -0.5]).requires_grad_()
+    settled = F.zero_within(values, torch.full((1, 4), 1e-16, dtype=DOUBLE))
+    assert settled.tolist() == [[0, 0, 0.5, -0.5]]
+    (gradient,) = torch.autograd.grad((settled * tensor([1, 2, 3, 4])).sum(), values)
+    assert gradient.tolist() == [[1, 2, 3, 4]]
+
+
+# Scales
+
+
+def test_moderate_rows_are_exact_multiples_by_powers_of_two() -> None:
+    rows = torch.tensor([[3e38, -1e37, 0.0], [1e-44, 0.0, 3e-45], [0.0, 0.0, 0.0], [0.3, -0.7, 0.1]])
+    actual = F.moderate(rows).double()
+    factors = actual[[0, 1, 3], 0] / rows[[0, 1, 3], 0].double()
+    assert (factors.log2() == factors.log2().round()).all()
+    close(actual, rows.double() * torch.tensor([factors[0], factors[1], 1, factors[2]], dtype=DOUBLE)[:, None], 0)
+    assert 0.5 <= actual[3].abs().max() < 1
+
+
+@pytest.mark.parametrize("scale", [1e-38, 1e-30, 1e-20, 1e-13, 1e-4, 1.0, 1e19, 3e37])
+def test_directions_and_lengths_do_not_depend_on_the_scale(scale: float) -> None:
+    vectors = torch.rand(4, 9)
+    scaled = scale * vectors
+    exact = scaled.double().norm(dim=1)
+    close(F.lengths(scaled).double() / exact, torch.ones(4), 1e-6)
+    close(F.unit(scaled), scaled.double() / exact[:, None], 1e-6)
+    support, length = F.directed(scaled)
+    close(support.double() / length.double()[:, None], scaled.double() / exact[:, None], 1e-6)
+
+
+def test_directed_supports_are_the_supports_themselves_where_nothing_is_out_of_range() -> None:
+    support = torch.rand(3, 5)
+    assert F.directed(support)[0] is support
+
+
+def test_the_gradient_of_unit_rows_leaves_their_length_out() -> None:
+    rows = torch.randn(3, 5, dtype=DOUBLE).requires_grad_()
+    assert torch.autograd.gradcheck(F.unit, rows)
+    zeros = torch.zeros(2, 3, dtype=DOUBLE).requires_grad_()
+    (gradient,) = torch.autograd.grad(F.unit(zeros).sum(), zeros)
+    assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("of_query", "of_support"), [(1, 1e20), (1e-13, 1), (1e-20, 1), (1, 3e38), (1e20, 1e-20), (1e-38, 1e-38)]
+)
+@pytest.mark.parametrize("per_query", [False, True])
+def test_cosines_and_contributions_do_not_depend_on_the_scale(
+    of_query: float, of_support: float, per_query: bool
+) -> None:
+    query, support = torch.rand(3, 7), torch.rand(*((3, 4, 7) if per_query else (4, 7)))
+    weights = torch.rand(3, 4)
+    close(F.cosine_similarity(of_query * query, of_support * support), F.cosine_similarity(query, support), 1e-6)
+    actual = F.cosine_contributions(of_query * query, of_support * support, weights)
+    close(actual, F.cosine_contributions(query, support, weights), 1e-6)
+
+
+def test_one_support_out_of_range_leaves_the_others_as_they_are() -> None:
+    query, support = torch.rand(3, 7), torch.rand(4, 7)
+    mixed = support * torch.tensor([[1.0], [1e30], [1e-30], [1.0]])
+    close(F.cosine_similarity(query, mixed), F.cosine_similarity(query, support), 1e-6)
+
+
+def test_cosines_of_half_precision_embeddings_near_its_smallest_number() -> None:
+    query = torch.tensor([[1e-7, 3e-7, 0.0], [2e-7, 0.0, 5e-7]], dtype=torch.float16)
+    support = torch.tensor([[1.0, 2.0, 3.0]], dtype=torch.float16)
+    exact = torch.nn.functional.cosine_similarity(query.double(), support.double(), eps=0)
+    close(F.cosine_similarity(*F.common_precision(query, support)).flatten(), exact, 1e-6)
+
+
+def test_a_cosine_is_never_outside_one() -> None:
+    rows = torch.randn(500, 64, generator=torch.Generator().manual_seed(3))
+    plain = torch.cat([(F.unit(row) * F.unit(row)).sum(1) for row in rows.split(1)])
+    assert plain.max() > 1  # as rounding has it
+    cosines = torch.cat([F.cosine_similarity(row, torch.cat([row, -row])) for row in rows.split(1)])
+    assert cosines.abs().max() <= 1
+    assert not cosines.arccos().isnan().any()
+    close(cosines, [[1.0, -1.0]] * 500, 1e-6)
+
+
+def test_cutting_a_cosine_leaves_its_gradient() -> None:
+    cosines = tensor([1 + 1e-15, -1 - 1e-15, 0.5]).requires_grad_()
+    cut = F.within_one(cosines)
+    assert cut.tolist() == [[1.0, -1.0, 0.5]]
+    assert torch.autograd.grad(cut.sum(), cosines)[0].tolist() == [[1.0, 1.0, 1.0]]
+
+
+def test_shares_are_bounded_relative_to_the_most_that_a_similarity_can_be() -> None:
+    shares = F.support_shares(tensor([1, 1, 1]), tensor([2e-8, 1e-12, 0]), tensor([1e-2, 1e-2, 0]))
+    close(shares, [[5e7, 1e8, 1]])  # 1 / 2e-8, 1 / (1e-6 * 1e-2), and nothing to be shared
+
+
+def test_the_error_of_a_share_is_that_of_its_similarity_and_half_of_it_at_most() -> None:
+    similarities = tensor([0.5, 1e-3, 1e-9, -1e-3])
+    eps = torch.finfo(torch.float64).eps
+    close(F.shares_rounding(similarities, 64), [[16 * eps, 8e3 * eps, 8e6 * eps, 8e3 * eps]])
+    bound = tensor([2, 2, 2, 2])
+    close(F.shares_rounding(similarities, 64, bound), [[32 * eps, 16e3 * eps, 8e6 * eps, 16e3 * eps]])
+    assert F.shares_rounding(torch.tensor([[1e-7, -1e-7]]), 64).tolist() == [[0.5, 0.5]]
+
+
+def test_rectified_contributions_by_hand() -> None:
+    close(F.rectify(tensor([-1, 1, 4], [-2, -1, 0], [0, 0, 0])), [[0, 0.25, 1], [0, 0, 0], [0, 0, 0]])
+
+
+def test_contributions_over_their_largest_magnitude_by_hand() -> None:
+    close(F.maxabs(tensor([-4, 1, 2], [-2, 0, 0], [0, 0, 0])), [[-1, 0.25, 0.5], [-1, 0, 0], [0, 0, 0]])
+
+
+@pytest.mark.parametrize("scale", [3e38, 1e-40])
+def test_eq_12_holds_for_the_largest_and_the_smallest_numbers(scale: float) -> None:
+    close(F.minmax(scale * torch.tensor([[-1.0, 0.0, 1.0]])), [[0, 0.5, 1]], 1e-3)
 
 
 # Degenerate embeddings

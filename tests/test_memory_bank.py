@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from captum_fam import memory_bank
 from captum_fam.memory_bank import MemoryBank
+from tests.perturbed_products import PerturbedProducts
 
 N_CLASSES = 7
 
@@ -119,6 +121,65 @@ def test_the_vote_is_the_weighted_count_of_a_plain_loop():
 def test_large_similarities_do_not_overflow_the_vote():
     bank = MemoryBank(torch.tensor([[1e4, 0.0], [0.0, 1e4]]), [0, 1], similarity="dot")
     assert bank.classify(torch.tensor([[1.0, 0.5]])).class_scores.tolist() == [[1.0, 0.0]]
+
+
+@pytest.mark.parametrize("direction", [None, "up", "down"])
+@pytest.mark.parametrize("similarity", ["cosine", "dot", "euclidean"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_first_of_classes_with_equal_votes_is_predicted(dtype, similarity, direction):
+    rows = torch.randn(3, 33, dtype=dtype)
+    # Class 0 is far off; the others hold the same rows, in other orders.
+    bank = MemoryBank(
+        torch.cat([-rows[:1], rows.flip(0), rows, rows.roll(1, 0)]),
+        [0] + [3] * 3 + [1] * 3 + [2] * 3,
+        k=10,
+        similarity=similarity,
+    )
+    with PerturbedProducts(direction) if direction else nullcontext():
+        vote = bank.classify(rows.mean(0) + 0.1 * torch.randn(5, 33, dtype=dtype))
+    assert vote.predicted.tolist() == [1] * 5
+    assert vote.class_scores.sum(1).tolist() == pytest.approx([1] * 5)
+
+
+def test_votes_that_differ_by_more_than_rounding_are_no_ties():
+    bank = MemoryBank(torch.tensor([[1.0, 1e-2], [1.0, 0.0]]), [0, 1])
+    assert bank.classify(torch.tensor([[1.0, 0.0], [1.0, 1e-2]])).predicted.tolist() == [1, 0]
+    assert bank.using(temperature=1e-9).classify(torch.tensor([[1.0, 0.0]])).predicted.tolist() == [1]
+
+
+@pytest.mark.parametrize("temperature", [1e-37, 1e-30, 1e-9])
+def test_a_small_temperature_leaves_the_nearest_alone(temperature):
+    bank = MemoryBank(torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]), [0, 1, 2], neighbours="vote")
+    bank = bank.using(temperature=temperature)
+    query = torch.tensor([[1.0, 0.1], [0.1, 1.0]])
+    assert bank.classify(query).class_scores.tolist() == [[1, 0, 0], [0, 1, 0]]
+    assert bank.support(query, torch.tensor([1, 0])).weights.sum(1).tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-13, 1e20, 3e37])
+def test_cosines_and_votes_do_not_depend_on_the_scale(small_steps, scale):
+    bank, query = random_bank(k=20), random_queries()
+    scaled = MemoryBank(scale * bank.embeddings, bank.labels, k=20)
+    expected, actual = bank.classify(query), scaled.classify(query / scale)
+    torch.testing.assert_close(actual.similarities, expected.similarities, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(actual.class_scores, expected.class_scores, rtol=1e-4, atol=1e-6)
+    assert actual.predicted.equal(expected.predicted)
+
+
+def test_a_similarity_beyond_the_largest_number_is_refused_and_named():
+    bank = MemoryBank(torch.tensor([[3e38, 3e38]]), [0], similarity="dot")
+    with pytest.raises(ValueError, match="query: its similarity to rows of the memory bank is NaN or inf; rescale"):
+        bank.classify(torch.tensor([[2.0, 2.0]]))
+
+
+@pytest.mark.parametrize("backend", ["torch", "faiss"])
+def test_a_cosine_is_never_above_one(backend):
+    if backend == "faiss":
+        pytest.importorskip("faiss")
+    rows = torch.randn(2000, 64, generator=torch.Generator().manual_seed(3))
+    vote = MemoryBank(rows, [0] * 2000, k=1, backend=backend).classify(rows)
+    assert vote.similarities.max() == 1
+    assert not vote.similarities.arccos().isnan().any()
 
 
 def test_fewer_rows_than_k_all_vote():
@@ -371,8 +432,9 @@ def test_a_bank_that_does_not_fit_together_is_refused(arguments, error, message)
     ("options", "message"),
     [
         ({"k": 0}, "k must be at least 1, got 0"),
-        ({"temperature": 0.0}, "temperature must be positive, got 0.0"),
-        ({"temperature": math.nan}, "temperature must be positive, got nan"),
+        ({"temperature": 0.0}, "temperature must be positive.*got 0.0"),
+        ({"temperature": math.nan}, "temperature must be positive.*got nan"),
+        ({"temperature": 1e-320}, "temperature must be positive, 1e-37 at least, got 1e-320"),
         ({"neighbours": "A"}, "neighbours must be one of predicted, all, vote, .*, got 'A'"),
         ({"backend": "annoy"}, "backend must be one of torch, faiss, got 'annoy'"),
         ({"similarity": "manhattan"}, "similarity must be one of .*, got 'manhattan'"),

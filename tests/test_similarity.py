@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +25,7 @@ from captum_fam.similarity import (
     get_similarity,
 )
 from tests import reference
+from tests.perturbed_products import PerturbedProducts
 
 B, K, J = 3, 4, 5
 _GENERATOR = torch.Generator().manual_seed(11)
@@ -296,6 +299,221 @@ def test_distances_of_near_duplicates_keep_their_digits_in_float32(squared: bool
     exact = -exact.square() if squared else -exact
     actual = Euclidean(squared).score(query, support).double()
     torch.testing.assert_close(actual, exact, rtol=1e-5, atol=0)
+
+
+# Terms that cancel
+
+processors = pytest.mark.parametrize("processor", ["this", "up", "down"])
+both_types = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+
+
+def on(processor: str) -> Any:
+    """This processor, or one that rounds the last place of its products up or down."""
+    return nullcontext() if processor == "this" else PerturbedProducts(processor)  # type: ignore[arg-type]
+
+
+def both(measure: Similarity, query: Tensor, support: Tensor, weights: Tensor) -> list[Tensor]:
+    """Contributions, and the linear weights where the measure has them."""
+    found = [measure.contributions(query, support, weights)]
+    return found if "difference" in repr(measure) else [*found, measure.weights(query, support, weights)]
+
+
+@processors
+@both_types
+@pytest.mark.parametrize("name", ["cosine", "dot", "bilinear"])
+def test_opposite_supports_cancel_to_exact_zeros(name: str, dtype: torch.dtype, processor: str) -> None:
+    for batch, count in ((1, 1), (3, 1), (3, 4), (2, 100)):
+        query, support = torch.randn(batch, J, dtype=dtype), torch.randn(count, J, dtype=dtype)
+        weights = torch.rand(batch, count, dtype=dtype)
+        with on(processor):
+            found = both(
+                MEASURES[name], query, torch.cat([support, -support.flip(0)]), torch.cat([weights, weights.flip(1)], 1)
+            )
+        assert all((one == 0).all() for one in found)
+
+
+@processors
+@both_types
+@shared_or_not
+@all_measures
+def test_a_foil_of_the_same_supports_cancels_to_exact_zeros(
+    name: str, per_query: bool, dtype: torch.dtype, processor: str
+) -> None:
+    for batch, count, copies in ((3, 1, 1), (1, 1, 2), (3, 5, 3)):
+        query, support = torch.randn(batch, J, dtype=dtype), torch.randn(count, J, dtype=dtype)
+        # The foil holds each support `copies` times, in another order, and a little more often than is even.
+        order = torch.arange(count * copies).flip(0) % count
+        rows, weights = torch.cat([support, support[order]]), torch.rand(batch, count, dtype=dtype)
+        weights = torch.cat([weights, -weights[:, order] / copies], 1)
+        with on(processor):
+            found = both(MEASURES[name], query, rows.repeat(batch, 1, 1) if per_query else rows, weights)
+        assert all((one == 0).all() for one in found)
+
+
+@processors
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("counts", [(3, 7), (30, 70), (300, 700)])
+@pytest.mark.parametrize("name", ["cosine", "dot", "squared-euclidean"])
+def test_one_image_some_times_against_more_times_cancels_to_exact_zeros(
+    name: str, counts: tuple[int, int], batch: int, processor: str
+) -> None:
+    query, image = torch.rand(batch, 33), torch.rand(1, 33)
+    signs = torch.cat([torch.full((count,), sign / count) for count, sign in zip(counts, (1, -1), strict=True)])
+    with on(processor):
+        found = both(MEASURES[name], query, image.repeat(sum(counts), 1), signs.expand(batch, -1))
+    assert all((one == 0).all() for one in found)
+
+
+@processors
+@pytest.mark.parametrize(("dtype", "small"), [(torch.float32, 1e-4), (torch.float64, 1e-9)])
+@pytest.mark.parametrize("copies", [1, 40])
+@shared_or_not
+@linear_measures
+def test_what_is_small_beside_the_terms_that_cancel_but_real_survives(
+    name: str, per_query: bool, copies: int, dtype: torch.dtype, small: float, processor: str
+) -> None:
+    query, support, change = (1 + torch.rand(rows, J, dtype=torch.float64) for rows in (B, 1, 1))
+    support = torch.cat([support * (1 + small * change), support]).to(dtype)
+    measure = MEASURES[name]
+    wanted = np.diff(by_pair(reference.contributions, name, query.to(dtype).double(), support.double()), axis=1)[:, 0]
+    rows, weights = support.repeat_interleave(copies, 0), torch.tensor([-1.0, 1.0]).to(dtype)
+    weights = (weights / copies).repeat_interleave(copies).expand(B, -1)
+    with on(processor):
+        actual = measure.contributions(query.to(dtype), rows.repeat(B, 1, 1) if per_query else rows, weights)
+    error = (actual.double() - torch.from_numpy(wanted)).abs().amax(1)
+    assert (error <= 0.15 * torch.from_numpy(wanted).abs().amax(1)).all()
+
+
+def test_weights_survive_on_features_that_the_query_lacks_where_contributions_do_not() -> None:
+    query, support, weights = double([1, 0]), double([0.3, 0.4], [0.3, 0.0]), double([1, -1 + 1e-16])
+    assert Dot().weights(query, support, weights)[0, 1] == 0.4
+    assert Dot().contributions(query, support, weights).tolist() == [[0, 0]]
+
+
+@processors
+@shared_or_not
+def test_a_learned_metric_against_itself_leaves_exact_zeros(per_query: bool, processor: str) -> None:
+    query, support, weights = draw(per_query)
+    network = nn.Sequential(nn.Linear(2 * J, 8), nn.Tanh(), nn.Linear(8, 1)).double()
+    measure = Learned(lambda z, t: network(torch.cat([z, t], 1)).squeeze(1), n_steps=5)
+    copies, signs = torch.cat([support] * 3, -2), torch.cat([weights, -weights / 3, -weights * 2 / 3], 1)
+    with on(processor), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of so few steps
+        found = both(measure, query, copies, signs)
+    assert all((one == 0).all() for one in found)
+
+
+# What rounding is relative to
+
+
+@all_measures
+@shared_or_not
+def test_the_bound_is_at_least_the_magnitudes_of_contributions_and_what_they_explain(
+    name: str, per_query: bool
+) -> None:
+    for scale in (0.1, 1.0, 10.0):
+        query, support, _ = draw(per_query)
+        query = scale * query
+        bound = MEASURES[name].bound(query, support).numpy()
+        if name in ("cosine", "dot", "bilinear", *FROM_ZERO):
+            each = by_pair(reference.contributions, name, query, support)
+            assert (np.abs(each).sum(2) <= bound * (1 + 1e-12)).all()
+            assert (MEASURES[name].explained(query, support).abs().numpy() <= bound * (1 + 1e-12)).all()
+        assert bound.shape == (B, K)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("cosine", 1), ("dot", 5 * 13), ("euclidean", 3 * 5), ("squared-euclidean", 2 * 5 * 13 + 25)],
+)
+def test_the_bound_by_hand(name: str, expected: float) -> None:
+    close(MEASURES[name].bound(double([3, 4]), double([5, 12])), [[expected]])
+
+
+def test_the_bound_of_a_matrix_is_that_of_its_stretch() -> None:
+    query, support = double([3, 4]), double([5, 12])
+    close(Bilinear(double([0, 2], [2, 0])).bound(query, support), [[2 * 65]])
+    close(Mahalanobis(double([1, 0], [0, 4])).bound(query, support), [[4 * (130 + 25)]])
+
+
+@linear_measures
+@shared_or_not
+def test_terms_are_the_magnitudes_that_each_weight_is_the_sum_of(name: str, per_query: bool) -> None:
+    query, support, weights = draw(per_query)
+    # Where nothing cancels they are the weights themselves: every summand made positive by hand.
+    plain = {
+        "cosine": lambda z, t: np.abs(t) / (np.linalg.norm(z) * np.linalg.norm(t)),
+        "dot": lambda z, t: np.abs(t),
+        "bilinear": lambda z, t: np.abs(SQUARE.numpy()) @ np.abs(t),
+        "squared-euclidean": lambda z, t: 2 * np.abs(t) + np.abs(z),
+        "euclidean": lambda z, t: (2 * np.abs(t) + np.abs(z)) / (np.linalg.norm(t) + np.linalg.norm(z - t)),
+    }
+    measure = MEASURES[name]
+    if isinstance(measure, Mahalanobis):
+        stretch = np.abs(measure.factor.numpy()) @ np.abs(measure.factor.numpy()).T
+        plain[name] = lambda z, t: stretch @ (2 * np.abs(t) + np.abs(z))
+    each = np.array(
+        [
+            [plain[name](z, t) for t in (support[b] if per_query else support).numpy()]
+            for b, z in enumerate(query.numpy())
+        ]
+    )
+    close(measure.terms(query, support, weights.abs()), np.einsum("bk,bkj->bj", weights.abs().numpy(), each))
+    assert (
+        measure.weights(query, support, weights).abs() <= measure.terms(query, support, weights.abs()) + 1e-12
+    ).all()
+
+
+@pytest.mark.parametrize("name", ["cosine", "dot", "bilinear"])
+def test_rounding_of_a_product_is_relative_to_the_lengths_and_that_of_a_distance_to_itself(name: str) -> None:
+    query, support, _ = draw()
+    scores = MEASURES[name].score(query, support)
+    assert torch.equal(MEASURES[name].magnitude(query, support, scores), MEASURES[name].bound(query, support))
+    distances = Euclidean().score(query, support)
+    assert torch.equal(Euclidean().magnitude(query, support, distances), distances.abs())
+
+
+def test_a_measure_that_says_nothing_of_its_rounding_is_taken_as_it_is() -> None:
+    class Overlap(Similarity):
+        def score(self, query: Tensor, support: Tensor) -> Tensor:
+            return query @ support.T
+
+        def weights(self, query: Tensor, support: Tensor, support_weights: Tensor) -> Tensor:
+            return support_weights @ support
+
+    query, support, weights = draw()
+    measure = Overlap()
+    assert torch.equal(measure.bound(query, support), torch.ones(B, K, dtype=torch.float64))
+    assert torch.equal(measure.magnitude(query, support, -weights), weights.abs())
+    assert not measure.terms(query, support, weights.abs()).any()
+    assert torch.equal(measure.contributions(query, support, weights), query * (weights @ support))
+
+
+# Scales
+
+
+@pytest.mark.parametrize(
+    ("of_query", "of_support"), [(1, 1e20), (1e-13, 1), (1e-20, 1), (1, 3e38), (1e20, 1e-20), (1e-38, 1e-38)]
+)
+def test_the_cosine_and_its_weights_hold_at_any_scale_of_float32(of_query: float, of_support: float) -> None:
+    query, support, weights = (one.float() for one in draw())
+    measure, scaled, plain = Cosine(), (of_query * query, of_support * (support / 4)), (query, support)
+    near: Any = {"rtol": 1e-5, "atol": 1e-6}
+    torch.testing.assert_close(measure.score(*scaled), measure.score(*plain), **near)
+    contributions = measure.contributions(*scaled, weights)
+    torch.testing.assert_close(contributions, measure.contributions(*plain, weights), **near)
+    slopes = measure.weights(*scaled, weights).double() * of_query
+    torch.testing.assert_close(slopes, measure.weights(*plain, weights).double(), **near)
+
+
+@pytest.mark.parametrize("name", ["squared-euclidean", "euclidean", "mahalanobis"])
+def test_what_a_distance_explains_keeps_its_digits_beside_long_supports(name: str) -> None:
+    query, support, _ = draw()
+    query, support = (1e-3 * query).float(), (1e3 * support).float()
+    exact = by_pair(reference.explained, name, query.double(), support.double())
+    bound = MEASURES[name].bound(query, support).double()
+    error = (MEASURES[name].explained(query, support).double() - torch.from_numpy(exact)).abs()
+    assert (error <= 1e-5 * bound).all()
 
 
 # Gradients

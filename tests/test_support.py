@@ -8,7 +8,7 @@ import pickle
 import types
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,14 @@ import torch
 from torch import Tensor, nn
 
 from captum_fam import LayerFAM, LayerSimilarityCAM, SimilarityToSupport, SupportSet
-from captum_fam.support import check_embedding_sizes, check_support_tensor, embed_images
+from captum_fam.support import (
+    EmbeddedSupport,
+    check_embedding,
+    check_embedding_sizes,
+    check_support_tensor,
+    embed_images,
+)
+from tests.perturbed_products import PerturbedProducts
 
 pytestmark = pytest.mark.filterwarnings("ignore:more than half of a map's energy:UserWarning")
 
@@ -128,6 +135,9 @@ def test_a_batch_size_below_one_is_refused(images: Tensor) -> None:
         (torch.zeros(2, 0), ValueError, r"support is empty: got shape \(2, 0\)"),
         (torch.tensor([[1.0, float("nan")]]), ValueError, "support contains NaN or inf"),
         (torch.tensor([[1.0, float("-inf")]]), ValueError, "support contains NaN or inf"),
+        (torch.ones(2, 3, dtype=torch.int64), TypeError, r"support must hold real.*\(K, J\) of a.*got torch.int64"),
+        (torch.ones(2, 3, dtype=torch.complex64), TypeError, r"support must hold real numbers.*got torch.complex64"),
+        (torch.ones(2, 3, 4, 4, dtype=torch.complex64), TypeError, r"support must hold.*images of.*torch.complex64"),
     ],
 )
 def test_a_support_that_is_none_is_refused(support: Any, error: type[Exception], message: str) -> None:
@@ -716,3 +726,101 @@ def test_embeddings_on_another_device_are_refused() -> None:
 
 def test_embed_images_equals_the_model(net: nn.Module, images: Tensor) -> None:
     assert torch.allclose(embed_images(net, images, batch_size=3), net(images), atol=1e-15)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.complex64])
+def test_embeddings_that_are_no_real_numbers_are_refused_and_named(dtype: torch.dtype) -> None:
+    with pytest.raises(TypeError, match=f"the bank must have embeddings of a floating-point type, got {dtype}"):
+        check_embedding_sizes(torch.rand(2, 3), torch.ones(2, 4, 3, dtype=dtype), "the bank")
+    with pytest.raises(TypeError, match=f"forward_func must return embeddings of a floating-point type, got {dtype}"):
+        check_embedding(torch.ones(2, 3, dtype=dtype))
+
+
+def test_images_of_whole_numbers_are_the_model_s_business(images: Tensor) -> None:
+    whole = (10 * images).abs().to(torch.uint8)
+    scores = SimilarityToSupport(lambda x: x.double().flatten(1), SupportSet(whole, range(4)))
+    torch.testing.assert_close(scores(whole).diagonal(), torch.ones(4, dtype=torch.float64))
+
+
+# Ties
+
+
+def tied(direction: str | None, run: Callable[[], Any]) -> Any:
+    """What another processor makes of it: products whose last place is up, or down."""
+    with PerturbedProducts(direction) if direction else nullcontext():  # type: ignore[arg-type]
+        return run()
+
+
+directions = pytest.mark.parametrize("direction", [None, "up", "down"])
+
+
+def test_scores_that_differ_by_rounding_are_ties_by_hand() -> None:
+    support = EmbeddedSupport(torch.ones(3, 2), torch.eye(3), runner_up=True)
+    similarities = torch.tensor([[0.5, 0.5 + 1e-7, 0.2], [0.5 - 1e-7, 0.1, 0.5], [0.1, 0.2, 0.3], [0.1, 0.4, 0.4]])
+    assert support.predicted(similarities).tolist() == [0, 0, 2, 1]
+    assert (support.scores(similarities)[[0, 1, 3], [0, 0, 1]] == 0).all()
+    torch.testing.assert_close(support.scores(similarities)[2], torch.tensor([-0.2, -0.1, 0.1]))
+    weights = support.support_weights(similarities, torch.tensor([0, 0, 2, 2]))
+    assert weights.tolist() == [[1, -1, 0], [1, 0, -1], [0, -1, 1], [0, -1, 1]]
+
+
+def test_what_rounding_is_relative_to_can_be_more_than_the_scores() -> None:
+    support = EmbeddedSupport(torch.ones(3, 2), torch.eye(3))
+    similarities, magnitude = torch.tensor([[1e-6, 1.2e-6, 1.1e-6]]), torch.ones(1, 3)
+    assert support.predicted(similarities).tolist() == [1]
+    assert support.predicted(similarities, magnitude).tolist() == [0]
+
+
+@directions
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("similarity", ["cosine", "dot", "euclidean", "squared-euclidean"])
+@pytest.mark.parametrize("aggregate", ["mean", "prototype"])
+def test_the_first_of_equal_classes_is_predicted_and_its_contrast_is_exactly_zero(
+    aggregate: Any, similarity: str, dtype: torch.dtype, direction: str | None
+) -> None:
+    few = torch.randn(3, 33, dtype=dtype)
+    # Class 0 is far off; 1, 2 and 3 hold the same images once, twice in another order, and five times.
+    rows = torch.cat([-few.mean(0, keepdim=True), few, few.flip(0).repeat(2, 1), few.repeat(5, 1)])
+    labels = [0] + [1] * 3 + [2] * 6 + [3] * 15
+    query = few.mean(0) + 0.1 * torch.randn(4, 33, dtype=dtype)
+
+    def run() -> list[Tensor]:
+        found = []
+        for foil in (None, "runner-up", SupportSet(few.repeat(7, 1))):
+            scores = SimilarityToSupport(nn.Identity(), SupportSet(rows, labels), similarity, foil, aggregate)
+            found.extend(scores.predict(query))
+            assert torch.equal(scores(query), found[-2])
+        return found
+
+    plain, first, contrast, second, given, third = tied(direction, run)
+    assert first.tolist() == second.tolist() == third.tolist() == [1] * 4
+    assert (contrast[:, 1:] == 0).all()
+    assert (given[:, 1:] == 0).all()
+    assert (contrast[:, 0] < 0).all()
+    torch.testing.assert_close(contrast[:, 0], plain[:, 0] - plain[:, 1])
+
+
+@directions
+def test_a_contrast_that_is_zero_keeps_its_gradient(direction: str | None) -> None:
+    support = SupportSet(torch.randn(2, 5, dtype=torch.float64), [0, 1])
+    foil = SupportSet(support.inputs[:1].repeat(3, 1))
+    query = torch.randn(3, 5, dtype=torch.float64).requires_grad_()
+
+    def run() -> tuple[Tensor, Tensor, Tensor]:
+        scores = SimilarityToSupport(nn.Identity(), support, "dot", foil)(query)
+        return scores, *(torch.autograd.grad(scores[:, c].sum(), query, retain_graph=True)[0] for c in range(2))
+
+    scores, zero, other = tied(direction, run)
+    assert (scores[:, 0] == 0).all()
+    torch.testing.assert_close(zero, torch.zeros_like(zero), rtol=0, atol=1e-14)
+    torch.testing.assert_close(other, (support.inputs[1] - support.inputs[0]).expand(3, -1))
+
+
+def test_small_but_real_differences_are_no_ties() -> None:
+    rows = torch.rand(1, 512).repeat(3, 1)
+    rows[1] *= 1 + 1e-4
+    rows[2] *= 1 + 2e-4
+    scores = SimilarityToSupport(nn.Identity(), SupportSet(rows, [0, 1, 2]), "dot", "runner-up")
+    contrast, predicted = scores.predict(torch.rand(4, 512))
+    assert predicted.tolist() == [2] * 4
+    assert (contrast != 0).all()

@@ -14,6 +14,7 @@ from captum_fam import functional as F
 from captum_fam.attr._layer_run import NO_WAY_BACK, LayerRun
 from captum_fam.attr._repeated import logged_attribute
 from captum_fam.attr._similarity_attribution import Comparison, Maps, SimilarityLayerAttribution, TokenGridLike, outside
+from captum_fam.rounding import drop_rounding
 from captum_fam.similarity import SimilarityLike
 from captum_fam.support import plain_arithmetic
 
@@ -244,7 +245,7 @@ class LayerFAM(SimilarityLayerAttribution):
         bound = comparison.over_supports(lambda query, support, _: self.similarity.bound(query, support), every)
         shares = F.support_shares(weights, explained, bound)
         errors = shares.abs() * F.shares_rounding(explained, query.shape[1], bound)
-        return F.drop_rounding(
+        return drop_rounding(
             comparison.over_supports(measure, shares),
             query,
             are_weights=are_weights,

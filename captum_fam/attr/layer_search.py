@@ -345,7 +345,7 @@ class _Search:
         if count not in self.constant and not tokens.is_meta:
             self.constant[count] = (first == second).all(1).nonzero().flatten().tolist()
         grid = measure_token_grid(count, self.pair.shape[2:], self.constant.get(count, ()), self.hints)
-        if grid is None or count < 2:
+        if grid is None:
             return None
         return _Layout((count,), replace(grid, sequence_first=batch_dim == 1))
 

@@ -137,8 +137,7 @@ def measure_token_grid(
     measured = tuple(constant)
     if measured and (measured == tuple(range(len(measured))) or len(measured) == 1):
         size = _grid_like(image, count - len(measured))
-        if size is not None:
-            return _grid_without(measured, size, hints)
+        return None if size is None else _grid_without(measured, size, hints)
     found = []
     for prefix in (0, hints.class_tokens + hints.registers, hints.class_tokens, hints.registers):
         size = _grid_like(image, count - prefix)
@@ -165,11 +164,10 @@ def _grid_without(left_out: tuple[int, ...], size: tuple[int, int], hints: Token
 
 
 def _grid_like(image: Sequence[int], count: int) -> tuple[int, int] | None:
-    """h and w with h w = count and the aspect of the image, or the nearest that it has up to one row or column."""
-    sizes = [(height, count // height) for height in range(1, count + 1) if count % height == 0]
-    return min(
-        (size for size in sizes if fits_image(size, image)), key=lambda size: _stretch(size, image), default=None
-    )
+    """h and w with h w = count > 1 and the aspect of the image, or the nearest that it has up to one row or column."""
+    sizes = ((height, count // height) for height in range(1, count + 1) if count % height == 0)
+    like = [size for size in sizes if count > 1 and fits_image(size, image)]
+    return min(like, key=lambda size: _stretch(size, image), default=None)
 
 
 def _stretch(grid: Sequence[int], image: Sequence[int]) -> float:

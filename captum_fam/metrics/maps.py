@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from captum_fam.functional import widen
+from captum_fam.functional import moderate, widen
 
 Energy = Literal["minmax", "positive"]
 Size = tuple[int, int]
@@ -62,7 +62,8 @@ def normalize_maps(maps: Tensor, size: Size | None = None, energy: Energy = "min
         (tensor([[[0.0000, 0.2500, 1.0000]]]), tensor([[[0., 0., 1.]]]))
     """
     _check_energy(energy)
-    raised = upsample(maps, size)
+    # The range of the largest values is larger than the largest number.
+    raised = upsample(_moderate(maps), size)
     flat = raised.flatten(1)
     # A flat map comes out of the interpolation with rounding noise, which min-max would blow up.
     constant = _is_constant(maps)
@@ -102,6 +103,10 @@ def find_empty(maps: Tensor, energy: Energy = "minmax") -> Tensor:
     """
     _check_energy(energy)
     return _is_constant(maps) if energy == "minmax" else (maps.flatten(1) <= 0).all(1)
+
+
+def _moderate(maps: Tensor) -> Tensor:
+    return moderate(widen(maps.detach()).flatten(1)).view_as(maps)
 
 
 def _is_constant(maps: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from torch import nn
 from torchvision import models
 
-from captum_fam.backbones import WeightsError, backbone_names, load_backbone
+from captum_fam.backbones import OnePosition, WeightsError, backbone_names, load_backbone
 from captum_fam.images import IMAGENET_MEAN, IMAGENET_STD
 from captum_fam.models import layouts
 from captum_fam.models.bn_inception import BNInception
@@ -125,7 +125,8 @@ def create_model(
         weights: None: random ones. A file of weights: ours, or as published by lemniscate, MoCo, ms-loss, ProtoNet,
             CloserLook, FRN, RelationNet, MetaOptNet, CAN or S2M2, see :mod:`captum_fam.models.layouts`. For
             torchvision and timm also ``"DEFAULT"``, which downloads the pretrained ones.
-        layer: dotted name of the module to explain; None: the one whose output is pooled.
+        layer: dotted name of the module to explain; None: the one whose output is pooled; for torchvision and timm
+            what :func:`~captum_fam.find_layer` finds, with these weights: random ones are for trying out.
         negative_slope: of the LeakyReLUs in a few-shot network; None: 0.1 as in the paper, or 0 (ReLU) for weights of
             a repository that trains with ReLU.
         options: of the network's class: ``drop_rate`` of ``resnet12``, ``dropout`` of ``wide_resnet28_10``, ...
@@ -210,9 +211,12 @@ def _create(
 def _from_torchvision(name: str, weights: str | Path | None, layer: str | None) -> EmbeddingModel:
     found = load_backbone(name, weights, layer)
     preprocessing = models.get_model_weights(name)["DEFAULT"].transforms()
+    is_pooled = layer is None and found.token_grid is None
+    has_norm = isinstance(found.model, models.ConvNeXt | models.MaxVit)
     return EmbeddingModel(
         **{**vars(found), "name": f"torchvision/{name}"},
-        pooling=GAP() if layer is None and found.token_grid is None else None,
+        pooling=GAP() if is_pooled else None,
+        head=OnePosition(found.model.get_submodule("classifier")) if is_pooled and has_norm else None,
         interpolation=preprocessing.interpolation.value,
         evaluation_crop=(preprocessing.resize_size[0], preprocessing.crop_size[0]),
     )

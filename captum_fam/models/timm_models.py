@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from captum_fam.attr import TokenGrid
-from captum_fam.backbones import WeightsError, last_feature_map
+from captum_fam.attr.layer_search import FoundLayer
+from captum_fam.backbones import OnePosition, WeightsError, layer_of, probe_image
 from captum_fam.models.checkpoints import Layout, load_weights
 from captum_fam.models.embedding_model import EmbeddingModel
 from captum_fam.pooling import GAP
@@ -23,12 +23,12 @@ def load_timm(name: str, weights: str | Path | None = None, layer: str | None = 
     Args:
         name: as in ``timm.list_models()``, with or without the tag of its weights: ``"resnet50.a1_in1k"``.
         weights: ``"DEFAULT"``: the pretrained ones, downloaded once; a file with a state dict; None: random ones.
-        layer: dotted name of the module to explain; None: the last feature map, for a ViT that gives its class token
-            the input of the last attention.
+        layer: dotted name of the module to explain; None: what :func:`~captum_fam.find_layer` finds, the last feature
+            map or tokens, and for most weights of a ViT that gives its class token the input of the first block.
 
     Raises:
         ImportError: without timm.
-        ValueError: for an unknown model, or one whose last feature map is not found: name a layer.
+        ValueError: for an unknown model, one in which no layer is found, or a layer without positions.
         WeightsError: if the weights cannot be downloaded or read, or belong to another model.
     """
     timm = _timm()
@@ -48,57 +48,45 @@ def load_timm(name: str, weights: str | Path | None = None, layer: str | None = 
         layout = load_weights(model, weights, [Layout("timm", ignored="|".join(rf"{n}\." for n in names) or r"(?!)")])
     model.eval()
     config = timm.data.resolve_model_data_config(model)
-    size = config["input_size"][-1]
-    where, grid, pooling = _find_layer(model, size, layer)
+    size, any_size = config["input_size"][-1], not model.pretrained_cfg.get("fixed_input_size", False)
+    found = layer_of(model, size, any_size, layer)
+    pooling, head = _pooling_and_head(model, found, probe_image(model, size))
     return EmbeddingModel(
         name=f"timm/{name}",
         model=model,
-        layer=where,
+        layer=found.name,
         size=size,
-        any_size=not model.pretrained_cfg.get("fixed_input_size", False),
+        any_size=any_size,
         mean=tuple(config["mean"]),
         std=tuple(config["std"]),
-        token_grid=grid,
+        token_grid=found.token_grid,
         pooling=pooling,
+        head=head,
         interpolation=config["interpolation"] if config["interpolation"] in ("bicubic", "bilinear") else "bilinear",
         evaluation_crop=(round(size / config["crop_pct"]), size),
         layout=None if layout is None else layout.name,
     )
 
 
-def _find_layer(model: Any, size: int, layer: str | None) -> tuple[str, TokenGrid | None, nn.Module | None]:
-    """The layer to explain, how its tokens are laid out, and GAP if that makes the embedding of it."""
-    probe = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
-    if layer is None:
-        layer = _last_layer(model, probe)
-    elif layer not in dict(model.named_modules()):
-        raise ValueError(f"layer {layer!r} is no module of {type(model).__name__}; model.named_modules() lists them")
+@torch.no_grad()
+def _pooling_and_head(model: Any, layer: FoundLayer, probe: Tensor) -> tuple[nn.Module | None, nn.Module | None]:
+    """What makes the embedding of the layer: global average pooling, alone or with the norm of a ConvNeXt; or None."""
     outputs: list[Tensor] = []
-    handle = model.get_submodule(layer).register_forward_hook(lambda _, __, output: outputs.append(output))
+    handle = layer.module.register_forward_hook(lambda _, __, output: outputs.append(output))
     try:
-        with torch.no_grad():
-            embedding = model(probe)
+        embedding = model(probe)
     finally:
         handle.remove()
-    (activation,) = outputs
-    if activation.dim() == 3:
-        return layer, TokenGrid(prefix_tokens=getattr(model, "num_prefix_tokens", 0)), None
-    channels_last = activation.shape[-1] == model.num_features != activation.shape[1]
-    grid = TokenGrid() if channels_last else None
-    pooled = GAP()(activation if grid is None else grid(activation))
-    makes_embedding = pooled.shape == embedding.shape and torch.allclose(pooled, embedding, rtol=1e-4, atol=1e-5)
-    return layer, grid, GAP() if makes_embedding else None
-
-
-@torch.no_grad()
-def _last_layer(model: Any, probe: Tensor) -> str:
-    if model.forward_features(probe).dim() == 4:
-        return last_feature_map(model, probe)
-    if not hasattr(model, "blocks"):
-        raise ValueError(f"the last layer of {type(model).__name__} is not found; name one with layer=...")
-    last = f"blocks.{len(model.blocks) - 1}"
-    # After the last attention the other tokens do not reach the class token.
-    return f"{last}.norm1" if getattr(model, "global_pool", None) == "token" else last
+    pooling, activation = GAP(), outputs[0]
+    pooled = pooling(activation if layer.token_grid is None else layer.token_grid(activation))
+    heads: list[nn.Module | None] = [None]
+    if isinstance(getattr(model, "head", None), _timm().layers.NormMlpClassifierHead):
+        heads.append(OnePosition(model.head))
+    for head in heads:
+        made = pooled if head is None else head(pooled)
+        if made.shape == embedding.shape and torch.allclose(made, embedding, rtol=1e-4, atol=1e-5):
+            return pooling, head
+    return None, None
 
 
 def _did_you_mean(names: list[str]) -> str:

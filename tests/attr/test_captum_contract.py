@@ -90,10 +90,14 @@ def test_arguments_after_inputs_are_optional(method: Method) -> None:
 
 
 @pytest.mark.parametrize("method", ALL)
-def test_methods_are_layer_attributions_that_do_not_multiply_by_inputs(method: Method, net: nn.Module) -> None:
+def test_methods_are_layer_attributions_and_say_whether_they_multiply_by_inputs(
+    method: Method, net: nn.Module
+) -> None:
     made = method(net, net.features)
     assert isinstance(made, LayerAttribution)
-    assert made.multiplies_by_inputs is False
+    # Gradient x activation, as Captum's LayerGradientXActivation; a map without a delta has nothing to add up to.
+    assert made.multiplies_by_inputs is (method is LayerSimilarityCAM)
+    assert made.has_convergence_delta() is hasattr(made, "compute_convergence_delta")
     assert made.forward_func is net
     assert made.layer is net.features
     assert made.device_ids is None

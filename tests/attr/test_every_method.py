@@ -49,7 +49,7 @@ def test_deep_lift_of_another_similarity_is_refused_with_the_reason(
         (DeepLiftShap(scores), (x, torch.rand(3, 3, 8, 7))),
         (LayerDeepLift(scores, net[1]), (x, 0 * x)),
     ):
-        with pytest.raises(TypeError, match='DeepLift cannot follow .*similarity="dot"'):
+        with pytest.raises(TypeError, match=r'DeepLift cannot follow .*similarity="dot"'):
             method.attribute(*arguments, target=1)
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in scores.modules())
     scores(x)

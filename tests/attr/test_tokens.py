@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,9 +13,12 @@ import torchvision
 from torch import Tensor, nn
 
 from captum_fam import LayerCorrespondence, LayerFAM, LayerSimilarityCAM, SimilarityToSupport, TokenGrid
-from captum_fam.attr.tokens import looks_channels_last
+from captum_fam.attr.tokens import TokenHints, looks_channels_last, measure_token_grid
 
-pytestmark = pytest.mark.filterwarnings("ignore:more than half of a map's energy:UserWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:more than half of a map's energy:UserWarning"),
+    pytest.mark.filterwarnings("ignore:the map explains:UserWarning"),  # small nets with random weights
+]
 
 Method = Callable[..., Any]
 ALL = [LayerFAM, LayerSimilarityCAM, LayerCorrespondence]
@@ -72,12 +77,46 @@ def images(count: int, *size: int, seed: int = 0) -> Tensor:
     return torch.randn(count, 3, *size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def exact_map(net: Any, layer: nn.Module, x: Tensor, support: Tensor) -> Tensor:
-    """Gradient of <z, u> times the activation, in plain autograd; the norm of z is held constant."""
+class HeldNorm(nn.LayerNorm):
+    """Its deviation is a constant."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        variance = x.var(-1, correction=0, keepdim=True).detach()
+        return (x - x.mean(-1, keepdim=True)) / (variance + self.eps).sqrt() * self.weight + self.bias
+
+
+class HeldGELU(nn.GELU):
+    """Its slope from zero is a constant."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * (nn.functional.gelu(x) / x).detach()
+
+
+class HeldAttention(nn.MultiheadAttention):
+    """Its weights are constants; for attention of tokens to themselves, one head after another."""
+
+    def forward(self, x: Tensor, *_: Any, **__: Any) -> tuple[Tensor, None]:
+        queries, keys, values = (x @ self.in_proj_weight.T + self.in_proj_bias).chunk(3, -1)
+        heads = []
+        for q, k, v in zip(*(part.split(self.head_dim, -1) for part in (queries, keys, values)), strict=True):
+            weights = (q @ k.transpose(1, 2) / self.head_dim**0.5).softmax(-1).detach()
+            heads.append(weights @ v)
+        return self.out_proj(torch.cat(heads, -1)), None
+
+
+def exact_map(net: Any, name: str, x: Tensor, support: Tensor) -> Tensor:
+    """Gradient of <z, u> times the activation, in plain autograd of a model that holds its scales itself."""
+    held = copy.deepcopy(net)
+    for module in held.modules():
+        for kind in (HeldNorm, HeldGELU, HeldAttention):
+            if type(module) is kind.__base__:
+                module.__class__ = kind
+    softmax = nn.functional.softmax
     saved: list[Tensor] = []
-    handle = layer.register_forward_hook(lambda _, __, output: saved.append(output))
-    z = net(x)
-    handle.remove()
+    held.get_submodule(name).register_forward_hook(lambda _, __, output: saved.append(output))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nn.functional, "softmax", lambda *args, **options: softmax(*args, **options).detach())
+        z = held(x)
     t = nn.functional.normalize(net(support)).mean(0).detach()
     u = t / z.detach().norm(dim=1, keepdim=True)
     (gradient,) = torch.autograd.grad((z * u).sum(), saved[0])
@@ -87,41 +126,41 @@ def exact_map(net: Any, layer: nn.Module, x: Tensor, support: Tensor) -> Tensor:
 # Vision transformers
 
 
-@pytest.mark.parametrize("name", ["encoder.layers.encoder_layer_1.ln_1", "encoder.layers.encoder_layer_0.ln_1"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "encoder.dropout",
+        "encoder.layers.encoder_layer_0.ln_1",
+        "encoder.layers.encoder_layer_0",
+        "encoder.layers.encoder_layer_1.ln_1",
+    ],
+)
 def test_the_patches_of_a_vit_get_the_exact_shares(name: str, vit: Any) -> None:
-    layer = vit.get_submodule(name)
+    """Also on the residual stream, where a norm follows."""
     x, support = images(2, 16, 16), images(3, 16, 16, seed=1)
-    got = LayerSimilarityCAM(vit, layer, token_grid=TokenGrid()).attribute(x, support)
-    want = exact_map(vit, layer, x, support).sum(2)[:, 1:].reshape(2, 1, 4, 4)
+    got = LayerSimilarityCAM(vit, name, token_grid=TokenGrid(), biases="apart").attribute(x, support)
+    want = exact_map(vit, name, x, support).sum(2)[:, 1:].reshape(2, 1, 4, 4)
     assert want.abs().max() > 1e-3
-    assert torch.allclose(got, want, atol=1e-14)
+    assert torch.allclose(got, want, atol=1e-13)
 
 
 def test_the_patch_embedding_of_a_vit_needs_no_grid(vit: Any) -> None:
     x, support = images(2, 16, 16), images(3, 16, 16, seed=1)
-    got = LayerSimilarityCAM(vit, vit.conv_proj).attribute(x, support)
-    assert torch.allclose(got, exact_map(vit, vit.conv_proj, x, support).sum(1, keepdim=True), atol=1e-14)
+    got = LayerSimilarityCAM(vit, vit.conv_proj, biases="apart").attribute(x, support)
+    assert torch.allclose(got, exact_map(vit, "conv_proj", x, support).sum(1, keepdim=True), atol=1e-13)
 
 
-def test_the_share_of_a_patch_vanishes_where_a_norm_follows(vit: Any) -> None:
-    """A norm forgets the length of a token, so that gradient times activation is zero on the residual stream."""
+def test_the_class_token_has_a_share_of_its_own(vit: Any) -> None:
+    name = "encoder.layers.encoder_layer_0"
     x, support = images(2, 16, 16), images(3, 16, 16, seed=1)
-    block, norm = vit.encoder.layers[0], vit.encoder.layers[1].ln_1
-    of_block, of_norm = (
-        LayerSimilarityCAM(vit, layer, token_grid=TokenGrid()).attribute(x, support) for layer in (block, norm)
-    )
-    assert of_block.abs().max() < 1e-5 * of_norm.abs().max()
-
-
-def test_the_share_of_the_class_token_is_part_of_the_delta(vit: Any) -> None:
-    layer = vit.encoder.layers[-1].ln_1
-    x, support = images(2, 16, 16), images(3, 16, 16, seed=1)
-    _, delta = LayerSimilarityCAM(vit, layer, token_grid=TokenGrid()).attribute(
-        x, support, return_convergence_delta=True
-    )
-    shares = exact_map(vit, layer, x, support).sum(2)
+    details = LayerSimilarityCAM(vit, name, token_grid=TokenGrid(), biases="apart").details(x, support)
+    exact = exact_map(vit, name, x, support).sum(2)
     z, t = nn.functional.normalize(vit(x)), nn.functional.normalize(vit(support))
-    assert torch.allclose(delta, shares[:, 1:].sum(1) - (z @ t.T).mean(1), atol=1e-13)
+    score = (z @ t.T).mean(1)
+    assert torch.allclose(details.shares["class token"], exact[:, 0], atol=1e-13)
+    assert torch.allclose(details.shares["bias"], score - exact.sum(1), atol=1e-13)
+    assert torch.allclose(details.convergence_delta, exact[:, 1:].sum(1) - score, atol=1e-13)
+    assert details.shares["rest"].abs().max() < 1e-13
 
 
 @pytest.mark.parametrize("method", ALL)
@@ -161,8 +200,8 @@ def test_registers_and_grids_that_are_not_square_are_laid_out(pool: str, mode: C
     x, support = images(2, 12, 20), images(3, 12, 20, seed=1)
     grid = TokenGrid(size=(3, 5), prefix_tokens=3)
     with mode():
-        got = LayerSimilarityCAM(net, net.last.norm1, token_grid=grid).attribute(x, support)
-    want = exact_map(net, net.last.norm1, x, support).sum(2)[:, 3:].reshape(2, 1, 3, 5)
+        got = LayerSimilarityCAM(net, net.last.norm1, token_grid=grid, biases="apart").attribute(x, support)
+    want = exact_map(net, "last.norm1", x, support).sum(2)[:, 3:].reshape(2, 1, 3, 5)
     assert want.abs().max() > 1e-3
     assert torch.allclose(got, want, atol=1e-13)
     assert LayerFAM(net, "block", token_grid=grid).attribute(x, support).shape == (2, 1, 3, 5)
@@ -191,20 +230,32 @@ def test_tokens_are_refused_also_behind_a_head_of_another_length(vit: Any) -> No
             LayerFAM(vit, name).attribute(images(2, 16, 16), images(3, 16, 16))
 
 
-@pytest.mark.parametrize("method", [LayerFAM, LayerSimilarityCAM])
-@pytest.mark.parametrize(
-    "name",
-    [
-        "encoder.layers.encoder_layer_1",
-        "encoder.ln",
-        "encoder.layers.encoder_layer_1.ln_2",
-        "encoder.layers.encoder_layer_1.mlp",
-    ],
-)
-def test_tokens_that_no_longer_reach_the_class_token_are_refused(name: str, method: Method, vit: Any) -> None:
+BEHIND_THE_LAST_ATTENTION = [
+    "encoder.layers.encoder_layer_1",
+    "encoder.ln",
+    "encoder.layers.encoder_layer_1.ln_2",
+    "encoder.layers.encoder_layer_1.mlp",
+]
+
+
+@pytest.mark.parametrize("name", BEHIND_THE_LAST_ATTENTION)
+def test_tokens_that_no_longer_reach_the_class_token_have_no_map(name: str, vit: Any) -> None:
     """After the last attention the patches decide nothing; only the class token does, which the grid drops."""
     with pytest.raises(ValueError, match=r"the embedding does not depend on it.*one before the last attention"):
-        method(vit, name, token_grid=TokenGrid()).attribute(images(2, 16, 16), images(3, 16, 16))
+        LayerFAM(vit, name, token_grid=TokenGrid()).attribute(images(2, 16, 16), images(3, 16, 16))
+
+
+@pytest.mark.parametrize("name", BEHIND_THE_LAST_ATTENTION)
+def test_behind_the_last_attention_the_class_token_has_the_whole_account(name: str, vit: Any) -> None:
+    """But for what goes around a branch."""
+    cam = LayerSimilarityCAM(vit, name, token_grid=TokenGrid())
+    with pytest.warns(UserWarning, match=r"the map explains 0 % of the score"):
+        details = cam.details(images(2, 16, 16), images(3, 16, 16, seed=1))
+    assert not details.attributions.any()
+    assert not details.coverage.any()
+    beside = details.shares.get("other paths", torch.zeros(2))
+    assert torch.allclose(details.shares["class token"] + beside, details.comparison.score, atol=1e-13)
+    assert ("other paths" in details.shares) == name.endswith(("ln_2", "mlp"))
 
 
 def test_attention_that_gives_its_weights_is_refused_by_name(vit: Any) -> None:
@@ -220,11 +271,11 @@ def test_attention_that_gives_its_weights_is_refused_by_name(vit: Any) -> None:
 @pytest.mark.parametrize("method", ALL)
 def test_a_swin_is_explained_on_its_grid(method: Method, name: str, grid: tuple[int, int], swin: Any) -> None:
     x, support = images(2, 16, 8), images(3, 16, 8, seed=1)
-    got = method(swin, name, token_grid=TokenGrid()).attribute(x, support)
+    options = {"biases": "apart"} if method is LayerSimilarityCAM else {}
+    got = method(swin, name, token_grid=TokenGrid(), **options).attribute(x, support)
     assert got.shape == (2, 1, *grid)
     if method is LayerSimilarityCAM:
-        want = exact_map(swin, swin.get_submodule(name), x, support).sum(3).unsqueeze(1)
-        assert torch.allclose(got, want, atol=1e-13)
+        assert torch.allclose(got, exact_map(swin, name, x, support).sum(3).unsqueeze(1), atol=1e-13)
 
 
 def test_the_exact_map_of_a_swin_sums_to_the_similarity(swin: Any) -> None:
@@ -321,6 +372,45 @@ def test_token_grid_puts_each_token_in_its_place() -> None:
     assert torch.equal(TokenGrid()(torch.zeros(2, 4, 5, 3)), torch.zeros(2, 3, 4, 5))
 
 
+def test_a_class_token_between_the_patches_is_taken_out() -> None:
+    tokens = torch.arange(2 * 7 * 3).reshape(2, 7, 3)
+    grid = TokenGrid(size=(2, 3), prefix_tokens=0, class_token=4)(tokens)
+    want = [tokens[:, index] for index in (0, 1, 2, 3, 5, 6)]
+    assert torch.equal(grid.flatten(2), torch.stack(want, 2))
+    behind = TokenGrid(size=(1, 5), prefix_tokens=1, class_token=6)(tokens)
+    assert torch.equal(behind[:, :, 0], tokens[:, 1:6].transpose(1, 2))
+
+
+def test_tokens_may_come_first() -> None:
+    tokens = torch.arange(7 * 2 * 3).reshape(7, 2, 3)
+    grid = TokenGrid(size=(2, 3), sequence_first=True)
+    assert torch.equal(grid(tokens), TokenGrid(size=(2, 3))(tokens.transpose(0, 1)))
+    assert torch.equal(grid(tokens)[:, :, 1, 2], tokens[6])
+
+
+@pytest.mark.parametrize("method", ALL)
+def test_a_model_with_its_tokens_first_has_the_maps_of_one_with_its_batch_first(method: Method) -> None:
+    class Encoder(nn.Module):
+        def __init__(self, batch_first: bool) -> None:
+            super().__init__()
+            self.patches, self.batch_first = nn.Conv2d(3, 8, 4, stride=4), batch_first
+            self.block = nn.TransformerEncoderLayer(8, 2, 16, batch_first=batch_first)
+            self.joined = nn.Identity()
+
+        def forward(self, x: Tensor) -> Tensor:
+            tokens = self.patches(x).flatten(2).transpose(1, 2)
+            tokens = self.joined(tokens if self.batch_first else tokens.transpose(0, 1))
+            return self.block(tokens).mean(1 if self.batch_first else 0)
+
+    first, last = _randomly(Encoder(True)), Encoder(False).double().eval()
+    last.load_state_dict(first.state_dict())
+    x, support = images(3, 12, 20), images(2, 12, 20, seed=1)
+    grid = TokenGrid(size=(3, 5), prefix_tokens=0)
+    want = method(first, first.joined, token_grid=grid).attribute(x, support)
+    got = method(last, last.joined, token_grid=replace(grid, sequence_first=True)).attribute(x, support)
+    assert torch.allclose(got, want, atol=1e-12)
+
+
 @pytest.mark.parametrize(
     ("grid", "shape", "message"),
     [
@@ -328,6 +418,13 @@ def test_token_grid_puts_each_token_in_its_place() -> None:
         (TokenGrid(size=(3, 5)), (2, 18, 8), r"18 tokens less 1 prefix tokens do not fill a grid of 3 x 5"),
         (TokenGrid(prefix_tokens=5), (2, 5, 8), r"5 tokens less 5 prefix tokens do not fill a grid of 0 x 0"),
         (TokenGrid(), (2, 12), r"expected tokens \(B, T, N\) or \(B, h, w, N\), got \(2, 12\)"),
+        (TokenGrid(class_token=0), (2, 16, 8), r"class_token=0 is none of 16 tokens behind the 1 prefix tokens"),
+        (TokenGrid(class_token=16), (2, 16, 8), r"class_token=16 is none of 16 tokens behind the 1 prefix tokens"),
+        (
+            TokenGrid(prefix_tokens=0, class_token=4),
+            (2, 8, 8),
+            r"8 tokens less 0 prefix tokens and a class token do not",
+        ),
     ],
 )
 def test_tokens_that_fill_no_grid_are_refused(grid: TokenGrid, shape: tuple[int, ...], message: str) -> None:
@@ -340,3 +437,68 @@ def test_a_wrong_grid_is_refused_by_the_method(vit: Any) -> None:
         LayerFAM(vit, vit.encoder.layers[-1].ln_1, token_grid=TokenGrid(prefix_tokens=2)).attribute(
             images(2, 16, 16), images(3, 16, 16)
         )
+
+
+# Measuring grids
+
+
+def grid_of(size: tuple[int, int] | None, prefix: int = 0, **options: int) -> TokenGrid:
+    return TokenGrid(size, prefix, **options)
+
+
+VIT, REGISTERS = TokenHints(class_tokens=1), TokenHints(class_tokens=1, registers=4)
+
+
+@pytest.mark.parametrize(
+    ("count", "image", "constant", "hints", "want"),
+    [
+        # Measured: tokens that are the same for every image.
+        (197, (224, 224), [0], TokenHints(), grid_of(None, 1)),
+        (196, (224, 224), [], VIT, grid_of(None)),  # XCiT and CaiT, whose class token joins later
+        (201, (224, 224), [0, 1, 2, 3, 4], TokenHints(), grid_of(None, 5)),
+        (25, (64, 96), [12], TokenHints(), grid_of((4, 6), class_token=12)),  # Vision Mamba
+        (25, (64, 96), [24], TokenHints(), grid_of((4, 6), class_token=24)),
+        # Mixed before they were seen: by the hints.
+        (197, (224, 224), [], VIT, grid_of(None, 1)),
+        (25, (64, 96), [], VIT, grid_of((4, 6), 1)),  # not 5 x 5, which is as far from 2:3
+        (78, (64, 96), [], VIT, grid_of((7, 11), 1)),  # PiT's overlapping patches
+        (29, (64, 96), [], REGISTERS, grid_of((4, 6), 5)),
+        (28, (64, 96), [], TokenHints(registers=4), grid_of((4, 6), 4, registers=4)),
+        (26, (64, 96), [], TokenHints(class_tokens=2), grid_of((4, 6), 2, registers=0)),
+        # Without hints: the fewest that leave the very aspect of the image.
+        (27, (64, 96), [], TokenHints(), grid_of((4, 6), 3)),
+        # Constants that are no prefix, as padding is, say nothing.
+        (24, (64, 96), [5, 11, 17, 23], TokenHints(), grid_of((4, 6))),
+        # Overlapping patches of a spectrogram; a wide grid; one row.
+        (1212, (128, 1024), [], TokenHints(), grid_of((12, 101))),
+        (36, (64, 144), [], TokenHints(), grid_of((4, 9))),
+        (6, (16, 96), [], TokenHints(), grid_of((1, 6))),
+        # No positions.
+        (256, (224, 224), [], TokenHints(queries=frozenset({256})), None),
+        (1, (64, 96), [], TokenHints(), None),
+        (2, (64, 64), [0], TokenHints(), None),
+    ],
+)
+def test_a_grid_is_measured_by_the_aspect_of_the_image_and_what_it_leaves_out(
+    count: int, image: tuple[int, int], constant: list[int], hints: TokenHints, want: TokenGrid | None
+) -> None:
+    assert measure_token_grid(count, image, constant, hints) == want
+    if want is not None:
+        size = want(torch.zeros(2, count, 3)).shape[2:]
+        assert want.size is None or size == want.size
+
+
+def test_the_names_of_parameters_say_which_tokens_a_model_has() -> None:
+    def holding(**tokens: tuple[int, ...]) -> nn.Module:
+        net = nn.Module()
+        net.inner = nn.Module()
+        for name, shape in tokens.items():
+            net.inner.register_parameter(name, nn.Parameter(torch.zeros(shape)))
+        return net
+
+    assert TokenHints.of(holding(cls_token=(1, 1, 8), reg_token=(1, 4, 8), pos_embed=(1, 21, 8))) == REGISTERS
+    assert TokenHints.of(holding(cls_token=(1, 1, 8), register_tokens=(1, 4, 8), mask_token=(1, 8))) == REGISTERS
+    assert TokenHints.of(holding(class_embedding=(8,), storage_tokens=(1, 4, 8))) == REGISTERS
+    assert TokenHints.of(holding(cls_token=(1, 1, 8), dist_token=(1, 1, 8))) == TokenHints(class_tokens=2)
+    assert TokenHints.of(holding(query=(15, 8))) == TokenHints(queries=frozenset({15}))
+    assert TokenHints.of(torchvision.models.resnet18()) == TokenHints()

@@ -93,6 +93,23 @@ def test_tiny_maps_are_not_flat() -> None:
     torch.testing.assert_close(normalize_maps(maps), normalize_maps(maps * 1e30), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("size", [None, (9, 7)])
+def test_maps_whose_range_is_larger_than_the_largest_number_are_brought_to_one(size: tuple[int, int] | None) -> None:
+    maps = torch.tensor([[[3e38, -3e38, 0.0]], [[3.4e38, 3.4e38, -1e38]]])
+    small = maps / 1e38
+    for energy in ("minmax", "positive"):
+        torch.testing.assert_close(normalize_maps(maps, size, energy), normalize_maps(small, size, energy))
+        assert not find_empty(maps, energy).any()
+    torch.testing.assert_close(normalize_maps(maps)[0], torch.tensor([[1.0, 0.0, 0.5]]))
+    assert not find_nan(maps).any()
+
+
+def test_maps_of_the_smallest_numbers_are_brought_to_one() -> None:
+    maps = torch.tensor([[[4e-45, 0.0, 1.4e-45]]])
+    assert normalize_maps(maps)[0, 0, 0] == 1
+    assert normalize_maps(maps)[0, 0, 1] == 0
+
+
 def test_half_precision_is_computed_in_float32() -> None:
     maps = torch.rand(2, 1, 3, 5).bfloat16()
     torch.testing.assert_close(normalize_maps(maps, (9, 7)), normalize_maps(maps.float(), (9, 7)), rtol=0, atol=0)

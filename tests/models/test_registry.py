@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import nn
+from torchvision import models
 
-from captum_fam import LayerFAM
+from captum_fam import LayerFAM, TokenGrid
 from captum_fam.data.boxes import ResizeCrop, Squash
 from captum_fam.models import BNInception, EmbeddingModel, WeightsError, create_model, list_models
 from captum_fam.pooling import GAP, GMP
@@ -166,9 +167,11 @@ def test_torchvisions_models_go_through_the_same_door(name):
         torch.testing.assert_close(net.model(x), net.pooling(net.model.layer4(_before_layer4(net.model, x))))
 
 
-def test_a_transformer_of_torchvision_brings_its_token_grid_and_no_pooling():
+def test_a_transformer_of_torchvision_brings_its_token_grid_and_no_pooling(monkeypatch):
+    small = models.VisionTransformer(64, 16, num_layers=2, num_heads=2, hidden_dim=24, mlp_dim=48)
+    monkeypatch.setattr(models, "get_model", lambda *_, **__: small)
     net = create_model("vit_b_32")
-    assert net.token_grid is not None
+    assert net.token_grid == TokenGrid()
     assert net.pooling is None
 
 
@@ -210,10 +213,11 @@ def test_a_convolutional_model_of_timm_goes_through_the_same_door(timm, tmp_path
 @pytest.mark.parametrize(
     ("name", "layer", "map_size"),
     [
-        ("vit_tiny_patch16_224", "blocks.11.norm1", (14, 14)),
-        ("deit_tiny_distilled_patch16_224", "blocks.11.norm1", (14, 14)),
+        ("vit_tiny_patch16_224", "pos_drop", (14, 14)),
+        ("deit_tiny_distilled_patch16_224", "pos_drop", (14, 14)),
         pytest.param("swin_tiny_patch4_window7_224", "norm", (7, 7), marks=pytest.mark.slow),
-        ("mixer_s32_224", "blocks.7", (7, 7)),
+        ("mixer_s32_224", "norm", (7, 7)),
+        pytest.param("xcit_nano_12_p16_224", "blocks.11", (14, 14), marks=pytest.mark.slow),
     ],
 )
 def test_a_transformer_of_timm_is_explained_on_its_grid_of_tokens(timm, name, layer, map_size):
@@ -240,8 +244,28 @@ def test_an_unknown_name_is_answered_with_the_nearest(name, message):
 def test_an_unknown_model_or_layer_of_timm_is_answered_with_the_nearest(timm):
     with pytest.raises(ValueError, match="model 'resnet5' is none of timm; did you mean resnet50"):
         create_model("timm/resnet5")
-    with pytest.raises(ValueError, match="layer 'layer5' is no module of ResNet"):
+    with pytest.raises(ValueError, match="layer 'layer5' is no submodule of ResNet; its children are conv1, bn1"):
         create_model("timm/resnet18", layer="layer5")
+
+
+def test_a_layer_of_timm_that_runs_twice_is_refused(timm):
+    with pytest.raises(ValueError, match=r"layer 'serial_blocks1\.0\.cpe' of CoaT runs 2 times; name another"):
+        create_model("timm/coat_lite_tiny", layer="serial_blocks1.0.cpe")
+
+
+@pytest.mark.parametrize("name", ["convnext_tiny", "timm/convnext_atto"])
+def test_a_convnext_of_either_library_is_pooled_and_then_normalised(name):
+    pytest.importorskip("timm")
+    net = create_model(name)
+    assert (net.layer, net.token_grid) == ({"convnext_tiny": "features"}.get(name, "stages"), None)
+    assert isinstance(net.pooling, GAP)
+    kept, x = [], torch.rand(2, 3, 64, 96)
+    net.layer_module.register_forward_hook(lambda _, __, output: kept.append(output))
+    with torch.no_grad():
+        embedding = net.model(x)
+        torch.testing.assert_close(net.head(net.pooling(kept[0])), embedding, rtol=1e-4, atol=1e-5)
+    # A layer norm without a shift: the features of an embedding have the mean 0 and the variance 1.
+    torch.testing.assert_close(embedding.mean(1), torch.zeros(2), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(("short", "name"), [("conv4", "conv4net"), ("squeezenet", "torchvision/squeezenet1_0")])
