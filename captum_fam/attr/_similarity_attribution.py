@@ -149,18 +149,24 @@ class SimilarityLayerAttribution(LayerAttribution):
     def require_target(
         self, inputs: object = None, support: object = None, target: TargetType = None, *args: object, **kwargs: object
     ) -> None:
-        """Refuse arguments of :meth:`attribute` that name no target among several classes.
+        """Refuse repeated inputs of :meth:`attribute` without a target, where there are several classes.
+
+        Copies without noise have the class of the clean input, and need no target.
 
         Raises:
             ValueError: for these.
         """
         given = self.forward_func.support if isinstance(self.forward_func, SimilarityToSupport) else support
         n_classes = given.n_classes if isinstance(given, SupportSet | MemoryBank) else 1
-        if target is None and n_classes > 1:
-            raise ValueError(
-                "target is None, and the inputs are repeated with noise: each copy would be explained for the class of "
-                f"{n_classes} that it is predicted as. Pass that of the clean inputs, target=scores(inputs).argmax(1)"
-            )
+        if target is not None or n_classes == 1:
+            return
+        (first, *_) = _format_tensor_into_tuples(inputs)
+        if len(first) > 1 and bool((first[1:] == first[:-1]).flatten(1).all(1).any()):
+            return
+        raise ValueError(
+            "target is None, and the inputs are repeated with noise: each copy would be explained for the class of "
+            f"{n_classes} that it is predicted as. Pass that of the clean inputs, target=scores(inputs).argmax(1)"
+        )
 
     def _compare(
         self,
@@ -193,16 +199,16 @@ class SimilarityLayerAttribution(LayerAttribution):
                 raise ValueError("support: its similarity to the query is NaN or inf")
             # Most measures explain their whole score; no need to compute it twice.
             by_score = type(self.similarity).explained is Similarity.explained
-            class_scores = embedded.class_scores(similarities)
-            scores = embedded.less_foil(class_scores, similarities)
-            predicted = class_scores.argmax(1)
+            magnitude = self.similarity.magnitude(query, vectors, similarities)
+            scores = embedded.scores(similarities, magnitude)
+            predicted = embedded.predicted(similarities, magnitude)
             chosen = _select_class(scores, target, predicted)
             comparison = Comparison(
                 query=query,
                 support=vectors,
                 explained=similarities if by_score else self.similarity.explained(query, vectors),
                 similarities=similarities,
-                support_weights=embedded.support_weights(similarities, chosen),
+                support_weights=embedded.support_weights(similarities, chosen, magnitude),
                 scores=scores,
                 predicted=predicted,
                 target=chosen,

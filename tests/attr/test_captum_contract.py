@@ -90,9 +90,7 @@ def test_arguments_after_inputs_are_optional(method: Method) -> None:
 
 
 @pytest.mark.parametrize("method", ALL)
-def test_methods_are_layer_attributions_and_say_whether_they_multiply_by_inputs(
-    method: Method, net: nn.Module
-) -> None:
+def test_methods_are_layer_attributions_and_say_whether_they_multiply_by_inputs(method: Method, net: nn.Module) -> None:
     made = method(net, net.features)
     assert isinstance(made, LayerAttribution)
     # Gradient x activation, as Captum's LayerGradientXActivation; a map without a delta has nothing to add up to.
