@@ -20,7 +20,8 @@ def test_the_readme_has_code() -> None:
 
 @pytest.mark.parametrize("code", BLOCKS, ids=lambda code: code.partition("\n")[0])
 @pytest.mark.filterwarnings("ignore:more than half of a map's energy:UserWarning")
-def test_the_code_of_the_readme_runs(code: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_code_of_the_readme_runs(code: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
     build = torchvision.models.resnet50
     monkeypatch.setattr(torchvision.models, "resnet50", lambda weights: build(weights=None))
     names: dict[str, Any] = {
