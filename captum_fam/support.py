@@ -193,10 +193,7 @@ class EmbeddedSupport:
 
     def scores(self, similarities: Tensor, magnitude: Tensor | None = None) -> Tensor:
         """S of every class minus that of its foil: ``(B, K)`` -> ``(B, C)``."""
-        return self.less_foil(self.class_scores(similarities), similarities, magnitude)
-
-    def less_foil(self, class_scores: Tensor, similarities: Tensor, magnitude: Tensor | None = None) -> Tensor:
-        """:meth:`scores` from :meth:`class_scores`, ``(B, C)``."""
+        class_scores = self.class_scores(similarities)
         if not self.runner_up and self.foil_weights is None:
             return class_scores
         noise = self._rounding(self.class_weights, similarities, magnitude)

@@ -178,6 +178,10 @@ class LayerCorrespondence(SimilarityLayerAttribution):
                     map_ = map_ - classes.masked_fill(is_target, -torch.inf).amax(2, keepdim=True)
                 else:
                     map_ = map_ - classes.masked_fill(is_target, 0).sum(2, keepdim=True) / (classes.shape[2] - 1)
+            if foil is not None:
+                # A foil that equals the class leaves the rounding of two cosines.
+                noise = 2 * F.rounding(query.shape[2], map_.dtype)
+                map_ = F.zero_within(map_, torch.full_like(map_, float(noise)))
         maps = map_.transpose(1, 2).reshape(len(activation), 1, *activation.shape[2:])
         return CorrespondenceDetails(self._format([(maps,)], relu_attributions), comparison)
 
