@@ -324,13 +324,14 @@ class SimilarityLayerAttribution(LayerAttribution):
         batch = len(run.embedding)
         for layer, passes in zip(self._layers, run.passes, strict=True):
             square = any(t.dim() == 3 and t.shape[:2] == (batch, batch) for one in passes for t in one.tensors)
-            if not square or batch == 1 or not (self.token_grid is None or isinstance(self.token_grid, TokenGrid)):
+            knows = self.token_grid is not None and not isinstance(self.token_grid, TokenGrid)
+            if not square or batch == 1 or knows or getattr(self.token_grid, "sequence_first", False):
                 continue
             alone = run_layers(self._model, tuple(x[:1] for x in inputs), [layer], args, at_input, self.device_ids)
             if any(len(tensor) != 1 for one in alone.passes[0] for tensor in one.tensors):
                 raise ValueError(
                     f"layer {type(layer).__name__} gives ({batch}, {batch}, ...) with the tokens first; rearrange it: "
-                    "token_grid=lambda tokens: TokenGrid()(tokens.transpose(0, 1))"
+                    "token_grid=TokenGrid(sequence_first=True)"
                 )
 
     def _activations(self, run: LayerRun) -> list[tuple[Tensor, ...]]:
@@ -387,8 +388,8 @@ class SimilarityLayerAttribution(LayerAttribution):
         if len(tensor) != len(embedding):
             raise ValueError(
                 f"layer {name} gives {shape}, a batch of {len(tensor)} for {len(embedding)} queries: its tokens may "
-                "come first, or it may hold windows or frames. Rearrange it, as with token_grid=lambda tokens: "
-                "TokenGrid()(tokens.transpose(0, 1)), or choose another layer"
+                "come first (token_grid=TokenGrid(sequence_first=True)), or it may hold windows or frames: rearrange "
+                "it with a token_grid of your own, or choose another layer"
             )
         return tensor
 

@@ -73,7 +73,8 @@ def of_grid(shape: Sequence[int], device: torch.device) -> Where:
 def of_tokens(shape: Sequence[int], laid_out: Callable[[Tensor], Tensor], device: torch.device) -> Where:
     """The positions of a tensor that ``laid_out`` rearranges into ``(B, N, *spatial)``.
 
-    Of the tokens that it leaves out the first is called the class token, the others registers.
+    Of the tokens that it leaves out the first is called the class token, the others registers; or the last
+    ``laid_out.registers`` of them are, where that is given.
     """
     elements = torch.arange(math.prod(shape), device=device).view(*shape)
     chosen = laid_out(elements)
@@ -91,7 +92,9 @@ def of_tokens(shape: Sequence[int], laid_out: Callable[[Tensor], Tensor], device
         samples = sample_of.movedim(batch, 0).flatten(1).amax(1).view(-1, *[1] * (len(shape) - 1)).movedim(0, batch)
         tokens = left_out.movedim(batch, 0)[0].movedim(-1, 0)[0]  # without batch and channels
         order = tokens.flatten().cumsum(0).view_as(tokens).unsqueeze(-1).unsqueeze(batch)
-        slots = torch.where(order == 1, CLASS_TOKEN, REGISTERS)
+        registers = getattr(laid_out, "registers", None)
+        first_register = 2 if registers is None else int(tokens.sum()) - registers + 1
+        slots = torch.where(order < first_register, CLASS_TOKEN, REGISTERS)
         index = torch.where(left_out, samples * stride + slots, index).to(torch.int32)
     return where.within(index)
 
@@ -199,7 +202,11 @@ class Tracker:
                 return [None]
             # The index is expanded, which a view may not be able to follow.
             function = Tensor.reshape if name == "view" else Tensor.reshape_as
-        moved = function(where.index, *args[1:], **kwargs)
+        # The unfolding of convolutions has no kernel for integers.
+        index = where.index.double() if name == "unfold" else where.index
+        moved = function(index, *args[1:], **kwargs)
+        if name == "unfold":
+            moved = moved.to(torch.int32)
         return [where.within(index) for index in (moved if isinstance(moved, tuple | list) else [moved])]
 
     @staticmethod
@@ -216,7 +223,9 @@ class Tracker:
         tensors: Sequence[Tensor] = args[0]
         dim = args[1] if len(args) > 1 else kwargs.get("dim", 0)
         wheres = [self.where_of(tensor) for tensor in tensors]
-        known = next((where for where in wheres if where is not None and where.is_placed), None)
+        # A part may be empty, such as the tokens before the first.
+        placed = (where for where, tensor in zip(wheres, tensors, strict=True) if where is not None and tensor.numel())
+        known = next((where for where in placed if where.is_placed), None)
         if known is None:
             return None
         parts = []

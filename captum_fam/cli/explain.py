@@ -71,7 +71,9 @@ def add_parser(subparsers: Any) -> None:
         help=f"of torchvision, timm/NAME, or with --weights one of the paper: {', '.join(list_models())}; default: "
         "%(default)s",
     )
-    parser.add_argument("--layer", metavar="NAME", help="default: the last feature map, layer4 of a ResNet")
+    parser.add_argument(
+        "--layer", metavar="NAME", help="default: found by measuring what its map explains; layer4 of a ResNet"
+    )
     parser.add_argument(
         "--weights",
         metavar="DEFAULT|FILE",

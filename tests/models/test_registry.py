@@ -214,7 +214,7 @@ def test_a_convolutional_model_of_timm_goes_through_the_same_door(timm, tmp_path
     ("name", "layer", "map_size"),
     [
         ("vit_tiny_patch16_224", "pos_drop", (14, 14)),
-        ("deit_tiny_distilled_patch16_224", "pos_drop", (14, 14)),
+        pytest.param("deit_tiny_distilled_patch16_224", "pos_drop", (14, 14), marks=pytest.mark.slow),
         pytest.param("swin_tiny_patch4_window7_224", "norm", (7, 7), marks=pytest.mark.slow),
         ("mixer_s32_224", "norm", (7, 7)),
         pytest.param("xcit_nano_12_p16_224", "blocks.11", (14, 14), marks=pytest.mark.slow),
