@@ -25,7 +25,8 @@ def module_in_training_mode(forward_func: Callable[..., Any]) -> str | None:
         model = model.module
     if not isinstance(model, nn.Module):
         return None
-    holds_others = isinstance(model, _CONTAINERS)
+    # The wrappers of this package (Views, SimilarityToSupport) do nothing by their own flag either.
+    holds_others = isinstance(model, _CONTAINERS) or type(model).__module__.startswith("captum_fam.")
     is_compiled = hasattr(model, "_orig_mod")  # what torch.compile puts around a model
     if model.training and not holds_others and not is_compiled:
         return type(model).__name__

@@ -109,8 +109,17 @@ class Way:
 
     def _gradients(self, upstream: Tensor, starts: list[Start], keep_graph: bool) -> list[list[Tensor]]:
         wanted = [tensor for start in starts for tensor in start.tensors]
-        with torch.inference_mode(False):
-            found = iter(torch.autograd.grad(self.origin, wanted, upstream, keep_graph, allow_unused=True))
+        try:
+            with torch.inference_mode(False):
+                found = iter(torch.autograd.grad(self.origin, wanted, upstream, keep_graph, allow_unused=True))
+        except RuntimeError as error:
+            if "inplace operation" not in str(error):
+                raise
+            raise ValueError(
+                "layer: what stands between it and the embedding overwrites a tensor that the way back needs, by an "
+                "operation in place on the result of another; make that operation one of a new tensor, or explain a "
+                "layer behind it"
+            ) from error
         return [[next(found) for _ in start.tensors] for start in starts]
 
 

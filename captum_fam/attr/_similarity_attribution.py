@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -186,6 +187,7 @@ class SimilarityLayerAttribution(LayerAttribution):
         embedded, class_names = self._embed_support(support, formatted, args)
         run = run_layers(self._model, formatted, self._layers, args, attribute_to_layer_input, self.device_ids, **tape)
         self._check_batch_first(run, formatted, args, attribute_to_layer_input)
+        self._warn_of_square_grid(run, formatted[0])
         if not run.embedding.isfinite().all():
             raise ValueError("inputs: the embedding of the query contains NaN or inf")
         check_embedding_sizes(run.embedding, embedded.embeddings)
@@ -333,6 +335,20 @@ class SimilarityLayerAttribution(LayerAttribution):
                     f"layer {type(layer).__name__} gives ({batch}, {batch}, ...) with the tokens first; rearrange it: "
                     "token_grid=TokenGrid(sequence_first=True)"
                 )
+
+    def _warn_of_square_grid(self, run: LayerRun, inputs: Tensor) -> None:
+        """A grid without a size is square, which tokens of an image that is not are unlikely to be."""
+        grid = self.token_grid
+        if not isinstance(grid, TokenGrid) or grid.size is not None or inputs.dim() != 4:
+            return
+        is_square = inputs.shape[2] == inputs.shape[3]
+        if not is_square and any(t.dim() == 3 for passes in run.passes for one in passes for t in one.tensors):
+            height, width = inputs.shape[2:]
+            warnings.warn(
+                f"token_grid lays the tokens out as a square, but inputs are {height} x {width}: unless the model "
+                "makes them square itself, pass TokenGrid(size=(h, w)), or find_layer(model, inputs).token_grid",
+                stacklevel=outside(),
+            )
 
     def _activations(self, run: LayerRun) -> list[tuple[Tensor, ...]]:
         """The layers' tensors as ``(B, N, *spatial)``; of several views of the input their mean, laid back."""

@@ -147,7 +147,8 @@ def find_tail(links: Sequence[Link], activation: Tensor, embedding: Tensor, up_t
     raise ValueError(
         f'tail="auto": what ran behind the layer ({names}) does not make the embedding of the layer\'s tensor alone, '
         f"shape {tuple(activation.shape)}. Pass tail=, a module or function from that tensor to the embedding (B, J), "
-        "such as torch.nn.Sequential(pooling, head), or choose a layer right before the pooling"
+        "such as torch.nn.Sequential(pooling, head), or choose a layer right before the pooling. Only modules are "
+        "seen: functions between them (relu, normalize) have to be part of the tail that is given"
     )
 
 

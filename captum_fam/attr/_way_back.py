@@ -467,10 +467,10 @@ def _gate_of_result(name: str, before: list[Note]) -> Gate:
     lowest = min(levels)
     if name in ("mul", "matmul", "bmm", "einsum"):
         # A gate times a constant is a gate; what a gate multiplied is as it was.
-        return lowest if len(levels) == 1 or lowest == Gate.WEIGHT else Gate.NONE
+        return lowest if len(levels) == 1 or lowest >= Gate.WEIGHT else Gate.NONE
     if is_rearranging(name) or name in _ELEMENTWISE_WITH_CONSTANT:
         return lowest
-    return lowest if lowest == Gate.WEIGHT and name in _LINEAR else Gate.NONE
+    return lowest if lowest >= Gate.WEIGHT and name in _LINEAR else Gate.NONE
 
 
 def _factor_of_result(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], result: Tensor) -> Tensor | None:

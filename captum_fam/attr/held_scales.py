@@ -32,6 +32,7 @@ class Gate(IntEnum):
     ACTIVATION = 1  # SwiGLU: the activated half is the gate of the other half
     BOUNDED = 2  # tanh, ReLU6: x * relu6(x + 3) / 6 and x * (1 + tanh(...)) / 2 are activations written by hand
     WEIGHT = 3  # sigmoid and softmax: weights of what they multiply
+    SCALE = 4  # lengths and deviations
 
 
 @dataclass
@@ -135,14 +136,37 @@ def find_rule(name: str) -> Rule | None:
 
 
 def hold(call: Call) -> Any:
-    """A scale: the result is a constant of this pass."""
+    """An inverse or a step: the result is a constant of this pass."""
     return call.value()
 
 
-def hold_first(call: Call) -> Any:
-    """``var_mean`` and ``std_mean``: the deviation is a scale, the mean is linear."""
-    deviation, mean = call()
-    return deviation.detach(), mean
+def length(call: Call) -> Any:
+    """A norm or a standard deviation: held where it scales; a feature, as of statistics pooling, where it does not.
+
+    It grows in proportion to its vector, so that its own gradient adds up to it.
+    """
+    return call()
+
+
+def variance(call: Call) -> Tensor:
+    """As :func:`length`; a variance grows with the square, of which one factor is held."""
+    x = call.args[0]
+    call.replace(x, _share(x, 2))
+    result: Tensor = call()
+    return result
+
+
+def variance_and_mean(call: Call) -> tuple[Tensor, Tensor]:
+    """``var_mean``: the mean is linear."""
+    _, mean = call()
+    x = call.args[0]
+    call.replace(x, _share(x, 2))
+    return call()[0], mean
+
+
+def _share(x: Tensor, count: int) -> Tensor:
+    """The tensor as one of several equal factors."""
+    return linear(x, lambda value: (value.clone(), lambda gradient: gradient / count))
 
 
 def hold_quotient(call: Call) -> Tensor:
@@ -221,7 +245,7 @@ def hold_gates(call: Call, factors: Sequence[Any]) -> None:
         if call.gate_of(tensor) > lowest:
             call.replace(tensor, tensor.detach())
         elif len(free) > 1:
-            call.replace(tensor, linear(tensor, lambda value: (value.clone(), lambda g: g / len(free))))
+            call.replace(tensor, _share(tensor, len(free)))
 
 
 def quotient_of_two(call: Call) -> Tensor:
@@ -501,11 +525,12 @@ def _table(*groups: tuple[Rule, str]) -> dict[str, Rule]:
 
 RULES: dict[str, Rule] = _table(
     # Scales: lengths and deviations.
-    (hold, "norm linalg_norm linalg_vector_norm linalg_matrix_norm frobenius_norm nuclear_norm std var"),
+    (length, "norm linalg_norm linalg_vector_norm linalg_matrix_norm frobenius_norm nuclear_norm std std_mean"),
+    (variance, "var"),
+    (variance_and_mean, "var_mean"),
     (hold, "rsqrt reciprocal"),
     # Steps: their slope is zero, so that a product with them is a product with a scale.
     (hold, "sign sgn round floor ceil trunc heaviside"),
-    (hold_first, "std_mean var_mean"),
     (layer_norm, "layer_norm"),
     (rms_norm, "rms_norm"),
     (group_norm, "group_norm"),
@@ -547,6 +572,8 @@ _BOUNDED = frozenset("tanh softsign erf clamp clip clamp_min clamp_max hardtanh 
 def gate_level(name: str) -> Gate | None:
     """Which gate the result of a function is by itself; None where that depends on its arguments."""
     rule = RULES.get(name)
+    if rule in (length, variance):
+        return Gate.SCALE
     if rule is gate:
         return Gate.WEIGHT
     if name in _BOUNDED:

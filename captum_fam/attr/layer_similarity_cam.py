@@ -319,7 +319,7 @@ class LayerSimilarityCAM(SimilarityLayerAttribution):
             found = find_layer(model, inputs)
         except ValueError:
             return advice
-        if found.coverage <= max(coverage, 0.0) + 0.05:
+        if found.coverage <= max(coverage, 0.0) + 0.05 or found.module in self._layers:
             return "No layer explains more"
         return f"Layer {found.name!r} explains {100 * found.coverage:.0f} % of the similarity of a query to itself"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, interpolate, normalize
 
-from captum_fam import LayerCorrespondence, LayerFAM, LayerSimilarityCAM, SimilarityToSupport, SupportSet, Views
+from captum_fam import (
+    LayerCorrespondence,
+    LayerFAM,
+    LayerSimilarityCAM,
+    SimilarityToSupport,
+    SupportSet,
+    Views,
+    find_layer,
+)
 from captum_fam.attr import LayerMeanActivation
 
 METHODS = [LayerFAM, LayerSimilarityCAM, LayerCorrespondence, LayerMeanActivation]
@@ -172,3 +181,25 @@ def test_views_that_do_not_fit_are_refused(
 ) -> None:
     with pytest.raises(error, match=message):
         Views(net, views, **options)
+
+
+def test_views_of_a_model_in_eval_mode_are_in_eval_mode(net: Net, x: Tensor) -> None:
+    views = Views(net, ["identity", "hflip"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        LayerSimilarityCAM(views, net.features).attribute(x, support=views(x))
+    assert find_layer(views, x).module is net.features
+
+
+def test_an_operation_in_place_that_the_way_back_needs_is_named(x: Tensor) -> None:
+    class Relu(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.features = nn.Conv2d(3, 4, 1).double()
+
+        def forward(self, images: Tensor) -> Tensor:
+            return nn.functional.relu_(self.features(images)).add_(1).mean((2, 3))
+
+    net = Relu().eval()
+    with pytest.raises(ValueError, match="layer: what stands between it and the embedding overwrites a tensor"):
+        LayerFAM(net, net.features).attribute(x, support=torch.ones(1, 4).double())
