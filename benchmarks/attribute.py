@@ -108,8 +108,8 @@ def main() -> None:
     lines = [
         "# Cost of `attribute`",
         "",
-        f"Written by `python -m {MODULE}{' --quick' if options.quick else ''} --threads {options.threads}` on "
-        f"{machine()}; seed 0.",
+        f"Written by `python -m {MODULE}{' --quick' if options.quick else ''} --threads {options.threads} --rounds "
+        f"{options.rounds}` on {machine()}; seed 0.",
         "ResNet-18 at 224 x 224, layer4, embedded supports. Time: CPU time over that of a bare `no_grad` forward pass "
         f"of the same batch, median of {options.rounds} or more pairs [quartiles]. Memory: the most that tensors "
         "held at once during the call, without weights, images and supports, and its ratio to the bare pass's.",

@@ -90,7 +90,8 @@ def main() -> None:
     lines = [
         "# Cost of maps at early and late layers",
         "",
-        f"Written by `python -m {MODULE} --threads {options.threads} --batch {options.batch}` on {machine()}; seed 0.",
+        f"Written by `python -m {MODULE} --threads {options.threads} --batch {options.batch} --rounds "
+        f"{options.rounds}` on {machine()}; seed 0.",
         f"Models of timm with random weights at 224 x 224, batch {options.batch}, five embedded supports. Time: CPU "
         f"time over that of a bare `no_grad` forward pass, median of {options.rounds} pairs [quartiles]. Memory: the "
         "most that tensors held at once during the call, without weights, images and supports, and its ratio to the "

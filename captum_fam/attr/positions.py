@@ -47,17 +47,30 @@ class Where:
 
     def of(self, index: Tensor) -> Where:
         """The same for another tensor."""
-        placed = self.is_placed and bool((index % self.stride >= FIRST_POSITION).any())
+        placed = self.is_placed
+        if placed and index.numel() < self.index.numel():  # what was selected may be a class token
+            placed = bool((_compact(index) % self.stride >= FIRST_POSITION).any())
         return Where(self.grid, index, placed)
 
     def on(self, grid: tuple[int, ...]) -> Where:
         """Elements without positions, as those of another grid."""
-        sample = self.index.div(self.stride, rounding_mode="floor")
-        return Where(grid, sample * (FIRST_POSITION + math.prod(grid)) + self.index % self.stride, False)
+        index = _compact(self.index)
+        sample = index.div(self.stride, rounding_mode="floor")
+        moved = sample * (FIRST_POSITION + math.prod(grid)) + index % self.stride
+        return Where(grid, moved.expand(self.index.shape), False)
 
     def special(self, slot: int) -> Tensor:
         """The index with all elements of each sample in one of the slots before the positions."""
-        return self.index.div(self.stride, rounding_mode="floor") * self.stride + slot
+        index = _compact(self.index).div(self.stride, rounding_mode="floor") * self.stride + slot
+        return index.expand(self.index.shape)
+
+
+def _compact(index: Tensor) -> Tensor:
+    """The same slots without the dimensions that are only expanded."""
+    for dim in range(index.dim()):
+        if index.stride(dim) == 0 and index.shape[dim] > 1:
+            index = index.narrow(dim, 0, 1)
+    return index
 
 
 def of_grid(shape: Sequence[int], device: torch.device) -> Where:
@@ -108,7 +121,10 @@ def _mixes(sample_of: Tensor, dim: int) -> bool:
 
 
 def _is_constant(index: Tensor, dim: int) -> bool:
-    return index.stride(dim) == 0 or index.shape[dim] == 1 or bool((index == index.narrow(dim, 0, 1)).all())
+    if index.stride(dim) == 0 or index.shape[dim] == 1:
+        return True
+    compact = _compact(index)
+    return bool((compact == compact.narrow(dim, 0, 1)).all())
 
 
 def _merged(where: Where, axis: int) -> Where | None:
