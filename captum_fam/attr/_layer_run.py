@@ -16,7 +16,8 @@ from captum._utils.common import _reduce_list, _sort_key_list
 from torch import Tensor, nn
 
 from captum_fam import functional as F
-from captum_fam.attr._way_back import Constants, Sink, Start, TokenGridLike, WayBack, current_view
+from captum_fam.attr._way_back import Constants, Sink, Start, WayBack, current_view
+from captum_fam.attr.tokens import TokenGridLike
 from captum_fam.support import check_embedding
 
 Tensors = tuple[Tensor, ...]

@@ -22,8 +22,7 @@ from torch import Tensor, nn
 from captum_fam import functional as F
 from captum_fam._training_mode import warn_of_training_mode
 from captum_fam.attr._layer_run import LayerRun, run_layers
-from captum_fam.attr._way_back import TokenGridLike as TokenGridLike
-from captum_fam.attr.tokens import TokenGrid, looks_channels_first, looks_channels_last
+from captum_fam.attr.tokens import TokenGrid, TokenGridLike, looks_channels_first, looks_channels_last
 from captum_fam.attr.views import Views
 from captum_fam.memory_bank import BankSupport, MemoryBank
 from captum_fam.similarity import Similarity, SimilarityLike, get_similarity
@@ -161,8 +160,9 @@ class SimilarityLayerAttribution(LayerAttribution):
         n_classes = given.n_classes if isinstance(given, SupportSet | MemoryBank) else 1
         if target is not None or n_classes == 1:
             return
-        (first, *_) = _format_tensor_into_tuples(inputs)
-        if len(first) > 1 and bool((first[1:] == first[:-1]).flatten(1).all(1).any()):
+        tensors = _format_tensor_into_tuples(inputs)
+        same = torch.stack([(one[1:] == one[:-1]).flatten(1).all(1) for one in tensors]).all(0)
+        if same.any():
             return
         raise ValueError(
             "target is None, and the inputs are repeated with noise: each copy would be explained for the class of "
@@ -183,7 +183,7 @@ class SimilarityLayerAttribution(LayerAttribution):
         args = _format_additional_forward_args(additional_forward_args)
         if formatted[0].numel() == 0:
             raise ValueError(f"inputs is an empty batch, shape {tuple(formatted[0].shape)}")
-        warn_of_training_mode(self._model, outside())
+        warn_of_training_mode(self._model, outside() + 1)
         embedded, class_names = self._embed_support(support, formatted, args)
         run = run_layers(self._model, formatted, self._layers, args, attribute_to_layer_input, self.device_ids, **tape)
         self._check_batch_first(run, formatted, args, attribute_to_layer_input)

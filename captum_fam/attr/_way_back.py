@@ -31,9 +31,9 @@ from captum_fam.attr.positions import (
     of_grid,
     of_tokens,
 )
+from captum_fam.attr.tokens import TokenGridLike
 
 Tensors = tuple[Tensor, ...]
-TokenGridLike = Callable[[Tensor], Tensor]
 
 # Attributes that compute; all others only look at a tensor.
 _VIEWS = (Tensor.T, Tensor.mT, Tensor.H, Tensor.mH, Tensor.real, Tensor.imag)

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from captum_fam import functional as F
 from captum_fam._training_mode import warn_of_training_mode
 from captum_fam.attr._layer_run import run_layers
-from captum_fam.attr._similarity_attribution import Maps, SimilarityLayerAttribution, TokenGridLike, outside
+from captum_fam.attr._similarity_attribution import Maps, SimilarityLayerAttribution, outside
+from captum_fam.attr.tokens import TokenGridLike
 
 
 class SupportBlindAttribution(SimilarityLayerAttribution):
@@ -76,7 +77,7 @@ class SupportBlindAttribution(SimilarityLayerAttribution):
         """
         formatted = _format_tensor_into_tuples(inputs)
         args = _format_additional_forward_args(additional_forward_args)
-        warn_of_training_mode(self._model, outside())
+        warn_of_training_mode(self._model, outside() + 1)
         run = run_layers(self._model, formatted, self._layers, args, attribute_to_layer_input, self.device_ids)
         with torch.inference_mode(False), torch.no_grad(), torch.autocast(run.embedding.device.type, enabled=False):
             maps = [

@@ -14,7 +14,8 @@ from captum_fam import functional as F
 from captum_fam._training_mode import warn_of_training_mode
 from captum_fam.attr._layer_run import run_layers
 from captum_fam.attr._repeated import logged_attribute
-from captum_fam.attr._similarity_attribution import Comparison, Maps, SimilarityLayerAttribution, TokenGridLike, outside
+from captum_fam.attr._similarity_attribution import Comparison, Maps, SimilarityLayerAttribution, outside
+from captum_fam.attr.tokens import TokenGridLike
 from captum_fam.correspondence import best_match, descriptors, soft_best_match
 from captum_fam.memory_bank import MemoryBank
 from captum_fam.similarity import SimilarityLike
@@ -196,7 +197,7 @@ class LayerCorrespondence(SimilarityLayerAttribution):
         Returns:
             :class:`Matches`; multiply a position by the image's size over the activation's for pixels.
         """
-        warn_of_training_mode(self._model, outside())
+        warn_of_training_mode(self._model, outside() + 1)
         support_set = as_support_set(support)
         activation = self._image_activation(inputs, additional_forward_args, False)
         size = support_set.batch_size

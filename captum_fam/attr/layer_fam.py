@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from captum_fam import functional as F
 from captum_fam.attr._layer_run import NO_WAY_BACK, LayerRun
 from captum_fam.attr._repeated import logged_attribute
-from captum_fam.attr._similarity_attribution import Comparison, Maps, SimilarityLayerAttribution, TokenGridLike, outside
+from captum_fam.attr._similarity_attribution import Comparison, Maps, SimilarityLayerAttribution, outside
+from captum_fam.attr.tokens import TokenGridLike
 from captum_fam.rounding import drop_rounding
 from captum_fam.similarity import SimilarityLike
 from captum_fam.support import plain_arithmetic

@@ -14,7 +14,7 @@ from captum_fam import functional as F
 from captum_fam._training_mode import module_in_training_mode
 from captum_fam.attr._layer_run import Way
 from captum_fam.attr._repeated import logged_attribute
-from captum_fam.attr._similarity_attribution import Comparison, Maps, SimilarityLayerAttribution, TokenGridLike, outside
+from captum_fam.attr._similarity_attribution import Comparison, Maps, SimilarityLayerAttribution, outside
 from captum_fam.attr._way_back import Constants
 from captum_fam.attr.account import (
     MAP,
@@ -29,6 +29,7 @@ from captum_fam.attr.account import (
     resample,
 )
 from captum_fam.attr.positions import CLASS_TOKEN, REGISTERS
+from captum_fam.attr.tokens import TokenGridLike
 from captum_fam.attr.views import Views
 from captum_fam.similarity import SimilarityLike
 from captum_fam.support import plain_arithmetic

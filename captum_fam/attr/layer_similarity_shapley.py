@@ -15,9 +15,10 @@ from tqdm.auto import tqdm
 from captum_fam import functional as F
 from captum_fam.attr._repeated import logged_attribute
 from captum_fam.attr._shapley import Game, antithetic_orders, n_sets, shapley_values
-from captum_fam.attr._similarity_attribution import Comparison, Maps, SimilarityLayerAttribution, TokenGridLike
+from captum_fam.attr._similarity_attribution import Comparison, Maps, SimilarityLayerAttribution
 from captum_fam.attr._tail import ModulesBehind, Step, Tail, find_tail, given_tail
 from captum_fam.attr.account import MAP, REST, Shares
+from captum_fam.attr.tokens import TokenGridLike
 from captum_fam.similarity import Cosine, Similarity, SimilarityLike
 from captum_fam.support import plain_arithmetic
 

@@ -65,10 +65,10 @@ class Where:
         return index.expand(self.index.shape)
 
 
-def _compact(index: Tensor) -> Tensor:
-    """The same slots without the dimensions that are only expanded."""
+def _compact(index: Tensor, but: int | None = None) -> Tensor:
+    """The same slots without the dimensions that are only expanded, all of them or all but one."""
     for dim in range(index.dim()):
-        if index.stride(dim) == 0 and index.shape[dim] > 1:
+        if dim != but and index.stride(dim) == 0 and index.shape[dim] > 1:
             index = index.narrow(dim, 0, 1)
     return index
 
@@ -129,11 +129,8 @@ def _is_constant(index: Tensor, dim: int) -> bool:
 
 def _merged(where: Where, axis: int) -> Where | None:
     """A coarser grid, where all positions along ``axis`` lie in one of its cells: patch merging, pooling of tokens."""
-    index = where.index
-    axis %= index.dim()
-    for dim in range(index.dim()):
-        if dim != axis and index.stride(dim) == 0:
-            index = index.narrow(dim, 0, 1)
+    axis %= where.index.dim()
+    index = _compact(where.index, but=axis)
     rows = index.numel() // index.shape[axis]
     samples = int(index.max()) // where.stride + 1
     for factor in range(2, max(where.grid, default=1) + 1):

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+
+TokenGridLike = Callable[[Tensor], Tensor]
+"""Rearranges the tensors of a layer into ``(B, N, *spatial)``, as :class:`TokenGrid` does."""
 
 
 @dataclass(frozen=True)

@@ -125,3 +125,17 @@ def test_repeated_inputs_need_no_target_for_one_class(net: nn.Sequential, x: Ten
     bank = MemoryBank(net(support).detach(), [0, 1, 1], k=1)
     with pytest.raises(ValueError, match="target is None"):
         tunnel.attribute(x, nt_samples=2, stdevs=0.1, support=bank)
+
+
+def test_noise_on_any_of_several_inputs_needs_a_target(x: Tensor) -> None:
+    def forward(images: Tensor, shift: Tensor) -> Tensor:
+        return layer(images).mean((2, 3)) + shift
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        layer = nn.Conv2d(3, 4, 3).eval()
+    tunnel = NoiseTunnel(LayerFAM(forward, layer, transform=None))
+    support, inputs = SupportSet(torch.rand(3, 4), [0, 1, 2]), (x, torch.rand(2, 4))
+    assert tunnel.attribute(inputs, nt_samples=3, stdevs=(0.0, 0.0), support=support).shape == (2, 1, 6, 5)
+    with pytest.raises(ValueError, match="target is None"):
+        tunnel.attribute(inputs, nt_samples=3, stdevs=(0.0, 0.1), support=support)
