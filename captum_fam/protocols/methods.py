@@ -103,6 +103,7 @@ class MapMethod:
         attribution = METHODS[self.base](scores, layers if mean else layers[0], **self.options)
         # The coverage has a column of its own, and a method is made for each batch.
         attribution.has_warned = True
+        details = None
         if not hasattr(attribution, "details"):
             maps, coverage = attribution.attribute(activation, target=target), None
         else:
@@ -113,6 +114,8 @@ class MapMethod:
         maps = maps.detach().sum(1, keepdim=True)
 
         def magnitude() -> Tensor:
+            if details is not None:
+                return magnitude_of_scores(scores, details.comparison.similarities)
             with torch.no_grad():
                 return magnitude_of_scores(scores, scores._compare(activation)[2])
 
