@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import captum
 import pytest
 import torch
 from captum.attr import LRP, DeepLift, DeepLiftShap, IntegratedGradients, LayerDeepLift, NoiseTunnel
@@ -127,6 +128,7 @@ def test_repeated_inputs_need_no_target_for_one_class(net: nn.Sequential, x: Ten
         tunnel.attribute(x, nt_samples=2, stdevs=0.1, support=bank)
 
 
+@pytest.mark.skipif(captum.__version__.startswith("0.7."), reason="Captum 0.7 fails on a standard deviation per input")
 def test_noise_on_any_of_several_inputs_needs_a_target(x: Tensor) -> None:
     def forward(images: Tensor, shift: Tensor) -> Tensor:
         return layer(images).mean((2, 3)) + shift
