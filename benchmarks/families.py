@@ -104,7 +104,7 @@ class GeneralizedMean(nn.Module):
 
 
 class Normalize(nn.Module):
-    """L2 normalisation by torch's function."""
+    """L2 normalization by torch's function."""
 
     def forward(self, x: Tensor) -> Tensor:
         return normalize(x, dim=1)
@@ -209,7 +209,7 @@ class AttentionPooling(nn.Module):
 
 
 class Scripted(nn.Module):
-    """A bias and a normalisation in TorchScript, which no function mode sees."""
+    """A bias and a normalization in TorchScript, which no function mode sees."""
 
     def __init__(self, features: int) -> None:
         super().__init__()
@@ -861,7 +861,7 @@ _ADDED = ("bias", "beta", "token", "pos", "embed", "latent", "probe", "query")
 
 
 def random_images(count: int, size: tuple[int, int], seed: int) -> Tensor:
-    """Colours that vary smoothly, with noise: ``(count, 3, *size)``, and unlike one another."""
+    """Colors that vary smoothly, with noise: ``(count, 3, *size)``, and unlike one another."""
     generator = torch.Generator().manual_seed(seed)
     smooth = interpolate(torch.randn(count, 3, 3, 3, generator=generator), size, mode="bilinear")
     return 1.5 * smooth + 0.3 * torch.randn(count, 3, *size, generator=generator)

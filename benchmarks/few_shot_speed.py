@@ -18,12 +18,12 @@ from pathlib import Path
 import torch
 
 from benchmarks.measure import machine
-from captum_fam.protocols.data import load_dataset
-from captum_fam.protocols.few_shot import FewShot
-from captum_fam.protocols.measures import Measure, Panel
-from captum_fam.protocols.methods import get_methods
-from captum_fam.protocols.model import load_model
-from captum_fam.protocols.ranks import Ranks
+from captum_fam.experiments.data.load import load_dataset
+from captum_fam.experiments.distributed import Ranks
+from captum_fam.experiments.measures import Measure, Panel
+from captum_fam.experiments.protocols.few_shot import FewShot
+from captum_fam.experiments.split_model import load_model
+from captum_fam.experiments.table_methods import get_methods
 
 ALL_EPISODES = 2000
 CASES: dict[str, tuple[Measure, ...]] = {

@@ -4,7 +4,7 @@
 
 A random bank, K = 200. Memory is the growth of the process's peak from before the bank was made, less the embeddings:
 labels, checks and everything that a search and the supports need.
-The neighbours of some queries are compared with those of a plain search that sorts all similarities in float64.
+The neighbors of some queries are compared with those of a plain search that sorts all similarities in float64.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.measure import machine, peak_mib
-from captum_fam.memory_bank import MemoryBank, Vote
+from captum_fam.support.memory_bank import MemoryBank, Vote
 
 N_CHECKED = 8
 
@@ -81,7 +81,7 @@ def _is_exact(rows: Tensor, query: Tensor, vote: Vote) -> bool:
         one = query[b].double()
         cosines = (rows.double() @ one) / (lengths * one.norm())
         best = cosines.argsort(descending=True)[: vote.similarities.shape[1]]
-        if set(best.tolist()) != set(vote.neighbour_indices[b].tolist()):
+        if set(best.tolist()) != set(vote.neighbor_indices[b].tolist()):
             return False
         if not torch.allclose(cosines[best].float(), vote.similarities[b], atol=1e-6):
             return False
@@ -116,7 +116,7 @@ def main() -> None:
             "",
             f"`python -m benchmarks.memory_bank`: {machine()}; float32 on the CPU.",
             "Memory is the growth of the process's peak from before the bank was made, less its embeddings. Exact: the "
-            "neighbours of "
+            "neighbors of "
             f"{N_CHECKED} queries are those of a float64 search that sorts all similarities.",
             "",
             "| bank | its MiB | K | batch | classify, s | classify, MiB | with supports, MiB | exact |",

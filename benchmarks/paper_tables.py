@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from benchmarks.measure import machine
 from benchmarks.results import call, read
 
-METHODS = "fam,similarity-cam,similarity-cam-foil,grad-cam,mean-activation,centre-box,uniform"
+METHODS = "fam,similarity-cam,similarity-cam-foil,grad-cam,mean-activation,center-box,uniform"
 FEW_SHOT = "--val-episodes 600 --precision bfloat16 --device cpu --tensorboard"
 HEAD = "--loss {loss} --pooling {pooling} --embedding-size 512 --way 16 --steps 1000 --period 100 --hold-out 5"
 MEASURES = ("energy", "lift", "iou", "swap", "drop", "increase", "cell-energy", "cell-hit", "cell-auroc")

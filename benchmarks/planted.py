@@ -237,7 +237,7 @@ def head(episodes: int, command: str) -> list[str]:
         f"Written by `{command}` on {machine()}.",
         "",
         f"{episodes} episodes of novel classes, 5-way 1-shot with 5 queries of each class, seed {NOVEL_SEED} of the "
-        "scenes and the episode's number. A scene is a labelled object among one or two others on a cluttered "
+        "scenes and the episode's number. A scene is a labeled object among one or two others on a cluttered "
         "background; query and support share the object's class and nothing else, and the object's mask is exact. "
         "Networks are trained on base classes, whose textures no novel scene shows, to name all objects of a scene, "
         f"without a mask; one training of each, by `python -m {MODULE} train`, whose defaults take an hour on a CPU. "

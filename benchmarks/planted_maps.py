@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchvision.models.vision_transformer import VisionTransformer
 
 from captum_fam import LayerSimilarityCAM, SimilarityToSupport, TokenGrid
-from captum_fam.attr.baselines import LayerCentrePrior, LayerMeanActivation, LayerUniform, SupportBlindAttribution
+from captum_fam.attr.baselines import LayerCenterPrior, LayerMeanActivation, LayerUniform, SupportBlindAttribution
 
 FIRST_INPUT = {"vit": "encoder.dropout", "convnet": "features.0"}
 """What gives the input of the first block."""
@@ -171,7 +171,7 @@ CASES: dict[str, list[Case]] = {
         Case("attention rollout", attention_rollout, BLOCKS["vit"][-1]),
         Case("mean activation", _blind(LayerMeanActivation), FIRST_INPUT["vit"]),
         Case("mean activation", _blind(LayerMeanActivation), BLOCKS["vit"][-1]),
-        Case("centre", _blind(LayerCentrePrior), FIRST_INPUT["vit"]),
+        Case("center", _blind(LayerCenterPrior), FIRST_INPUT["vit"]),
         Case("uniform", _blind(LayerUniform), FIRST_INPUT["vit"]),
     ],
     "convnet": [
@@ -182,7 +182,7 @@ CASES: dict[str, list[Case]] = {
         Case("grad-cam", grad_cam, BLOCKS["convnet"][-1], foil=True),
         Case("mean activation", _blind(LayerMeanActivation), FIRST_INPUT["convnet"]),
         Case("mean activation", _blind(LayerMeanActivation), BLOCKS["convnet"][-1]),
-        Case("centre", _blind(LayerCentrePrior), BLOCKS["convnet"][-1]),
+        Case("center", _blind(LayerCenterPrior), BLOCKS["convnet"][-1]),
         Case("uniform", _blind(LayerUniform), BLOCKS["convnet"][-1]),
     ],
 }

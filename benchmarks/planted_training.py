@@ -26,7 +26,7 @@ from torchvision.models.vision_transformer import ConvStemConfig, VisionTransfor
 from torchvision.ops import Conv2dNormActivation
 
 from benchmarks.measure import machine
-from captum_fam.data.scenes import PlantedScenes
+from captum_fam.demo.scenes import PlantedScenes
 
 SIZE, GRID, WIDTH, DEPTH = 88, 11, 128, 5
 """Pixels of a side, positions of a side, channels, and the blocks of the ViT."""

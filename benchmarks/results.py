@@ -19,15 +19,15 @@ from pathlib import Path
 from benchmarks.measure import machine
 from captum_fam.cli import main as captum_fam
 
-FLOORS = "mean-activation,eigen-cam,random,centre,centre[sigma=0.2],centre-box,uniform"
+FLOORS = "mean-activation,eigen-cam,random,center,center[sigma=0.2],center-box,uniform"
 MAPS = "fam,fam-foil,similarity-cam,similarity-cam-foil,grad-cam,grad-cam-foil"
 POSITIONS = (
     "fam,grad-cam,similarity-cam,similarity-cam-foil,grad-cam-foil,similarity-cam-runner-up,grad-cam-runner-up,"
     "correspondence,correspondence-foil,correspondence-runner-up"
 )
 # Fewer, because they cost a pass a map, and deletion with insertion two for every step.
-MASKING = "fam,similarity-cam,similarity-cam-foil,grad-cam,mean-activation,random,centre,uniform"
-PERTURBING = "fam,similarity-cam,grad-cam,mean-activation,random,centre"
+MASKING = "fam,similarity-cam,similarity-cam-foil,grad-cam,mean-activation,random,center,uniform"
+PERTURBING = "fam,similarity-cam,grad-cam,mean-activation,random,center"
 PLAYERS = "similarity-cam,similarity-cam-foil,shapley,shapley-foil,grad-cam,grad-cam-foil,mean-activation,uniform"
 WINDOWS = ",".join(f"correspondence[window={side}]-runner-up" for side in (1, 3, 5))
 

@@ -11,8 +11,8 @@ from captum_fam.attr import (
     find_layer,
 )
 from captum_fam.explanation import Explanation, explain
-from captum_fam.memory_bank import MemoryBank
 from captum_fam.support import SimilarityToSupport, SupportSet
+from captum_fam.support.memory_bank import MemoryBank
 
 __version__ = "0.1.0"
 

@@ -1,4 +1,4 @@
-"""Image files to tensors and back: reading with care, preprocessing, un-normalising."""
+"""Image files to tensors and back: reading with care, preprocessing, un-normalizing."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class UnreadableImageError(ValueError):
 def read_image(path: str | Path) -> Image.Image:
     """Read an image file as upright RGB.
 
-    The camera's orientation tag is applied; grey, palette and CMYK images become RGB; 16-bit grey is brought to 8
+    The camera's orientation tag is applied; gray, palette and CMYK images become RGB; 16-bit gray is brought to 8
     bits; transparent pixels are laid on white; of an animation the first frame is taken.
 
     Raises:
@@ -59,7 +59,7 @@ def find_images(folder: str | Path) -> list[Path]:
 class Preprocessing:
     """From an image to what a model takes: squashed to a square, in [0, 1], less the mean, over the deviation.
 
-    Squashing keeps all of the image in sight, where a centre crop cuts off what may be the answer; a position in
+    Squashing keeps all of the image in sight, where a center crop cuts off what may be the answer; a position in
     the square is the same relative position in the image.
 
     Attributes:
@@ -73,7 +73,7 @@ class Preprocessing:
     std: tuple[float, ...] = IMAGENET_STD
 
     def __call__(self, image: Image.Image) -> Tensor:
-        """An RGB image as a normalised tensor ``(3, size, size)``."""
+        """An RGB image as a normalized tensor ``(3, size, size)``."""
         square = image.resize((self.size, self.size), Image.Resampling.BILINEAR)
         pixels = torch.from_numpy(np.asarray(square, dtype=np.float32) / 255).permute(2, 0, 1)
         return (pixels - _by_channel(self.mean, pixels)) / _by_channel(self.std, pixels)

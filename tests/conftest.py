@@ -63,7 +63,7 @@ class EmbeddingNet(nn.Module):
     Args:
         pooling: a key of ``POOLINGS``.
         head: None (the embedding is the pooled layer), ``"linear"`` (no bias) or ``"linear-bias"``.
-        normalize: end with an L2 normalisation, as retrieval models do.
+        normalize: end with an L2 normalization, as retrieval models do.
         rank: number of spatial dimensions, 1 to 3.
         signed: LeakyReLU instead of ReLU, so that activations and contributions have both signs.
         channels: N; the heads have J = 4.

@@ -20,22 +20,27 @@ from captum_fam.visualization import visualize_match
 
 # They read data or weights that their reader has.
 NEED_FILES = {
-    "captum_fam.backbones.load_backbone",
-    "captum_fam.batches.BatchLoader",
-    "captum_fam.data.cub.CUB200",
-    "captum_fam.data.episodes.EpisodeSampler",
-    "captum_fam.data.imagenet.ImageNetBoxes",
-    "captum_fam.memory_bank.MemoryBank.from_dataset",
+    "captum_fam.models.torchvision_models.load_backbone",
+    "captum_fam.embedding.batches.BatchLoader",
+    "captum_fam.experiments.data.cub.CUB200",
+    "captum_fam.experiments.data.episodes.EpisodeSampler",
+    "captum_fam.experiments.data.imagenet.ImageNetBoxes",
+    "captum_fam.support.memory_bank.MemoryBank.from_dataset",
     "captum_fam.models.checkpoints.load_weights",
     "captum_fam.models.checkpoints.read_state_dict",
     "captum_fam.models.lemniscate.read_memory_bank",
     "captum_fam.models.registry.create_model",
-    "captum_fam.protocols.few_shot.FewShot",
-    "captum_fam.training.few_shot.train_few_shot",
-    "captum_fam.training.metric.train_metric",
+    "captum_fam.experiments.protocols.few_shot.FewShot",
+    "captum_fam.experiments.training.few_shot.train_few_shot",
+    "captum_fam.experiments.training.metric.train_metric",
 }
 # What their modules import is an extra.
-EXTRAS = ("captum_fam.metrics.streaming", "captum_fam.metrics._base", "captum_fam.protocols", "captum_fam.training")
+EXTRAS = (
+    "captum_fam.metrics.streaming",
+    "captum_fam.metrics._base",
+    "captum_fam.experiments.protocols",
+    "captum_fam.experiments.training",
+)
 
 
 class Model(nn.Module):

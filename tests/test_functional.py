@@ -208,7 +208,7 @@ def test_support_blind_share_by_hand() -> None:
     close(F.support_blind_share(activation, contributions), [2 / 4, 2 / 6, 0 / 1, 2 / 5])
 
 
-def test_support_blind_share_measures_the_two_sums_of_the_normalised_map() -> None:
+def test_support_blind_share_measures_the_two_sums_of_the_normalized_map() -> None:
     generator = torch.Generator().manual_seed(0)
     activation = torch.randn(3, 5, 4, 3, generator=generator, dtype=DOUBLE)
     contributions = torch.randn(3, 5, generator=generator, dtype=DOUBLE)
@@ -435,10 +435,10 @@ def test_degenerate_embeddings_give_finite_weights(dtype: torch.dtype) -> None:
     weights = torch.full((6, 6), 1 / 6, dtype=dtype)
     shares = F.support_shares(weights, F.cosine_similarity(rows, rows))
     for support_weights in (weights, shares):
-        normalised = F.minmax(F.cosine_contributions(rows, rows, support_weights))
-        assert normalised.isfinite().all()
-        assert normalised.min() >= 0
-        assert normalised.max() <= 1
+        normalized = F.minmax(F.cosine_contributions(rows, rows, support_weights))
+        assert normalized.isfinite().all()
+        assert normalized.min() >= 0
+        assert normalized.max() <= 1
 
 
 def test_a_support_counted_k_times_counts_once() -> None:

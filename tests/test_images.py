@@ -34,7 +34,7 @@ def test_transparent_pixels_are_laid_on_white(tmp_path: Path) -> None:
     assert read_image(tmp_path / "clear.png").getpixel((0, 0)) == (255, 255, 255)
 
 
-def test_16_bit_grey_keeps_its_brightness(tmp_path: Path) -> None:
+def test_16_bit_gray_keeps_its_brightness(tmp_path: Path) -> None:
     Image.fromarray(np.full((3, 5), 32768, dtype=np.uint16)).save(tmp_path / "deep.png")
     assert read_image(tmp_path / "deep.png").getpixel((0, 0)) == (127, 127, 127)
 
@@ -68,7 +68,7 @@ def test_images_are_found_by_suffix_in_order(tmp_path: Path) -> None:
     assert [path.name for path in find_images(tmp_path)] == ["a.png", "b.JPG"]
 
 
-def test_preprocessing_squashes_and_normalises() -> None:
+def test_preprocessing_squashes_and_normalizes() -> None:
     image = Image.new("RGB", (40, 10), (255, 0, 51))
     out = Preprocessing(size=8, mean=(0.5, 0.25, 0.0), std=(0.5, 0.25, 0.1))(image)
     assert out.shape == (3, 8, 8)
@@ -77,7 +77,7 @@ def test_preprocessing_squashes_and_normalises() -> None:
 
 def test_squashing_keeps_what_lies_at_the_borders() -> None:
     wide = Image.new("RGB", (80, 20))
-    wide.paste((255, 255, 255), (0, 0, 8, 20))  # a centre crop would cut it off
+    wide.paste((255, 255, 255), (0, 0, 8, 20))  # a center crop would cut it off
     out = Preprocessing(size=10, mean=(0, 0, 0), std=(1, 1, 1))(wide)
     assert out[0, 5, 0] > 0.8
     assert out[0, 5, 3:].max() == 0

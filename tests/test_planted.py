@@ -14,7 +14,7 @@ from benchmarks import planted
 from benchmarks.planted_maps import CASES, Case, attentions, exact, grad_cam, gradient_times_activation, rolled_out
 from benchmarks.planted_training import NETS, NovelEpisodes, load, novel_accuracy, prepared
 from captum_fam import SimilarityToSupport, SupportSet
-from captum_fam.data.scenes import PlantedScenes
+from captum_fam.demo.scenes import PlantedScenes
 
 OPTIONS = "all --minutes 0.01 --scenes 16 --batch 4 --episodes 1"
 
@@ -199,7 +199,7 @@ def test_a_cell_is_the_mean_over_episodes_and_names_what_it_leaves_out() -> None
 
 
 def test_only_what_the_network_gets_right_is_in_the_table(episode: tuple[Tensor, ...]) -> None:
-    """Of two queries one is its class's support itself; the other is labelled with another class."""
+    """Of two queries one is its class's support itself; the other is labeled with another class."""
     support, _, _, masks = episode
     torch.manual_seed(0)
     net = NETS["convnet"]().eval()

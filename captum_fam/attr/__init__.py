@@ -1,7 +1,7 @@
 """Captum's side of the house: layer attributions of a similarity, and the maps that know nothing of it."""
 
 from captum_fam.attr.baselines import (
-    LayerCentrePrior,
+    LayerCenterPrior,
     LayerEigenCAM,
     LayerMeanActivation,
     LayerRandom,
@@ -17,7 +17,7 @@ from captum_fam.attr.views import Views
 
 __all__ = [
     "FoundLayer",
-    "LayerCentrePrior",
+    "LayerCenterPrior",
     "LayerCorrespondence",
     "LayerEigenCAM",
     "LayerFAM",

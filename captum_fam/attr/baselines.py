@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from captum_fam import functional as F
 from captum_fam._training_mode import warn_of_training_mode
+from captum_fam.attr._base import Maps, SimilarityLayerAttribution, outside
 from captum_fam.attr._layer_run import run_layers
-from captum_fam.attr._similarity_attribution import Maps, SimilarityLayerAttribution, outside
 from captum_fam.attr.tokens import TokenGridLike
 
 
@@ -117,10 +117,10 @@ class LayerUniform(SupportBlindAttribution):
         return _over_channels(torch.ones_like(activation[:, :1]), activation, attr_dim_summation)
 
 
-class LayerCentrePrior(SupportBlindAttribution):
+class LayerCenterPrior(SupportBlindAttribution):
     r"""A Gaussian around the middle of the image, or a box there: what photographers do. Support-blind.
 
-    :math:`L_p = \exp(-\|u_p - 1/2\|^2 / 2 \sigma^2)`, with u_p the centre of the position in units of the sides.
+    :math:`L_p = \exp(-\|u_p - 1/2\|^2 / 2 \sigma^2)`, with u_p the center of the position in units of the sides.
 
     Args:
         forward_func: an embedding model, ``forward_func(x) -> (B, J)``, or a
@@ -128,7 +128,7 @@ class LayerCentrePrior(SupportBlindAttribution):
         layer: a module, its dotted name in ``forward_func``, or a list of these.
         device_ids: order of the devices, where ``forward_func`` runs a DataParallel model of its own.
         sigma: standard deviation, as a share of each side.
-        box: None; or the share of each side that a centred box of ones takes instead of the Gaussian. It has edges
+        box: None; or the share of each side that a centered box of ones takes instead of the Gaussian. It has edges
             that the layer's grid cannot hold, so that its map is as large as the input. 0.6 has an IoU of 0.52 on
             the birds of CUB.
         token_grid: rearranges the layer's tensors into ``(B, N, *spatial)``: :class:`~captum_fam.TokenGrid`.
@@ -137,7 +137,7 @@ class LayerCentrePrior(SupportBlindAttribution):
         ValueError: for a sigma that is not positive or a box that is not in (0, 1].
 
     Example:
-        >>> LayerCentrePrior(model, model.layer4, box=0.6).attribute(torch.rand(2, 3, 224, 224)).shape
+        >>> LayerCenterPrior(model, model.layer4, box=0.6).attribute(torch.rand(2, 3, 224, 224)).shape
         torch.Size([2, 1, 224, 224])
     """
 
@@ -161,7 +161,7 @@ class LayerCentrePrior(SupportBlindAttribution):
 
     @classmethod
     def get_name(cls) -> str:
-        return "Layer Centre Prior"
+        return "Layer Center Prior"
 
     def _map(self, activation: Tensor, inputs: Tensor, attr_dim_summation: bool) -> Tensor:
         prior = activation.new_ones(1, 1, *(activation if self.box is None else inputs).shape[2:])
@@ -245,7 +245,7 @@ class LayerMeanActivation(SupportBlindAttribution):
 class LayerEigenCAM(SupportBlindAttribution):
     r"""The layer's activation along its first principal direction, :math:`L = \sum_n v_n A^n`. Support-blind.
 
-    v is the first right singular vector of the activation as a (positions x channels) matrix that is not centred
+    v is the first right singular vector of the activation as a (positions x channels) matrix that is not centered
     (Muhammad and Yeasin, "Eigen-CAM", IJCNN 2020), with the sign that makes the map's mean positive. Where the mean is
     zero, or two singular values are equal, the map is not determined.
 

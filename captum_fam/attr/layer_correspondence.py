@@ -12,14 +12,14 @@ from torch import Tensor, nn
 
 from captum_fam import functional as F
 from captum_fam._training_mode import warn_of_training_mode
+from captum_fam.attr._base import Comparison, Maps, SimilarityLayerAttribution, outside
 from captum_fam.attr._layer_run import run_layers
 from captum_fam.attr._repeated import logged_attribute
-from captum_fam.attr._similarity_attribution import Comparison, Maps, SimilarityLayerAttribution, outside
+from captum_fam.attr.matching import best_match, descriptors, soft_best_match
 from captum_fam.attr.tokens import TokenGridLike
-from captum_fam.correspondence import best_match, descriptors, soft_best_match
-from captum_fam.memory_bank import MemoryBank
 from captum_fam.similarity import SimilarityLike
 from captum_fam.support import SimilarityToSupport, SupportSet, as_support_set, plain_arithmetic
+from captum_fam.support.memory_bank import MemoryBank
 
 # Descriptors of supports are kept between calls up to this many bytes; more are made anew, batch by batch.
 _KEPT = 2**28

@@ -11,9 +11,9 @@ from captum._utils.typing import TargetType
 from torch import Tensor, nn
 
 from captum_fam import functional as F
+from captum_fam.attr._base import Comparison, Maps, SimilarityLayerAttribution, outside
 from captum_fam.attr._layer_run import NO_WAY_BACK, LayerRun
 from captum_fam.attr._repeated import logged_attribute
-from captum_fam.attr._similarity_attribution import Comparison, Maps, SimilarityLayerAttribution, outside
 from captum_fam.attr.tokens import TokenGridLike
 from captum_fam.rounding import drop_rounding
 from captum_fam.similarity import SimilarityLike
@@ -80,7 +80,7 @@ class LayerFAM(SimilarityLayerAttribution):
         transform: how contributions on the embedding become contributions on the channels.
             ``"auto"``: one backward pass from the embedding to the layer, through the head alone. It equals
             Eq. 15 for a pooling (GAP, GMP, LSE) without a head and Eq. 18 for a pooling and a linear head; a
-            final normalisation is recognised and left out; a head that is not homogeneous of degree one is
+            final normalization is recognised and left out; a head that is not homogeneous of degree one is
             followed to first order.
             A ``torch.nn.Linear`` or its weight ``(J, N)``: Eq. 18 in closed form.
             Another module of the model: its vector-Jacobian product at its own input.
@@ -163,7 +163,7 @@ class LayerFAM(SimilarityLayerAttribution):
                 because Captum repeats those. Images ``(K, C, H, W)`` of one class shared by the batch;
                 ``(B, K, C, H, W)``, one set a query; embeddings ``(K, J)`` or ``(B, K, J)``; a
                 :class:`~captum_fam.SupportSet` of several classes; or a :class:`~captum_fam.MemoryBank`, of which
-                each query is compared with its own neighbours. Left out when ``forward_func`` is a
+                each query is compared with its own neighbors. Left out when ``forward_func`` is a
                 :class:`~captum_fam.SimilarityToSupport`.
             target: the class to explain, in any form that Captum takes: an int, a tensor or list of B ints.
                 None: the predicted class of each query.

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from captum_fam._training_mode import module_in_training_mode
+from captum_fam.attr._base import resolve_layer
 from captum_fam.attr._layer_run import _active_run, _eager, _hook
-from captum_fam.attr._similarity_attribution import resolve_layer
 from captum_fam.attr.account import NOISE, SLOTS
 from captum_fam.attr.layer_similarity_cam import LayerSimilarityCAM
 from captum_fam.attr.positions import OTHER_PATHS

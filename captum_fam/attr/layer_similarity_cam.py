@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from captum_fam import functional as F
 from captum_fam._training_mode import module_in_training_mode
+from captum_fam.attr._base import Comparison, Maps, SimilarityLayerAttribution, outside
 from captum_fam.attr._layer_run import Way
 from captum_fam.attr._repeated import logged_attribute
-from captum_fam.attr._similarity_attribution import Comparison, Maps, SimilarityLayerAttribution, outside
 from captum_fam.attr._way_back import Constants
 from captum_fam.attr.account import (
     MAP,

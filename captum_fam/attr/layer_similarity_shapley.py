@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from captum_fam import functional as F
+from captum_fam.attr._base import Comparison, Maps, SimilarityLayerAttribution
 from captum_fam.attr._repeated import logged_attribute
 from captum_fam.attr._shapley import Game, antithetic_orders, n_sets, shapley_values
-from captum_fam.attr._similarity_attribution import Comparison, Maps, SimilarityLayerAttribution
 from captum_fam.attr._tail import ModulesBehind, Step, Tail, find_tail, given_tail
 from captum_fam.attr.account import MAP, REST, Shares
 from captum_fam.attr.tokens import TokenGridLike
@@ -61,7 +61,7 @@ class LayerSimilarityShapley(SimilarityLayerAttribution):
     The players are the positions of the layer. A set T of them is worth v(T), the model's own score of the target
     class, less its foil, for the activation with the positions of T kept and all others set to zero:
     :math:`v(T) = \sum_k w_k\, s(\mathrm{tail}(A_T), Z_k)`. The support weights w are those of the whole query, negative
-    on a foil; so a runner-up, and the neighbours of a memory bank, are those of the whole query for every set. The map
+    on a foil; so a runner-up, and the neighbors of a memory bank, are those of the whole query for every set. The map
     is the Shapley value of each position,
 
     .. math:: \phi_p = \sum_{T \not\ni p} \frac{|T|!\,(P-|T|-1)!}{P!}\, \bigl(v(T \cup p) - v(T)\bigr),

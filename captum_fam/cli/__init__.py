@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from captum_fam import __version__
-from captum_fam.cli import demo, evaluate, explain, figure, train
+from captum_fam.cli import demo, explain
+from captum_fam.experiments.cli import evaluate, figure, train
 
 COMMANDS = (demo, explain, evaluate, figure, train)
 """Modules with ``add_parser(subparsers)``, whose parser sets ``run``, a function of the options to an exit code."""

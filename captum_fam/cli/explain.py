@@ -17,11 +17,11 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from captum_fam._staging import MANIFEST, staged
-from captum_fam.cli.protocol_options import positive
+from captum_fam._files import MANIFEST, staged
+from captum_fam.attr.registry import METHODS
+from captum_fam.experiments.cli.protocol_options import positive
 from captum_fam.explanation import Explainer, Explanation, compare_figure, versions, write_json, write_query
 from captum_fam.images import IMAGE_SUFFIXES, UnreadableImageError, find_images, read_image
-from captum_fam.methods import METHODS
 from captum_fam.models import EmbeddingModel, create_model, list_models
 from captum_fam.models.registry import full_name
 from captum_fam.similarity import get_similarity

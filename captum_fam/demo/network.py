@@ -14,8 +14,8 @@ from captum_fam.models import Conv4Net
 def load_demo_network() -> Conv4Net:
     """The few-shot network of ``captum-fam demo``, in eval mode on the CPU.
 
-    A `Conv4Net` trained on base classes of `captum_fam.data.PlantedScenes`. It takes raw images in [0, 1],
-    ``(B, 3, H, W)``, best at 84x84, without any normalisation, and returns ``(B, 64)`` embeddings for the cosine.
+    A `Conv4Net` trained on base classes of `captum_fam.experiments.data.PlantedScenes`. It takes raw images in [0, 1],
+    ``(B, 3, H, W)``, best at 84x84, without any normalization, and returns ``(B, 64)`` embeddings for the cosine.
     On novel classes, whose textures it has never seen, its 5-way 1-shot accuracy is 74.5 % ± 0.9 % (chance: 20 %).
 
     Returns:
@@ -36,7 +36,7 @@ def demo_network_report() -> dict[str, Any]:
     """How the demo's network was trained and what it reached: seed, steps, accuracy, 95 % interval, hardware, versions.
 
     Returns:
-        The contents of ``conv4net.json``, as `captum_fam.demo.train` wrote it.
+        The contents of ``conv4net.json``, as `captum_fam.experiments.training.demo_network` wrote it.
     """
     report: dict[str, Any] = json.loads(
         resources.files("captum_fam.demo").joinpath("conv4net.json").read_text(encoding="utf-8")

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from captum_fam.data import CLASSES, Episode, PlantedScenes
 from captum_fam.demo.network import load_demo_network
+from captum_fam.demo.scenes import CLASSES, Episode, PlantedScenes
 from captum_fam.explanation import Explanation, explain
 from captum_fam.support import SupportSet
 

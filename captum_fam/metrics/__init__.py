@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from captum_fam.metrics.boxes import box_from_map, box_mask, centred_box
+from captum_fam.metrics.boxes import box_from_map, box_mask, centered_box
 from captum_fam.metrics.faithfulness import (
     area_under_curve,
     average_drop,
@@ -83,7 +83,7 @@ __all__ = [
     "box_mask",
     "cascading_randomization",
     "cell_mask",
-    "centred_box",
+    "centered_box",
     "energy_lift",
     "energy_proportion",
     "find_empty",

@@ -55,7 +55,7 @@ def boxes_of_normalized(maps: Tensor, threshold: float, connectivity: int) -> Te
     return largest_component_boxes(components, at_work).to(maps.device)
 
 
-def centred_box(size: Size, share: float = 0.6) -> Tensor:
+def centered_box(size: Size, share: float = 0.6) -> Tensor:
     """The box in the middle of the image with this share of its sides, ``(4,)``: what every IoU must beat.
 
     Args:
@@ -66,7 +66,7 @@ def centred_box(size: Size, share: float = 0.6) -> Tensor:
         float32 ``(4,)``.
 
     Example:
-        >>> centred_box((100, 200))
+        >>> centered_box((100, 200))
         tensor([ 40.,  20., 160.,  80.])
     """
     height, width = size
@@ -116,7 +116,7 @@ def box_area(boxes: Tensor) -> Tensor:
 
 
 def box_mask(boxes: Boxes, size: Size, batch: int | None = None, device: torch.device | None = None) -> Tensor:
-    """The pixels whose centres lie in any box of their image: boolean ``(B, H, W)``.
+    """The pixels whose centers lie in any box of their image: boolean ``(B, H, W)``.
 
     Args:
         boxes: a box an image ``(B, 4)``, several ``(B, M, 4)`` filled up with zeros, or a list of ``(M_i, 4)``.

@@ -28,7 +28,7 @@ def label_components(masks: Tensor, connectivity: int = 8) -> Components:
     """Number the connected components of boolean masks ``(B, H, W)``.
 
     Args:
-        masks: on a CUDA device they are labelled there, elsewhere by ``scipy.ndimage``.
+        masks: on a CUDA device they are labeled there, elsewhere by ``scipy.ndimage``.
         connectivity: 8, or 4, under which pixels that share a corner only are apart.
 
     Raises:
@@ -44,7 +44,7 @@ def scipy_labels(masks: Tensor, connectivity: int = 8) -> Components:
     """:func:`label_components` by ``scipy.ndimage``."""
     ndimage = _import_ndimage()
     plane = ndimage.generate_binary_structure(2, 1 if connectivity == 4 else 2)
-    # One call for the whole batch: a stack of images that are not neighbours of each other.
+    # One call for the whole batch: a stack of images that are not neighbors of each other.
     labels, _ = ndimage.label(masks.cpu().numpy(), np.stack([np.zeros_like(plane), plane, np.zeros_like(plane)]))
     numbered = torch.from_numpy(labels)
     # Numbers ascend from image to image, so that the last of each tells how many came with it.
@@ -57,7 +57,7 @@ def scipy_labels(masks: Tensor, connectivity: int = 8) -> Components:
 def propagate_labels(masks: Tensor, connectivity: int = 8) -> Components:
     """:func:`label_components` in torch alone, on any device.
 
-    Every pixel starts with a number of its own. In turns it takes the largest of its neighbourhood and the one
+    Every pixel starts with a number of its own. In turns it takes the largest of its neighborhood and the one
     that the pixel with that number has come to, until nothing changes.
     """
     batch, height, width = masks.shape
@@ -68,7 +68,7 @@ def propagate_labels(masks: Tensor, connectivity: int = 8) -> Components:
     own = torch.arange(count, 0, -1, dtype=dtype, device=masks.device)
     numbers = own * inside
     while True:
-        spread = _neighbourhood_max(numbers.view(batch, 1, height, width), connectivity).flatten(1) * inside
+        spread = _neighborhood_max(numbers.view(batch, 1, height, width), connectivity).flatten(1) * inside
         position = (count - spread).long().clamp_max(count - 1)
         following = spread.gather(1, position) * inside
         if torch.equal(following, numbers):
@@ -81,7 +81,7 @@ def propagate_labels(masks: Tensor, connectivity: int = 8) -> Components:
     return Components(labels.view(batch, height, width), first.nonzero()[:, 0])
 
 
-def _neighbourhood_max(numbers: Tensor, connectivity: int) -> Tensor:
+def _neighborhood_max(numbers: Tensor, connectivity: int) -> Tensor:
     pool = torch.nn.functional.max_pool2d
     if connectivity == 8:
         return pool(numbers, 3, stride=1, padding=1)

@@ -24,11 +24,11 @@ def masked_inputs(
     """X' = norm(up(L)) ∘ X, the images of which average drop and increase in confidence take the score.
 
     Args:
-        inputs: what the model takes, normalised by the data's mean and standard deviation, ``(B, C, H, W)``.
+        inputs: what the model takes, normalized by the data's mean and standard deviation, ``(B, C, H, W)``.
         maps: ``(B, 1, h, w)`` or ``(B, h, w)``.
-        mean: of each channel. With ``mean`` and ``std`` the raw pixels are masked and then normalised anew, so
-            that what is masked turns black; without them the normalised tensor is masked, and it turns to the
-            mean colour.
+        mean: of each channel. With ``mean`` and ``std`` the raw pixels are masked and then normalized anew, so
+            that what is masked turns black; without them the normalized tensor is masked, and it turns to the
+            mean color.
         std: of each channel.
         energy: how a map becomes a mask, ``"minmax"`` or ``"positive"``; see :func:`normalize_maps`.
 
@@ -57,7 +57,7 @@ def apply_masks(
     if mean is None and std is None:
         return (inputs * mask).to(inputs.dtype)
     if mean is None or std is None:
-        raise ValueError("mean and std come together: pass both to mask raw pixels, none to mask the normalised ones")
+        raise ValueError("mean and std come together: pass both to mask raw pixels, none to mask the normalized ones")
     # mask (std X + mean) = std X' + mean, solved for X'
     black = torch.as_tensor(mean).to(mask) / torch.as_tensor(std).to(mask)
     return (inputs * mask + (mask - 1) * black.view(-1, 1, 1)).to(inputs.dtype)
@@ -126,7 +126,7 @@ def perturbation_curve(
     """The score while pixels are deleted, or inserted into a baseline, the highest of the map first.
 
     Petsiuk, Das and Saenko, RISE (BMVC 2018), on a similarity. Pixels of the same height come in a fixed random
-    order, since raster order would favour the upper left.
+    order, since raster order would favor the upper left.
 
     Args:
         score_func: takes images ``(B, C, H, W)`` and gives a score each, ``(B,)``. It is called ``steps + 1`` times
@@ -136,7 +136,7 @@ def perturbation_curve(
         mode: ``"deletion"`` (a good map lets the score fall early) or ``"insertion"`` (rise early).
         steps: equal shares of the pixels, one changed at each step.
         baseline: what stands in the place of a deleted pixel, and what insertion starts from: a number in the units
-            of the normalised inputs (0 is the mean colour) or a tensor that broadcasts to the inputs, such as
+            of the normalized inputs (0 is the mean color) or a tensor that broadcasts to the inputs, such as
             :func:`blurred` inputs.
 
     Returns:

@@ -30,7 +30,7 @@ def energy_proportion(maps: Tensor, region: Boxes, size: Size | None = None, ene
     Args:
         maps: ``(B, 1, h, w)`` or ``(B, h, w)``, interpolated to ``size`` here.
         region: boxes, ``(B, 4)``, ``(B, M, 4)`` filled up with zeros, or a list of B tensors ``(M_i, 4)``; or a
-            boolean mask ``(B, H, W)``. A pixel lies in a box if its centre does.
+            boolean mask ``(B, H, W)``. A pixel lies in a box if its center does.
         size: height and width of the input; may be left out with a mask.
         energy: ``"minmax"``, the paper's; ``"positive"``: see :func:`normalize_maps`.
 

@@ -12,7 +12,7 @@ from captum_fam.functional import widen
 from captum_fam.similarity import SimilarityLike, get_similarity
 
 if TYPE_CHECKING:
-    from captum_fam.memory_bank import MemoryBank
+    from captum_fam.support.memory_bank import MemoryBank
 
 # Similarities held at a time, 64 MiB in float32.
 _BLOCK = 2**24
@@ -30,7 +30,7 @@ def recall_at_k(
     Args:
         embeddings: ``(n, J)``.
         labels: n integers.
-        ks: numbers of neighbours.
+        ks: numbers of neighbors.
         similarity: name, :class:`~captum_fam.similarity.Similarity` or callable.
 
     Returns:
@@ -90,7 +90,7 @@ def knn_accuracy(embeddings: Tensor, labels: Tensor, bank: MemoryBank, rows: Ten
     Args:
         embeddings: queries, ``(B, J)``.
         labels: their classes, ``(B,)``.
-        bank: with its number of neighbours and temperature.
+        bank: with its number of neighbors and temperature.
         rows: where in the bank the queries themselves are, ``(B,)``, to leave each out of its own vote.
 
     Raises:

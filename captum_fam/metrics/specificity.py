@@ -164,12 +164,12 @@ def map_correlation(maps: Tensor, others: Tensor, kind: Correlation = "pearson")
     if kind not in ("pearson", "spearman"):
         raise ValueError(f'kind must be "pearson" or "spearman", got {kind!r}')
     undefined = find_nan(maps) | find_nan(others) | find_empty(maps) | find_empty(others)
-    first, second = (_centred(widen(one.detach()).flatten(1), kind) for one in (maps, others))
+    first, second = (_centered(widen(one.detach()).flatten(1), kind) for one in (maps, others))
     correlation = (first * second).sum(1) / (first.norm(dim=1) * second.norm(dim=1))
     return correlation.clamp(-1, 1).masked_fill(undefined, torch.nan)
 
 
-def _centred(flat: Tensor, kind: str) -> Tensor:
+def _centered(flat: Tensor, kind: str) -> Tensor:
     if kind == "spearman":
         flat = _average_ranks(flat).to(flat.dtype)
     flat = flat - flat.mean(1, keepdim=True)

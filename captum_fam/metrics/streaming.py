@@ -21,7 +21,7 @@ from captum_fam.metrics.summary import Result, summarize
 from captum_fam.similarity import SimilarityLike
 
 if TYPE_CHECKING:
-    from captum_fam.memory_bank import MemoryBank
+    from captum_fam.support.memory_bank import MemoryBank
 
 
 class EnergyProportion(SampleMetric):
@@ -252,7 +252,7 @@ class _MaskedScores(SampleMetric):
 class AverageDrop(_MaskedScores):
     """Mean of :func:`~captum_fam.metrics.average_drop`, Eq. 21, as a share (the paper's percent over 100).
 
-    Print it beside that of a constant and of a noise mask: it favours maps that hide little.
+    Print it beside that of a constant and of a noise mask: it favors maps that hide little.
 
     Args:
         eps: s of at most this is skipped, and counted.
@@ -519,7 +519,7 @@ class KNNAccuracy(SampleMetric):
     """Accuracy of the vote of the nearest rows of a memory bank.
 
     Args:
-        bank: with its number of neighbours and temperature, on the queries' device.
+        bank: with its number of neighbors and temperature, on the queries' device.
         kwargs: further arguments of :class:`torchmetrics.Metric`.
 
     Example:
@@ -552,7 +552,7 @@ class RecallAtK(StateMetric):
     """Mean of :func:`~captum_fam.metrics.recall_at_k`: every embedding is a query, all others are its gallery.
 
     Args:
-        k: number of neighbours.
+        k: number of neighbors.
         similarity: name, :class:`~captum_fam.similarity.Similarity` or callable.
         kwargs: further arguments of :class:`torchmetrics.Metric`.
 

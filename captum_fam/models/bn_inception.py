@@ -28,7 +28,7 @@ _BLOCKS: dict[str, tuple[int, tuple[int, int], tuple[int, int, int], int]] = {
 
 
 class BNInception(EmbeddingNet):
-    """BN-Inception, global max pooling, a linear head and L2 normalisation: Multi-Similarity and Margin.
+    """BN-Inception, global max pooling, a linear head and L2 normalization: Multi-Similarity and Margin.
 
     Maps ``(B, 3, H, W)`` images to unit embeddings ``(B, 512)``. ``features`` returns the concatenation of the last
     block (5b), ``(B, 1024, 7, 7)`` for images of 224 or 227 pixels, never negative. 10,795,040 parameters, of which

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from captum_fam.backbones import WeightsError
 from captum_fam.models.inert_pickle import load_inert
+from captum_fam.models.torchvision_models import WeightsError
 
 # Where training scripts put the state dict; "embedding" is MetaOptNet's, "state" CloserLook's.
 _CONTAINERS = ("state_dict", "model_state_dict", "model", "state", "embedding")
@@ -127,7 +127,7 @@ def load_weights(
 
     Raises:
         WeightsError: if a parameter is missing, left over or of another shape under every layout; the message lists
-            them for the layout that fits best. Counters of batch normalisation may be missing, as in files of torch
+            them for the layout that fits best. Counters of batch normalization may be missing, as in files of torch
             before 0.4.1.
 
     Example:

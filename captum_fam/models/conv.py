@@ -1,6 +1,6 @@
 """The two 64-filter networks of the few-shot experiments (Conv4Net and Conv64F).
 
-Both are four blocks of convolution, batch normalisation, LeakyReLU(0.1) and, where stated, max-pooling, then global
+Both are four blocks of convolution, batch normalization, LeakyReLU(0.1) and, where stated, max-pooling, then global
 average pooling; no classifier. The embedding is what a similarity compares, and ``features`` is the layer to
 attribute to: its output is exactly what the pooling averages.
 """

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torchvision.transforms import Normalize
 from torchvision.transforms.functional import pil_to_tensor
 
-from captum_fam.backbones import Backbone
-from captum_fam.data.boxes import Geometry, ResizeCrop, Squash
+from captum_fam.geometry import Geometry, ResizeCrop, Squash
+from captum_fam.models.torchvision_models import Backbone
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,10 @@ class EmbeddingModel(Backbone):
         token_grid: lays out the tokens of the layer, where it gives tokens.
         pooling: from the layer's output, laid out by ``token_grid``, to one feature a channel; None where there is more
             to it.
-        head: from there to the embedding, without a normalisation; None: nothing.
+        head: from there to the embedding, without a normalization; None: nothing.
         similarity: what the model decides with, a name of :mod:`captum_fam.similarity`.
         interpolation: of the resizing.
-        evaluation_crop: shorter side after resizing and side of the centre crop, with which the published accuracy
+        evaluation_crop: shorter side after resizing and side of the center crop, with which the published accuracy
             was measured; None: with squashed images.
         layout: whose naming the weights had; None: no file of weights.
     """
@@ -70,6 +70,6 @@ class EmbeddingModel(Backbone):
         return Normalize(self.mean, self.std)
 
     def preprocess(self, image: Image) -> Tensor:
-        """An RGB image, squashed and normalised: ``(3, size, size)``."""
+        """An RGB image, squashed and normalized: ``(3, size, size)``."""
         squashed, _ = self.geometry(image.convert("RGB"), torch.empty(0, 4))
         return self.normalize(pil_to_tensor(squashed).float() / 255)

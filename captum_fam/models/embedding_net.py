@@ -7,7 +7,7 @@ from torch.nn.functional import normalize
 
 
 class EmbeddingNet(nn.Module):
-    """``features`` -> ``pooling`` -> ``head`` -> L2 normalisation where the model has one.
+    """``features`` -> ``pooling`` -> ``head`` -> L2 normalization where the model has one.
 
     ``features`` is the layer to attribute to: its output is exactly what the pooling takes, after the last activation
     function and any max-pool of the last block, so that z_n = p(A^n) holds (section IV-B of the paper).
@@ -16,7 +16,7 @@ class EmbeddingNet(nn.Module):
         features: images ``(B, 3, H, W)`` -> activation ``(B, N, h, w)``.
         pooling: ``(B, N, h, w)`` -> ``(B, N)``.
         head: ``(B, N)`` -> ``(B, J)``; None: the pooled activation is the embedding.
-        unit_norm: end with an L2 normalisation, which belongs to the similarity and not to the head.
+        unit_norm: end with an L2 normalization, which belongs to the similarity and not to the head.
     """
 
     def __init__(

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torchvision.datasets import ImageFolder
 
-from captum_fam.backbones import WeightsError
-from captum_fam.memory_bank import MemoryBank
 from captum_fam.models.checkpoints import read_checkpoint
 from captum_fam.models.inert_pickle import Record
+from captum_fam.models.torchvision_models import WeightsError
+from captum_fam.support.memory_bank import MemoryBank
 
 
 def read_memory_bank(path: str | Path, labels: str | Path | Tensor | Sequence[int], **options: Any) -> MemoryBank:
@@ -26,8 +26,8 @@ def read_memory_bank(path: str | Path, labels: str | Path | Tensor | Sequence[in
         path: the checkpoint, such as ``lemniscate_resnet50.pth``. Nothing in it is run.
         labels: the folder of the training images, one folder a class; or a text file with one line a class, its name
             and its number of images, in the order of the rows; or the class index of each row.
-        options: ``k``, ``temperature``, ``similarity``, ``neighbours`` and ``backend`` of
-            :class:`~captum_fam.memory_bank.MemoryBank`. The temperature is that of the file by default.
+        options: ``k``, ``temperature``, ``similarity``, ``neighbors`` and ``backend`` of
+            :class:`~captum_fam.support.memory_bank.MemoryBank`. The temperature is that of the file by default.
 
     Raises:
         WeightsError: (a ``ValueError``) if the file cannot be read, names anything that could run, or holds no bank.
@@ -63,7 +63,7 @@ def _find_bank(checkpoint: Any, path: Path) -> tuple[Tensor, float]:
             f"weights {path} hold no memory bank of lemniscate; make one of the training images with "
             "MemoryBank.from_dataset"
         )
-    # NCEAverage: negatives, temperature, normalisation, momentum; LinearAverage: temperature, momentum.
+    # NCEAverage: negatives, temperature, normalization, momentum; LinearAverage: temperature, momentum.
     return memory, round(float(params[1 if len(params) == 4 else 0]), 6)
 
 

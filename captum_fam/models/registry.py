@@ -12,7 +12,6 @@ from typing import Any, Literal
 from torch import nn
 from torchvision import models
 
-from captum_fam.backbones import OnePosition, WeightsError, backbone_names, load_backbone
 from captum_fam.images import IMAGENET_MEAN, IMAGENET_STD
 from captum_fam.models import layouts
 from captum_fam.models.bn_inception import BNInception
@@ -21,6 +20,7 @@ from captum_fam.models.conv import Conv4Net, Conv64F
 from captum_fam.models.embedding_model import EmbeddingModel
 from captum_fam.models.resnet import ContrastiveResNet, ResNet18
 from captum_fam.models.resnet12 import ResNet12
+from captum_fam.models.torchvision_models import OnePosition, WeightsError, backbone_names, load_backbone
 from captum_fam.models.wide_resnet import WideResNet
 from captum_fam.pooling import GAP
 

@@ -39,7 +39,7 @@ class ResNet18(EmbeddingNet):
 
 
 class ContrastiveResNet(EmbeddingNet):
-    """ResNet18 or ResNet50 with a projection head and L2 normalisation: NPID and MoCo.
+    """ResNet18 or ResNet50 with a projection head and L2 normalization: NPID and MoCo.
 
     Maps ``(B, 3, H, W)`` images to unit embeddings ``(B, 128)``. ``features`` returns ``(B, N, H / 32, W / 32)``:
     7x7 for 224x224 images, N = 512 or 2048. With the linear head 11,242,176 and 23,770,304 parameters, with the MLP on

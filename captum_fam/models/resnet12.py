@@ -82,7 +82,7 @@ class DecayingDropBlock(DropBlock2d):
         super().__init__(0.0, block_size)
         self.rate = rate
         self.n_passes = n_passes
-        # Named like the counters of batch normalisation, which a checkpoint may have or lack.
+        # Named like the counters of batch normalization, which a checkpoint may have or lack.
         self.register_buffer("num_batches_tracked", torch.tensor(0))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from captum_fam.attr.layer_search import FoundLayer
-from captum_fam.backbones import OnePosition, WeightsError, layer_of, probe_image
 from captum_fam.models.checkpoints import Layout, load_weights
 from captum_fam.models.embedding_model import EmbeddingModel
+from captum_fam.models.torchvision_models import OnePosition, WeightsError, layer_of, probe_image
 from captum_fam.pooling import GAP
 
 

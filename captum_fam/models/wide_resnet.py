@@ -14,7 +14,7 @@ class WideResNet(EmbeddingNet):
     """Pre-activation residual network in three stages: LeakyReLU(0.1), global average pooling, no classifier.
 
     Maps ``(B, 3, H, W)`` images to ``(B, 64 * width)`` embeddings. ``features`` ends with the last batch norm and
-    activation function, not with the last block, whose output is neither normalised nor activated: 21x21 positions
+    activation function, not with the last block, whose output is neither normalized nor activated: 21x21 positions
     for 84x84 images. WideResNet28-10 has 36,472,784 parameters.
 
     Args:

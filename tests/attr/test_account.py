@@ -72,7 +72,7 @@ class TorchAttention(nn.MultiheadAttention):
 
 
 class WrittenNorm(nn.Module):
-    """Layer normalisation by hand over ``dim``, as in ConvNeXt's own code."""
+    """Layer normalization by hand over ``dim``, as in ConvNeXt's own code."""
 
     def __init__(self, width: int, dim: int = -1) -> None:
         super().__init__()

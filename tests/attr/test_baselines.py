@@ -11,15 +11,15 @@ from torch import Tensor, nn
 
 from captum_fam import LayerFAM, SimilarityToSupport, SupportSet, TokenGrid
 from captum_fam.attr.baselines import (
-    LayerCentrePrior,
+    LayerCenterPrior,
     LayerEigenCAM,
     LayerMeanActivation,
     LayerRandom,
     LayerUniform,
 )
-from captum_fam.metrics import box_from_map, box_iou, centred_box
+from captum_fam.metrics import box_from_map, box_iou, centered_box
 
-BASELINES = [LayerUniform, LayerCentrePrior, LayerRandom, LayerMeanActivation, LayerEigenCAM]
+BASELINES = [LayerUniform, LayerCenterPrior, LayerRandom, LayerMeanActivation, LayerEigenCAM]
 MakeNet = Callable[..., Any]
 MakeImages = Callable[..., Tensor]
 
@@ -110,8 +110,8 @@ def test_mean_activation_is_the_mean_of_captums_layer_activation(make_net: MakeN
     torch.testing.assert_close(LayerMeanActivation(net, "features").attribute(queries), expected)
 
 
-def test_centre_prior_is_a_gaussian_in_units_of_each_side(make_net: MakeNet, queries: Tensor) -> None:
-    result = LayerCentrePrior(make_net(), "features", sigma=0.2).attribute(queries)
+def test_center_prior_is_a_gaussian_in_units_of_each_side(make_net: MakeNet, queries: Tensor) -> None:
+    result = LayerCenterPrior(make_net(), "features", sigma=0.2).attribute(queries)
     assert isinstance(result, Tensor)
     for i in range(7):
         for j in range(5):
@@ -120,11 +120,11 @@ def test_centre_prior_is_a_gaussian_in_units_of_each_side(make_net: MakeNet, que
     assert result[0].equal(result[1])
 
 
-def test_centred_box_is_exact_on_the_inputs_grid(make_net: MakeNet) -> None:
+def test_centered_box_is_exact_on_the_inputs_grid(make_net: MakeNet) -> None:
     images = torch.rand(2, 3, 30, 50, dtype=torch.float64)
-    result = LayerCentrePrior(make_net(), "features", box=0.6).attribute(images)
+    result = LayerCenterPrior(make_net(), "features", box=0.6).attribute(images)
     assert isinstance(result, Tensor)
-    expected = centred_box((30, 50), 0.6)
+    expected = centered_box((30, 50), 0.6)
     assert box_from_map(result).tolist() == [expected.tolist()] * 2
     torch.testing.assert_close(box_iou(result, expected.expand(2, 4), (30, 50)), torch.ones(2).double())
 
@@ -132,7 +132,7 @@ def test_centred_box_is_exact_on_the_inputs_grid(make_net: MakeNet) -> None:
 @pytest.mark.parametrize(("options", "message"), [({"sigma": 0.0}, "sigma must"), ({"box": 1.5}, "box must be in")])
 def test_impossible_priors_are_refused(options: dict[str, float], message: str, make_net: MakeNet) -> None:
     with pytest.raises(ValueError, match=message):
-        LayerCentrePrior(make_net(), "features", **options)  # type: ignore[arg-type]
+        LayerCenterPrior(make_net(), "features", **options)  # type: ignore[arg-type]
 
 
 def test_random_maps_follow_from_seed_and_query_alone(make_net: MakeNet, make_images: MakeImages) -> None:

@@ -497,7 +497,7 @@ def test_data_parallel_on_a_gpu_agrees_with_the_cpu(
         assert torch.allclose(got.cpu(), want, atol=1e-10)
 
 
-# Neighbours that must stay interchangeable
+# Neighbors that must stay interchangeable
 
 
 def test_classes_can_be_swapped_for_captums_on_one_forward_function(

@@ -63,7 +63,7 @@ MODELS: dict[str, dict[str, object]] = {
 
 @pytest.fixture(params=list(MODELS))
 def net(request: pytest.FixtureRequest, make_net: MakeNet) -> Any:
-    """One after the other: every pooling without a head, and linear heads with bias and normalisation."""
+    """One after the other: every pooling without a head, and linear heads with bias and normalization."""
     return make_net(**MODELS[request.param])
 
 
@@ -198,7 +198,7 @@ def test_every_switch_with_a_linear_head(
 @pytest.mark.parametrize("pooling", ["gap", "gmp", "lse"])
 @pytest.mark.parametrize("normalization", ["minmax", "none"])
 @pytest.mark.parametrize("weighting", ["paper", "weights"])
-def test_auto_follows_every_pooling_and_leaves_a_final_normalisation_out(
+def test_auto_follows_every_pooling_and_leaves_a_final_normalization_out(
     weighting: str, normalization: str, pooling: str, make_net: MakeNet, queries: Tensor, supports: Tensor
 ) -> None:
     switches: dict[str, Any] = {"weighting": weighting, "normalization": normalization}

@@ -4,7 +4,7 @@ from torch import nn
 
 from captum_fam import SimilarityToSupport, SupportSet
 from captum_fam.attr import LayerCorrespondence
-from captum_fam.correspondence import descriptors, soft_best_match
+from captum_fam.attr.matching import descriptors, soft_best_match
 
 LABELS = (0, 0, 1, 1, 2)
 
@@ -76,7 +76,7 @@ def test_points_match_themselves_in_a_shifted_copy(make_net):
     shifted = x.roll((2, 3), (2, 3))
     matches = LayerCorrespondence(net, net.features, window=1).match(x, shifted)
     assert matches.cosine.shape == (1, 10, 12, 1)
-    # Away from the seam, where both see the same neighbourhood.
+    # Away from the seam, where both see the same neighborhood.
     for y in range(1, 7):
         for column in range(1, 8):
             assert matches.position[0, y, column, 0].tolist() == [y + 2, column + 3]
@@ -88,7 +88,7 @@ def test_embeddings_as_support_are_refused(net):
 
 
 @pytest.mark.parametrize(("option", "value"), [("window", 2), ("window", 0), ("sharpness", 0.0)])
-def test_a_window_without_a_centre_or_a_sharpness_of_zero_is_refused(net, option, value):
+def test_a_window_without_a_center_or_a_sharpness_of_zero_is_refused(net, option, value):
     with pytest.raises(ValueError, match=f"{option} must be"):
         LayerCorrespondence(net, net.features, **{option: value})
 

@@ -183,7 +183,7 @@ def test_a_branch_beside_a_shortcut_is_no_candidate() -> None:
 
 
 def test_without_any_other_layer_the_branch_that_explains_most_is_taken() -> None:
-    """Of two streams of the same colours, one counts three times as much."""
+    """Of two streams of the same colors, one counts three times as much."""
 
     class Streams(nn.Module):
         def __init__(self) -> None:

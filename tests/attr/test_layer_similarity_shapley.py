@@ -376,14 +376,14 @@ def test_every_query_may_have_supports_of_its_own(small: Tensor, images: Tensor)
         torch.testing.assert_close(found[query : query + 1], alone, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("neighbours", ["predicted", "vote", "all", "within-class"])
-def test_the_neighbours_of_the_whole_query_are_the_supports_for_every_set(
-    neighbours: Any, small: Tensor, images: Tensor
+@pytest.mark.parametrize("neighbors", ["predicted", "vote", "all", "within-class"])
+def test_the_neighbors_of_the_whole_query_are_the_supports_for_every_set(
+    neighbors: Any, small: Tensor, images: Tensor
 ) -> None:
     net = Net(TAILS["whitening"]())
     with torch.no_grad():
         embeddings = net(images)
-    bank = MemoryBank(embeddings, LABELS, k=3, neighbours=neighbours)
+    bank = MemoryBank(embeddings, LABELS, k=3, neighbors=neighbors)
     found = LayerSimilarityShapley(net, net.features).details(small, bank)
     for query, activation in enumerate(net.features(small).detach()):
         rows = bank.support(net(small).detach()).indices[query].tolist()

@@ -37,7 +37,7 @@ def bank(net: nn.Module, make_images: Callable[..., Tensor]) -> MemoryBank:
     return MemoryBank(embeddings, torch.arange(M) % C, ["ant", "bee", "cat", "dog"], k=K, temperature=0.2)
 
 
-def chosen_rows(bank: MemoryBank, z: Tensor, label: int, neighbours: str) -> dict[int, float]:
+def chosen_rows(bank: MemoryBank, z: Tensor, label: int, neighbors: str) -> dict[int, float]:
     """Row -> weight in Eq. 11 for one query, sorted and counted in plain Python."""
     cosines = [float(torch.dot(z, t) / (z.norm() * t.norm())) for t in bank.embeddings]
     ranked = sorted(range(len(cosines)), key=lambda row: -cosines[row])
@@ -51,8 +51,8 @@ def chosen_rows(bank: MemoryBank, z: Tensor, label: int, neighbours: str) -> dic
         "within-class": members[:K],
         "whole-class": members,
         "nearest": ranked[:1],
-    }[neighbours]
-    weights = [math.exp(cosines[row] / 0.2) if neighbours == "vote" else 1.0 for row in rows]
+    }[neighbors]
+    weights = [math.exp(cosines[row] / 0.2) if neighbors == "vote" else 1.0 for row in rows]
     return {row: weight / math.fsum(weights) for row, weight in zip(rows, weights, strict=True)}
 
 
@@ -73,16 +73,16 @@ LINEAR: list[tuple[Any, dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize("neighbours", READINGS)
+@pytest.mark.parametrize("neighbors", READINGS)
 @pytest.mark.parametrize(("method", "options"), LINEAR)
 def test_the_map_is_the_weighted_sum_of_the_maps_of_the_chosen_rows(
-    net: nn.Module, x: Tensor, bank: MemoryBank, neighbours: Any, method: Any, options: dict[str, Any]
+    net: nn.Module, x: Tensor, bank: MemoryBank, neighbors: Any, method: Any, options: dict[str, Any]
 ) -> None:
     explainer = method(net, net.features, **options)
-    maps = explainer.attribute(x, support=bank.using(neighbours=neighbours))
+    maps = explainer.attribute(x, support=bank.using(neighbors=neighbors))
     assert maps.shape == (B, 1, 7, 5)
     for b, z in enumerate(net(x).detach()):
-        rows = chosen_rows(bank, z, predicted_class(bank, z), neighbours)
+        rows = chosen_rows(bank, z, predicted_class(bank, z), neighbors)
         expected = sum(
             weight * explainer.attribute(x[b : b + 1], support=bank.embeddings[row : row + 1])
             for row, weight in rows.items()
@@ -90,21 +90,21 @@ def test_the_map_is_the_weighted_sum_of_the_maps_of_the_chosen_rows(
         torch.testing.assert_close(maps[b : b + 1], expected, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("neighbours", ["predicted", "all", "within-class", "whole-class", "nearest"])
+@pytest.mark.parametrize("neighbors", ["predicted", "all", "within-class", "whole-class", "nearest"])
 def test_the_published_map_is_that_of_the_chosen_rows_as_supports(
-    net: nn.Module, x: Tensor, bank: MemoryBank, neighbours: Any
+    net: nn.Module, x: Tensor, bank: MemoryBank, neighbors: Any
 ) -> None:
     fam = LayerFAM(net, net.features)
-    maps = fam.attribute(x, support=bank.using(neighbours=neighbours))
+    maps = fam.attribute(x, support=bank.using(neighbors=neighbors))
     for b, z in enumerate(net(x).detach()):
-        rows = list(chosen_rows(bank, z, predicted_class(bank, z), neighbours))
+        rows = list(chosen_rows(bank, z, predicted_class(bank, z), neighbors))
         expected = fam.attribute(x[b : b + 1], support=bank.embeddings[rows])
         torch.testing.assert_close(maps[b : b + 1], expected, rtol=1e-9, atol=1e-12)
 
 
 def test_any_class_can_be_explained(net: nn.Module, x: Tensor, bank: MemoryBank) -> None:
     fam = LayerFAM(net, net.features)
-    of_class = bank.using(neighbours="within-class")
+    of_class = bank.using(neighbors="within-class")
     for target in (2, [0, 1, 2, 3, 0], torch.tensor([3, 3, 0, 1, 2])):
         maps = fam.attribute(x, support=of_class, target=target)
         for b, z in enumerate(net(x).detach()):
@@ -176,7 +176,7 @@ def test_the_supports_of_the_batch_are_never_in_memory_together(
     net: nn.Module, x: Tensor, bank: MemoryBank, method: Any, largest_tensor: Any
 ) -> None:
     explainer = method(net, net.features)
-    everything = bank.using(k=M, neighbours="all")
+    everything = bank.using(k=M, neighbors="all")
     with largest_tensor() as largest:
         explainer.attribute(x, support=everything)
     assert largest.numel < B * M * 4
@@ -194,7 +194,7 @@ def test_captums_tools_take_a_bank(net: nn.Module, x: Tensor, bank: MemoryBank) 
 
 
 def test_a_bank_of_another_measure_is_refused(net: nn.Module, x: Tensor, bank: MemoryBank) -> None:
-    with pytest.raises(ValueError, match=r"support finds its neighbours by Cosine\(\) but the map explains Dot\(\)"):
+    with pytest.raises(ValueError, match=r"support finds its neighbors by Cosine\(\) but the map explains Dot\(\)"):
         LayerFAM(net, net.features, similarity="dot").attribute(x, support=bank)
 
 
@@ -208,7 +208,7 @@ def test_a_target_that_captum_refuses_is_refused(net: nn.Module, x: Tensor, bank
         LayerFAM(net, net.features).attribute(x, support=bank, target=4)
 
 
-def test_a_class_without_neighbours_is_no_silent_map(net: nn.Module, x: Tensor, bank: MemoryBank) -> None:
+def test_a_class_without_neighbors_is_no_silent_map(net: nn.Module, x: Tensor, bank: MemoryBank) -> None:
     lonely = MemoryBank(bank.embeddings, bank.labels, k=1)
     other = (lonely.classify(net(x).detach()).predicted + 1) % C
     with pytest.raises(ValueError, match=r'none of the 1 nearest rows of query 0 .*"within-class"'):

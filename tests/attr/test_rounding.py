@@ -24,7 +24,7 @@ WEIGHTINGS = ("paper", "weights", "contributions")
 SCALES = ("paper", "none")
 NORMALIZATIONS = ("minmax", "relu", "maxabs", "none")
 MEASURES = ("cosine", "dot", "euclidean", "squared-euclidean", "bilinear", "mahalanobis")
-# All normalisations of the published weights, and what cannot do without a zero of the others.
+# All normalizations of the published weights, and what cannot do without a zero of the others.
 SWITCHES = [
     {"weighting": weighting, "support_scale": scale, "normalization": normalization}
     for weighting, scale, normalization in itertools.product(WEIGHTINGS, SCALES, NORMALIZATIONS)

@@ -219,7 +219,7 @@ def test_autograd_functions_of_the_user_are_followed(name: str, net: Net, x: Ten
             assert torch.allclose(explain(name, like(net, forward), x, support), want, atol=1e-13)
 
 
-# Normalised outputs: the normalisation belongs to the similarity
+# Normalized outputs: the normalization belongs to the similarity
 
 
 class Normalize(nn.Module):
@@ -243,7 +243,7 @@ NORMALIZATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 @pytest.mark.parametrize("headless", [False, True])
 @pytest.mark.parametrize("normalize", NORMALIZATIONS.values(), ids=NORMALIZATIONS)
 @pytest.mark.parametrize("name", THROUGH_THE_HEAD)
-def test_a_normalised_output_leaves_the_map_as_it_is(
+def test_a_normalized_output_leaves_the_map_as_it_is(
     name: str, normalize: Callable[[Tensor], Tensor], headless: bool, net: Net, x: Tensor, support: Tensor
 ) -> None:
     if headless:
@@ -253,7 +253,7 @@ def test_a_normalised_output_leaves_the_map_as_it_is(
     assert torch.allclose(got, want, rtol=1e-10, atol=1e-13)
 
 
-def test_a_normalised_output_keeps_the_map_complete(net: Net, x: Tensor, support: Tensor) -> None:
+def test_a_normalized_output_keeps_the_map_complete(net: Net, x: Tensor, support: Tensor) -> None:
     net.head.bias.data.zero_()
     for normalize in NORMALIZATIONS.values():
         maps, delta = LayerSimilarityCAM(lambda x, n=normalize: n(net(x)), net.layer).attribute(
@@ -264,14 +264,14 @@ def test_a_normalised_output_keeps_the_map_complete(net: Net, x: Tensor, support
         assert torch.allclose(maps.flatten(1).sum(1), cosine.mean(1), atol=1e-12)
 
 
-def test_centring_before_the_normalisation_is_part_of_the_model(net: Net, x: Tensor, support: Tensor) -> None:
-    centre = net(support).mean(0).detach()
+def test_centering_before_the_normalization_is_part_of_the_model(net: Net, x: Tensor, support: Tensor) -> None:
+    center = net(support).mean(0).detach()
 
     def forward(x: Tensor) -> Tensor:
-        return nn.functional.normalize(net(x) - centre)
+        return nn.functional.normalize(net(x) - center)
 
     got = LayerSimilarityCAM(forward, net.layer).attribute(x, support)
-    want = LayerSimilarityCAM(lambda x: net(x) - centre, net.layer).attribute(x, support)
+    want = LayerSimilarityCAM(lambda x: net(x) - center, net.layer).attribute(x, support)
     assert torch.allclose(got, want, atol=1e-13)
 
 
@@ -529,7 +529,7 @@ def test_headless_relu_networks_are_not_warned_of(
 
 
 @pytest.mark.parametrize("normalization", ["none", "maxabs", "relu"])
-def test_other_normalisations_are_not_warned_of(
+def test_other_normalizations_are_not_warned_of(
     normalization: Any, make_net: Callable[..., nn.Module], x: Tensor, support: Tensor
 ) -> None:
     net = make_net(head="linear", channels=12)
@@ -557,7 +557,7 @@ def test_the_warning_points_at_the_line_of_the_caller(
 
 
 @pytest.mark.parametrize("normalize", [pytest.param("scripted", marks=pytest.mark.unperturbed), "keywords"])
-def test_a_pooled_layer_is_the_vector_before_a_normalisation_that_no_torch_call_shows(
+def test_a_pooled_layer_is_the_vector_before_a_normalization_that_no_torch_call_shows(
     normalize: str, x: Tensor, support: Tensor
 ) -> None:
     class Unit(nn.Module):

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from captum_fam.demo.network import demo_network_report, load_demo_network
-from captum_fam.demo.train import evaluate, main
+from captum_fam.experiments.training.demo_network import evaluate, main
 
 
 @pytest.fixture(scope="module")

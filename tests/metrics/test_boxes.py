@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from captum_fam.metrics import box_from_map, box_mask, centred_box
+from captum_fam.metrics import box_from_map, box_mask, centered_box
 from captum_fam.metrics.boxes import clip_boxes, format_boxes, pairwise_iou
 
 
@@ -61,7 +61,7 @@ def test_box_of_an_interpolated_map_is_in_pixels_of_the_input() -> None:
     image = torch.zeros(4, 4)
     image[2, 1] = 1
     x0, y0, x1, y1 = box_from_map(image, size=(40, 80)).tolist()
-    # The peak is centred on x = 30, y = 25, and falls to zero a cell away.
+    # The peak is centered on x = 30, y = 25, and falls to zero a cell away.
     assert (x0 + x1) / 2 == 30
     assert (y0 + y1) / 2 == 25
     assert (x1 - x0) == 2 * (y1 - y0)
@@ -102,9 +102,9 @@ def test_boxes_that_cannot_be_meant_are_refused(boxes: Tensor, message: str) -> 
         format_boxes(boxes, 2)
 
 
-def test_mask_holds_the_pixels_whose_centres_are_in_a_box() -> None:
+def test_mask_holds_the_pixels_whose_centers_are_in_a_box() -> None:
     mask = box_mask([torch.tensor([[0.6, 0.0, 2.4, 1.0]])], (2, 4))
-    # centres 0.5, 1.5, 2.5, 3.5: only 1.5 is between 0.6 and 2.4
+    # centers 0.5, 1.5, 2.5, 3.5: only 1.5 is between 0.6 and 2.4
     assert mask.tolist() == [[[False, True, False, False], [False] * 4]]
 
 
@@ -141,5 +141,5 @@ def test_iou_of_pixel_boxes_is_that_of_their_masks() -> None:
     torch.testing.assert_close(pairwise_iou(boxes[:, 0], boxes[:, 1]), common / union.clamp(min=1))
 
 
-def test_centred_box_takes_its_share_of_each_side() -> None:
-    torch.testing.assert_close(centred_box((100, 50), 0.6), torch.tensor([10.0, 20.0, 40.0, 80.0]))
+def test_centered_box_takes_its_share_of_each_side() -> None:
+    torch.testing.assert_close(centered_box((100, 50), 0.6), torch.tensor([10.0, 20.0, 40.0, 80.0]))

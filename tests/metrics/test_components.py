@@ -85,13 +85,13 @@ def test_components_are_those_of_a_flood_fill(label: object, name: str, connecti
     assert components.owner.tolist() == expected_owner
 
 
-def test_neighbours_at_a_corner_are_one_component_of_eight_but_two_of_four() -> None:
+def test_neighbors_at_a_corner_are_one_component_of_eight_but_two_of_four() -> None:
     mask = torch.tensor([[[True, False], [False, True]]])
     assert len(label_components(mask, 8).owner) == 1
     assert len(label_components(mask, 4).owner) == 2
 
 
-def test_images_of_a_batch_are_no_neighbours() -> None:
+def test_images_of_a_batch_are_no_neighbors() -> None:
     masks = torch.ones(3, 2, 2, dtype=torch.bool)
     assert label_components(masks).owner.tolist() == [0, 1, 2]
 

@@ -49,7 +49,7 @@ def test_scores_must_be_alike() -> None:
         average_drop(torch.rand(3), torch.rand(3, 1))
 
 
-def test_normalised_inputs_are_multiplied_by_the_map() -> None:
+def test_normalized_inputs_are_multiplied_by_the_map() -> None:
     inputs, maps = torch.randn(2, 3, 9, 7), torch.randn(2, 1, 3, 4)
     masked = masked_inputs(inputs, maps)
     mask = normalize_maps(maps, (9, 7))
@@ -57,7 +57,7 @@ def test_normalised_inputs_are_multiplied_by_the_map() -> None:
         torch.testing.assert_close(masked[:, channel], inputs[:, channel] * mask)
 
 
-def test_raw_pixels_are_multiplied_before_the_normalisation() -> None:
+def test_raw_pixels_are_multiplied_before_the_normalization() -> None:
     pixels, maps = torch.rand(2, 3, 9, 7, dtype=torch.float64), torch.randn(2, 1, 3, 4, dtype=torch.float64)
     mean, std = (torch.tensor(values, dtype=torch.float64).view(3, 1, 1) for values in (MEAN, STD))
     masked = masked_inputs((pixels - mean) / std, maps, MEAN, STD)
@@ -130,7 +130,7 @@ def test_all_channels_of_a_pixel_go_together() -> None:
     assert [int(20 - total(batch).item() / 3) for batch in seen] == [0, 3, 6, 9, 12, 15, 18, 20]
 
 
-def test_ties_do_not_favour_a_corner() -> None:
+def test_ties_do_not_favor_a_corner() -> None:
     # Both halves of the map are flat; the image's score is the row of the pixels that are left.
     maps = torch.zeros(1, 1, 20, 10)
     maps[..., 5:] = 1

@@ -9,7 +9,7 @@ from captum_fam.metrics import find_empty, find_nan, normalize_maps, upsample
 
 
 def bilinear(image: npt.NDArray[np.float64], height: int, width: int) -> npt.NDArray[np.float64]:
-    """Pixel by pixel: the centre of each output pixel, in input coordinates, between its four neighbours."""
+    """Pixel by pixel: the center of each output pixel, in input coordinates, between its four neighbors."""
     rows, columns = image.shape
     out = np.empty((height, width))
     for i in range(height):
@@ -24,7 +24,7 @@ def bilinear(image: npt.NDArray[np.float64], height: int, width: int) -> npt.NDA
     return out
 
 
-def test_interpolation_is_bilinear_between_pixel_centres() -> None:
+def test_interpolation_is_bilinear_between_pixel_centers() -> None:
     maps = torch.randn(2, 1, 3, 5, dtype=torch.float64)
     expected = np.stack([bilinear(one[0].numpy(), 13, 8) for one in maps])
     np.testing.assert_allclose(upsample(maps, (13, 8)).numpy(), expected, rtol=1e-12, atol=1e-12)

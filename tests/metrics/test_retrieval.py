@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from captum_fam.memory_bank import MemoryBank
 from captum_fam.metrics import knn_accuracy, recall_at_k, retrieval
+from captum_fam.support.memory_bank import MemoryBank
 
 
 def brute_force(embeddings: Tensor, labels: Tensor, k: int) -> list[float]:
@@ -52,7 +52,7 @@ def test_recall_without_ties_is_the_class_among_the_k_nearest() -> None:
         torch.testing.assert_close(column, expected, equal_nan=True)
 
 
-def test_a_query_is_not_its_own_neighbour() -> None:
+def test_a_query_is_not_its_own_neighbor() -> None:
     embeddings = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.1, 0.9]])
     assert recall_at_k(embeddings, torch.tensor([0, 1, 0, 1]), (1,))[:, 0].tolist() == [0, 0, 0, 0]
     assert recall_at_k(embeddings, torch.tensor([0, 0, 1, 1]), (1,))[:, 0].tolist() == [1, 1, 1, 1]
@@ -72,7 +72,7 @@ def test_recall_in_blocks_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.testing.assert_close(recall_at_k(embeddings, labels), expected, equal_nan=True)
 
 
-def test_embeddings_with_nan_are_neither_query_nor_neighbour() -> None:
+def test_embeddings_with_nan_are_neither_query_nor_neighbor() -> None:
     embeddings = torch.tensor([[1.0, 0.0], [torch.nan, 0.0], [0.9, 0.1], [0.0, 1.0]])
     result = recall_at_k(embeddings, torch.tensor([0, 0, 1, 1]), (1,))[:, 0]
     # the first has lost its only other, the third's nearest is the first, the fourth's the third

@@ -17,7 +17,6 @@ from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
 from captum_fam import metrics
-from captum_fam.memory_bank import MemoryBank
 from captum_fam.metrics import (
     AreaShare,
     AverageDrop,
@@ -38,6 +37,7 @@ from captum_fam.metrics import (
     SupportSwap,
     summarize,
 )
+from captum_fam.support.memory_bank import MemoryBank
 
 SIZE = (19, 11)
 COUNT = 23

@@ -131,7 +131,7 @@ def test_the_activation_function_of_the_weights_can_be_overruled(tmp_path):
     assert not torch.allclose(create_model("conv4net", weights=tmp_path / "a.pth").layer_module(x), leaky(x))
 
 
-def test_relation_net_brings_its_own_normalisation_and_others_do_not(tmp_path):
+def test_relation_net_brings_its_own_normalization_and_others_do_not(tmp_path):
     torch.save(relation_net()[0].state_dict(), tmp_path / "feature_encoder.pkl")
     torch.save(proto_net()[0].state_dict(), tmp_path / "proto.pth")
     theirs = create_model("conv64f", weights=tmp_path / "feature_encoder.pkl")
@@ -341,7 +341,7 @@ def test_our_own_weights_are_read_from_either_format_under_any_wrapper(tmp_path,
     assert {m.negative_slope for m in found.model.modules() if isinstance(m, nn.LeakyReLU)} == {0.1}
 
 
-def test_files_older_than_the_counters_of_batch_normalisation_are_read(tmp_path):
+def test_files_older_than_the_counters_of_batch_normalization_are_read(tmp_path):
     net = randomize(Conv4Net())
     state = {name: value for name, value in net.state_dict().items() if "num_batches" not in name}
     writer = Python2Writer("cuda:3")

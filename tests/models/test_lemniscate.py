@@ -113,7 +113,7 @@ def test_network_and_bank_of_one_file_explain_an_image_together(tmp_path):
     bank = read_memory_bank(path, labels=LABELS)
     vote = bank.classify(expected)
     nearest = (expected / expected.norm(dim=1, keepdim=True) @ MEMORY.T).argmax(1)
-    assert vote.neighbour_indices[:, 0].tolist() == nearest.tolist()
+    assert vote.neighbor_indices[:, 0].tolist() == nearest.tolist()
     fam = LayerFAM(net.model, net.layer, similarity=net.similarity, normalization="none")
     support = SupportSet(bank.embeddings, bank.labels, bank.class_names)
     assert fam.attribute(x, support=support, target=vote.predicted).shape == (2, 1, 2, 2)

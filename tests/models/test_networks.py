@@ -270,7 +270,7 @@ def test_dropout_of_resnet12_acts_in_training_only():
 
 
 @pytest.mark.parametrize(("make", "size"), [(lambda: ContrastiveResNet(18), 40), (BNInception, 64)])
-def test_fam_finds_the_head_of_a_normalised_model_by_itself(make, size):
+def test_fam_finds_the_head_of_a_normalized_model_by_itself(make, size):
     network = make().double().eval()
     x, support = torch.rand(2, 3, size, size).double(), torch.rand(3, 3, size, size).double()
     found = LayerFAM(network, "features", normalization="none").attribute(x, support=support)

@@ -13,7 +13,7 @@ from torch import nn
 from torchvision import models
 
 from captum_fam import LayerFAM, TokenGrid
-from captum_fam.data.boxes import ResizeCrop, Squash
+from captum_fam.geometry import ResizeCrop, Squash
 from captum_fam.models import BNInception, EmbeddingModel, WeightsError, create_model, list_models
 from captum_fam.pooling import GAP, GMP
 
@@ -98,7 +98,7 @@ def test_pooling_and_head_make_the_embedding_of_the_layer():
         torch.testing.assert_close(net.model(x), F.normalize(parts, dim=1))
 
 
-def test_an_image_is_squashed_by_bicubic_interpolation_and_normalised():
+def test_an_image_is_squashed_by_bicubic_interpolation_and_normalized():
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 120, 3), dtype=np.uint8))
     net = create_model("conv4net")
     expected = np.asarray(image.resize((84, 84), Image.Resampling.BICUBIC), dtype=np.float64) / 255
@@ -254,7 +254,7 @@ def test_a_layer_of_timm_that_runs_twice_is_refused(timm):
 
 
 @pytest.mark.parametrize("name", ["convnext_tiny", "timm/convnext_atto"])
-def test_a_convnext_of_either_library_is_pooled_and_then_normalised(name):
+def test_a_convnext_of_either_library_is_pooled_and_then_normalized(name):
     pytest.importorskip("timm")
     net = create_model(name)
     assert (net.layer, net.token_grid) == ({"convnext_tiny": "features"}.get(name, "stages"), None)

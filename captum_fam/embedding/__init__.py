@@ -1,0 +1,1 @@
+"""Embedding whole data sets."""

@@ -1,0 +1,147 @@
+"""Resizing and cropping a photograph together with its boxes.
+
+A box is ``(x0, y0, x1, y1)`` in pixels, half-open and continuous: pixel column i covers [i, i + 1), so that a box
+of the whole image is ``(0, 0, width, height)`` and scales with the image without rounding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+_INTERPOLATIONS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+}
+
+
+class Geometry(Protocol):
+    """What moves pixels: an image and its boxes in, both out."""
+
+    def __call__(self, image: Image.Image, boxes: Tensor) -> tuple[Image.Image, Tensor]:
+        """Transform an image and its boxes ``(n, 4)`` alike."""
+        ...
+
+
+@dataclass(frozen=True)
+class Squash:
+    """Resize to a fixed size and ignore the aspect ratio: the whole image stays in sight.
+
+    Args:
+        size: side of the square, or ``(height, width)``.
+        interpolation: ``"bilinear"`` (default), ``"bicubic"`` or ``"nearest"``, antialiased as in PIL.
+
+    Raises:
+        ValueError: for a size below one or an unknown interpolation.
+
+    Example:
+        >>> Squash(84).map_boxes(torch.tensor([[0.0, 0.0, 250.0, 100.0]]), width=500, height=200)
+        tensor([[ 0.,  0., 42., 42.]])
+    """
+
+    size: int | tuple[int, int]
+    interpolation: str = "bilinear"
+
+    def __post_init__(self) -> None:
+        _check_sizes(size=self.size)
+        _check_interpolation(self.interpolation)
+
+    def __call__(self, image: Image.Image, boxes: Tensor) -> tuple[Image.Image, Tensor]:
+        height, width = _pair(self.size)
+        resized = image.resize((width, height), _INTERPOLATIONS[self.interpolation])
+        return resized, self.map_boxes(boxes, image.width, image.height)
+
+    def map_boxes(self, boxes: Tensor, width: int, height: int) -> Tensor:
+        """Boxes ``(n, 4)`` of an image of the given size, in the squashed image."""
+        to_height, to_width = _pair(self.size)
+        return _scale(boxes, to_width / width, to_height / height)
+
+
+@dataclass(frozen=True)
+class ResizeCrop:
+    """Resize the shorter side, then cut out the center: torchvision's ``Resize`` and ``CenterCrop``.
+
+    Boxes are clipped to the crop. One that the crop cuts away altogether keeps its place in the list, without an
+    area.
+
+    Args:
+        resize: the shorter side after resizing; the longer follows, rounded down to a whole pixel.
+        crop: side of the square cut out, or ``(height, width)``.
+        interpolation: ``"bilinear"`` (default), ``"bicubic"`` or ``"nearest"``, antialiased as in PIL.
+
+    Raises:
+        ValueError: for a size below one, a crop that is larger than ``resize``, or an unknown interpolation.
+
+    Example:
+        >>> ResizeCrop(256, 224).map_boxes(torch.tensor([[0.0, 0.0, 500.0, 250.0]]), width=500, height=250)
+        tensor([[  0.,   0., 224., 224.]])
+    """
+
+    resize: int
+    crop: int | tuple[int, int]
+    interpolation: str = "bilinear"
+
+    def __post_init__(self) -> None:
+        _check_sizes(resize=self.resize, crop=self.crop)
+        _check_interpolation(self.interpolation)
+        if max(_pair(self.crop)) > self.resize:
+            raise ValueError(f"crop must fit in the resized image, got crop={self.crop} and resize={self.resize}")
+
+    def __call__(self, image: Image.Image, boxes: Tensor) -> tuple[Image.Image, Tensor]:
+        (width, height), (left, top) = self._layout(image.width, image.height)
+        crop_height, crop_width = _pair(self.crop)
+        resized = image.resize((width, height), _INTERPOLATIONS[self.interpolation])
+        cropped = resized.crop((left, top, left + crop_width, top + crop_height))
+        return cropped, self.map_boxes(boxes, image.width, image.height)
+
+    def map_boxes(self, boxes: Tensor, width: int, height: int) -> Tensor:
+        """Boxes ``(n, 4)`` of an image of the given size, in the crop."""
+        (to_width, to_height), (left, top) = self._layout(width, height)
+        crop_height, crop_width = _pair(self.crop)
+        moved = _scale(boxes, to_width / width, to_height / height) - boxes.new_tensor([left, top, left, top])
+        return clip_boxes(moved, crop_width, crop_height)
+
+    def _layout(self, width: int, height: int) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Size after resizing and the crop's corner, each ``(x, y)``, rounded as torchvision rounds them."""
+        short, long = min(width, height), max(width, height)
+        longer = int(self.resize * long / short)
+        to_width, to_height = (self.resize, longer) if width <= height else (longer, self.resize)
+        crop_height, crop_width = _pair(self.crop)
+        return (to_width, to_height), (round((to_width - crop_width) / 2), round((to_height - crop_height) / 2))
+
+
+def clip_boxes(boxes: Tensor, width: float, height: float) -> Tensor:
+    """Boxes ``(..., 4)`` cut at the borders of an image; one beyond a border is left without an area."""
+    limits = boxes.new_tensor([width, height, width, height])
+    return torch.minimum(boxes.clamp_min(0), limits)
+
+
+def box_areas(boxes: Tensor) -> Tensor:
+    """Area in square pixels, ``(..., 4)`` -> ``(...)``; zero for a box that is turned inside out."""
+    return (boxes[..., 2] - boxes[..., 0]).clamp_min(0) * (boxes[..., 3] - boxes[..., 1]).clamp_min(0)
+
+
+def _scale(boxes: Tensor, x: float, y: float) -> Tensor:
+    # The factors as float64: a factor rounded to float32 would move whole-image boxes off the border.
+    factors = torch.tensor([x, y, x, y], dtype=torch.float64, device=boxes.device)
+    return (boxes * factors).to(boxes.dtype)
+
+
+def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else size
+
+
+def _check_sizes(**sizes: int | tuple[int, int]) -> None:
+    for name, size in sizes.items():
+        if min(_pair(size)) < 1:
+            raise ValueError(f"{name} must be at least one pixel, got {size}")
+
+
+def _check_interpolation(interpolation: str) -> None:
+    if interpolation not in _INTERPOLATIONS:
+        raise ValueError(f"interpolation must be one of {', '.join(_INTERPOLATIONS)}, got {interpolation!r}")

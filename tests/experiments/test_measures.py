@@ -1,0 +1,240 @@
+"""What is kept of every map, and the numbers that it becomes."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from captum_fam.experiments.measures import Conventions, Panel, Perturbable, jsonable, results
+from captum_fam.experiments.table_methods import MapMethod, Maps, get_methods
+
+BOX = [torch.tensor([[2.0, 0.0, 4.0, 4.0]]), torch.tensor([[0.0, 0.0, 2.0, 2.0], [0.0, 0.0, 4.0, 2.0]])]
+
+
+def _columns(methods: str, maps: torch.Tensor, *measures: str, **options: object) -> dict[str, list[object]]:
+    panel = Panel(get_methods(methods), measures, **options)  # type: ignore[arg-type]
+    return panel.values(lambda method: Maps(maps), (4, 4), BOX)
+
+
+def test_the_uniform_row_is_the_whole_image() -> None:
+    columns = _columns("uniform", torch.ones(2, 1, 2, 2), "localization", "max-box")
+    assert columns["uniform.energy"] == [0.5, 0.5]
+    assert columns["uniform.iou"] == [0.5, 0.5]
+    assert columns["uniform.levels"] == ["2" * 100] * 2
+
+
+@pytest.mark.parametrize(("over", "iou"), [("best", 0.5), ("first", 0.25), ("largest", 0.5), ("mean", 0.375)])
+def test_the_uniform_row_follows_the_choice_among_several_boxes(over: str, iou: float) -> None:
+    boxes = [BOX[1], torch.zeros(0, 4)]
+    panel = Panel(get_methods("uniform"), ("localization", "max-box"), Conventions(over=over))  # type: ignore[arg-type]
+    columns = panel.values(lambda method: Maps(torch.ones(2, 1, 2, 2)), (4, 4), boxes)
+    assert columns["uniform.iou"] == [iou, None]
+    assert columns["uniform.levels"] == ["2" * 100, None]
+
+
+def test_an_image_without_a_box_is_no_failure() -> None:
+    maps = torch.zeros(3, 1, 4, 4)
+    maps[:, 0, :, 2:] = 1
+    boxes = [BOX[0], torch.zeros(0, 4), torch.tensor([[0.0, 0.0, 2.0, 4.0]])]
+    panel = Panel(get_methods("fam"), ("localization", "max-box"))
+    table = results("fam", panel.values(lambda method: Maps(maps), (4, 4), boxes), None)
+    for measure in ("iou", "max-box-acc"):
+        assert (table[measure].value, table[measure].n, table[measure].n_skipped) == (0.5, 2, 1)
+
+
+def test_a_flat_map_of_another_method_is_empty_not_whole() -> None:
+    columns = _columns("fam", torch.ones(2, 1, 2, 2), "localization")
+    assert columns["fam.energy"] == [None, None]
+    assert columns["fam.iou"] == [0, 0]
+    assert columns["fam.empty"] == [1, 1]
+    table = results("fam", columns, None)
+    assert table["energy"].n == 0
+    assert table["energy"].n_empty == 2
+    assert math.isnan(table["energy"].value)
+
+
+def test_a_map_with_nan_is_counted_and_left_out() -> None:
+    maps = torch.zeros(2, 1, 4, 4)
+    maps[0, 0, :, 2:] = 1
+    maps[1, 0, 0, 0] = torch.nan
+    columns = _columns("fam", maps, "localization", "max-box")
+    table = results("fam", columns, None)
+    assert columns["fam.energy"] == [1.0, None]
+    assert (table["iou"].value, table["iou"].n, table["iou"].n_nan) == (1.0, 1, 1)
+    assert (table["max-box-acc"].value, table["max-box-acc"].n) == (1.0, 1)
+
+
+def test_signed_maps_have_two_energies() -> None:
+    maps = torch.full((2, 1, 4, 4), -1.0)
+    maps[:, 0, :, 2:] = 1
+    maps[:, 0, 0, 0] = 0
+    columns = _columns("fam", maps, "localization")
+    assert columns["fam.energy-positive"] == [1.0, pytest.approx(0.5)]
+    assert columns["fam.energy"][0] == pytest.approx(8 / 8.5)  # min-max lifts the zero to one half
+
+
+def test_means_are_taken_in_groups_first() -> None:
+    columns = {"fam.energy": [0.2, 0.4, 0.9], "fam.area": [0.1, 0.1, 0.3]}
+    columns |= {f"fam.{flag}": [0, 0, 0] for flag in ("nan", "empty", "empty-positive")}
+    table = results("fam", columns, torch.tensor([0, 0, 5]))
+    assert table["energy"].value == pytest.approx((0.3 + 0.9) / 2)
+    assert table["lift"].value == pytest.approx((3 + 3) / 2)
+    assert table["energy"].n_groups == 2
+
+
+def test_max_box_levels_give_the_accuracy_of_the_ious() -> None:
+    maps = torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    boxes = [torch.tensor([[1.0, 1.0, 6.0, 7.0]])] * 6
+    panel = Panel(get_methods("fam"), ("max-box",))
+    table = results("fam", panel.values(lambda method: Maps(maps), (8, 8), boxes), None)
+    from captum_fam.metrics import box_ious_by_threshold, max_box_accuracy
+
+    expected = max_box_accuracy(box_ious_by_threshold(maps, boxes, (8, 8))).correct.mean()
+    assert table["max-box-acc"].value == pytest.approx(float(expected))
+
+
+def test_a_flat_map_is_never_scored_and_has_no_drop() -> None:
+    maps = torch.rand(3, 1, 4, 4)
+    maps[1] = 5.0
+    seen: list[torch.Tensor] = []
+
+    def score(images: torch.Tensor) -> torch.Tensor:
+        seen.append(images)
+        return images.mean((1, 2, 3))
+
+    images = torch.rand(3, 3, 8, 8)
+    queries = Perturbable(images, score, images.mean((1, 2, 3)), (0.0,) * 3, (1.0,) * 3)
+    panel = Panel(get_methods("fam"), ("faithfulness",))
+    columns = panel.values(lambda method: Maps(maps), (8, 8), (), queries)
+    assert seen[0].isfinite().all()
+    assert columns["fam.drop"][1] is None
+    assert columns["fam.increase"][1] is None
+    assert columns["fam.drop"][0] is not None
+
+
+@pytest.mark.parametrize("mask", ["normalized", "raw"])
+def test_the_mask_is_laid_on_the_chosen_pixels(mask: str) -> None:
+    images, maps = torch.rand(1, 3, 2, 2), torch.tensor([[[[0.0, 1.0], [1.0, 1.0]]]])
+    seen: list[torch.Tensor] = []
+
+    def score(some: torch.Tensor) -> torch.Tensor:
+        seen.append(some)
+        return some.sum((1, 2, 3))
+
+    queries = Perturbable(images, score, images.sum((1, 2, 3)), (0.5,) * 3, (0.25,) * 3)
+    conventions = Conventions(mask=mask)  # type: ignore[arg-type]
+    Panel(get_methods("fam"), ("faithfulness",), conventions).values(lambda method: Maps(maps), (2, 2), (), queries)
+    # black is (0 - 0.5) / 0.25
+    assert seen[0][0, :, 0, 0].tolist() == [0.0 if mask == "normalized" else -2.0] * 3
+    torch.testing.assert_close(seen[0][0, :, 1, 1], images[0, :, 1, 1])
+
+
+@pytest.mark.parametrize(("mask", "expected"), [("normalized", [0.3, -0.2]), ("raw", [-0.7, -1.2])])
+def test_uniform_masks_by_half_everywhere(mask: str, expected: list[float]) -> None:
+    images = torch.tensor([0.6, -0.4])[:, None, None, None].repeat(1, 3, 4, 6)
+    seen: list[torch.Tensor] = []
+
+    def score(some: torch.Tensor) -> torch.Tensor:
+        seen.append(some)
+        return torch.tensor([0.6, 0.9])
+
+    queries = Perturbable(images, score, torch.tensor([0.8, 0.5]), (0.5,) * 3, (0.25,) * 3)
+    panel = Panel(get_methods("uniform"), ("faithfulness",), Conventions(mask=mask))  # type: ignore[arg-type]
+    columns = panel.values(lambda method: Maps(torch.ones(2, 1, 2, 3)), (4, 6), (), queries)
+    # raw: half of the pixel, x/4 + 1/2, is x/2 - 1 once it is normalized again
+    torch.testing.assert_close(seen[0], torch.tensor(expected)[:, None, None, None].expand(2, 3, 4, 6))
+    assert columns["uniform.drop"] == [pytest.approx(0.25), 0]
+    assert columns["uniform.increase"] == [0, 1]
+
+
+def test_numbers_survive_json_to_the_last_bit_of_float32() -> None:
+    values = torch.rand(50) * torch.logspace(-20, 20, 50)
+    assert torch.equal(torch.tensor(jsonable(values)), values)
+    assert jsonable(torch.tensor([0.1, float("nan")])) == [0.1, None]
+    assert jsonable(torch.tensor([True, False])) == [1, 0]
+
+
+def test_a_map_without_a_positive_value_is_counted_by_the_measures_of_the_positive_part() -> None:
+    maps = -torch.rand(2, 1, 4, 4) - 1
+    maps[1, 0, 2:, 1] = 3
+    table = results("fam", _columns("fam", maps, "localization"), None)
+    found = table["energy-positive"]
+    assert (found.n, found.n_nan, found.n_empty, found.n_skipped) == (1, 0, 1, 0)
+    assert (table["energy"].n, table["energy"].n_empty) == (2, 0)
+    cells = Panel(get_methods("fam"), ()).values(lambda method: Maps(maps), (4, 4), cells=(torch.tensor([0, 2]), 2))
+    table = results("fam", cells, None)
+    assert table["cell-hit"] == table["cell-energy"]._replace(value=1.0)
+    assert (table["cell-hit"].n, table["cell-hit"].n_empty, table["cell-auroc"].n_empty) == (1, 1, 0)
+
+
+@pytest.mark.parametrize(("signed", "iou"), [("minmax", 1 / 4), ("positive", 1 / 2)])
+def test_the_box_of_a_signed_map_is_that_of_all_or_of_its_positive_part(signed: str, iou: float) -> None:
+    # Of 16 pixels one is negative, two positive: 0.2 of the range from -4 to 1 is -3, of that from 0 it is 0.2.
+    maps = torch.zeros(1, 1, 4, 4)
+    maps[0, 0, 3, 3] = -4
+    maps[0, 0, 0, :2] = 1
+    boxes = [torch.tensor([[0.0, 0.0, 4.0, 1.0]])]
+    panel = Panel(get_methods("fam"), ("localization", "max-box"), Conventions(signed=signed))  # type: ignore[arg-type]
+    columns = panel.values(lambda method: Maps(maps), (4, 4), boxes)
+    assert columns["fam.iou"] == [pytest.approx(iou)]
+    levels = columns["fam.levels"][0]
+    assert levels[20] == {"minmax": "0", "positive": "2"}[signed]  # 0.3 and 0.5 reached
+
+
+@pytest.mark.parametrize(("signed", "mask"), [("minmax", [0.0, 0.75, 1.0]), ("positive", [0.0, 0.0, 1.0])])
+def test_the_mask_of_a_signed_map_is_all_of_it_or_its_positive_part(signed: str, mask: list[float]) -> None:
+    maps = torch.tensor([[[[-3.0, 0.0, 1.0]]], [[[-3.0, -2.0, -1.0]]]])
+    seen: list[torch.Tensor] = []
+
+    def score(some: torch.Tensor) -> torch.Tensor:
+        seen.append(some)
+        return torch.tensor([0.2, 0.2])
+
+    queries = Perturbable(torch.ones(2, 3, 1, 3), score, torch.tensor([0.4, 0.4]), (0.0,) * 3, (1.0,) * 3)
+    panel = Panel(get_methods("fam"), ("faithfulness",), Conventions(signed=signed))  # type: ignore[arg-type]
+    columns = panel.values(lambda method: Maps(maps), (1, 3), (), queries)
+    torch.testing.assert_close(seen[0][0], torch.tensor(mask).expand(3, 1, 3))
+    assert columns["fam.drop"] == [pytest.approx(0.5), pytest.approx(0.5) if signed == "minmax" else None]
+    found = results("fam", columns, None, signed)["drop"]  # type: ignore[arg-type]
+    assert (found.n, found.n_empty, found.n_skipped) == ((2, 0, 0) if signed == "minmax" else (1, 1, 0))
+
+
+def test_similarities_up_to_epsilon_have_no_measure_that_divides_by_them() -> None:
+    maps = torch.rand(3, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    scores = torch.tensor([0.04, 0.05, 0.06])
+    queries = Perturbable(torch.rand(3, 3, 4, 4), lambda some: scores / 2, scores, (0.0,) * 3, (1.0,) * 3)
+    panel = Panel(get_methods("fam"), ("faithfulness", "perturbation"), Conventions(epsilon=0.05, steps=2))
+    columns = panel.values(lambda method: Maps(maps), (4, 4), (), queries)
+    for name in ("drop", "increase", "deletion", "insertion"):
+        assert [value is None for value in columns[f"fam.{name}"]] == [True, True, False]
+    assert [columns["fam.drop"][2], columns["fam.deletion"][2]] == pytest.approx([0.5, 0.5])
+
+
+def test_unknown_measures_are_refused() -> None:
+    with pytest.raises(ValueError, match="sharpness is none of localization"):
+        Panel(measures=("sharpness",))  # type: ignore[arg-type]
+
+
+def test_each_method_is_asked_for_its_own_maps() -> None:
+    def maps_of(method: MapMethod) -> Maps:
+        maps = torch.zeros(2, 1, 4, 4)
+        maps[:, :, :, slice(2, 4) if method.base == "fam" else slice(0, 2)] = 1
+        return Maps(maps)
+
+    columns = Panel(get_methods("fam,grad-cam")).values(maps_of, (4, 4), BOX)
+    assert columns["fam.energy"][0] == 1
+    assert columns["grad-cam.energy"][0] == 0
+
+
+def test_the_coverage_is_a_mean_over_the_queries_whose_score_is_not_zero() -> None:
+    maps = torch.rand(3, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    coverage = torch.tensor([1.0, torch.nan, 0.5])
+    columns = Panel(get_methods("similarity-cam,fam"), ()).values(
+        lambda method: Maps(maps, coverage if method.base == "similarity-cam" else None), (4, 4)
+    )
+    assert columns["similarity-cam.coverage"] == [1.0, None, 0.5]
+    found = results("similarity-cam", columns, None)["coverage"]
+    assert (found.value, found.n, found.n_skipped) == (0.75, 2, 1)
+    assert "coverage" not in results("fam", columns, None)
