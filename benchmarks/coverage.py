@@ -118,6 +118,7 @@ def in_units_of_score(model: nn.Module, place: Place, queries: Tensor, embedding
         details = cam.details(queries, support=embeddings)
     assert isinstance(details.shares, dict)  # lists are for lists of layers
     assert isinstance(details.coverage, Tensor)
+    assert details.comparison is not None
     score = (details.comparison.support_weights * details.comparison.explained).sum(1)
     relative = {part: share / score for part, share in details.shares.items()}
     return {**relative, "score": score, "coverage": details.coverage}

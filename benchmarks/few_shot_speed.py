@@ -20,13 +20,13 @@ import torch
 from benchmarks.measure import machine
 from captum_fam.experiments.data.load import load_dataset
 from captum_fam.experiments.distributed import Ranks
-from captum_fam.experiments.measures import Measure, Panel
+from captum_fam.experiments.load_model import load_model
+from captum_fam.experiments.measures import Panel
 from captum_fam.experiments.protocols.few_shot import FewShot
-from captum_fam.experiments.split_model import load_model
 from captum_fam.experiments.table_methods import get_methods
 
 ALL_EPISODES = 2000
-CASES: dict[str, tuple[Measure, ...]] = {
+CASES: dict[str, tuple[str, ...]] = {
     "localisation": ("localization",),
     "with average drop and increase": ("localization", "faithfulness"),
 }
@@ -60,11 +60,11 @@ def main() -> None:
             panel = Panel(get_methods(options.methods), measures)
             protocol = FewShot(model, dataset, panel, episodes=ALL_EPISODES, explain="all")
             start = time.perf_counter()
-            protocol.prepare(Path(folder), Ranks(), progress=True)
+            prepared = protocol.prepare(Path(folder), Ranks(), progress=True)
             images = time.perf_counter() - start
-            next(iter(protocol.run([ALL_EPISODES - 1])))
+            next(iter(prepared.run([ALL_EPISODES - 1])))
             start, cpu = time.perf_counter(), time.process_time()
-            for _ in protocol.run(range(options.episodes)):
+            for _ in prepared.run(range(options.episodes)):
                 pass
             episode = (time.perf_counter() - start) / options.episodes
             cpu = (time.process_time() - cpu) / options.episodes

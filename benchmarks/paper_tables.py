@@ -51,7 +51,7 @@ def few_shot_rows(runs: Path) -> list[Row]:
     return [
         Row(
             name,
-            f"few-shot {name} --epochs {epochs} --episodes 96 {FEW_SHOT}",
+            f"few-shot --model {name} --epochs {epochs} --episodes 96 {FEW_SHOT}",
             f"--model {name} --weights {runs / name / 'best.safetensors'}",
             paper[name],
             "val_accuracy",
@@ -76,7 +76,8 @@ def retrieval_rows(runs: Path, shared: Path) -> list[Row]:
         for pooling in ("gap", "gmp"):
             name = f"{loss}-{pooling}"
             head = f"--head {runs / name / 'best-head.safetensors'}"
-            train = f"metric squeezenet1_0 {weights} --freeze-backbone {HEAD.format(loss=loss, pooling=pooling)}"
+            options = HEAD.format(loss=loss, pooling=pooling)
+            train = f"metric --model squeezenet1_0 {weights} --freeze-backbone {options}"
             # The paper's networks pool by the maximum.
             beside = published if pooling == "gmp" else None
             model = f"--model squeezenet {weights} --pooling {pooling} {head}"

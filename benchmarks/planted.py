@@ -24,9 +24,7 @@ from benchmarks.measure import machine
 from benchmarks.planted_maps import BLOCKS, CASES, FIRST_INPUT, Case, exact
 from benchmarks.planted_training import NETS, NOVEL_SEED, NovelEpisodes, Trained, drawn, load, train_and_save
 from captum_fam import SimilarityToSupport, SupportSet
-from captum_fam.metrics import area_share, energy_proportion
-from captum_fam.metrics.maps import find_empty, upsample
-from captum_fam.metrics.summary import summarize
+from captum_fam.metrics import area_share, energy_proportion, find_empty, summarize, upsample
 
 MODULE = "benchmarks.planted"
 SHARES = {"vit": 1.0, "convnet": 0.5}

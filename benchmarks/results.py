@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.measure import machine
-from captum_fam.cli import main as captum_fam
+from captum_fam.cli.main import main as captum_fam
 
 FLOORS = "mean-activation,eigen-cam,random,center,center[sigma=0.2],center-box,uniform"
 MAPS = "fam,fam-foil,similarity-cam,similarity-cam-foil,grad-cam,grad-cam-foil"
@@ -108,7 +108,7 @@ def run(name: str, shared: Path, runs: Path) -> list[str]:
         split = HEAD_SPLITS.get(protocol, "base")
         head = runs / f"head-{split}.pt"
         options = options.replace("HEAD", str(head))
-        commands.append(f"evaluate train-head {model} --split {split} --out {head}")
+        commands.append(f"train head {model} --split {split} --out {head}")
         if not head.exists():
             head.parent.mkdir(parents=True, exist_ok=True)
             call(commands[0])

@@ -2,7 +2,7 @@
 
 import sys
 
-from captum_fam.cli import main
+from captum_fam.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

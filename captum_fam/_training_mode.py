@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -38,12 +37,12 @@ def module_in_training_mode(forward_func: Callable[..., Any]) -> str | None:
     return None
 
 
-def warn_of_training_mode(forward_func: Callable[..., Any], stacklevel: int) -> None:
-    """Warn where a model is explained in training mode."""
+def training_mode_in_words(forward_func: Callable[..., Any]) -> str | None:
+    """What to warn of where a model is explained in training mode; None: nothing."""
     name = module_in_training_mode(forward_func)
-    if name is not None:
-        warnings.warn(
-            f"the model is in training mode ({name}): call model.eval(), or dropout and the statistics of the batch "
-            "act on the map, and batch norms change with every call",
-            stacklevel=stacklevel,
-        )
+    if name is None:
+        return None
+    return (
+        f"the model is in training mode ({name}): call model.eval(), or dropout and the statistics of the batch "
+        "act on the map, and batch norms change with every call"
+    )

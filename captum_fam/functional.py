@@ -154,6 +154,11 @@ def combine_supports(support_weights: Tensor, support: Tensor) -> Tensor:
     return torch.einsum("bk,bkj->bj", support_weights, support)
 
 
+def each_support(support: Tensor) -> tuple[Tensor, ...]:
+    """The supports one by one: K tensors ``(J,)`` of a shared support, ``(B, J)`` where each query has its own."""
+    return support.unbind(-2)
+
+
 def unit(vectors: Tensor) -> Tensor:
     """Rows of length one, whatever their length was; a zero row stays zero."""
     scaled = moderate(vectors)
@@ -168,6 +173,11 @@ def lengths(vectors: Tensor) -> Tensor:
         return plain
     factor = _moderation(vectors)
     return ((vectors * factor).norm(dim=-1) / factor.squeeze(-1)).clamp_max(torch.finfo(plain.dtype).max)
+
+
+def products_of_lengths(query: Tensor, support: Tensor) -> Tensor:
+    """‖Z‖‖t‖ for every query and each of its supports, ``(B, K)``: an upper bound of the sum of all |z_j t_j|."""
+    return lengths(query).unsqueeze(1) * lengths(support)
 
 
 def directed(support: Tensor) -> tuple[Tensor, Tensor]:

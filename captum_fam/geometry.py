@@ -1,7 +1,7 @@
 """Resizing and cropping a photograph together with its boxes.
 
-A box is ``(x0, y0, x1, y1)`` in pixels, half-open and continuous: pixel column i covers [i, i + 1), so that a box
-of the whole image is ``(0, 0, width, height)`` and scales with the image without rounding.
+A box is ``(x0, y0, x1, y1)`` in pixels, half-open and continuous: pixel column i covers [i, i + 1). So the box of the
+whole image is ``(0, 0, width, height)``, and boxes scale with the image without rounding.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ _INTERPOLATIONS = {
 
 
 class Geometry(Protocol):
-    """What moves pixels: an image and its boxes in, both out."""
+    """A change of the geometry of an image, applied to the image and to its boxes."""
 
     def __call__(self, image: Image.Image, boxes: Tensor) -> tuple[Image.Image, Tensor]:
-        """Transform an image and its boxes ``(n, 4)`` alike."""
+        """Transform an image and its boxes ``(n, 4)`` in the same way."""
         ...
 
 
 @dataclass(frozen=True)
 class Squash:
-    """Resize to a fixed size and ignore the aspect ratio: the whole image stays in sight.
+    """Resize to a fixed size without keeping the aspect ratio, so that the whole image remains.
 
     Args:
         size: side of the square, or ``(height, width)``.
@@ -66,8 +66,7 @@ class Squash:
 class ResizeCrop:
     """Resize the shorter side, then cut out the center: torchvision's ``Resize`` and ``CenterCrop``.
 
-    Boxes are clipped to the crop. One that the crop cuts away altogether keeps its place in the list, without an
-    area.
+    Boxes are clipped to the crop. A box that lies outside the crop keeps its place in the list, without an area.
 
     Args:
         resize: the shorter side after resizing; the longer follows, rounded down to a whole pixel.
@@ -116,18 +115,42 @@ class ResizeCrop:
 
 
 def clip_boxes(boxes: Tensor, width: float, height: float) -> Tensor:
-    """Boxes ``(..., 4)`` cut at the borders of an image; one beyond a border is left without an area."""
+    """Boxes cut at the borders of an image; a box outside the image is left without an area.
+
+    Args:
+        boxes: ``(..., 4)``.
+        width: of the image.
+        height: of the image.
+
+    Returns:
+        ``(..., 4)`` in the type of the boxes.
+
+    Example:
+        >>> clip_boxes(torch.tensor([-1.0, 2.0, 9.0, 9.0]), width=7, height=5)
+        tensor([0., 2., 7., 5.])
+    """
     limits = boxes.new_tensor([width, height, width, height])
     return torch.minimum(boxes.clamp_min(0), limits)
 
 
 def box_areas(boxes: Tensor) -> Tensor:
-    """Area in square pixels, ``(..., 4)`` -> ``(...)``; zero for a box that is turned inside out."""
+    """Areas in square pixels.
+
+    Args:
+        boxes: ``(..., 4)``.
+
+    Returns:
+        ``(...)``; zero for a box whose corners are in the wrong order.
+
+    Example:
+        >>> box_areas(torch.tensor([[0, 0, 3, 2], [5, 0, 3, 2]]))
+        tensor([6, 0])
+    """
     return (boxes[..., 2] - boxes[..., 0]).clamp_min(0) * (boxes[..., 3] - boxes[..., 1]).clamp_min(0)
 
 
 def _scale(boxes: Tensor, x: float, y: float) -> Tensor:
-    # The factors as float64: a factor rounded to float32 would move whole-image boxes off the border.
+    # The factors are float64: a factor rounded to float32 would move the box of a whole image off the border.
     factors = torch.tensor([x, y, x, y], dtype=torch.float64, device=boxes.device)
     return (boxes * factors).to(boxes.dtype)
 

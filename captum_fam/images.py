@@ -1,9 +1,8 @@
-"""Image files to tensors and back: reading with care, preprocessing, un-normalizing."""
+"""Image files to tensors and back: reading with care, normalizing, and undoing that for display."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +46,7 @@ def read_image(path: str | Path) -> Image.Image:
 
 
 def find_images(folder: str | Path) -> list[Path]:
-    """The image files directly in a folder, by suffix, sorted by name; hidden ones are left out."""
+    """The image files directly in a folder, by suffix, sorted by name; hidden files are left out."""
     return sorted(
         path
         for path in Path(folder).iterdir()
@@ -55,28 +54,41 @@ def find_images(folder: str | Path) -> list[Path]:
     )
 
 
-@dataclass(frozen=True)
-class Preprocessing:
-    """From an image to what a model takes: squashed to a square, in [0, 1], less the mean, over the deviation.
+def image_to_tensor(image: Image.Image) -> Tensor:
+    """The pixels of an RGB image in [0, 1]: float32 ``(3, H, W)``.
 
-    Squashing keeps all of the image in sight, where a center crop cuts off what may be the answer; a position in
-    the square is the same relative position in the image.
-
-    Attributes:
-        size: side of the square in pixels.
-        mean: of the RGB channels, for values in [0, 1].
-        std: standard deviation of the RGB channels.
+    Example:
+        >>> image_to_tensor(Image.new("RGB", (40, 30), (255, 0, 51)))[:, 0, 0]
+        tensor([1.0000, 0.0000, 0.2000])
     """
+    # Copied, because PIL lends its pixels for reading only.
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
 
-    size: int = 224
-    mean: tuple[float, ...] = IMAGENET_MEAN
-    std: tuple[float, ...] = IMAGENET_STD
 
-    def __call__(self, image: Image.Image) -> Tensor:
-        """An RGB image as a normalized tensor ``(3, size, size)``."""
-        square = image.resize((self.size, self.size), Image.Resampling.BILINEAR)
-        pixels = torch.from_numpy(np.asarray(square, dtype=np.float32) / 255).permute(2, 0, 1)
-        return (pixels - _by_channel(self.mean, pixels)) / _by_channel(self.std, pixels)
+def normalize(images: Tensor, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD) -> Tensor:
+    """Images in [0, 1] to what a model takes, ``(images - mean) / std``: ``(..., C, H, W)`` to the same shape.
+
+    Args:
+        images: floating point.
+        mean: one number per channel. Default: of ImageNet.
+        std: one number per channel. Default: of ImageNet.
+    """
+    return (images - _by_channel(mean, images)) / _by_channel(std, images)
+
+
+def normalize_bytes(
+    images: Tensor, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD
+) -> Tensor:
+    """Pixels in 0 to 255 to what a model takes: uint8 ``(..., C, H, W)`` to float32 of the same shape.
+
+    Args:
+        images: uint8, on any device.
+        mean: one number per channel, of images in [0, 1]. Default: of ImageNet.
+        std: one number per channel, of images in [0, 1]. Default: of ImageNet.
+    """
+    pixels = images.float()
+    # In place: a whole data set at once is normalized on the GPU.
+    return pixels.div_(255).sub_(_by_channel(mean, pixels)).div_(_by_channel(std, pixels))
 
 
 def unnormalize(images: Tensor, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD) -> Tensor:

@@ -28,7 +28,7 @@ _CONVOLUTIONS: dict[int, type[nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.C
 _SIZES = {1: (9,), 2: (7, 5), 3: (4, 3, 5)}
 
 # The tests that --perturb-products is for: those of the maps and what they are made of.
-_OF_MAPS = ("attr", "test_functional.py", "test_similarity.py")
+_OF_MAPS = ("attr", "similarity", "test_functional.py", "test_rounding.py")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

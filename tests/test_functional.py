@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from captum_fam import functional as F
-from captum_fam.rounding import drop_rounding
 from tests import reference
 from tests.perturbed_products import PerturbedProducts
 
@@ -29,6 +28,18 @@ def close(actual: Tensor, expected: object, rtol: float = 1e-12) -> None:
 
 
 # A support shared by the batch, or one per query
+
+
+def test_each_support_comes_alone_whether_shared_or_not() -> None:
+    shared, each = torch.rand(4, 5), torch.rand(3, 4, 5)
+    assert [rows.tolist() for rows in F.each_support(shared)] == shared.tolist()
+    assert [rows.tolist() for rows in F.each_support(each)] == each.transpose(0, 1).tolist()
+
+
+def test_products_of_lengths_by_hand() -> None:
+    query, support = tensor([3, 4], [0, 0]), tensor([5, 12], [0, 2])
+    close(F.products_of_lengths(query, support), [[65, 10], [0, 0]])
+    close(F.products_of_lengths(query, support.repeat(2, 1, 1)), [[65, 10], [0, 0]])
 
 
 def test_per_query_supports_that_are_all_alike_equal_a_shared_support() -> None:
@@ -272,34 +283,6 @@ def test_rounding_grows_with_the_root_of_the_count_and_leaves_real_contributions
     close(F.rounding(torch.tensor([0.0, 16.0, 64.0], dtype=DOUBLE), DOUBLE), [4 * 2**-52, 6 * 2**-52, 8 * 2**-52])
     assert F.rounding_of_supports(4000, torch.float32) < 1e-4
     assert F.rounding_of_supports(4000, torch.float64) < 1e-9
-
-
-def test_a_row_is_dropped_where_its_largest_contribution_is_within_the_largest_noise() -> None:
-    query = tensor([1, 10], [1, 10], [1, 10], [0, 0])
-    contributions = tensor([1e-9, 3e-9], [1e-9, 5e-9], [0, 0], [1, 1])
-    noise = tensor([4e-9, 1e-12], [4e-9, 1e-12], [1, 1], [1e-9, 1e-9])
-    actual = drop_rounding(
-        contributions, query, are_weights=False, bound=torch.ones(4, 1).double(), noise=lambda: noise
-    )
-    assert actual.tolist() == [[0, 0], [1e-9, 5e-9], [0, 0], [1, 1]]
-
-
-def test_a_row_above_the_bound_is_not_looked_at() -> None:
-    def noise() -> Tensor:
-        raise AssertionError("no closer look is due")
-
-    contributions = tensor([1e-3, 1.0], [0, 0])
-    actual = drop_rounding(
-        contributions, torch.ones(2, 2), are_weights=False, bound=tensor([1e-2], [1e-2]), noise=noise
-    )
-    assert actual is contributions
-
-
-def test_weights_of_features_that_the_query_lacks_are_kept() -> None:
-    query, weights = tensor([1, 0], [1, 0]), tensor([1e-17, 1.0], [1e-17, 1e-17])
-    noise = torch.full((2, 2), 1e-15, dtype=DOUBLE)
-    actual = drop_rounding(weights, query, are_weights=True, bound=tensor([1], [1]), noise=lambda: noise)
-    assert actual.tolist() == [[1e-17, 1.0], [0, 0]]
 
 
 def test_the_first_of_tied_scores_is_the_largest() -> None:

@@ -7,7 +7,15 @@ import pytest
 import torch
 from PIL import Image
 
-from captum_fam.images import Preprocessing, UnreadableImageError, find_images, read_image
+from captum_fam.images import (
+    UnreadableImageError,
+    find_images,
+    image_to_tensor,
+    normalize,
+    normalize_bytes,
+    read_image,
+    unnormalize,
+)
 
 RED_OVER_BLUE = Image.fromarray(np.repeat([[[255, 0, 0]], [[0, 0, 255]]], 2, axis=0).astype(np.uint8).repeat(6, axis=1))
 
@@ -68,16 +76,18 @@ def test_images_are_found_by_suffix_in_order(tmp_path: Path) -> None:
     assert [path.name for path in find_images(tmp_path)] == ["a.png", "b.JPG"]
 
 
-def test_preprocessing_squashes_and_normalizes() -> None:
-    image = Image.new("RGB", (40, 10), (255, 0, 51))
-    out = Preprocessing(size=8, mean=(0.5, 0.25, 0.0), std=(0.5, 0.25, 0.1))(image)
-    assert out.shape == (3, 8, 8)
-    torch.testing.assert_close(out[:, 4, 4], torch.tensor([1.0, -1.0, 2.0]))
-
-
-def test_squashing_keeps_what_lies_at_the_borders() -> None:
-    wide = Image.new("RGB", (80, 20))
-    wide.paste((255, 255, 255), (0, 0, 8, 20))  # a center crop would cut it off
-    out = Preprocessing(size=10, mean=(0, 0, 0), std=(1, 1, 1))(wide)
-    assert out[0, 5, 0] > 0.8
-    assert out[0, 5, 3:].max() == 0
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_bytes_and_numbers_up_to_one_are_normalized_alike(channels_last: bool) -> None:
+    image = Image.new("RGB", (4, 3), (255, 0, 51))
+    mean, std = (0.5, 0.25, 0.0), (0.5, 0.25, 0.1)
+    pixels = image_to_tensor(image)
+    assert (pixels.dtype, pixels.shape) == (torch.float32, (3, 3, 4))
+    torch.testing.assert_close(pixels[:, 1, 2], torch.tensor([1.0, 0.0, 0.2]))
+    batch = (torch.stack([pixels, pixels]) * 255).to(torch.uint8)
+    if channels_last:
+        batch = batch.contiguous(memory_format=torch.channels_last)
+    expected = torch.tensor([1.0, -1.0, 2.0]).view(3, 1, 1).expand(2, 3, 3, 4)
+    torch.testing.assert_close(normalize_bytes(batch, mean, std), expected)
+    torch.testing.assert_close(normalize(batch / 255, mean, std), expected)
+    assert batch.dtype == torch.uint8
+    torch.testing.assert_close(unnormalize(expected, mean, std), batch / 255)

@@ -1,5 +1,6 @@
-"""Captum's side of the house: layer attributions of a similarity, and the maps that know nothing of it."""
+"""Layer attributions of a similarity, the maps that know nothing of it, and their registry."""
 
+from captum_fam.attr.base import LayerCall, LayerMaps, SimilarityLayerAttribution
 from captum_fam.attr.baselines import (
     LayerCenterPrior,
     LayerEigenCAM,
@@ -7,26 +8,37 @@ from captum_fam.attr.baselines import (
     LayerRandom,
     LayerUniform,
 )
+from captum_fam.attr.details import AttributionDetails
 from captum_fam.attr.layer_correspondence import LayerCorrespondence
 from captum_fam.attr.layer_fam import LayerFAM
 from captum_fam.attr.layer_search import FoundLayer, find_layer
 from captum_fam.attr.layer_similarity_cam import LayerSimilarityCAM
 from captum_fam.attr.layer_similarity_shapley import LayerSimilarityShapley
+from captum_fam.attr.registry import METHODS, MapMethod, get_method, list_methods, register_method
 from captum_fam.attr.tokens import TokenGrid
 from captum_fam.attr.views import Views
 
 __all__ = [
+    "METHODS",
+    "AttributionDetails",
     "FoundLayer",
+    "LayerCall",
     "LayerCenterPrior",
     "LayerCorrespondence",
     "LayerEigenCAM",
     "LayerFAM",
+    "LayerMaps",
     "LayerMeanActivation",
     "LayerRandom",
     "LayerSimilarityCAM",
     "LayerSimilarityShapley",
     "LayerUniform",
+    "MapMethod",
+    "SimilarityLayerAttribution",
     "TokenGrid",
     "Views",
     "find_layer",
+    "get_method",
+    "list_methods",
+    "register_method",
 ]

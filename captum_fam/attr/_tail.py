@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
-from torch.utils.hooks import RemovableHandle
 
 from captum_fam import functional as F
+from captum_fam.attr.layer_hooks import watch_modules
 
 Step = Callable[[Tensor], Tensor]
 
@@ -27,41 +26,38 @@ class Link:
     shape: tuple[int, ...]
 
 
-class ModulesBehind:
+class ModulesBehind(AbstractContextManager["ModulesBehind"]):
     """Notes the modules that start behind a layer while the context lasts: the outermost ones, in order.
 
-    Those of the last pass through the layer are kept. torch's hooks on all modules see also what a function calls whose
-    modules nobody has a list of; of other threads they take no notice.
+    Those of the last pass through the layer are kept. All modules are watched, also those that a function calls and
+    nobody has a list of; of other threads no notice is taken.
 
     Args:
         layer: the layer.
         at_input: begin with the layer itself.
+
+    Attributes:
+        links: the modules.
     """
 
     def __init__(self, layer: nn.Module, at_input: bool) -> None:
         self.links: list[Link] = []
         self._layer = layer
         self._at_input = at_input
+        # How many modules behind the layer are running, one within the other; None before the layer.
         self._depth: int | None = None
-        self._handles: list[RemovableHandle] = []
+        self._watch = ExitStack()
 
     def __enter__(self) -> ModulesBehind:
-        self._thread = threading.get_ident()
-        self._handles = [
-            register_module_forward_pre_hook(self._enter),
-            register_module_forward_hook(self._leave),
-        ]
+        self._watch.enter_context(watch_modules(None, self._start, self._finish))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        for handle in self._handles:
-            handle.remove()
+        self._watch.close()
 
-    def _enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        if threading.get_ident() != self._thread:
-            return
+    def _start(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         if module is self._layer and self._at_input:
             self._begin()
         if self._depth is None:
@@ -70,9 +66,7 @@ class ModulesBehind:
             self.links.append(Link(module, tuple(args[0].shape[1:])))
         self._depth += 1
 
-    def _leave(self, module: nn.Module, args: tuple[Any, ...], output: object) -> None:
-        if threading.get_ident() != self._thread:
-            return
+    def _finish(self, module: nn.Module, args: tuple[Any, ...], output: object) -> None:
         if module is self._layer and not self._at_input:
             self._begin()
         elif self._depth:  # at 0 it is a module around the layer that ends
@@ -82,7 +76,7 @@ class ModulesBehind:
         self.links, self._depth = [], 0
 
 
-class Tail:
+class LayerTail:
     """From a layer's tensor to the embedding, ``(B, ...) -> (B, J)``.
 
     Args:
@@ -99,11 +93,13 @@ class Tail:
 
     def __init__(self, steps: Sequence[Step], activation: Tensor) -> None:
         self._steps = tuple(steps)
+        # One more sample of noise in the batch must not change the others: batch statistics would.
         probe = torch.randn(activation[:1].shape, generator=torch.Generator().manual_seed(0)).to(activation)
         if not _agree(self(torch.cat([activation, probe]))[:-1], self(activation), up_to_scale=False):
             raise ValueError(
                 "tail embeds a sample differently in another batch; put the model in evaluation mode: model.eval()"
             )
+        # The first step after which the images and noise are their means over the positions, if there is one.
         self._behind_mean: tuple[Step, ...] = ()
         self._shape: tuple[int, ...] = ()
         self.begins_with_mean = False
@@ -124,7 +120,7 @@ class Tail:
         return _run(self._behind_mean, means.reshape(len(means), *self._shape))
 
 
-def find_tail(links: Sequence[Link], activation: Tensor, embedding: Tensor, up_to_scale: bool) -> Tail:
+def find_tail(links: Sequence[Link], activation: Tensor, embedding: Tensor, up_to_scale: bool) -> LayerTail:
     """The tail made of the modules that ran behind a layer, where these modules are all of it.
 
     Where one takes another shape than the one before it gave, the tensor is reshaped as it was in the pass, or pooled
@@ -139,10 +135,11 @@ def find_tail(links: Sequence[Link], activation: Tensor, embedding: Tensor, up_t
     Raises:
         ValueError: if they do not make the embedding.
     """
+    # Pooling is often a function between two modules, which no hook sees: the mean is tried first, then the maximum.
     for pool in (F.global_average_pool, F.global_max_pool):
         steps = _matching_steps(links, pool, activation, embedding, up_to_scale)
         if steps is not None:
-            return Tail(steps, activation)
+            return LayerTail(steps, activation)
     names = " -> ".join(type(link.module).__name__ for link in links) or "no module"
     raise ValueError(
         f'tail="auto": what ran behind the layer ({names}) does not make the embedding of the layer\'s tensor alone, '
@@ -152,7 +149,7 @@ def find_tail(links: Sequence[Link], activation: Tensor, embedding: Tensor, up_t
     )
 
 
-def given_tail(tail: Callable[..., Any], activation: Tensor, embedding: Tensor, up_to_scale: bool) -> Tail:
+def given_tail(tail: Callable[..., Any], activation: Tensor, embedding: Tensor, up_to_scale: bool) -> LayerTail:
     """A tail that was passed by hand, held to the model's embedding.
 
     Raises:
@@ -170,7 +167,7 @@ def given_tail(tail: Callable[..., Any], activation: Tensor, embedding: Tensor, 
             "tail gives other embeddings than the model does; pass all that runs behind the layer, and nothing else"
         )
     # Children one by one show whether the first of them is a mean.
-    return Tail(list(tail) if type(tail) is nn.Sequential else [tail], activation)
+    return LayerTail(list(tail) if type(tail) is nn.Sequential else [tail], activation)
 
 
 def _matching_steps(
@@ -181,6 +178,7 @@ def _matching_steps(
     matching: list[Step] | None = None
     tensor = activation
     for link in [*links, None]:
+        # The chain up to here may be all of the tail: an auxiliary head, a dropout or a loss can come behind it.
         end = _Fit(tuple(embedding.shape[1:]), pool)
         if end.takes(tensor) and _agree(end(tensor), embedding, up_to_scale):
             matching = [*steps, end]

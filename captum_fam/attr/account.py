@@ -1,4 +1,8 @@
-"""The account of a score: which named parts of the network it comes from."""
+"""The account of a score: which named parts of the network it comes from.
+
+``score = map + class token + registers + bias + other paths + zero embedding + rest``. Every part is computed alone,
+except the rest, which is what no other part accounts for. A part that a model does not have is left out.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +12,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from captum_fam.attr._way_back import Constants
-from captum_fam.attr.positions import CLASS_TOKEN, FIRST_POSITION, NOWHERE, OTHER_PATHS, REGISTERS
+from captum_fam.attr.way_back.constants import Constants
+from captum_fam.attr.way_back.where import CLASS_TOKEN, FIRST_POSITION, NOWHERE, OTHER_PATHS, REGISTERS
 
 Biases = Literal["positions", "apart"]
 Shares = dict[str, Tensor]
@@ -58,11 +62,13 @@ def mean_of_layers(maps: Sequence[Tensor]) -> Tensor:
 
 
 def _resampling(before: int, after: int) -> Tensor:
-    """``(after, before)``, whose columns sum to one."""
+    """The matrix of one axis, ``(after, before)``; its columns sum to one, so that the sum of a map is kept."""
     if after > before:
+        # Each basis vector, interpolated: the weights that torch itself uses.
         eye = torch.eye(before, dtype=torch.float64).unsqueeze(1)
         matrix = torch.nn.functional.interpolate(eye, size=after, mode="linear", align_corners=False).squeeze(1).T
     else:
+        # The length that a fine cell and a coarse cell have in common.
         edges = torch.arange(before + 1, dtype=torch.float64) / before
         cells = torch.arange(after + 1, dtype=torch.float64) / after
         low = torch.maximum(edges[None, :-1], cells[:-1, None])
@@ -85,11 +91,13 @@ def laid_out(
     map_: Tensor | None = None
     shares: Shares = {}
 
+    # Several views and grids can have a share of the same part.
     def add(name: str, share: Tensor) -> None:
         shares[name] = shares[name] + share if name in shares else share
 
     for view, own in constants.placed:
         slots = constants.slots(view, own)
+        # What comes around the layer is no bias, wherever biases go.
         if slots[:, OTHER_PATHS].any():
             add(SLOTS[OTHER_PATHS], slots[:, OTHER_PATHS])
         if biases == "apart":
@@ -126,7 +134,7 @@ def score_in_words(score: float, zero_embedding: float | None = None) -> str:
     """``"0.731"``; of a distance ``"-3.00 = 11.0 explained + -14.0 of the zero embedding"``.
 
     Args:
-        score: less its foil.
+        score: minus the score of its foil, if it has one.
         zero_embedding: what the account starts from; None for measures that start from zero.
     """
     if zero_embedding is None:

@@ -12,15 +12,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from captum._utils.common import _format_additional_forward_args, _format_tensor_into_tuples
-from captum._utils.typing import TargetType
-from captum.log import log_usage
 from torch import Tensor, nn
 
 from captum_fam import functional as F
-from captum_fam._training_mode import warn_of_training_mode
-from captum_fam.attr._base import Maps, SimilarityLayerAttribution, outside
-from captum_fam.attr._layer_run import run_layers
+from captum_fam._arithmetic import plain_arithmetic
+from captum_fam.attr.base import LayerCall, LayerMaps, SimilarityLayerAttribution
 from captum_fam.attr.tokens import TokenGridLike
 
 
@@ -35,6 +31,8 @@ class SupportBlindAttribution(SimilarityLayerAttribution):
         token_grid: rearranges the layer's tensors into ``(B, N, *spatial)``: :class:`~captum_fam.TokenGrid`.
     """
 
+    needs_support = False
+
     def __init__(
         self,
         forward_func: Callable[..., Any],
@@ -45,46 +43,16 @@ class SupportBlindAttribution(SimilarityLayerAttribution):
     ) -> None:
         super().__init__(forward_func, layer, device_ids, token_grid=token_grid)
 
-    @log_usage()
-    def attribute(
-        self,
-        inputs: Tensor | tuple[Tensor, ...],
-        support: object = None,
-        target: TargetType = None,
-        additional_forward_args: object = None,
-        attribute_to_layer_input: bool = False,
-        relu_attributions: bool = False,
-        attr_dim_summation: bool = True,
-    ) -> Maps:
-        """Compute the map of every query.
-
-        Args:
-            inputs: queries, ``(B, C, H, W)``, or a tuple of the model's input tensors.
-            support: not looked at.
-            target: not looked at.
-            additional_forward_args: further arguments of ``forward_func``.
-            attribute_to_layer_input: take the input of the layer instead of its output.
-            relu_attributions: cut negative values of the map at zero.
-            attr_dim_summation: sum over the channels; False keeps the share of each channel.
-
-        Returns:
-            *Tensor* or *tuple[Tensor, ...]* of **attributions**, ``(B, 1, *spatial)`` of the layer, or
-            ``(B, N, *spatial)`` without summation; detached, in float32 at least. A tuple where the layer gives
-            several tensors; a list where ``layer`` is one.
-
-        Raises:
-            ValueError: for a layer that has no spatial dimension or did not run, or whose activation is not finite.
-        """
-        formatted = _format_tensor_into_tuples(inputs)
-        args = _format_additional_forward_args(additional_forward_args)
-        warn_of_training_mode(self._model, outside() + 1)
-        run = run_layers(self._model, formatted, self._layers, args, attribute_to_layer_input, self.device_ids)
-        with torch.inference_mode(False), torch.no_grad(), torch.autocast(run.embedding.device.type, enabled=False):
-            maps = [
-                tuple(self._map(F.widen(tensor), formatted[0], attr_dim_summation) for tensor in tensors)
-                for tensors in self._activations(run)
-            ]
-        return self._format(maps, relu_attributions)
+    def map_layers(self, call: LayerCall) -> LayerMaps:
+        """A map of each tensor."""
+        queries = call.inputs[0]
+        with plain_arithmetic(call.run.embedding.device):
+            return LayerMaps(
+                [
+                    tuple(self._map(F.widen(tensor), queries, call.sum_channels) for tensor in tensors)
+                    for tensors in call.activations
+                ]
+            )
 
     @abstractmethod
     def _map(self, activation: Tensor, inputs: Tensor, attr_dim_summation: bool) -> Tensor:
@@ -118,7 +86,7 @@ class LayerUniform(SupportBlindAttribution):
 
 
 class LayerCenterPrior(SupportBlindAttribution):
-    r"""A Gaussian around the middle of the image, or a box there: what photographers do. Support-blind.
+    r"""A Gaussian around the middle of the image, or a box there, where photographers put objects. Support-blind.
 
     :math:`L_p = \exp(-\|u_p - 1/2\|^2 / 2 \sigma^2)`, with u_p the center of the position in units of the sides.
 

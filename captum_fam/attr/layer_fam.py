@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 
 import torch
-from captum._utils.typing import TargetType
 from torch import Tensor, nn
 
 from captum_fam import functional as F
-from captum_fam.attr._base import Comparison, Maps, SimilarityLayerAttribution, outside
-from captum_fam.attr._layer_run import NO_WAY_BACK, LayerRun
-from captum_fam.attr._repeated import logged_attribute
+from captum_fam._arithmetic import plain_arithmetic
+from captum_fam.attr._layer_run import LayerRun
+from captum_fam.attr.base import LayerCall, LayerMaps, SimilarityLayerAttribution
 from captum_fam.attr.tokens import TokenGridLike
+from captum_fam.attr.way_back.way import NO_WAY_BACK
 from captum_fam.rounding import drop_rounding
 from captum_fam.similarity import SimilarityLike
-from captum_fam.support import plain_arithmetic
+from captum_fam.support import Comparison
 
 Weighting = Literal["paper", "weights", "contributions"]
 Normalization = Literal["minmax", "relu", "maxabs", "none", "auto"]
@@ -31,20 +30,6 @@ _NORMALIZATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "maxabs": F.maxabs,
     "none": lambda contributions: contributions,
 }
-
-
-class FAMDetails(NamedTuple):
-    """Everything :class:`LayerFAM` computed on its way to the maps.
-
-    Attributes:
-        attributions: what ``attribute`` returns.
-        contributions: C on the channels before Eq. 12, for each layer and tensor ``(B, N)``.
-        comparison: scores, classes and support weights.
-    """
-
-    attributions: Maps
-    contributions: list[tuple[Tensor, ...]]
-    comparison: Comparison
 
 
 class LayerFAM(SimilarityLayerAttribution):
@@ -90,8 +75,8 @@ class LayerFAM(SimilarityLayerAttribution):
             weights u, as in CAM; ``"contributions"``, z_n (W u)_n, which sums to the similarity less the
             bias's share.
         normalization: of the contributions over the channels: ``"minmax"`` (Eq. 12), ``"relu"`` (negative
-            ones cut, largest one), ``"maxabs"`` (largest magnitude one), ``"none"``; ``"auto"`` is ``"minmax"``, and
-            ``"none"`` for a query whose score has a foil.
+            ones cut, largest one), ``"maxabs"`` (largest magnitude one), ``"none"``; default, ``"auto"``:
+            ``"minmax"``, and ``"none"`` for a query whose score has a foil.
         support_scale: ``"paper"`` divides by \|s_k\| (Eq. 15), at least 1e-6 of the most that it can be: 1 for the
             cosine, the product of the norms for the dot product (:meth:`Similarity.bound
             <captum_fam.similarity.Similarity.bound>`); ``"none"`` does not, and contributions sum to S.
@@ -144,86 +129,21 @@ class LayerFAM(SimilarityLayerAttribution):
     def get_name(cls) -> str:
         return "Layer FAM"
 
-    @logged_attribute
-    def attribute(
-        self,
-        inputs: Tensor | tuple[Tensor, ...],
-        support: object = None,
-        target: TargetType = None,
-        additional_forward_args: object = None,
-        attribute_to_layer_input: bool = False,
-        relu_attributions: bool = False,
-        attr_dim_summation: bool = True,
-    ) -> Maps:
-        """Compute the map of every query.
+    def map_layers(self, call: LayerCall) -> LayerMaps:
+        """Eq. 15 on the embedding, Eq. 18 on the channels, Eq. 12 over the channels, Eq. 13 at the positions."""
+        with plain_arithmetic(call.run.embedding.device):
+            on_embedding = self._contributions(call.comparison)
+            contributions = self._on_channels(call.run, on_embedding, call.activations)
+            maps = []
+            for tensors, on_channels in zip(call.activations, contributions, strict=True):
+                weights = [self._normalized(c, call.comparison.with_foil) for c in on_channels]
+                pairs = zip(tensors, weights, strict=True)
+                maps.append(tuple(_weighted(activation, weight, call.sum_channels) for activation, weight in pairs))
+            self._note_support_blindness(call, contributions)
+        return LayerMaps(maps, contributions)
 
-        Args:
-            inputs: queries, ``(B, C, H, W)``, or a tuple of the model's input tensors.
-            support: what the queries are compared with, travelling outside ``additional_forward_args``
-                because Captum repeats those. Images ``(K, C, H, W)`` of one class shared by the batch;
-                ``(B, K, C, H, W)``, one set a query; embeddings ``(K, J)`` or ``(B, K, J)``; a
-                :class:`~captum_fam.SupportSet` of several classes; or a :class:`~captum_fam.MemoryBank`, of which
-                each query is compared with its own neighbors. Left out when ``forward_func`` is a
-                :class:`~captum_fam.SimilarityToSupport`.
-            target: the class to explain, in any form that Captum takes: an int, a tensor or list of B ints.
-                None: the predicted class of each query.
-            additional_forward_args: further arguments of ``forward_func``.
-            attribute_to_layer_input: explain the input of the layer instead of its output.
-            relu_attributions: cut negative values of the map at zero.
-            attr_dim_summation: sum over the channels; False keeps the weighted activation of each.
-
-        Returns:
-            *Tensor* or *tuple[Tensor, ...]* of **attributions**, ``(B, 1, *spatial)`` of the layer, or
-            ``(B, N, *spatial)`` without summation; detached, in float32 at least. A tuple where the layer
-            gives several tensors; a list where ``layer`` is one.
-
-        Raises:
-            ValueError, TypeError: for a support, layer or transform that does not fit; the message says which.
-            AssertionError: for a target that Captum refuses.
-        """
-        return self.details(
-            inputs,
-            support,
-            target,
-            additional_forward_args,
-            attribute_to_layer_input,
-            relu_attributions,
-            attr_dim_summation,
-        ).attributions
-
-    def details(
-        self,
-        inputs: Tensor | tuple[Tensor, ...],
-        support: object = None,
-        target: TargetType = None,
-        additional_forward_args: object = None,
-        attribute_to_layer_input: bool = False,
-        relu_attributions: bool = False,
-        attr_dim_summation: bool = True,
-    ) -> FAMDetails:
-        """As :meth:`attribute`, with the channel contributions, scores and classes beside the maps."""
-        tape = self._tape()
-        run, comparison = self._compare(
-            inputs, support, target, additional_forward_args, attribute_to_layer_input, **tape
-        )
-        activations = self._activations(run)
-        with plain_arithmetic(run.embedding.device):
-            contributions = self._on_channels(run, self._on_embedding(comparison), activations)
-            # Supports of a foil have negative weights.
-            with_foil = (comparison.support_weights < 0).any(1)
-            maps = [
-                tuple(self._map(a, c, with_foil, attr_dim_summation) for a, c in zip(tensors, weights, strict=True))
-                for tensors, weights in zip(activations, contributions, strict=True)
-            ]
-            blind = self._is_support_blind(activations, contributions, with_foil)
-        if blind and not self._warned:
-            self._warned = True
-            warnings.warn(
-                "more than half of a map's energy is the plain sum of activations, the same for every support: "
-                "Eq. 12 lifts contributions of both signs. Use LayerSimilarityCAM, or a foil with normalization='auto'",
-                stacklevel=outside(),
-            )
-        return FAMDetails(self._format(maps, relu_attributions), contributions, comparison)
+    def recording(self) -> dict[str, Any]:
+        return self._tape()
 
     def _tape(self) -> dict[str, Any]:
         if self.transform is None or isinstance(self.transform, Tensor):
@@ -234,8 +154,8 @@ class LayerFAM(SimilarityLayerAttribution):
             return {}
         return {"tape": True, "head": self.transform}
 
-    def _on_embedding(self, comparison: Comparison) -> Tensor:
-        """What goes back through the head: c' of Eq. 15, or the linear weights u."""
+    def _contributions(self, comparison: Comparison) -> Tensor:
+        """Eq. 15, c' on the features of the embedding; with other weightings the linear weights u. ``(B, J)``."""
         are_weights = self.weighting != "paper"
         measure = self.similarity.weights if are_weights else self.similarity.contributions
         weights = comparison.support_weights
@@ -299,26 +219,32 @@ class LayerFAM(SimilarityLayerAttribution):
             gradient = gradient * tensor
         return gradient.flatten(2).sum(2) if gradient.dim() > 2 else gradient
 
-    def _map(self, activation: Tensor, contributions: Tensor, with_foil: Tensor, attr_dim_summation: bool) -> Tensor:
-        weights = self._coefficients(contributions, with_foil)
-        if attr_dim_summation:
-            return F.activation_map(activation, weights)
-        return F.widen(activation) * weights.reshape(*weights.shape, *[1] * (activation.dim() - 2))
-
-    def _coefficients(self, contributions: Tensor, with_foil: Tensor) -> Tensor:
-        """The importance of each channel, ``(B, N)``: Eq. 12, or what stands in its place."""
+    def _normalized(self, contributions: Tensor, with_foil: Tensor) -> Tensor:
+        """Eq. 12, the importance of each channel, ``(B, N)``, or what stands in its place."""
         if self.normalization != "auto":
             return _NORMALIZATIONS[self.normalization](contributions)
         return torch.where(with_foil.unsqueeze(1), contributions, F.minmax(contributions))
 
-    def _is_support_blind(
-        self, activations: list[tuple[Tensor, ...]], contributions: list[tuple[Tensor, ...]], with_foil: Tensor
-    ) -> bool:
+    def _note_support_blindness(self, call: LayerCall, contributions: list[tuple[Tensor, ...]]) -> None:
+        """Note once, per object, where most of a map is the plain sum of activations."""
         if self._warned or self.normalization not in ("auto", "minmax"):
-            return False
-        pairs = [pair for group in zip(activations, contributions, strict=True) for pair in zip(*group, strict=True)]
+            return
+        groups = zip(call.activations, contributions, strict=True)
+        pairs = [pair for group in groups for pair in zip(*group, strict=True)]
         blind = torch.stack([F.support_blind_share(a, c) > 0.5 for a, c in pairs]).any(0)
-        return bool((blind & ~with_foil if self.normalization == "auto" else blind).any())
+        if (blind & ~call.comparison.with_foil if self.normalization == "auto" else blind).any():
+            self._warned = True
+            call.notes.append(
+                "more than half of a map's energy is the plain sum of activations, the same for every support: "
+                "Eq. 12 lifts contributions of both signs. Use LayerSimilarityCAM, or a foil with normalization='auto'"
+            )
+
+
+def _weighted(activation: Tensor, weights: Tensor, sum_channels: bool) -> Tensor:
+    """Eq. 13, the sum of activation maps weighted by channel, or each of them: ``(B, N, *spatial)``."""
+    if sum_channels:
+        return F.activation_map(activation, weights)
+    return F.widen(activation) * weights.reshape(*weights.shape, *[1] * (activation.dim() - 2))
 
 
 def _head_weight(matrix: object, cotangent: Tensor) -> Tensor:

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, get_args
+from typing import Any, get_args
 
 import torch
-from captum._utils.typing import TargetType
 from torch import Tensor, nn
 
 from captum_fam import functional as F
+from captum_fam._arithmetic import plain_arithmetic
+from captum_fam._captum import TargetType
 from captum_fam._training_mode import module_in_training_mode
-from captum_fam.attr._base import Comparison, Maps, SimilarityLayerAttribution, outside
-from captum_fam.attr._layer_run import Way
-from captum_fam.attr._repeated import logged_attribute
-from captum_fam.attr._way_back import Constants
 from captum_fam.attr.account import (
     MAP,
     NOISE,
@@ -28,37 +24,17 @@ from captum_fam.attr.account import (
     laid_out,
     resample,
 )
-from captum_fam.attr.positions import CLASS_TOKEN, REGISTERS
+from captum_fam.attr.base import LayerCall, LayerMaps, SimilarityLayerAttribution
+from captum_fam.attr.details import Maps
 from captum_fam.attr.tokens import TokenGridLike
 from captum_fam.attr.views import Views
+from captum_fam.attr.way_back.constants import Constants
+from captum_fam.attr.way_back.way import Way
+from captum_fam.attr.way_back.where import CLASS_TOKEN, REGISTERS
 from captum_fam.similarity import SimilarityLike
-from captum_fam.support import plain_arithmetic
+from captum_fam.support import Support
 
 _Account = tuple[tuple[Tensor, ...], Shares]
-
-
-class SimilarityCAMDetails(NamedTuple):
-    """Everything :class:`LayerSimilarityCAM` computed on its way to the maps.
-
-    Attributes:
-        attributions: what ``attribute`` returns.
-        convergence_delta: the sum of the attributions less the explained score, ``(B,)``; a list for a list of layers.
-        comparison: scores, classes and support weights.
-        coverage: the sum of the attributions over the explained score, ``(B,)``; NaN where the score is zero. A list
-            for a list of layers.
-        shares: named parts of the score, each ``(B,)`` and computed by itself; they add up to ``comparison.score``. A
-            list for a list of layers. ``"map"`` and ``"rest"`` (what none of the parts accounts for) are always there;
-            where they exist, ``"class token"``, ``"registers"``, ``"bias"`` (constants behind the pooling; with
-            ``biases="apart"`` all constants, a class token that is joined behind the layer among them), ``"other
-            paths"`` (what comes from the image around the layer, as through a shortcut) and ``"zero embedding"``
-            (where a distance starts from).
-    """
-
-    attributions: Maps
-    convergence_delta: Tensor | list[Tensor]
-    comparison: Comparison
-    coverage: Tensor | list[Tensor]
-    shares: Shares | list[Shares]
 
 
 class LayerSimilarityCAM(SimilarityLayerAttribution):
@@ -66,7 +42,7 @@ class LayerSimilarityCAM(SimilarityLayerAttribution):
 
     With u the linear weights of the similarity at the embedding (for the cosine, the mean unit support over
     the query's norm) and every scale of the network behind the layer held at its value in this pass (norms, deviations
-    of normalization layers, attention weights, gates: :mod:`captum_fam.attr.held_scales`), the map is
+    of normalization layers, attention weights, gates: :mod:`captum_fam.attr.way_back`), the map is
     :math:`M_p = \sum_n A_{n,p}\, \partial \langle Z', u \rangle / \partial A_{n,p}`. For average pooling and a linear
     head W this is :math:`\frac1P \sum_n (W \bar t)_n A_{n,p} / \|Z'\|`, CAM with the support in the place of the
     classifier's weights.
@@ -95,7 +71,7 @@ class LayerSimilarityCAM(SimilarityLayerAttribution):
         biases: ``"positions"`` lays the shares of biases where they act; ``"apart"`` keeps them off the map.
 
     Raises:
-        ValueError: for a measure without linear weights (a distance with ``rule="difference"``), or unknown ``biases``.
+        ValueError: for a similarity without linear weights (``EuclideanDifference``), or unknown ``biases``.
 
     Example:
         >>> cam = LayerSimilarityCAM(SimilarityToSupport(model, support, foil="others"), model.layer4)
@@ -139,7 +115,7 @@ class LayerSimilarityCAM(SimilarityLayerAttribution):
         target: TargetType = None,
         additional_forward_args: object = None,
         *,
-        support: object = None,
+        support: Support | Tensor | None = None,
     ) -> Tensor:
         """The sum of attributions less the explained score, ``(B,)``: Captum's signature, and the support.
 
@@ -154,126 +130,58 @@ class LayerSimilarityCAM(SimilarityLayerAttribution):
         Raises:
             ValueError: for attributions of another batch than the queries.
         """
-        _, comparison = self._compare(end_point, support, target, additional_forward_args, False)
+        comparison = self.run(end_point, support, target, additional_forward_args, False).comparison
         tensors = attributions if isinstance(attributions, tuple | list) else (attributions,)
         explained = comparison.explained_score
         if any(not isinstance(one, Tensor) or len(one) != len(explained) for one in tensors):
             raise ValueError(f"attributions must be tensors of a batch of {len(explained)}, as end_point is")
         return sum((one.flatten(1).sum(1) for one in tensors if isinstance(one, Tensor)), start=-explained)
 
-    @logged_attribute
-    def attribute(
-        self,
-        inputs: Tensor | tuple[Tensor, ...],
-        support: object = None,
-        target: TargetType = None,
-        additional_forward_args: object = None,
-        attribute_to_layer_input: bool = False,
-        relu_attributions: bool = False,
-        attr_dim_summation: bool = True,
-        return_convergence_delta: bool = False,
-    ) -> Maps | tuple[Maps, Tensor | list[Tensor]]:
-        """Compute the map of every query.
-
-        Args:
-            inputs: queries, ``(B, C, H, W)``, or a tuple of the model's input tensors.
-            support: as in :meth:`LayerFAM.attribute <captum_fam.LayerFAM.attribute>`.
-            target: the class to explain, in any form that Captum takes; None: the predicted class.
-            additional_forward_args: further arguments of ``forward_func``.
-            attribute_to_layer_input: explain the input of the layer instead of its output.
-            relu_attributions: cut negative values of the map at zero, after the delta was taken.
-            attr_dim_summation: sum over the channels; False keeps the share of each channel and position.
-            return_convergence_delta: also return how far the map's sum is from the explained score.
-
-        Returns:
-            *Tensor* or *tuple[Tensor, ...]* of **attributions**, ``(B, 1, *spatial)`` of the layer, or
-            ``(B, N, *spatial)`` without summation; detached, in float32 at least. A tuple where the layer
-            gives several tensors; a list where ``layer`` is one. With ``return_convergence_delta`` a pair with
-            **delta**, ``(B,)``, the sum of the attributions less the explained score; a list for a list of
-            layers.
-
-        Raises:
-            ValueError, TypeError: for a support or layer that does not fit; the message says which.
-            AssertionError: for a target that Captum refuses.
-        """
-        details = self.details(
-            inputs,
-            support,
-            target,
-            additional_forward_args,
-            attribute_to_layer_input,
-            relu_attributions,
-            attr_dim_summation,
-        )
-        if not return_convergence_delta:
-            return details.attributions
-        return details.attributions, details.convergence_delta
-
-    def details(
-        self,
-        inputs: Tensor | tuple[Tensor, ...],
-        support: object = None,
-        target: TargetType = None,
-        additional_forward_args: object = None,
-        attribute_to_layer_input: bool = False,
-        relu_attributions: bool = False,
-        attr_dim_summation: bool = True,
-    ) -> SimilarityCAMDetails:
-        """As :meth:`attribute`, with the delta, scores and classes beside the maps."""
-        run, comparison = self._compare(
-            inputs,
-            support,
-            target,
-            additional_forward_args,
-            attribute_to_layer_input,
-            tape=True,
-            places=True,
-            token_grid=self.token_grid,
-        )
-        self._passes(run)  # refuses a layer that does not fit before the work is done
-        with plain_arithmetic(run.embedding.device):
+    def map_layers(self, call: LayerCall) -> LayerMaps:
+        """The way back with scales held, from the weights of the embedding to shares of positions and named parts."""
+        self.passes_of(call.run)  # refuses a layer that does not fit before the work is done
+        comparison = call.comparison
+        with plain_arithmetic(call.run.embedding.device):
             weights = comparison.over_supports(self.similarity.weights, comparison.support_weights)
             # Of what the score is made, before a foil is taken off: rounding noise is relative to it.
             sizes = torch.maximum(comparison.similarities.abs(), comparison.explained.abs())
             magnitude = (comparison.support_weights.abs() * sizes).sum(1)
-            accounts = [self._account(way, weights, comparison, magnitude, attr_dim_summation) for way in run.ways]
+            accounts = [self._account(way, weights, call, magnitude) for way in call.run.ways]
         explained = comparison.explained_score
-        deltas = [shares[MAP] - explained for _, shares in accounts]
-        coverages = [_ratio(shares[MAP], explained) for _, shares in accounts]
-        single = isinstance(self.layer, nn.Module | str)
-        details = SimilarityCAMDetails(
-            self._format([maps for maps, _ in accounts], relu_attributions),
-            deltas[0] if single else deltas,
-            comparison,
-            coverages[0] if single else coverages,
-            accounts[0][1] if single else [shares for _, shares in accounts],
-        )
+        shares = [parts for _, parts in accounts]
+        coverages = [_ratio(parts[MAP], explained) for parts in shares]
         if not self.has_warned:
-            self._warn_of_little(accounts, coverages, magnitude, inputs)
-        return details
+            self._note_little(call, shares, coverages, magnitude)
+        return LayerMaps(
+            [maps for maps, _ in accounts],
+            convergence_deltas=[parts[MAP] - explained for parts in shares],
+            coverages=coverages,
+            shares=shares,
+        )
 
-    def _account(
-        self, way: Way, weights: Tensor, comparison: Comparison, magnitude: Tensor, attr_dim_summation: bool
-    ) -> _Account:
+    def recording(self) -> dict[str, Any]:
+        return {"tape": True, "places": True, "token_grid": self.token_grid}
+
+    def _account(self, way: Way, weights: Tensor, call: LayerCall, magnitude: Tensor) -> _Account:
         """The maps of one layer and the named parts of the score."""
         live, (pulled, constants) = way.live, way.account(weights)
-        of_views = isinstance(self._model, Views)
+        comparison, of_views = call.comparison, isinstance(self.model, Views)
         maps: list[Tensor] = []
         off_map = Constants(len(weights))
         for start, pairs in zip(live, pulled, strict=True):
             view = start.view if of_views else None
             laid_out_pairs = [[one if self.token_grid is None else self.token_grid(one) for one in p] for p in pairs]
             shares = [F.widen(gradient) * activation for gradient, activation in laid_out_pairs]
-            if attr_dim_summation:
+            if call.sum_channels:
                 shares = [share.sum(1, keepdim=True) for share in shares]
-            shares = [self._lay_back(share, view) for share in shares]
+            shares = [self.lay_back(share, view) for share in shares]
             # Views of other sizes have other grids over the same image.
             maps = [a + resample(b, tuple(a.shape[2:])) for a, b in zip(maps, shares, strict=True)] if maps else shares
             for (gradient, activation), where in zip(pairs, start.where, strict=True):
                 if self.token_grid is not None:
                     off_map.add(gradient, activation, None, None, where, start.view)
         grid = tuple(maps[0].shape[2:])
-        placed, parts = laid_out(constants, grid, self.biases, self._lay_back)
+        placed, parts = laid_out(constants, grid, self.biases, self.lay_back)
         if placed is not None:
             maps[0] = maps[0] + placed / maps[0].shape[1]
         maps = [drop_noise(map_, magnitude) for map_ in maps]
@@ -289,38 +197,32 @@ class LayerSimilarityCAM(SimilarityLayerAttribution):
         rest = comparison.score - total - sum(parts.values())
         return tuple(maps), {MAP: total, **parts, REST: rest}
 
-    def _warn_of_little(
-        self,
-        accounts: list[_Account],
-        coverages: list[Tensor],
-        magnitude: Tensor,
-        inputs: Tensor | tuple[Tensor, ...],
-    ) -> None:
-        """Warn, once per object, of a map that explains less than half of its score."""
-        for (_, shares), coverage in zip(accounts, coverages, strict=True):
-            missing = _missing(shares, magnitude)
+    def _note_little(self, call: LayerCall, shares: list[Shares], coverages: list[Tensor], magnitude: Tensor) -> None:
+        """Note, once per object, a map that explains less than half of its score."""
+        for parts, coverage in zip(shares, coverages, strict=True):
+            missing = _missing(parts, magnitude)
             worst = int(missing.argmax())
             if missing[worst] > 0.5:
                 self.has_warned = True
                 explained = float(coverage[worst])
-                words = coverage_in_words(explained, {name: float(share[worst]) for name, share in shares.items()})
-                warnings.warn(f"the map {words}. {self._better_layer(inputs, explained)}", stacklevel=outside())
+                words = coverage_in_words(explained, {name: float(share[worst]) for name, share in parts.items()})
+                call.notes.append(f"the map {words}. {self._better_layer(call.inputs, explained)}")
                 return
 
-    def _better_layer(self, inputs: Tensor | tuple[Tensor, ...], coverage: float) -> str:
+    def _better_layer(self, inputs: tuple[Tensor, ...], coverage: float) -> str:
         """Which layer explains more, in words."""
         from captum_fam.attr.layer_search import find_layer  # it measures layers by this class
 
         advice = "Choose an earlier layer, or one around what the layer is a part of"
         # Passes in training mode would move the statistics of batch norms.
-        model = self._model
-        if not isinstance(model, nn.Module) or module_in_training_mode(model) or not isinstance(inputs, Tensor):
+        model = self.model
+        if not isinstance(model, nn.Module) or module_in_training_mode(model) or len(inputs) > 1:
             return advice
         try:
-            found = find_layer(model, inputs)
+            found = find_layer(model, inputs[0])
         except ValueError:
             return advice
-        if found.coverage <= max(coverage, 0.0) + 0.05 or found.module in self._layers:
+        if found.coverage <= max(coverage, 0.0) + 0.05 or found.module in self.layers:
             return "No layer explains more"
         return f"Layer {found.name!r} explains {100 * found.coverage:.0f} % of the similarity of a query to itself"
 

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal
 
 import torch
-from captum._utils.typing import TargetType
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from captum_fam import functional as F
-from captum_fam.attr._base import Comparison, Maps, SimilarityLayerAttribution
-from captum_fam.attr._repeated import logged_attribute
+from captum_fam._arithmetic import plain_arithmetic
+from captum_fam._captum import TargetType
 from captum_fam.attr._shapley import Game, antithetic_orders, n_sets, shapley_values
-from captum_fam.attr._tail import ModulesBehind, Step, Tail, find_tail, given_tail
-from captum_fam.attr.account import MAP, REST, Shares
+from captum_fam.attr._tail import LayerTail, ModulesBehind, Step, find_tail, given_tail
+from captum_fam.attr.account import MAP, REST
+from captum_fam.attr.base import LayerCall, LayerMaps, SimilarityLayerAttribution
 from captum_fam.attr.tokens import TokenGridLike
-from captum_fam.similarity import Cosine, Similarity, SimilarityLike
-from captum_fam.support import plain_arithmetic
+from captum_fam.similarity import Cosine, SimilarityLike
+from captum_fam.support import Comparison, Support
 
 TailLike = Literal["auto"] | Callable[[Tensor], Tensor]
 
@@ -31,28 +31,6 @@ NOT_FINITE = (
     "tail gives NaN or inf for an activation with only some of its positions kept, the others being zero; where it "
     "divides by a norm or a sum, bound that from below as torch.nn.functional.normalize does"
 )
-
-
-class SimilarityShapleyDetails(NamedTuple):
-    """Everything :class:`LayerSimilarityShapley` computed on its way to the maps.
-
-    Attributes:
-        attributions: what ``attribute`` returns.
-        standard_error: of each position, ``(B, 1, *spatial)``; zero where the map is exact. It is right on average over
-            the positions; that of a single one is rough, as it comes of few orders.
-        convergence_delta: the sum of the attributions less (score - empty), ``(B,)``: rounding.
-        comparison: scores, classes and support weights.
-        coverage: the sum of the attributions over the explained score, ``(B,)``; NaN where the score is zero.
-        shares: named parts that add up to ``comparison.score``, each ``(B,)``: ``"map"``; ``"empty"``, the score with
-            no position kept; ``"rest"``, rounding.
-    """
-
-    attributions: Maps
-    standard_error: Tensor
-    convergence_delta: Tensor
-    comparison: Comparison
-    coverage: Tensor
-    shares: Shares
 
 
 class LayerSimilarityShapley(SimilarityLayerAttribution):
@@ -157,7 +135,7 @@ class LayerSimilarityShapley(SimilarityLayerAttribution):
         target: TargetType = None,
         additional_forward_args: object = None,
         *,
-        support: object = None,
+        support: Support | Tensor | None = None,
         attribute_to_layer_input: bool = False,
     ) -> Tensor:
         """The sum of attributions less v(all) - v(none), ``(B,)``: Captum's signature, and the support.
@@ -174,71 +152,27 @@ class LayerSimilarityShapley(SimilarityLayerAttribution):
         Raises:
             ValueError: for attributions of another batch than the queries.
         """
-        players, comparison = self._players(
-            end_point, support, target, additional_forward_args, attribute_to_layer_input
-        )
+        call = self.run(end_point, support, target, additional_forward_args, attribute_to_layer_input)
+        players, comparison = self._players(call), call.comparison
         count = len(comparison.query)
         if not isinstance(attributions, Tensor) or len(attributions) != count:
             raise ValueError(f"attributions must be a tensor of a batch of {count}, as end_point is")
         with torch.inference_mode(False), torch.no_grad():
             nobody = torch.zeros(1, players.count, dtype=torch.bool, device=comparison.query.device)
-            games = players.games(comparison, self.similarity, self.max_batch)
+            games = players.games(comparison, self.max_batch)
             empty = torch.cat([game.of_sets(nobody) for game in games])
             return attributions.flatten(1).sum(1) - comparison.score + empty
 
-    @logged_attribute
-    def attribute(
-        self,
-        inputs: Tensor | tuple[Tensor, ...],
-        support: object = None,
-        target: TargetType = None,
-        additional_forward_args: object = None,
-        attribute_to_layer_input: bool = False,
-        relu_attributions: bool = False,
-        return_convergence_delta: bool = False,
-    ) -> Maps | tuple[Maps, Tensor]:
-        """Compute the map of every query.
-
-        Args:
-            inputs: queries, ``(B, C, H, W)``, or a tuple of the model's input tensors.
-            support: as in :meth:`LayerFAM.attribute <captum_fam.LayerFAM.attribute>`.
-            target: the class to explain, in any form that Captum takes; None: the predicted class.
-            additional_forward_args: further arguments of ``forward_func``.
-            attribute_to_layer_input: the positions of the layer's input are the players.
-            relu_attributions: cut negative values of the map at zero, after the delta was taken.
-            return_convergence_delta: also return how far the map's sum is from v(all) - v(none).
-
-        Returns:
-            *Tensor* of **attributions**, ``(B, 1, *spatial)`` of the layer, detached, in float32 at least. With
-            ``return_convergence_delta`` a pair with **delta**, ``(B,)``.
-
-        Raises:
-            ValueError, TypeError: for a support, a layer or a tail that does not fit; the message says which.
-            AssertionError: for a target that Captum refuses.
-        """
-        details = self.details(
-            inputs, support, target, additional_forward_args, attribute_to_layer_input, relu_attributions
-        )
-        if not return_convergence_delta:
-            return details.attributions
-        return details.attributions, details.convergence_delta
-
-    def details(
-        self,
-        inputs: Tensor | tuple[Tensor, ...],
-        support: object = None,
-        target: TargetType = None,
-        additional_forward_args: object = None,
-        attribute_to_layer_input: bool = False,
-        relu_attributions: bool = False,
-    ) -> SimilarityShapleyDetails:
-        """As :meth:`attribute`, with standard errors, shares, scores and classes beside the maps."""
-        players, comparison = self._players(inputs, support, target, additional_forward_args, attribute_to_layer_input)
+    def map_layers(self, call: LayerCall) -> LayerMaps:
+        """The Shapley value of every position, in a game whose sets are run through the tail."""
+        if not call.sum_channels:
+            raise ValueError("attr_dim_summation: the players are positions, which have no shares of channels")
+        players, comparison = self._players(call), call.comparison
         total = len(comparison.query) * n_sets(players.count, self.n_permutations)
         progress = tqdm(total=total, desc=self.get_name(), unit="set", disable=not self.show_progress)
         with progress, torch.inference_mode(False), torch.no_grad():
             orders = antithetic_orders(players.count, self.n_permutations, self.seed).to(comparison.query.device)
-            games = players.games(comparison, self.similarity, self.max_batch, progress.update)
+            games = players.games(comparison, self.max_batch, progress.update)
             results = [shapley_values(game, orders) for game in games]
             maps, errors, empty, _ = (torch.stack(each) for each in zip(*results, strict=True))
             shares = {MAP: maps.sum(1), EMPTY: empty}
@@ -246,42 +180,36 @@ class LayerSimilarityShapley(SimilarityLayerAttribution):
             explained = comparison.explained_score
             coverage = (shares[MAP] / explained).masked_fill(explained == 0, torch.nan)
             shape = len(maps), 1, *players.grid
-            return SimilarityShapleyDetails(
-                self._format([(maps.view(shape),)], relu_attributions),
-                errors.view(shape),
-                -shares[REST],
-                comparison,
-                coverage,
-                shares,
+            return LayerMaps(
+                [(maps.view(shape),)],
+                convergence_deltas=[-shares[REST]],
+                coverages=[coverage],
+                shares=[shares],
+                standard_error=errors.view(shape),
             )
 
-    def _players(
-        self,
-        inputs: Tensor | tuple[Tensor, ...],
-        support: object,
-        target: TargetType,
-        additional_forward_args: object,
-        at_input: bool,
-    ) -> tuple[_Players, Comparison]:
-        """Run the model once and find what is needed to run its tail alone."""
-        layer = self._layers[0]
-        with ModulesBehind(layer, at_input) if self.tail == "auto" else nullcontext() as behind:
-            run, comparison = self._compare(inputs, support, target, additional_forward_args, at_input)
-        grids = self._activations(run)[0]
+    def watching(self, attribute_to_layer_input: bool) -> AbstractContextManager[Any]:
+        """Notes the modules behind the layer, where the tail is made of them."""
+        return ModulesBehind(self.layers[0], attribute_to_layer_input) if self.tail == "auto" else nullcontext()
+
+    def _players(self, call: LayerCall) -> _Players:
+        """What is needed to run the tail alone."""
+        grids = call.activations[0]
+        run = call.run
         tensors = [tensor for one in run.passes[0] for tensor in one.tensors]
         if len(tensors) != 1:
             raise ValueError(
-                f"layer {type(layer).__name__} gives {len(tensors)} tensors to the embedding, in views of the input or "
-                "at once; LayerSimilarityShapley plays with the positions of one: explain one view, or another layer"
+                f"layer {type(self.layers[0]).__name__} gives {len(tensors)} tensors to the embedding, in views of the "
+                "input or at once; LayerSimilarityShapley plays with the positions of one: explain one view, or "
+                "another layer"
             )
         up_to_scale = isinstance(self.similarity, Cosine)
         with torch.inference_mode(False), torch.no_grad():
-            if behind is not None:
-                tail = find_tail(behind.links, tensors[0], run.embedding, up_to_scale)
-            else:
-                assert callable(self.tail)
+            if callable(self.tail):
                 tail = given_tail(self.tail, tensors[0], run.embedding, up_to_scale)
-        return _Players(tail, tensors[0], tuple(grids[0].shape[2:]), self.token_grid), comparison
+            else:
+                tail = find_tail(call.watched.links, tensors[0], run.embedding, up_to_scale)
+        return _Players(tail, tensors[0], tuple(grids[0].shape[2:]), self.token_grid)
 
 
 class _Players:
@@ -297,7 +225,9 @@ class _Players:
         count: of the positions.
     """
 
-    def __init__(self, tail: Tail, activation: Tensor, grid: tuple[int, ...], token_grid: TokenGridLike | None) -> None:
+    def __init__(
+        self, tail: LayerTail, activation: Tensor, grid: tuple[int, ...], token_grid: TokenGridLike | None
+    ) -> None:
         self.grid = grid
         self.count = math.prod(grid)
         self._tail = tail
@@ -307,7 +237,6 @@ class _Players:
     def games(
         self,
         comparison: Comparison,
-        similarity: Similarity,
         max_batch: int,
         count: Callable[[int], object] = lambda n_sets: None,
     ) -> Iterator[Game]:
@@ -315,19 +244,18 @@ class _Players:
 
         Args:
             comparison: of the queries.
-            similarity: the model's measure.
             max_batch: how many masked activations are held at once.
             count: is told how many sets were played.
         """
         for query, activation in enumerate(self._activation.split(1)):
-            support, weights = _support_of(comparison, query)
+            support, weights = comparison.supports_of(query)
 
             def score(embedding: Tensor, support: Tensor = support, weights: Tensor = weights) -> Tensor:
                 if not embedding.isfinite().all():
                     raise ValueError(NOT_FINITE)
                 count(len(embedding))
                 with plain_arithmetic(embedding.device):
-                    return similarity.score(embedding.to(support), support) @ weights
+                    return comparison.similarity.score(embedding.to(support), support) @ weights
 
             if self._position is None and self._tail.begins_with_mean:
                 yield _GameOfMeans(self._tail, activation, score, max_batch)
@@ -346,7 +274,9 @@ class _GameOfMasks(Game):
         max_batch: how many masked activations are held at once.
     """
 
-    def __init__(self, tail: Tail, activation: Tensor, position: Tensor | None, score: Step, max_batch: int) -> None:
+    def __init__(
+        self, tail: LayerTail, activation: Tensor, position: Tensor | None, score: Step, max_batch: int
+    ) -> None:
         super().__init__(max_batch)
         self._tail = tail
         self._activation = activation
@@ -372,7 +302,7 @@ class _GameOfMeans(Game):
         max_batch: how many masked activations there is room for.
     """
 
-    def __init__(self, tail: Tail, activation: Tensor, score: Step, max_batch: int) -> None:
+    def __init__(self, tail: LayerTail, activation: Tensor, score: Step, max_batch: int) -> None:
         width, n_positions = activation[0].flatten(1).shape
         super().__init__(max(1, max_batch * width * n_positions // (width + n_positions)))
         self._terms = F.widen(activation[0]).flatten(1).T / n_positions
@@ -403,15 +333,3 @@ def _position_of_each_number(activation: Tensor, token_grid: TokenGridLike) -> T
     position = torch.full((size,), numbers.shape[1], device=activation.device)
     position[numbers] = torch.arange(numbers.shape[1], device=activation.device).expand_as(numbers)
     return position
-
-
-def _support_of(comparison: Comparison, query: int) -> tuple[Tensor, Tensor]:
-    """The supports that count for one query, ``(K, J)``, and their weights, ``(K,)``."""
-    weights = comparison.support_weights[query]
-    used = weights != 0
-    support: Sequence[Tensor] | Tensor
-    if isinstance(comparison.support, Tensor):
-        support = comparison.support if comparison.support.dim() == 2 else comparison.support[query]
-    else:
-        support = comparison.support.embeddings[comparison.support.indices[query]]
-    return support[used].to(weights), weights[used]

@@ -71,9 +71,9 @@ class TokenGrid:
         side = math.isqrt(max(count, 0))
         height, width = self.size or (side, side)
         if count < 1 or height * width != count:
-            less = "" if index is None else " and a class token"
+            beside = "" if index is None else " and a class token"
             raise ValueError(
-                f"token_grid: {total} tokens less {self.prefix_tokens} prefix tokens{less} do not fill a grid of "
+                f"token_grid: {total} tokens minus {self.prefix_tokens} prefix tokens{beside} do not fill a grid of "
                 f"{height} x {width}; pass TokenGrid(size=(h, w), prefix_tokens=...)"
             )
         return tokens[:, self.prefix_tokens :].transpose(1, 2).unflatten(2, (height, width))
@@ -107,9 +107,20 @@ class TokenHints:
             elif name.endswith(("token", "tokens", "class_embedding")):
                 if any(word in name for word in ("cls", "class", "dist")):
                     class_tokens[name] = count
-                elif any(word in name for word in ("reg", "storage")):
+                elif names_registers(name):
                     registers[name] = count
         return cls(sum(class_tokens.values()), sum(registers.values()), frozenset(queries))
+
+
+def names_registers(path: str) -> bool:
+    """Whether a parameter holds registers and no class token, by the last part of its dotted name.
+
+    Example:
+        >>> names_registers("encoder.reg_token"), names_registers("regions.cls_token")
+        (True, False)
+    """
+    name = path.rpartition(".")[2].lower()
+    return any(word in name for word in ("reg", "storage"))
 
 
 def measure_token_grid(

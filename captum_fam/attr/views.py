@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from captum_fam.attr._way_back import running_view
+from captum_fam.attr.way_back.view import running_view
 
 Transform = Callable[[Tensor], Tensor]
 ViewLike = str | tuple[Transform, Transform]

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, linear, normalize
 
+from captum_fam._files import write_all_or_nothing
+from captum_fam.experiments.fitting import fit
 from captum_fam.models.checkpoints import read_state_dict
 
 
@@ -24,18 +26,18 @@ def train_head(
 ) -> nn.Linear:
     """Train ``Linear(N, width)`` so that the cosine tells the classes apart.
 
-    A softmax over the cosines to one learned proxy a class (Zhai and Wu, BMVC 2019), by AdamW on all features at
+    A softmax over the cosines to one learned proxy per class (Zhai and Wu, BMVC 2019), by AdamW on all features at
     once.
 
     Args:
         features: pooled activations of the training classes, ``(n, N)``.
         labels: their classes, ``(n,)``, any integers.
-        width: J.
-        steps: of the optimizer.
-        learning_rate: falls to zero along a cosine.
-        weight_decay: of the optimizer.
-        temperature: of the softmax.
-        seed: of the initial weights.
+        width: J. Default: 128.
+        steps: of the optimizer. Default: 300.
+        learning_rate: falls to zero along a cosine. Default: 3e-3.
+        weight_decay: of the optimizer. Default: 1e-2.
+        temperature: of the softmax. Default: 0.1.
+        seed: of the initial weights. Default: 0.
 
     Returns:
         The head, in eval mode, with a bias as the paper's models have one.
@@ -53,20 +55,21 @@ def train_head(
     optimizer = torch.optim.AdamW([*head.parameters(), proxies], learning_rate, weight_decay=weight_decay)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     features = features.detach().float().cpu()
-    for _ in range(steps):
+
+    def loss_of(_: int) -> Tensor:
         cosines = linear(normalize(head(features), dim=1), normalize(proxies, dim=1))
-        loss = cross_entropy(cosines / temperature, target.cpu())
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
+        return cross_entropy(cosines / temperature, target.cpu())
+
+    for _ in fit(range(steps), loss_of, optimizer, schedule=schedule):
+        pass  # the steps are all there is to do
     return head.eval().requires_grad_(False)
 
 
 def save_head(head: nn.Linear, path: str | Path) -> None:
-    """Write the head's weight and bias."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    torch.save(head.state_dict(), path)
+    """Write the head's weight and bias, all of the file or nothing."""
+    path = Path(path)
+    with write_all_or_nothing(path.parent) as scratch:
+        torch.save(head.state_dict(), scratch / path.name)
 
 
 def load_head(path: str | Path) -> nn.Linear:

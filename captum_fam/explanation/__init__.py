@@ -1,13 +1,8 @@
 """Explaining queries in one call, and the result that can be drawn and saved."""
 
-from captum_fam.explanation.explainer import (
-    Explainer,
-    Explanation,
-    compare_figure,
-    explain,
-    versions,
-    write_json,
-    write_query,
-)
+from captum_fam.explanation.explainer import Explainer, explain
+from captum_fam.explanation.figure import compare_figure
+from captum_fam.explanation.result import Explanation
+from captum_fam.explanation.saving import write_query
 
-__all__ = ["Explainer", "Explanation", "compare_figure", "explain", "versions", "write_json", "write_query"]
+__all__ = ["Explainer", "Explanation", "compare_figure", "explain", "write_query"]

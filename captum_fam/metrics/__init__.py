@@ -1,113 +1,26 @@
-"""Measures of a map: functions that give a value a sample, and torchmetrics of the same that give the table's line.
+"""Measures of a map: functions that return one value per sample, and torchmetrics classes that average them.
 
-The functions need torch alone (and scipy, where boxes are drawn); the metrics need ``captum-fam[eval]``.
+A function of ``NAME.py`` has its class beside it in ``NAME_metric.py``. The functions need torch, those that draw a box
+around a map scipy too; the classes need torchmetrics (``captum-fam[eval]`` has both). Nothing is imported before it is
+used, because torchmetrics takes seconds. ``__init__.pyi`` is the list of the public names, for type checkers and here.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import ast
+import importlib
+from pathlib import Path
 
-from captum_fam.metrics.boxes import box_from_map, box_mask, centered_box
-from captum_fam.metrics.faithfulness import (
-    area_under_curve,
-    average_drop,
-    blurred,
-    increase_in_confidence,
-    masked_inputs,
-    perturbation_curve,
-)
-from captum_fam.metrics.localization import (
-    MaxBoxAccuracy,
-    area_share,
-    box_iou,
-    box_ious_by_threshold,
-    energy_lift,
-    energy_proportion,
-    max_box_accuracy,
-)
-from captum_fam.metrics.maps import find_empty, find_nan, normalize_maps, upsample
-from captum_fam.metrics.randomization import RandomizationStage, cascading_randomization
-from captum_fam.metrics.retrieval import knn_accuracy, recall_at_k
-from captum_fam.metrics.specificity import cell_mask, map_correlation, mosaic_energy, mosaic_hit, region_auroc
-from captum_fam.metrics.summary import Result, summarize
-
-if TYPE_CHECKING:
-    from captum_fam.metrics.streaming import (
-        AreaShare,
-        AverageDrop,
-        BoxIoU,
-        DeletionAUC,
-        EnergyLift,
-        EnergyProportion,
-        FewShotAccuracy,
-        IncreaseInConfidence,
-        InsertionAUC,
-        KNNAccuracy,
-        MaxBoxAccV2,
-        MaxBoxResult,
-        MosaicAUROC,
-        MosaicEnergy,
-        MosaicHit,
-        RecallAtK,
-        SupportSwap,
-    )
-
-__all__ = [
-    "AreaShare",
-    "AverageDrop",
-    "BoxIoU",
-    "DeletionAUC",
-    "EnergyLift",
-    "EnergyProportion",
-    "FewShotAccuracy",
-    "IncreaseInConfidence",
-    "InsertionAUC",
-    "KNNAccuracy",
-    "MaxBoxAccV2",
-    "MaxBoxAccuracy",
-    "MaxBoxResult",
-    "MosaicAUROC",
-    "MosaicEnergy",
-    "MosaicHit",
-    "RandomizationStage",
-    "RecallAtK",
-    "Result",
-    "SupportSwap",
-    "area_share",
-    "area_under_curve",
-    "average_drop",
-    "blurred",
-    "box_from_map",
-    "box_iou",
-    "box_ious_by_threshold",
-    "box_mask",
-    "cascading_randomization",
-    "cell_mask",
-    "centered_box",
-    "energy_lift",
-    "energy_proportion",
-    "find_empty",
-    "find_nan",
-    "increase_in_confidence",
-    "knn_accuracy",
-    "map_correlation",
-    "masked_inputs",
-    "max_box_accuracy",
-    "mosaic_energy",
-    "mosaic_hit",
-    "normalize_maps",
-    "perturbation_curve",
-    "recall_at_k",
-    "region_auroc",
-    "summarize",
-    "upsample",
-]
+_MODULES = {
+    alias.name: statement.module
+    for statement in ast.parse(Path(__file__).with_suffix(".pyi").read_text(encoding="utf-8")).body
+    if isinstance(statement, ast.ImportFrom) and statement.module is not None
+    for alias in statement.names
+}
+__all__ = sorted(_MODULES)
 
 
 def __getattr__(name: str) -> object:
-    # torchmetrics takes seconds to import, and is an extra.
-    if name not in __all__:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from captum_fam.metrics import streaming
-
-    return getattr(streaming, name)
+    return getattr(importlib.import_module(_MODULES[name]), name)

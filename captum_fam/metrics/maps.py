@@ -1,4 +1,4 @@
-"""What every measure does to a map first: to the input's size, then to a common range."""
+"""What every measure does to a map first: interpolate to the size of the input, then scale to a common range."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ Size = tuple[int, int]
 
 
 def upsample(maps: Tensor, size: Size | None = None) -> Tensor:
-    """Bilinear interpolation (``align_corners=False``): ``(B, 1, h, w)`` or ``(B, h, w)`` -> ``(B, H, W)``.
+    """Bilinear interpolation (``align_corners=False``) to the size of the input.
 
     Args:
-        maps: attributions of a layer.
-        size: height and width of the input; None keeps the maps as large as they are.
+        maps: attributions of a layer, ``(B, 1, h, w)`` or ``(B, h, w)``.
+        size: height and width H, W of the input; None (default) keeps the maps as large as they are.
 
     Returns:
         ``(B, H, W)``, detached, in float32 at least.
@@ -41,13 +41,13 @@ def upsample(maps: Tensor, size: Size | None = None) -> Tensor:
 
 
 def normalize_maps(maps: Tensor, size: Size | None = None, energy: Energy = "minmax") -> Tensor:
-    """Interpolate the maps and bring each to [0, 1], norm(up(L)) of Eq. 19.
+    """Interpolate the maps and scale each to [0, 1]: norm(up(L)) of Eq. 19 of the FAM paper (arXiv 2307.05017).
 
     Args:
         maps: ``(B, 1, h, w)`` or ``(B, h, w)``.
-        size: height and width of the input; None keeps the maps as large as they are.
-        energy: ``"minmax"``, (L - min L) / (max L - min L), the paper's; it lifts the negative evidence of a
-            signed map to energy. ``"positive"``, max(L, 0) / max L, counts none of it.
+        size: height and width of the input; None (default) keeps the maps as large as they are.
+        energy: ``"minmax"`` (default) is (L - min L) / (max L - min L) as in the paper; the zero of a signed map, and
+            weak negative evidence, then have energy. ``"positive"`` is max(L, 0) / max L: negative evidence has none.
 
     Returns:
         ``(B, H, W)``, in float32 at least. All zero where the map is :func:`empty <find_empty>`, all NaN where it
@@ -62,7 +62,7 @@ def normalize_maps(maps: Tensor, size: Size | None = None, energy: Energy = "min
         (tensor([[[0.0000, 0.2500, 1.0000]]]), tensor([[[0., 0., 1.]]]))
     """
     _check_energy(energy)
-    # The range of the largest values is larger than the largest number.
+    # max - min of very large values would overflow.
     raised = upsample(_moderate(maps), size)
     flat = raised.flatten(1)
     # A flat map comes out of the interpolation with rounding noise, which min-max would blow up.
@@ -71,7 +71,7 @@ def normalize_maps(maps: Tensor, size: Size | None = None, energy: Energy = "min
     if energy == "positive":
         low = torch.zeros_like(low)
         raised = torch.where(constant[:, None, None], high[:, None, None], raised).clamp_min(0)
-    # Nothing is left of what is divided by infinity.
+    # Division by infinity leaves zero everywhere, the value of an empty map.
     empty = constant if energy == "minmax" else high <= 0
     span = torch.where(empty | (high <= low), torch.inf, high - low)
     low = low.masked_fill(find_nan(maps), torch.nan)
@@ -79,7 +79,13 @@ def normalize_maps(maps: Tensor, size: Size | None = None, energy: Energy = "min
 
 
 def find_nan(maps: Tensor) -> Tensor:
-    """Which maps hold NaN or inf: boolean ``(B,)``.
+    """Which maps hold NaN or inf.
+
+    Args:
+        maps: ``(B, ...)``.
+
+    Returns:
+        Boolean ``(B,)``.
 
     Example:
         >>> find_nan(torch.tensor([[[1.0, 2.0]], [[1.0, torch.nan]]]))
@@ -89,10 +95,15 @@ def find_nan(maps: Tensor) -> Tensor:
 
 
 def find_empty(maps: Tensor, energy: Energy = "minmax") -> Tensor:
-    """Which maps show nothing: boolean ``(B,)``.
+    """Which maps show nothing.
 
-    For ``energy="minmax"`` these are the flat ones, whose range is within rounding (4 units in the last place) of
-    their largest magnitude; for ``"positive"`` those without a positive value.
+    Args:
+        maps: ``(B, ...)``.
+        energy: for ``"minmax"`` (default) the flat maps, whose range is within rounding (4 units in the last place) of
+            their largest magnitude; for ``"positive"`` the maps without a positive value.
+
+    Returns:
+        Boolean ``(B,)``.
 
     Raises:
         ValueError: for an unknown energy.

@@ -1,4 +1,4 @@
-"""Does the map depend on what the model has learned? Cascading randomisation of its parameters."""
+"""Does the map depend on what the model has learned? Cascading randomization of its parameters."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
-from captum_fam.metrics.specificity import map_correlation
+from captum_fam.metrics.correlation import map_correlation
 
 Model = TypeVar("Model", bound=nn.Module)
 
 
 class RandomizationStage(NamedTuple):
-    """The maps after one more module of the model was re-initialised.
+    """The maps after one more module of the model was reinitialized.
 
     Attributes:
-        layer: name of that module; it and all above it are random now.
+        layer: name of that module; the module and all above it are random at this stage.
         pearson: correlation with the map of the trained model, ``(B,)``.
         spearman: correlation of the ranks, ``(B,)``.
-        maps: ``(B, 1, h, w)``.
+        maps: of the model at this stage, ``(B, 1, h, w)``.
     """
 
     layer: str
@@ -33,25 +33,25 @@ class RandomizationStage(NamedTuple):
 def cascading_randomization(
     model: Model, explain: Callable[[Model], Tensor], layers: Sequence[str] | None = None, seed: int = 0
 ) -> list[RandomizationStage]:
-    """Re-initialise a model module by module from the top down, and compare the maps with those it gave before.
+    """Reinitialize a model module by module from the top down, and compare the maps with those it gave before.
 
     Adebayo et al., "Sanity Checks for Saliency Maps" (NeurIPS 2018). A map that stays as it was does not show what
     the model has learned; one that changes may still show something else. All is done on a copy of the model, and the
     global random state is left as it was.
 
-    A module with ``reset_parameters`` is re-initialised by it; the own parameters of any other are drawn from the
-    normal distribution with their present mean and standard deviation.
+    A module with ``reset_parameters`` is reinitialized by that method. The parameters that any other module has of its
+    own are drawn from the normal distribution with the mean and standard deviation that they have.
 
     Args:
         model: the embedding model.
-        explain: makes the maps ``(B, 1, h, w)`` of a model. Layers are to be looked up in the model it is given:
-            by name, since those of the original know nothing of the copy.
-        layers: names of the modules to re-initialise, in this order; a module brings all below it in its tree. None:
-            every module with parameters of its own, the one registered last first.
-        seed: of the new parameters.
+        explain: takes a model and returns its maps ``(B, 1, h, w)``. It must look layers up by name in the model that
+            it is given, because that is a copy.
+        layers: names of the modules to reinitialize, in this order; a module includes its submodules. None (default):
+            every module with parameters of its own, the last registered first.
+        seed: of the new parameters; default 0.
 
     Returns:
-        One stage a module.
+        One stage per module.
 
     Raises:
         ValueError: for a layer that the model does not have or that has no parameters.
@@ -89,7 +89,7 @@ def _own_parameters(module: nn.Module) -> list[nn.Parameter]:
 def _with_parameters(modules: dict[str, nn.Module], name: str) -> list[nn.Module]:
     part = [module for module in modules[name].modules() if _own_parameters(module)] if name in modules else []
     if not part:
-        raise ValueError(f"layers: {name!r} is no module with parameters of {type(modules['']).__name__}")
+        raise ValueError(f"layers: {name!r} is not a module with parameters of {type(modules['']).__name__}")
     return part
 
 

@@ -8,11 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchvision.datasets import ImageFolder
 
-from captum_fam.models.checkpoints import read_checkpoint
+from captum_fam.models.checkpoints import WeightsError, read_checkpoint
 from captum_fam.models.inert_pickle import Record
-from captum_fam.models.torchvision_models import WeightsError
 from captum_fam.support.memory_bank import MemoryBank
 
 
@@ -24,8 +22,8 @@ def read_memory_bank(path: str | Path, labels: str | Path | Tensor | Sequence[in
 
     Args:
         path: the checkpoint, such as ``lemniscate_resnet50.pth``. Nothing in it is run.
-        labels: the folder of the training images, one folder a class; or a text file with one line a class, its name
-            and its number of images, in the order of the rows; or the class index of each row.
+        labels: the folder of the training images, one folder per class; or a text file with one line per class, its
+            name and its number of images, in the order of the rows; or the class index of each row.
         options: ``k``, ``temperature``, ``similarity``, ``neighbors`` and ``backend`` of
             :class:`~captum_fam.support.memory_bank.MemoryBank`. The temperature is that of the file by default.
 
@@ -69,6 +67,9 @@ def _find_bank(checkpoint: Any, path: Path) -> tuple[Tensor, float]:
 
 def _read_labels(path: Path) -> tuple[Tensor, list[str]]:
     if path.is_dir():
+        # Imported here, because torchvision takes a second, and few callers come with a folder.
+        from torchvision.datasets import ImageFolder
+
         folder = ImageFolder(str(path))
         return torch.tensor(folder.targets), folder.classes
     if not path.is_file():

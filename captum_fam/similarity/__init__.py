@@ -1,15 +1,19 @@
-"""What a model decides with: how similar two embeddings are, and what each feature adds to it."""
+"""What a model decides with: how similar two embeddings are, and what each feature adds to that.
 
-from captum_fam.similarity.base import (
-    Bilinear,
-    Cosine,
-    Dot,
-    Euclidean,
-    Learned,
-    Mahalanobis,
-    Similarity,
+:class:`Similarity` is the guide to an own similarity, and :func:`register_similarity` gives it a name.
+"""
+
+from captum_fam.similarity.base import LinearSimilarity, Similarity
+from captum_fam.similarity.distances import Euclidean, EuclideanDifference, Mahalanobis, MahalanobisDifference
+from captum_fam.similarity.inner_products import Bilinear, Cosine, Dot
+from captum_fam.similarity.learned import Learned
+from captum_fam.similarity.registry import (
     SimilarityLike,
+    SimilarityMaker,
     get_similarity,
+    list_similarities,
+    register_similarity,
+    similarity_name,
 )
 
 __all__ = [
@@ -17,9 +21,16 @@ __all__ = [
     "Cosine",
     "Dot",
     "Euclidean",
+    "EuclideanDifference",
     "Learned",
+    "LinearSimilarity",
     "Mahalanobis",
+    "MahalanobisDifference",
     "Similarity",
     "SimilarityLike",
+    "SimilarityMaker",
     "get_similarity",
+    "list_similarities",
+    "register_similarity",
+    "similarity_name",
 ]

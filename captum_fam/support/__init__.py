@@ -1,25 +1,36 @@
-"""What queries are compared with: support sets, memory banks, and the scores against them."""
+"""What queries are compared with: the interface, support sets, memory banks, foils, and scores against them."""
 
-from captum_fam.support.support_set import (
-    Aggregate,
-    EmbeddedSupport,
-    SimilarityToSupport,
-    SupportSet,
-    as_support_set,
-    check_embedding,
-    check_embedding_sizes,
-    embed_images,
-    plain_arithmetic,
-)
+from captum_fam.support.base import Support
+from captum_fam.support.comparison import Comparison
+from captum_fam.support.foil import ContrastedSupport, FoilLike, FoilName
+from captum_fam.support.from_tensor import support_from_tensor
+from captum_fam.support.members import Members, RowMembers, SameForAll, SharedMembers
+from captum_fam.support.memory_bank import MemoryBank, Vote
+from captum_fam.support.neighbors import Neighbors
+from captum_fam.support.rows import BankRows
+from captum_fam.support.scores import Aggregate, SimilarityToSupport
+from captum_fam.support.support_per_query import SupportPerQuery
+from captum_fam.support.support_set import SupportSet
+from captum_fam.support.weighted_support import WeightedSupport
 
 __all__ = [
     "Aggregate",
-    "EmbeddedSupport",
+    "BankRows",
+    "Comparison",
+    "ContrastedSupport",
+    "FoilLike",
+    "FoilName",
+    "Members",
+    "MemoryBank",
+    "Neighbors",
+    "RowMembers",
+    "SameForAll",
+    "SharedMembers",
     "SimilarityToSupport",
+    "Support",
+    "SupportPerQuery",
     "SupportSet",
-    "as_support_set",
-    "check_embedding",
-    "check_embedding_sizes",
-    "embed_images",
-    "plain_arithmetic",
+    "Vote",
+    "WeightedSupport",
+    "support_from_tensor",
 ]

@@ -5,8 +5,7 @@ from __future__ import annotations
 import copy
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -16,16 +15,20 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from captum_fam import functional as F
-from captum_fam.embedding.batches import OnError
-from captum_fam.similarity import Cosine, Dot, SimilarityLike, get_similarity
-from captum_fam.support import bank_file as files
-from captum_fam.support import check_embedding_sizes, plain_arithmetic
+from captum_fam._arithmetic import plain_arithmetic
+from captum_fam._captum import TargetType
+from captum_fam.embedding import OnError
+from captum_fam.similarity import Similarity, SimilarityLike, get_similarity
+from captum_fam.support.bank_file import StoredBank, make_bank, read_bank, unfinished_folder, write_bank
+from captum_fam.support.base import Support
+from captum_fam.support.checks import check_embedding_sizes
+from captum_fam.support.comparison import Comparison, select_class
+from captum_fam.support.members import Members, RowMembers, SameForAll
+from captum_fam.support.rows import BankRows
+from captum_fam.support.search import Backend, ExactSearch
 
-Neighbors = Literal["predicted", "all", "vote", "within-class", "whole-class", "nearest"]
-Backend = Literal["torch", "faiss"]
+NeighborRule = Literal["predicted", "all", "vote", "within-class", "whole-class", "nearest"]
 
-# What one step of a search may hold: similarities, and a copy of the rows for measures that rescale them.
-_STEP_BYTES = 32 * 2**20
 _STEP_QUERIES = 256
 
 # What is less is zero in float32.
@@ -48,31 +51,7 @@ class Vote(NamedTuple):
     similarities: Tensor
 
 
-@dataclass(frozen=True)
-class BankSupport:
-    """The rows of a bank that stand for a class in Eq. 11, chosen for each query.
-
-    Iterating gathers the supports of one query after another, ``(K, J)``: for the whole batch at once they need
-    not fit in memory.
-
-    Attributes:
-        embeddings: the bank, ``(M, J)``.
-        indices: rows of it, ``(B, K)``.
-        weights: of each row in S, ``(B, K)``; rows sum to one, and padding weighs nothing.
-    """
-
-    embeddings: Tensor
-    indices: Tensor
-    weights: Tensor
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __iter__(self) -> Iterator[Tensor]:
-        return (self.embeddings[rows] for rows in self.indices)
-
-
-class MemoryBank:
+class MemoryBank(Support):
     """A labeled bank of embeddings that classifies by its K nearest rows, and lends them as supports.
 
     Every row within the K most similar votes for its class with the weight exp(s / temperature) (Wu et al.,
@@ -120,6 +99,8 @@ class MemoryBank:
         tensor([1])
     """
 
+    similarity: Similarity
+
     def __init__(
         self,
         embeddings: Tensor,
@@ -128,7 +109,7 @@ class MemoryBank:
         k: int = 200,
         temperature: float = 0.07,
         similarity: SimilarityLike = "cosine",
-        neighbors: Neighbors = "predicted",
+        neighbors: NeighborRule = "predicted",
         backend: Backend = "torch",
         items: Tensor | Sequence[int] | None = None,
     ) -> None:
@@ -154,12 +135,11 @@ class MemoryBank:
         self.backend = backend
         self.exclude: Tensor | None = None
         self.skipped: dict[int, str] = {}
+        self._every_class = False
         # Shared by all that read the same rows in another way.
-        self._indexes: dict[str, Any] = {}
+        self._rows = ExactSearch(self.embeddings, self.similarity, backend)
         self._check_options()
-        for block in self.embeddings.split(self._step(0)):
-            if not block.isfinite().all():
-                raise ValueError("embeddings contain NaN or inf")
+        self._rows.check_finite()
 
     def __len__(self) -> int:
         return len(self.embeddings)
@@ -175,10 +155,6 @@ class MemoryBank:
         # Captum deep-copies keyword arguments; what never changes need not be copied.
         return self
 
-    @property
-    def n_classes(self) -> int:
-        return len(self.class_names)
-
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> MemoryBank:
         """The bank on another device, or with embeddings of another floating-point type."""
         other = copy.copy(self)
@@ -187,7 +163,7 @@ class MemoryBank:
         other.labels, other.items = self.labels.to(device), self.items.to(device)
         other.similarity = copy.deepcopy(self.similarity).to(device)
         other.exclude = None if self.exclude is None else self.exclude.to(device)
-        other._indexes = {}
+        other._rows = ExactSearch(other.embeddings, other.similarity, self.backend)
         return other
 
     def using(
@@ -195,7 +171,7 @@ class MemoryBank:
         *,
         k: int | None = None,
         temperature: float | None = None,
-        neighbors: Neighbors | None = None,
+        neighbors: NeighborRule | None = None,
         exclude: Tensor | Sequence[int] | None = None,
     ) -> MemoryBank:
         """The same rows, read in another way; nothing is copied.
@@ -228,7 +204,7 @@ class MemoryBank:
         query, exclude = self._check_query(query)
         with plain_arithmetic(query.device):
             found = [
-                self._search(some, None if exclude is None else exclude[start : start + _STEP_QUERIES])
+                self._rows.search(some, self.k, None if exclude is None else exclude[start : start + _STEP_QUERIES])
                 for start, some in zip(range(0, len(query), _STEP_QUERIES), query.split(_STEP_QUERIES), strict=True)
             ]
             similarities, indices = (torch.cat(pieces) for pieces in zip(*found, strict=True))
@@ -241,38 +217,87 @@ class MemoryBank:
             noise = self._rounding(query, similarities, indices) * scores
             return Vote(F.first_largest(scores, noise), scores, indices, similarities)
 
-    def support(self, query: Tensor, target: Tensor | None = None, vote: Vote | None = None) -> BankSupport:
-        """The rows that stand for a class in Eq. 11, after ``neighbors``.
+    def support(self, query: Tensor, target: Tensor | None = None, vote: Vote | None = None) -> BankRows:
+        """The rows that stand for a class in Eq. 11, after ``neighbors``, and their weights.
 
         Args:
             query: embeddings ``(B, J)``.
-            target: the class of each query, ``(B,)``; None: the predicted one.
+            target: the class of each query, ``(B,)``; default: the predicted one.
             vote: what :meth:`classify` gave for these queries, where it is at hand.
 
         Raises:
             ValueError: if a query has no row of its class to be compared with.
         """
         vote = self.classify(query) if vote is None else vote
-        query, exclude = self._check_query(query)
         classes = vote.predicted if target is None else target
-        indices, weights = vote.neighbor_indices, torch.ones_like(vote.similarities)
         with plain_arithmetic(query.device):
-            if self.neighbors in ("within-class", "whole-class"):
-                rows = [
-                    self._rows_of_class(label, one, None if exclude is None else exclude[b])
-                    for b, (label, one) in enumerate(zip(classes.tolist(), query.split(1), strict=True))
-                ]
-                indices = pad_sequence(rows, batch_first=True)
-                weights = pad_sequence([weights.new_ones(len(row)) for row in rows], batch_first=True)
-            elif self.neighbors == "nearest":
-                indices, weights = indices[:, :1], weights[:, :1]
-            elif self.neighbors != "all":
-                member = self.labels[indices] == classes.unsqueeze(1)
-                self._check_members(member, classes)
-                if self.neighbors == "vote":
-                    weights = self._votes(vote.similarities.masked_fill(~member, -torch.inf))
-                weights = weights * member
-            return BankSupport(self.embeddings, indices, weights / weights.sum(1, keepdim=True))
+            indices, members = self._choose(query, vote, classes)
+            return BankRows(self.embeddings, indices, members.weights(classes))
+
+    def compare(self, query: Tensor, target: TargetType = None, similarity: Similarity | None = None) -> Comparison:
+        """Compare each query with the rows that stand for its class, after ``neighbors``.
+
+        The predicted class is that of the vote. A class without a row among them has the score -inf.
+
+        Raises:
+            ValueError: for queries or a similarity that do not fit the bank.
+        """
+        measure = self.measure(similarity)
+        vote = self.classify(query)
+        with plain_arithmetic(query.device):
+            classes = select_class(target, vote.predicted, self.n_classes)
+            indices, members = self._choose(query, vote, classes)
+            rows = BankRows(self.embeddings, indices, members.weights(classes))
+        return Comparison(query, rows, members, measure, self.class_names, target, vote.predicted)
+
+    @property
+    def class_counts(self) -> list[int]:
+        counts: list[int] = self.labels.bincount(minlength=self.n_classes).tolist()
+        return counts
+
+    @property
+    def per_query(self) -> bool:
+        """Whether rows are left out for each query."""
+        return self.exclude is not None
+
+    def for_queries(self, start: int, stop: int) -> MemoryBank:
+        """The bank for the queries ``start`` to ``stop - 1``, with the rows that are left out for these."""
+        return self if self.exclude is None else self.using(exclude=self.exclude[start:stop])
+
+    def for_every_class(self) -> MemoryBank:
+        """The same bank, choosing rows of every class where ``neighbors`` chooses those of one."""
+        other = copy.copy(self)
+        other._every_class = True
+        return other
+
+    def _choose(self, query: Tensor, vote: Vote, classes: Tensor) -> tuple[Tensor, Members]:
+        """The rows for each query, ``(B, K)``, and which of them stand for which class."""
+        query, exclude = self._check_query(query)
+        indices = vote.neighbor_indices
+        if self.neighbors == "all":
+            return indices, SameForAll(torch.full_like(vote.similarities, 1 / indices.shape[1]), self.n_classes)
+        if self.neighbors == "nearest":
+            return indices[:, :1], SameForAll(torch.ones_like(vote.similarities[:, :1]), self.n_classes)
+        weights = torch.ones_like(vote.similarities)
+        remedy = ""
+        if self.neighbors in ("within-class", "whole-class"):
+            every = [self._class_rows(b, one, classes, exclude) for b, one in enumerate(query.split(1))]
+            indices = pad_sequence(every, batch_first=True)
+            weights = pad_sequence([weights.new_ones(len(rows)) for rows in every], batch_first=True)
+        else:
+            remedy = f' among the {indices.shape[1]} nearest rows; use neighbors="within-class", or a larger k'
+            if self.neighbors == "vote":
+                weights = self._votes_within(self.labels[indices], vote.similarities)
+        return indices, RowMembers(self.labels[indices], weights, self.class_names, remedy)
+
+    def _class_rows(self, query: int, embedding: Tensor, classes: Tensor, exclude: Tensor | None) -> Tensor:
+        """Rows of the class of a query, or of every class that has any."""
+        own = None if exclude is None else exclude[query]
+        if not self._every_class:
+            return self._rows_of_class(int(classes[query]), embedding, own)
+        known = self.labels.unique().tolist()
+        rows = [self._rows_of_class(label, embedding, own, required=label == int(classes[query])) for label in known]
+        return torch.cat(rows)
 
     @classmethod
     def from_dataset(
@@ -290,23 +315,23 @@ class MemoryBank:
         progress: bool = True,
         **options: Any,
     ) -> MemoryBank:
-        """Embed a labeled dataset, one row an item.
+        """Embed a labeled data set, one row per item.
 
-        With a ``path`` the work survives its process: pieces are stored beside the file while it goes on, and the
-        same call takes it up where it ended, without repeating or losing an item. Once the file is there, the call
-        reads it. A few items are embedded again in either case, so that pieces of another model are noticed.
+        With a ``path`` the work survives its process: rows are stored beside the file while the work goes on, and the
+        same call goes on where the work ended, without repeating or losing an item. Once the file is there, the call
+        reads it. A few items are embedded again in either case, so that rows of another model are noticed.
 
         Args:
             model: maps a batch of images to embeddings ``(B, J)``; in evaluation mode.
             dataset: items ``(image, label)`` or ``(image, label, boxes)``, the same at every reading.
             path: a file to make, ``.safetensors``.
             class_names: C names; those of the dataset (``class_names`` or ``classes``) by default.
-            batch_size: items a batch.
+            batch_size: items per batch.
             num_workers: processes that read.
             device: where model and bank are; that of the model's parameters by default.
             on_error: ``"raise"``, or ``"skip"`` items whose image cannot be read: they are counted in a warning and
                 named in ``bank.skipped``, and ``bank.items`` says which item a row is of.
-            save_every: batches between two pieces.
+            save_every: batches between two writes.
             progress: show a progress bar.
             options: ``k``, ``temperature``, ``similarity``, ``neighbors`` and ``backend`` of the class.
 
@@ -319,7 +344,7 @@ class MemoryBank:
         path = None if path is None else Path(path)
         if device is None and isinstance(model, nn.Module):
             device = next((parameter.device for parameter in model.parameters()), None)
-        stored = files.embed_dataset(
+        stored = make_bank(
             model,
             dataset,
             path,
@@ -334,7 +359,7 @@ class MemoryBank:
         bank = cls._from_stored(stored, {**options, **({"class_names": names} if names else {})})
         if path is not None and not path.is_file():
             bank.save(path)
-            shutil.rmtree(files.piece_folder(path))
+            shutil.rmtree(unfinished_folder(path))
         if bank.skipped:
             index, reason = next(iter(bank.skipped.items()))
             warnings.warn(
@@ -357,7 +382,7 @@ class MemoryBank:
             "neighbors": self.neighbors,
         }
         tensors = {"embeddings": self.embeddings, "labels": self.labels, "items": self.items}
-        files.write(Path(path), files.Stored(tensors, {"settings": settings, "skipped": self.skipped}))
+        write_bank(Path(path), StoredBank(tensors, {"settings": settings, "skipped": self.skipped}))
 
     @classmethod
     def load(cls, path: str | Path, device: torch.device | str = "cpu", **options: Any) -> MemoryBank:
@@ -372,10 +397,10 @@ class MemoryBank:
             FileNotFoundError: if there is no such file.
             ValueError: if it is broken or no memory bank.
         """
-        return cls._from_stored(files.read(Path(path)), options).to(device)
+        return cls._from_stored(read_bank(Path(path)), options).to(device)
 
     @classmethod
-    def _from_stored(cls, stored: files.Stored, options: dict[str, Any]) -> MemoryBank:
+    def _from_stored(cls, stored: StoredBank, options: dict[str, Any]) -> MemoryBank:
         settings = {**stored.metadata.get("settings", {}), **options}
         if "similarity" in settings and settings["similarity"] is None:
             raise ValueError("similarity was an object when the bank was saved; pass it again: similarity=...")
@@ -388,75 +413,28 @@ class MemoryBank:
         # Taking off the largest first keeps what a small temperature divides from overflowing.
         return ((similarities - similarities.amax(1, keepdim=True)) / self.temperature).softmax(1)
 
+    def _votes_within(self, labels: Tensor, similarities: Tensor) -> Tensor:
+        """Weights exp(s / temperature), relative to the most similar row of the same class, ``(B, K)``."""
+        # Relative to the nearest of all, those of a far class would underflow.
+        best = similarities.new_full((len(labels), self.n_classes), -torch.inf)
+        best = best.scatter_reduce(1, labels, similarities, "amax")
+        return ((similarities - best.gather(1, labels)) / self.temperature).exp()
+
     def _rounding(self, query: Tensor, similarities: Tensor, indices: Tensor) -> Tensor:
         """Relative error of each query's votes, ``(B, 1)``, at most 1/2: a vote is never lost altogether."""
         nearest = self.embeddings[indices[:, :1]].to(query.dtype)
         magnitude = self.similarity.magnitude(query, nearest, similarities[:, :1])
         return (F.rounding_of_supports(query.shape[1], query.dtype) * magnitude / self.temperature).clamp_max(0.5)
 
-    def _search(self, query: Tensor, exclude: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The K most similar rows but those excluded: similarities and indices, ``(B, K)``."""
-        if self.backend == "faiss":
-            return self._search_faiss(query, exclude)
-        count = len(self) if exclude is None else len(self) - exclude.shape[1]
-        return self._nearest(query, min(self.k, count), None, exclude)
-
-    def _nearest(
-        self, query: Tensor, k: int, rows: Tensor | None, exclude: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """The k most similar of ``rows``, or of the whole bank, by blocks."""
-        best = query.new_empty(len(query), 0)
-        indices = torch.empty(len(query), 0, dtype=torch.int64, device=query.device)
-        step = self._step(len(query))
-        for start in range(0, len(self) if rows is None else len(rows), step):
-            block = slice(start, start + step) if rows is None else rows[start : start + step]
-            scores = self.similarity.score(*F.common_precision(query, self.embeddings[block]))
-            if exclude is not None:
-                _leave_out(scores, exclude - start)
-            top, at = scores.topk(min(k, scores.shape[1]))
-            best, indices = torch.cat([best, top], 1), torch.cat([indices, at + start], 1)
-            best, order = best.topk(min(k, best.shape[1]))
-            indices = indices.gather(1, order)
-        return best, indices if rows is None else rows[indices]
-
-    def _search_faiss(self, query: Tensor, exclude: Tensor | None) -> tuple[Tensor, Tensor]:
-        n_excluded = 0 if exclude is None else exclude.shape[1]
-        cosine = isinstance(self.similarity, Cosine)
-        wanted = F.unit(query) if cosine else query
-        found, at = self._faiss_index().search(wanted.float().cpu().numpy(), min(self.k + n_excluded, len(self)))
-        similarities, indices = torch.from_numpy(found).to(query), torch.from_numpy(at).to(query.device)
-        similarities = F.within_one(similarities) if cosine else similarities
-        if exclude is not None:
-            similarities[(indices.unsqueeze(2) == exclude.unsqueeze(1)).any(2)] = -torch.inf
-        similarities, order = similarities.topk(min(self.k, len(self) - n_excluded))
-        return similarities, indices.gather(1, order)
-
-    def _faiss_index(self) -> Any:
-        if "flat" not in self._indexes:
-            try:
-                import faiss
-            except ImportError as error:
-                raise ImportError('backend="faiss" needs FAISS: pip install "captum-fam[faiss]"') from error
-            index = faiss.IndexFlatIP(self.embeddings.shape[1])
-            for block in self.embeddings.split(self._step(0)):
-                rows = F.unit(F.widen(block)) if isinstance(self.similarity, Cosine) else block
-                index.add(rows.float().cpu().numpy())
-            self._indexes["flat"] = index
-        return self._indexes["flat"]
-
-    def _rows_of_class(self, label: int, query: Tensor, exclude: Tensor | None) -> Tensor:
+    def _rows_of_class(self, label: int, query: Tensor, exclude: Tensor | None, required: bool = True) -> Tensor:
         rows = (self.labels == label).nonzero().squeeze(1)
         if exclude is not None:
             rows = rows[~torch.isin(rows, exclude)]
-        if not len(rows):
+        if required and not len(rows):
             raise ValueError(f"support: the bank has no row of class {self._name(label)} left to compare with")
-        if self.neighbors == "whole-class":
+        if self.neighbors == "whole-class" or not len(rows):
             return rows
-        return self._nearest(query, min(self.k, len(rows)), rows)[1][0]
-
-    def _step(self, n_queries: int) -> int:
-        """Rows a block: their similarities, and a copy of them in float32 and one rescaled."""
-        return max(1, _STEP_BYTES // (4 * (n_queries + 2 * self.embeddings.shape[1])))
+        return self._rows.nearest(query, min(self.k, len(rows)), rows)[1][0]
 
     def _name(self, label: int) -> str:
         return self.class_names[label] if 0 <= label < self.n_classes else str(label)
@@ -466,12 +444,8 @@ class MemoryBank:
             raise ValueError(f"k must be at least 1, got {self.k}")
         if not self.temperature >= _LEAST_TEMPERATURE:
             raise ValueError(f"temperature must be positive, {_LEAST_TEMPERATURE} at least, got {self.temperature}")
-        if self.neighbors not in get_args(Neighbors):
-            raise ValueError(f"neighbors must be one of {', '.join(get_args(Neighbors))}, got {self.neighbors!r}")
-        if self.backend not in get_args(Backend):
-            raise ValueError(f"backend must be one of {', '.join(get_args(Backend))}, got {self.backend!r}")
-        if self.backend == "faiss" and not isinstance(self.similarity, Cosine | Dot):
-            raise ValueError(f'backend="faiss" finds by cosine or dot, not by {self.similarity}; use backend="torch"')
+        if self.neighbors not in get_args(NeighborRule):
+            raise ValueError(f"neighbors must be one of {', '.join(get_args(NeighborRule))}, got {self.neighbors!r}")
 
     def _check_query(self, query: Tensor) -> tuple[Tensor, Tensor | None]:
         """The query in the precision of the search, and the excluded rows, ``(B, E)``."""
@@ -491,20 +465,6 @@ class MemoryBank:
         if exclude.shape[1] >= len(self):
             raise ValueError(f"exclude leaves nothing of the {len(self)} rows")
         return query, exclude
-
-    def _check_members(self, member: Tensor, classes: Tensor) -> None:
-        empty = (~member.any(1)).nonzero().flatten().tolist()
-        if empty:
-            raise ValueError(
-                f"support: none of the {member.shape[1]} nearest rows of query {empty[0]} is of class "
-                f'{self._name(int(classes[empty[0]]))}; use neighbors="within-class", or a larger k'
-            )
-
-
-def _leave_out(scores: Tensor, columns: Tensor) -> None:
-    """Set those of the columns ``(B, E)`` that exist in ``scores`` to -inf."""
-    query, which = ((columns >= 0) & (columns < scores.shape[1])).nonzero(as_tuple=True)
-    scores[query, columns[query, which]] = -torch.inf
 
 
 def _whole_numbers(name: str, values: Tensor | Sequence[int], embeddings: Tensor) -> Tensor:

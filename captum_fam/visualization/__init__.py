@@ -1,14 +1,32 @@
 """Figures of similarity maps."""
 
-from captum_fam.visualization.match import (
-    MATCH_COLORS,
-    ImageLike,
-    MapFigure,
-    MapLike,
-    Scale,
-    overlay,
-    unnormalize,
-    visualize_match,
-)
+from captum_fam.images import unnormalize
+from captum_fam.visualization.colors import MATCH_COLORS, ColorScale, color_limit, color_limits
+from captum_fam.visualization.figure import MapFigure
+from captum_fam.visualization.grid import ColumnBlock, GridCell, visualize_grid
+from captum_fam.visualization.match import visualize_match
+from captum_fam.visualization.panel import draw_boxes, draw_color_bar, draw_image, draw_map, draw_outline, overlay
+from captum_fam.visualization.pixels import ImageLike, MapLike, to_map, to_rgb
 
-__all__ = ["MATCH_COLORS", "ImageLike", "MapFigure", "MapLike", "Scale", "overlay", "unnormalize", "visualize_match"]
+__all__ = [
+    "MATCH_COLORS",
+    "ColorScale",
+    "ColumnBlock",
+    "GridCell",
+    "ImageLike",
+    "MapFigure",
+    "MapLike",
+    "color_limit",
+    "color_limits",
+    "draw_boxes",
+    "draw_color_bar",
+    "draw_image",
+    "draw_map",
+    "draw_outline",
+    "overlay",
+    "to_map",
+    "to_rgb",
+    "unnormalize",
+    "visualize_grid",
+    "visualize_match",
+]

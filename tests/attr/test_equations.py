@@ -14,7 +14,14 @@ from torch import Tensor, nn
 
 from captum_fam import LayerFAM, LayerSimilarityCAM, SimilarityToSupport, SupportSet
 from captum_fam.pooling import GAP
-from captum_fam.similarity import Bilinear, Euclidean, Mahalanobis, Similarity
+from captum_fam.similarity import (
+    Bilinear,
+    Euclidean,
+    EuclideanDifference,
+    Mahalanobis,
+    MahalanobisDifference,
+    Similarity,
+)
 from tests import reference
 
 pytestmark = pytest.mark.filterwarnings("ignore:more than half of a map's energy:UserWarning")
@@ -27,12 +34,12 @@ POOLINGS = ("gap", "gmp", "lse", "gem")
 MATRIX = torch.randn(6, 6, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
 MEASURES: dict[str, Similarity] = {
     "squared-euclidean": Euclidean(squared=True),
-    "squared-euclidean/difference": Euclidean(squared=True, rule="difference"),
+    "squared-euclidean/difference": EuclideanDifference(squared=True),
     "euclidean": Euclidean(),
-    "euclidean/difference": Euclidean(rule="difference"),
+    "euclidean/difference": EuclideanDifference(),
     "bilinear": Bilinear(MATRIX),
     "mahalanobis": Mahalanobis(MATRIX @ MATRIX.T),
-    "mahalanobis/difference": Mahalanobis(MATRIX @ MATRIX.T, rule="difference"),
+    "mahalanobis/difference": MahalanobisDifference(MATRIX @ MATRIX.T),
 }
 
 
@@ -413,7 +420,7 @@ def test_a_learned_metric_is_split_by_integrated_gradients(
     torch.testing.assert_close(details.contributions[0][0], expected, rtol=1e-6, atol=1e-8)
 
 
-def test_dead_channels_get_the_top_weight_from_the_difference_rule_alone(make_net: MakeNet) -> None:
+def test_dead_channels_get_the_top_weight_from_the_difference_split_alone(make_net: MakeNet) -> None:
     net = make_net()
     with torch.no_grad():
         net.features[0].bias[[1, 4]] = -1e3
@@ -422,13 +429,13 @@ def test_dead_channels_get_the_top_weight_from_the_difference_rule_alone(make_ne
     assert dead[[1, 4]].all()
     assert not dead.all()
 
-    def weights(rule: Any) -> Tensor:
-        fam = LayerFAM(net, net.features, similarity=Euclidean(squared=True, rule=rule), transform=None)
+    def weights(similarity: Similarity) -> Tensor:
+        fam = LayerFAM(net, net.features, similarity=similarity, transform=None)
         c = fam.details(query, support).contributions[0][0][0]
         return (c - c.min()) / (c.max() - c.min())
 
-    assert weights("difference")[[1, 4]].tolist() == [1.0, 1.0]
-    assert weights("zero-baseline")[[1, 4]].max() < 1
+    assert weights(EuclideanDifference(squared=True))[[1, 4]].tolist() == [1.0, 1.0]
+    assert weights(Euclidean(squared=True))[[1, 4]].max() < 1
 
 
 # The exact map
@@ -713,18 +720,17 @@ def test_a_large_shared_support_makes_no_tensor_of_queries_by_supports_by_featur
     batch, count, features = 8, 200, 64
     net = make_net(channels=features)
     square = torch.randn(features, features, dtype=torch.float64)
-    rule: Any = "difference" if measure.endswith("/difference") else "zero-baseline"
     similarity = MEASURES.get(measure, measure)
     if measure == "bilinear":
         similarity = Bilinear(square)
     elif measure.startswith("mahalanobis"):
-        similarity = Mahalanobis(square @ square.T, rule)
+        similarity = type(MEASURES[measure])(square @ square.T)
     queries, embeddings = make_images(batch), torch.rand(count, features, dtype=torch.float64)
     support = SupportSet(embeddings, [k % classes for k in range(count)])
     methods: list[Any] = [
         LayerFAM(net, net.features, similarity=similarity, transform=transform) for transform in ("auto", None)
     ]
-    if rule == "zero-baseline":
+    if not measure.endswith("/difference"):
         methods.append(LayerFAM(net, net.features, similarity=similarity, weighting="contributions"))
         methods.append(LayerSimilarityCAM(net, net.features, similarity=similarity))
     for method in methods:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from captum_fam import LayerCorrespondence, LayerFAM, LayerSimilarityCAM, SimilarityToSupport, SupportSet, TokenGrid
-from captum_fam.similarity import Euclidean, Mahalanobis, Similarity
+from captum_fam.similarity import Euclidean, EuclideanDifference, Mahalanobis, MahalanobisDifference, Similarity
 
 pytestmark = pytest.mark.filterwarnings("ignore:more than half of a map's energy:UserWarning")
 
@@ -34,7 +34,7 @@ def refused(made: Any, message: str, *arguments: Any, error: type[Exception] = V
 
 @pytest.mark.parametrize("method", ALL)
 def test_a_missing_support_is_refused(method: Method, net: nn.Module, x: Tensor) -> None:
-    refused(method(net, net.features), r"support is missing: pass images or embeddings .* SupportSet", x)
+    refused(method(net, net.features), "support is missing: .*SupportSet", x)
     refused(method(net, net.features), "support is missing", x, target=1)
 
 
@@ -55,7 +55,7 @@ def test_a_support_given_twice_is_refused(method: Method, net: nn.Module, x: Ten
         (torch.tensor([[1.0, 2, 3, torch.inf]]), ValueError, "support contains NaN or inf"),
         (torch.zeros(4), ValueError, r"support must be images .* or embeddings .*, got shape \(4,\)"),
         (torch.ones(2, 3, 1, 1, 7, 5), ValueError, r"support has shape \(2, 3, 1, 1, 7, 5\); for inputs of shape"),
-        ("birds/", TypeError, "support must be a tensor, a SupportSet or a MemoryBank, got str"),
+        ("birds/", TypeError, "support must be a tensor or a Support .*, got str"),
         ([torch.zeros(3, 7, 5)], TypeError, "got list"),
         (np.zeros((2, 4)), TypeError, "got ndarray"),
         (1, TypeError, "got int"),
@@ -404,23 +404,25 @@ def test_unknown_choices_are_refused(
         LayerFAM(net, net.features, **options)
 
 
-NO_WEIGHTS = 'rule="difference" has contributions but no linear weights; use rule="zero-baseline"'
-
-
-@pytest.mark.parametrize("measure", [Euclidean, Mahalanobis])
+@pytest.mark.parametrize(
+    ("with_weights", "without"),
+    [
+        (Euclidean(), EuclideanDifference()),
+        (Mahalanobis(torch.eye(4)), MahalanobisDifference(torch.eye(4))),
+    ],
+)
 @pytest.mark.parametrize(
     "method", [LayerSimilarityCAM, partial(LayerFAM, weighting="weights"), partial(LayerFAM, weighting="contributions")]
 )
-def test_a_rule_without_weights_is_refused_when_a_method_that_needs_them_is_made(
-    method: Any, measure: Any, net: nn.Module, support: Tensor
+def test_a_similarity_without_weights_is_refused_when_a_method_that_needs_them_is_made(
+    method: Any, with_weights: Similarity, without: Similarity, net: nn.Module, support: Tensor
 ) -> None:
-    arguments = [torch.eye(4)] if measure is Mahalanobis else []
-    similarity = measure(*arguments, rule="difference")
-    with pytest.raises(ValueError, match=NO_WEIGHTS):
-        method(net, net.features, similarity=similarity)
-    with pytest.raises(ValueError, match=NO_WEIGHTS):
-        method(SimilarityToSupport(net, support, similarity), net.features)
-    method(net, net.features, similarity=measure(*arguments))
+    message = f"similarity {type(without).__name__} has contributions but no linear weights"
+    with pytest.raises(ValueError, match=message):
+        method(net, net.features, similarity=without)
+    with pytest.raises(ValueError, match=message):
+        method(SimilarityToSupport(net, support, without), net.features)
+    method(net, net.features, similarity=with_weights)
 
 
 def test_a_measure_of_ones_own_without_weights_is_refused_where_they_are_needed(net: nn.Module) -> None:

@@ -13,7 +13,7 @@ from captum.metrics import sensitivity_max
 from torch import Tensor, nn
 
 from captum_fam import LayerCorrespondence, LayerFAM, LayerSimilarityCAM, MemoryBank
-from captum_fam.similarity import Bilinear, Euclidean
+from captum_fam.similarity import Bilinear, EuclideanDifference
 
 pytestmark = pytest.mark.filterwarnings("ignore:more than half of a map's energy:UserWarning")
 
@@ -117,7 +117,12 @@ def test_any_class_can_be_explained(net: nn.Module, x: Tensor, bank: MemoryBank)
 def test_the_details_tell_votes_and_classes(net: nn.Module, x: Tensor, bank: MemoryBank) -> None:
     comparison = LayerFAM(net, net.features).details(x, support=bank).comparison
     vote = bank.classify(net(x).detach())
-    assert comparison.scores.equal(vote.class_scores)
+    for b, z in enumerate(net(x).detach()):
+        for label in range(C):
+            rows = [row for row in vote.neighbor_indices[b].tolist() if bank.labels[row] == label]
+            cosines = nn.functional.cosine_similarity(z[None], bank.embeddings[rows])
+            expected = cosines.mean() if rows else torch.tensor(-torch.inf)
+            assert float(comparison.scores[b, label]) == pytest.approx(float(expected), abs=1e-12)
     assert comparison.predicted.tolist() == [predicted_class(bank, z) for z in net(x).detach()]
     assert comparison.target.equal(comparison.predicted)
     assert comparison.class_names == ("ant", "bee", "cat", "dog")
@@ -147,7 +152,7 @@ def test_leave_one_out_compares_no_image_with_itself(net: nn.Module, x: Tensor) 
     assert not torch.allclose(maps[2], fam.attribute(x, support=bank)[2])
 
 
-@pytest.mark.parametrize("similarity", ["dot", "euclidean", Bilinear(torch.rand(4, 4)), Euclidean(rule="difference")])
+@pytest.mark.parametrize("similarity", ["dot", "euclidean", Bilinear(torch.rand(4, 4)), EuclideanDifference()])
 def test_other_measures_find_and_explain(net: nn.Module, x: Tensor, bank: MemoryBank, similarity: Any) -> None:
     other = MemoryBank(bank.embeddings, bank.labels, k=K, similarity=similarity)
     fam = LayerFAM(net, net.features, similarity=similarity)
@@ -194,12 +199,12 @@ def test_captums_tools_take_a_bank(net: nn.Module, x: Tensor, bank: MemoryBank) 
 
 
 def test_a_bank_of_another_measure_is_refused(net: nn.Module, x: Tensor, bank: MemoryBank) -> None:
-    with pytest.raises(ValueError, match=r"support finds its neighbors by Cosine\(\) but the map explains Dot\(\)"):
+    with pytest.raises(ValueError, match=r"similarity of the support is Cosine\(\) but the map explains Dot\(\)"):
         LayerFAM(net, net.features, similarity="dot").attribute(x, support=bank)
 
 
 def test_a_bank_of_another_model_is_refused(net: nn.Module, x: Tensor) -> None:
-    with pytest.raises(ValueError, match="support embeds to 9 features but the query to 4"):
+    with pytest.raises(ValueError, match="embeds to 9 features but the query to 4"):
         LayerFAM(net, net.features).attribute(x, support=MemoryBank(torch.rand(7, 9), [0] * 7))
 
 
@@ -211,10 +216,10 @@ def test_a_target_that_captum_refuses_is_refused(net: nn.Module, x: Tensor, bank
 def test_a_class_without_neighbors_is_no_silent_map(net: nn.Module, x: Tensor, bank: MemoryBank) -> None:
     lonely = MemoryBank(bank.embeddings, bank.labels, k=1)
     other = (lonely.classify(net(x).detach()).predicted + 1) % C
-    with pytest.raises(ValueError, match=r'none of the 1 nearest rows of query 0 .*"within-class"'):
+    with pytest.raises(ValueError, match=r'query 0 .*of class \w+ among the 1 nearest rows; .*"within-class"'):
         LayerFAM(net, net.features).attribute(x, support=lonely, target=other)
 
 
 def test_a_bank_has_no_positions_to_match(net: nn.Module, x: Tensor, bank: MemoryBank) -> None:
-    with pytest.raises(ValueError, match="no positions to match; pass its images"):
+    with pytest.raises(ValueError, match=r"support must be images .*, got a MemoryBank"):
         LayerCorrespondence(net, net.features).attribute(x, support=bank)

@@ -250,4 +250,3 @@ def test_models_and_explainers_can_be_collected(x: Tensor, support: Tensor) -> N
     del net, made, scores
     gc.collect()
     assert [ref() for ref in references] == [None] * 3
-    assert not len(bank._embedded)

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, normalize
 
-from captum_fam.attr._tail import ModulesBehind, Tail, find_tail, given_tail
+from captum_fam.attr._tail import LayerTail, ModulesBehind, find_tail, given_tail
 from captum_fam.pooling import GAP, GMP, GeM
 
 
 def found(
     model: Callable[[Tensor], Tensor], layer: nn.Module, x: Tensor, *, at_input: bool = False, up_to_scale: bool = False
-) -> tuple[Tail, Tensor]:
+) -> tuple[LayerTail, Tensor]:
     """The tail behind the layer, and the layer's tensor."""
     kept: list[Tensor] = []
     hook: Callable[..., None] = lambda module, args, output=None: kept.append(args[0] if at_input else output)  # noqa: E731

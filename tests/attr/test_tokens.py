@@ -241,7 +241,7 @@ BEHIND_THE_LAST_ATTENTION = [
 @pytest.mark.parametrize("name", BEHIND_THE_LAST_ATTENTION)
 def test_tokens_that_no_longer_reach_the_class_token_have_no_map(name: str, vit: Any) -> None:
     """After the last attention the patches decide nothing; only the class token does, which the grid drops."""
-    with pytest.raises(ValueError, match=r"the embedding does not depend on it.*one before the last attention"):
+    with pytest.raises(ValueError, match=r"layer: .*does not depend on it.*last attention"):
         LayerFAM(vit, name, token_grid=TokenGrid()).attribute(images(2, 16, 16), images(3, 16, 16))
 
 
@@ -260,7 +260,7 @@ def test_behind_the_last_attention_the_class_token_has_the_whole_account(name: s
 
 def test_attention_that_gives_its_weights_is_refused_by_name(vit: Any) -> None:
     layer = vit.encoder.layers[0].self_attention  # gives (tokens, None)
-    with pytest.raises(ValueError, match="layer MultiheadAttention gives a NoneType among its tensors"):
+    with pytest.raises(ValueError, match=r"layer MultiheadAttention .*NoneType"):
         LayerFAM(vit, layer, token_grid=TokenGrid()).attribute(images(2, 16, 16), images(3, 16, 16))
 
 
@@ -292,7 +292,7 @@ def test_the_exact_map_of_a_swin_sums_to_the_similarity(swin: Any) -> None:
 @pytest.mark.parametrize("method", ALL)
 @pytest.mark.parametrize("name", ["features.0", "features.1", "features.3", "norm"])
 def test_a_swin_without_a_grid_is_refused(name: str, method: Method, swin: Any) -> None:
-    with pytest.raises(ValueError, match="looks channels-last; pass token_grid"):
+    with pytest.raises(ValueError, match=r"channels-last.*token_grid"):
         method(swin, name).attribute(images(2, 40, 24), images(3, 40, 24))
 
 
@@ -414,16 +414,16 @@ def test_a_model_with_its_tokens_first_has_the_maps_of_one_with_its_batch_first(
 @pytest.mark.parametrize(
     ("grid", "shape", "message"),
     [
-        (TokenGrid(), (2, 16, 12), r"16 tokens less 1 prefix tokens do not fill a grid of 3 x 3; pass TokenGrid\(size"),
-        (TokenGrid(size=(3, 5)), (2, 18, 8), r"18 tokens less 1 prefix tokens do not fill a grid of 3 x 5"),
-        (TokenGrid(prefix_tokens=5), (2, 5, 8), r"5 tokens less 5 prefix tokens do not fill a grid of 0 x 0"),
-        (TokenGrid(), (2, 12), r"expected tokens \(B, T, N\) or \(B, h, w, N\), got \(2, 12\)"),
-        (TokenGrid(class_token=0), (2, 16, 8), r"class_token=0 is none of 16 tokens behind the 1 prefix tokens"),
-        (TokenGrid(class_token=16), (2, 16, 8), r"class_token=16 is none of 16 tokens behind the 1 prefix tokens"),
+        (TokenGrid(), (2, 16, 12), r"16 tokens .*1 prefix tokens .*3 x 3; pass TokenGrid\(size"),
+        (TokenGrid(size=(3, 5)), (2, 18, 8), r"18 tokens .*3 x 5"),
+        (TokenGrid(prefix_tokens=5), (2, 5, 8), r"5 tokens .*5 prefix tokens .*0 x 0"),
+        (TokenGrid(), (2, 12), r"expected tokens .*got \(2, 12\)"),
+        (TokenGrid(class_token=0), (2, 16, 8), r"class_token=0 .*16 tokens"),
+        (TokenGrid(class_token=16), (2, 16, 8), r"class_token=16 .*16 tokens"),
         (
             TokenGrid(prefix_tokens=0, class_token=4),
             (2, 8, 8),
-            r"8 tokens less 0 prefix tokens and a class token do not",
+            r"8 tokens .*and a class token",
         ),
     ],
 )
@@ -433,7 +433,7 @@ def test_tokens_that_fill_no_grid_are_refused(grid: TokenGrid, shape: tuple[int,
 
 
 def test_a_wrong_grid_is_refused_by_the_method(vit: Any) -> None:
-    with pytest.raises(ValueError, match="17 tokens less 2 prefix tokens do not fill a grid of 3 x 3"):
+    with pytest.raises(ValueError, match=r"token_grid: 17 tokens .*2 prefix tokens.*3 x 3"):
         LayerFAM(vit, vit.encoder.layers[-1].ln_1, token_grid=TokenGrid(prefix_tokens=2)).attribute(
             images(2, 16, 16), images(3, 16, 16)
         )

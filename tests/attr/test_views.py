@@ -62,7 +62,7 @@ def mirrored(net: Net) -> Callable[[Tensor], Tensor]:
 def test_several_passes_that_count_are_refused_with_the_remedies(
     method: Any, net: Net, x: Tensor, support: Tensor
 ) -> None:
-    with pytest.raises(ValueError, match=r"layer Sequential ran 2 times.*Views\(model, \[\"identity\", \"hflip\"\]\)"):
+    with pytest.raises(ValueError, match=r"Sequential ran 2 times.*Views"):
         method(mirrored(net), net.features).attribute(x, support=support)
 
 
@@ -201,5 +201,5 @@ def test_an_operation_in_place_that_the_way_back_needs_is_named(x: Tensor) -> No
             return nn.functional.relu_(self.features(images)).add_(1).mean((2, 3))
 
     net = Relu().eval()
-    with pytest.raises(ValueError, match="layer: what stands between it and the embedding overwrites a tensor"):
+    with pytest.raises(ValueError, match=r"layer: .*overwrites a tensor"):
         LayerFAM(net, net.features).attribute(x, support=torch.ones(1, 4).double())

@@ -4,8 +4,6 @@ import dataclasses
 import json
 import re
 import shutil
-import subprocess
-import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -17,14 +15,13 @@ import torch
 from PIL import Image
 from torchvision import models
 
-from captum_fam import SupportSet, TokenGrid, __version__
+from captum_fam import SupportSet, TokenGrid
 from captum_fam import explain as explain_queries
-from captum_fam.cli import main
-from captum_fam.cli.explain import read_classes
+from captum_fam.cli.image_files import find_classes
+from captum_fam.cli.main import main
 from captum_fam.explanation import compare_figure
-from captum_fam.images import Preprocessing, read_image
+from captum_fam.images import read_image
 from captum_fam.models import Conv4Net, EmbeddingModel, create_model
-from captum_fam.models.torchvision_models import load_backbone
 from captum_fam.visualization import MapFigure
 
 Explain = Callable[..., int]
@@ -59,25 +56,12 @@ def explain(folder: Path, weights: Path, monkeypatch: pytest.MonkeyPatch) -> Exp
     """``explain(*words)`` on a small network, with small images and rough figures."""
     monkeypatch.setattr(MapFigure, "_write", lambda self, target, **_: self.savefig(target, dpi=20))
     network = ["--model", "squeezenet1_1", "--weights", str(weights), "--size", "64", "--device", "cpu"]
-    return lambda *words: main(["explain", *words, *network])
+    return lambda *words: main(["explain", "--out", "out", *words, *network])
 
 
 def manifest(out: str = "out") -> dict[str, Any]:
     content: dict[str, Any] = json.loads(Path(out, "manifest.json").read_text())
     return content
-
-
-def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        main(["--version"])
-    assert caught.value.code == 0
-    assert capsys.readouterr().out == f"captum-fam {__version__}\n"
-
-
-def test_the_module_runs_as_a_program() -> None:
-    run = subprocess.run([sys.executable, "-m", "captum_fam", "explain"], capture_output=True, text=True, check=False)
-    assert run.returncode == 2
-    assert "the following arguments are required: QUERY, --support" in run.stderr
 
 
 def test_one_query_and_the_images_of_one_class(explain: Explain, capsys: pytest.CaptureFixture[str]) -> None:
@@ -99,11 +83,10 @@ def test_one_query_and_the_images_of_one_class(explain: Explain, capsys: pytest.
 
 def test_the_score_is_the_mean_cosine_of_the_images_as_the_network_sees_them(explain: Explain, weights: Path) -> None:
     assert explain("q1.png", "q2.jpg", "--support", "birds/jay/") == 0
-    backbone = load_backbone("squeezenet1_1", weights)
-    prepare = Preprocessing(64, backbone.mean, backbone.std)
+    net = dataclasses.replace(create_model("squeezenet1_1", weights), size=64)
     with torch.no_grad():
         queries, supports = (
-            backbone.model(torch.stack([prepare(read_image(path)) for path in paths]))
+            net.model(torch.stack([net.preprocess(read_image(path)) for path in paths]))
             for paths in (["q1.png", "q2.jpg"], ["birds/jay/0.png", "birds/jay/1.png"])
         )
     expected = torch.nn.functional.cosine_similarity(queries[:, None], supports[None], dim=2).mean(1)
@@ -114,14 +97,14 @@ def test_the_score_is_the_mean_cosine_of_the_images_as_the_network_sees_them(exp
 @pytest.mark.parametrize("foil", [[], ["others"], ["runner-up"], ["birds/crow/0.png"], ["birds/crow", "birds/wren"]])
 def test_a_folder_of_class_folders_explains_the_predicted_class(foil: list[str], explain: Explain) -> None:
     words = ["--foil", *foil] if foil else []
-    assert explain("q1.png", "--support", "birds", *words, "--method", "fam", "similarity-cam", "grad-cam") == 0
+    assert explain("q1.png", "--support", "birds", *words, "--methods", "fam,similarity-cam,grad-cam") == 0
     content = manifest()
     (query,) = content["queries"]
     assert list(query["scores"]) == ["crow", "jay", "wren"]
     assert query["target"] == query["predicted"] == max(query["scores"], key=query["scores"].__getitem__)
     assert set(query["methods"]) == {"fam", "similarity-cam", "grad-cam"}
     assert abs(query["methods"]["similarity-cam"]["convergence_delta"]) < 1e-5
-    assert content["methods"] == ["fam", "similarity-cam", "grad-cam"]
+    assert list(content["options"]) == ["fam", "similarity-cam", "grad-cam"]
     arrays = np.load("out/q1.npz")
     score = query["scores"][query["target"]]
     np.testing.assert_allclose(arrays["similarity-cam.layer"].sum(), score, atol=1e-5)
@@ -132,7 +115,7 @@ def test_the_line_the_manifest_and_the_figure_say_what_a_map_explains(
     foil: list[str], explain: Explain, capsys: pytest.CaptureFixture[str]
 ) -> None:
     methods = ["grad-cam", "similarity-cam", "fam", "uniform"]
-    assert explain("q1.png", "q2.jpg", "--support", "birds", *foil, "--method", *methods) == 0
+    assert explain("q1.png", "q2.jpg", "--support", "birds", *foil, "--methods", ",".join(methods)) == 0
     lines = capsys.readouterr().out.splitlines()
     for line, query in zip(lines[:-1], manifest()["queries"], strict=True):
         score = f"{query['scores'][query['target']]:#.3g}"
@@ -158,7 +141,7 @@ def test_the_line_the_manifest_and_the_figure_say_what_a_map_explains(
 def test_the_line_of_a_distance_has_the_numbers_of_its_map(
     explain: Explain, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["q1.png", "--support", "birds/jay", "--similarity", "euclidean", "--method", "fam", "similarity-cam"]
+    words = ["q1.png", "--support", "birds/jay", "--similarity", "euclidean", "--methods", "fam,similarity-cam"]
     assert explain(*words) == 0
     (query,) = manifest()["queries"]
     shares = query["methods"]["similarity-cam"]["shares"]
@@ -173,7 +156,7 @@ def test_the_line_of_a_distance_has_the_numbers_of_its_map(
 
 
 def test_a_map_that_is_only_noise_is_zero_and_said_to_be(explain: Explain, capsys: pytest.CaptureFixture[str]) -> None:
-    assert explain("q1.png", "--support", "q1.png", "--method", "grad-cam", "similarity-cam") == 0
+    assert explain("q1.png", "--support", "q1.png", "--methods", "grad-cam,similarity-cam") == 0
     said = "similarity-cam explains 100 % of the score | grad-cam is zero everywhere"
     assert f"q1.png: support 1.00 ({said}) ->" in capsys.readouterr().out
     assert not np.load("out/q1.npz")["grad-cam"].any()
@@ -209,7 +192,7 @@ def test_another_class_can_be_explained_by_name_or_number(target: str, explain: 
 
 def test_every_method_and_similarity_can_be_named(explain: Explain) -> None:
     methods = ["correspondence", "mean-activation", "grad-cam", "similarity-cam", "fam"]
-    assert explain("q1.png", "--support", "birds", "--method", *methods, "--similarity", "euclidean") == 0
+    assert explain("q1.png", "--support", "birds", "--methods", ",".join(methods), "--similarity", "euclidean") == 0
     assert list(manifest()["queries"][0]["methods"]) == methods
     assert all(Path("out", f"q1.{method}.png").is_file() for method in methods)
 
@@ -221,9 +204,9 @@ def test_the_manifest_says_how_the_result_was_made(explain: Explain, weights: Pa
     assert content["layer"] == "features.10"
     assert content["weights"]["file"] == str(weights)
     assert len(content["weights"]["sha256"]) == 64
-    assert content["similarity"] == "cosine"
-    assert content["support"] == {"jay": ["birds/jay/0.png", "birds/jay/1.png"]}
-    assert content["foil"] == {"wren": ["birds/wren/0.png", "birds/wren/1.png"]}
+    assert content["similarity"] == "Cosine()"
+    assert content["support_files"] == {"jay": ["birds/jay/0.png", "birds/jay/1.png"]}
+    assert content["foil_files"] == {"wren": ["birds/wren/0.png", "birds/wren/1.png"]}
     assert content["preprocessing"]["size"] == 64
     assert content["queries"][0]["methods"]["fam"]["map_size"] == [64, 64]
     assert set(content["versions"]) == {"captum-fam", "captum", "torch", "python"}
@@ -297,7 +280,7 @@ def test_batches_change_nothing(explain: Explain) -> None:
         (["q1.png", "--support", "birds", "--target", "wrem"], "--target wrem is none of the 3 classes .*such as wren"),
         (["q1.png", "--support", "birds", "--target", "3"], "--target 3 is none"),
         (["q1.png", "--support", "birds", "--similarity", "cosin"], "similarity must be one of cosine, dot"),
-        (["q1.png", "--support", "birds", "--layer", "layer4"], "'layer4' is no module of squeezenet1_1"),
+        (["q1.png", "--support", "birds", "--layer", "layer4"], "layer 'layer4' is no"),
         (["q1.png", "--support", "birds", "--out", "q2.jpg"], "q2.jpg"),
     ],
 )
@@ -319,8 +302,8 @@ def test_options_that_cannot_be_followed_get_one_line_and_code_2(
     [
         [],
         ["explain", "q1.png"],
-        ["explain", "q1.png", "--support", "birds", "--method", "gradcam"],
-        ["explain", "q1.png", "--support", "birds", "--size", "8"],
+        ["explain", "q1.png", "--support", "birds", "--methods", "gradcam"],
+        ["explain", "q1.png", "--support", "birds", "--size", "0"],
         ["evaluate", "retrieval", "--model", "conv4", "--data", "scenes:9", "--size", "0"],
         ["evaluate", "mosaic", "--model", "conv4", "--data", "scenes:9", "--cell", "0"],
         ["evaluate", "few-shot", "--model", "conv4", "--data", "scenes:9", "--batch-size", "0"],
@@ -353,7 +336,7 @@ def conv4net(tmp_path: Path) -> Path:
 
 def test_a_network_of_the_paper_is_explained_as_it_was_trained(folder: Path, conv4net: Path) -> None:
     words = ["--model", "conv4net", "--weights", str(conv4net), "--device", "cpu"]
-    assert main(["explain", "q1.png", "--support", "birds/jay", *words]) == 0
+    assert main(["explain", "--out", "out", "q1.png", "--support", "birds/jay", *words]) == 0
     net = create_model("conv4net", conv4net)
     with torch.no_grad():
         query, *supports = (
@@ -383,12 +366,12 @@ def test_a_network_decides_by_its_own_similarity_unless_told(
     def euclidean(*arguments: Any, **options: Any) -> EmbeddingModel:
         return dataclasses.replace(create_model(*arguments, **options), similarity="euclidean")
 
-    monkeypatch.setattr("captum_fam.cli.explain.create_model", euclidean)
+    monkeypatch.setattr("captum_fam.cli.loading.create_model", euclidean)
     words = ["explain", "q1.png", "--support", "birds/jay", "--model", "conv4net", "--weights", str(conv4net)]
     assert main([*words, "--out", "own"]) == main([*words, "--similarity", "cosine", "--out", "told"]) == 0
-    assert manifest("own")["similarity"] == "euclidean"
+    assert manifest("own")["similarity"].startswith("Euclidean(")
     assert manifest("own")["queries"][0]["scores"]["jay"] < 0 < manifest("told")["queries"][0]["scores"]["jay"]
-    assert manifest("told")["similarity"] == "cosine"
+    assert manifest("told")["similarity"] == "Cosine()"
 
 
 def test_a_network_of_the_paper_needs_a_file_of_its_weights(
@@ -413,7 +396,10 @@ def test_a_head_with_an_l2_norm_is_part_of_the_explanation(folder: Path) -> None
     state["head.bias"].zero_()  # its share of the score has no place in a map
     torch.save(state, "npid.pth")
     words = ["--model", "npid_resnet18", "--weights", "npid.pth", "--size", "96", "--device", "cpu"]
-    assert main(["explain", "q1.png", "--support", "birds/jay", "--method", "similarity-cam", *words]) == 0
+    assert (
+        main(["explain", "--out", "out", "q1.png", "--support", "birds/jay", "--methods", "similarity-cam", *words])
+        == 0
+    )
     (query,) = manifest()["queries"]
     assert query["methods"]["similarity-cam"]["layer_size"] == [3, 3]
     assert abs(query["methods"]["similarity-cam"]["convergence_delta"]) < 1e-5
@@ -423,7 +409,7 @@ def test_a_model_of_timm_is_explained(folder: Path, capsys: pytest.CaptureFixtur
     timm = pytest.importorskip("timm")
     torch.manual_seed(7)
     torch.save(timm.create_model("mobilenetv3_small_050").state_dict(), "timm.pth")
-    words = ["explain", "q1.png", "--support", "birds", "--weights", "timm.pth", "--size", "64", "--device", "cpu"]
+    words = ["explain", "q1.png", "--support", "birds", "--weights", "timm.pth", "--size", "64", "--out", "out"]
     assert main([*words, "--model", "timm/mobilenetv3_small_050"]) == 0
     assert manifest()["model"] == "timm/mobilenetv3_small_050"
     assert manifest()["weights"]["layout"] == "timm"
@@ -439,13 +425,13 @@ def test_a_vision_transformer_is_explained_but_not_by_grad_cam(
     net = EmbeddingModel(
         "tiny_vit", vit, "encoder.layers.encoder_layer_1.ln_1", 64, False, (0, 0, 0), (1, 1, 1), TokenGrid()
     )
-    monkeypatch.setattr("captum_fam.cli.explain.create_model", lambda *_, **__: net)
-    words = ["explain", "q1.png", "--support", "birds", "--device", "cpu", "--model", "tiny_vit"]
-    assert main([*words, "--method", "fam", "grad-cam"]) == 2
+    monkeypatch.setattr("captum_fam.cli.loading.create_model", lambda *_, **__: net)
+    words = ["explain", "q1.png", "--support", "birds", "--out", "out", "--device", "cpu", "--model", "tiny_vit"]
+    assert main([*words, "--methods", "fam,grad-cam"]) == 2
     assert "cannot explain the tokens of tiny_vit" in capsys.readouterr().err
     assert main([*words, "--size", "96"]) == 2
     assert "takes images of 64 pixels only" in capsys.readouterr().err
-    assert main([*words, "--method", "similarity-cam", "correspondence"]) == 0
+    assert main([*words, "--methods", "similarity-cam,correspondence"]) == 0
     assert np.load("out/q1.npz")["similarity-cam.layer"].shape == (4, 4)
 
 
@@ -466,7 +452,7 @@ def test_a_run_that_is_interrupted_leaves_whole_results_and_no_manifest(
             raise KeyboardInterrupt
         return compare_figure(*arguments)
 
-    monkeypatch.setattr("captum_fam.cli.explain.compare_figure", second_time)
+    monkeypatch.setattr("captum_fam.cli.explain_files.compare_figure", second_time)
     assert explain("q2.jpg", "q1.png", "--support", "birds/wren") == 130
     assert not Path("out/manifest.json").exists()
     assert {path.suffix for path in Path("out").iterdir()} == {".png", ".npz"}
@@ -478,9 +464,9 @@ def test_what_a_method_warns_of_is_said_in_one_line(
 ) -> None:
     def warn(*arguments: Any) -> Any:
         warnings.warn("careful", stacklevel=1)
-        return read_classes(*arguments)
+        return find_classes(*arguments)
 
-    monkeypatch.setattr("captum_fam.cli.explain.read_classes", warn)
+    monkeypatch.setattr("captum_fam.cli.explain.find_classes", warn)
     assert explain("q1.png", "--support", "birds/jay") == 0
     assert "captum-fam: note: careful\n" in capsys.readouterr().err
 
@@ -493,9 +479,9 @@ def test_that_maps_explain_little_is_said_once_and_in_one_line(
     vit.heads = torch.nn.Identity()
     layer = "encoder.layers.encoder_layer_1.ln_1"
     net = EmbeddingModel("tiny_vit", vit, layer, 64, False, (0, 0, 0), (1, 1, 1), TokenGrid())
-    monkeypatch.setattr("captum_fam.cli.explain.create_model", lambda *_, **__: net)
-    words = ["explain", "q1.png", "q2.jpg", "birds/wren", "--support", "birds", "--device", "cpu", "--batch-size", "1"]
-    assert main([*words, "--model", "tiny_vit", "--method", "similarity-cam"]) == 0
+    monkeypatch.setattr("captum_fam.cli.loading.create_model", lambda *_, **__: net)
+    words = ["explain", "q1.png", "q2.jpg", "birds/wren", "--support", "birds", "--out", "out", "--batch-size", "1"]
+    assert main([*words, "--model", "tiny_vit", "--methods", "similarity-cam"]) == 0
     captured = capsys.readouterr()
     notes = [line for line in captured.err.splitlines() if "explains" in line]
     assert len(notes) == 1
@@ -511,12 +497,12 @@ def test_that_maps_explain_little_is_said_once_and_in_one_line(
 
 def test_files_are_one_class_and_folders_are_classes(folder: Path) -> None:
     files = [Path("q1.png"), Path("q2.jpg")]
-    assert read_classes(files, "support") == {"support": files}
-    assert list(read_classes([Path("birds/jay")], "support")) == ["jay"]
-    assert list(read_classes([Path("birds")], "support")) == ["crow", "jay", "wren"]
-    assert list(read_classes([Path("birds/wren"), Path("birds/jay")], "support")) == ["wren", "jay"]
+    assert find_classes(files, "--support") == {"support": files}
+    assert list(find_classes([Path("birds/jay")], "--support")) == ["jay"]
+    assert list(find_classes([Path("birds")], "--support")) == ["crow", "jay", "wren"]
+    assert list(find_classes([Path("birds/wren"), Path("birds/jay")], "--support")) == ["wren", "jay"]
     birds = {"birds/crow/0.png", "birds/crow/1.png"}
-    assert {str(path) for path in read_classes([Path("birds")], "support")["crow"]} == birds
+    assert {str(path) for path in find_classes([Path("birds")], "--support")["crow"]} == birds
 
 
 def test_birds_of_cub_with_trained_weights(shared_folder: Path, tmp_path: Path) -> None:
@@ -527,7 +513,7 @@ def test_birds_of_cub_with_trained_weights(shared_folder: Path, tmp_path: Path) 
     cardinals = sorted(str(path) for path in (images / "017.Cardinal").iterdir())
     blackbirds = sorted(str(path) for path in (images / "010.Red_winged_Blackbird").iterdir())
     words = ["explain", cardinals[9], "--support", *cardinals[:5], "--foil", *blackbirds[:5], "--out", str(tmp_path)]
-    words += ["--model", "squeezenet1_0", "--weights", str(trained), "--method", "similarity-cam", "grad-cam"]
+    words += ["--model", "squeezenet1_0", "--weights", str(trained), "--methods", "similarity-cam,grad-cam"]
     assert main(words) == 0
     content = manifest(str(tmp_path))
     (query,) = content["queries"]

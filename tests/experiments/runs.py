@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from captum_fam.experiments.data import PlantedScenes
+from captum_fam.demo.scenes import PlantedScenes
 from captum_fam.experiments.data.load import ScenesWithBoxes
 from captum_fam.experiments.distributed import joined
 from captum_fam.experiments.evaluation import evaluate
@@ -18,6 +19,7 @@ from captum_fam.experiments.protocols.contrastive import Contrastive
 from captum_fam.experiments.protocols.few_shot import FewShot
 from captum_fam.experiments.protocols.mosaic import Mosaic
 from captum_fam.experiments.protocols.retrieval import Retrieval
+from captum_fam.experiments.records import Column, MethodColumns, UnitRecord
 from captum_fam.experiments.split_model import TwoPartModel
 from captum_fam.experiments.table_methods import get_methods
 from captum_fam.pooling import GAP
@@ -54,10 +56,26 @@ def make_protocol(name: str) -> Any:
     if name == "few-shot":
         return FewShot(model, scenes, make_panel(), query=4, episodes=9, batch_size=16)
     if name == "contrastive":
-        return Contrastive(model, scenes, scenes, make_panel(), k=12, batch_size=16)
+        return Contrastive(model, scenes, make_panel(), bank=scenes, k=12, batch_size=16)
     if name == "retrieval":
         return Retrieval(model, scenes, make_panel(), batch_size=16)
     return Mosaic(model, scenes, make_panel("fam,grad-cam-foil", "swap"), shot=2, mosaics=7, batch_size=16)
+
+
+def query_columns(record: UnitRecord) -> dict[str, Column]:
+    """The columns of the queries of a record by name."""
+    columns = vars(record.queries)
+    return {name: column for name, column in columns.items() if name != "numbers"} | record.queries.numbers
+
+
+def method_columns(explained: Mapping[str, MethodColumns]) -> dict[str, Column]:
+    """The columns of all methods, each by ``"METHOD.NAME"``."""
+    flat: dict[str, Column] = {}
+    for method, columns in explained.items():
+        flags = {"nan": columns.nan, "empty": columns.empty, "no-positive": columns.no_positive}
+        for kept in (flags, *columns.kept.values()):
+            flat |= {f"{method}.{name}": column for name, column in kept.items()}
+    return flat
 
 
 def main() -> None:

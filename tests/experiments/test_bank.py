@@ -3,45 +3,21 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from captum_fam.experiments.data.boxed_images import Record, Sample
 from captum_fam.experiments.data.load import ScenesWithBoxes
-from captum_fam.experiments.distributed import Ranks
 from captum_fam.experiments.evaluation import evaluate
-from captum_fam.experiments.protocols import contrastive
 from captum_fam.experiments.protocols.contrastive import Contrastive
 from captum_fam.experiments.split_model import TwoPartModel
 from captum_fam.pooling import GMP
 from captum_fam.support.memory_bank import MemoryBank
+from tests.experiments.data_sets import Damaged, Filed
 from tests.experiments.runs import make_panel
-from tests.experiments.test_features import Damaged
-
-
-class Filed(Dataset[Sample]):
-    """Some of the scenes, each with a file name of its own."""
-
-    def __init__(self, scenes: ScenesWithBoxes, items: Sequence[int], folder: str = "data") -> None:
-        self.scenes = scenes
-        self.items = list(items)
-        self.labels = scenes.labels[self.items]
-        self.class_names = scenes.class_names
-        self.records = [
-            Record(Path(folder) / f"{item}.jpg", int(scenes.labels[item]), scenes[item].boxes) for item in items
-        ]
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, index: int) -> Sample:
-        return self.scenes[self.items[index]]
 
 
 @pytest.fixture
@@ -51,7 +27,8 @@ def embeddings(model: TwoPartModel, scenes: ScenesWithBoxes) -> Tensor:
 
 
 def _protocol(model: TwoPartModel, dataset: Any, bank: Any, **options: Any) -> Contrastive:
-    return Contrastive(model, dataset, bank, make_panel("fam", "localization"), explain="all", batch_size=8, **options)
+    panel = make_panel("fam", "localization")
+    return Contrastive(model, dataset, panel, bank=bank, explain="all", batch_size=8, **options)
 
 
 def _bank(embeddings: Tensor, scenes: ScenesWithBoxes, **options: Any) -> MemoryBank:
@@ -96,16 +73,15 @@ def test_queries_whose_files_are_in_the_bank_are_left_out_of_their_own_neighbors
     bank = Filed(scenes, range(20, 0, -1), folder="data/../data")  # 5, 7 and 6 are in it
     protocol = _protocol(model, queries, bank, k=1, neighbors=neighbors)
     assert protocol.settings()["leave_one_out"]
-    protocol.prepare(tmp_path / "features", Ranks(), False)
-    (record,) = protocol.run([0])
+    (record,) = protocol.prepare(tmp_path / "features").run([0])
     cosines = torch.cosine_similarity(embeddings[queries.items][:, None], embeddings[bank.items][None], dim=2)
     cosines[[0, 2, 5], [15, 13, 14]] = -2
     expected = dict(enumerate(bank.labels[cosines.argmax(1)].tolist()))
-    found = record["queries"]
-    assert dict(zip(found["item"], found["predicted"], strict=True)) == expected
-    assert found["label"] == [int(queries.labels[item]) for item in found["item"]]
-    assert sorted(record["explained"]["row"]) == list(range(6))
-    assert len(record["explained"]["fam.energy"]) == 6
+    found = record.queries
+    assert dict(zip(found.item, found.predicted, strict=True)) == expected
+    assert found.label == [int(queries.labels[item]) for item in found.item]
+    assert sorted(record.rows) == list(range(6))
+    assert len(record.explained["fam"].kept["localization"]["energy"]) == 6
 
 
 @pytest.mark.parametrize("in_file", [False, True])
@@ -132,17 +108,6 @@ def test_a_search_that_a_bank_cannot_do_is_refused_before_there_are_files(
     model.similarity = "euclidean"
     with pytest.raises(ValueError, match=message):
         _protocol(model, scenes, scenes, **options)
-
-
-def test_which_queries_are_in_the_bank_is_looked_up_once(
-    model: TwoPartModel, scenes: ScenesWithBoxes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    looked = []
-    paths = contrastive._paths
-    monkeypatch.setattr(contrastive, "_paths", lambda images: looked.append(images) or paths(images))
-    queries, bank = Filed(scenes, range(4)), Filed(scenes, range(2, 9))
-    evaluate(_protocol(model, queries, bank), tmp_path, examples=0)
-    assert looked == [bank, queries]
 
 
 @pytest.mark.parametrize(

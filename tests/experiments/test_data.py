@@ -62,7 +62,7 @@ def test_a_bank_of_class_folders_classifies_and_leaves_a_query_out_of_its_own_ne
     (folder / "red/0.png").write_bytes(b"no image")
     data = load_dataset(folder, "test", model)
     panel = Panel(get_methods("fam"), ("swap",))
-    protocol = Contrastive(model, data, data, panel, k=3, batch_size=4)
+    protocol = Contrastive(model, data, panel, k=3, batch_size=4)
     with pytest.warns(UserWarning, match="left out of the bank, because they could not be used: 1"):
         evaluation = evaluate(protocol, tmp_path_factory.mktemp("out"))
     assert evaluation is not None
@@ -74,7 +74,7 @@ def test_a_bank_of_class_folders_classifies_and_leaves_a_query_out_of_its_own_ne
 def test_localisation_without_boxes_is_refused(folder: Path, model: TwoPartModel) -> None:
     data = load_dataset(folder, "test", model)
     with pytest.raises(ValueError, match="localization needs boxes, which the dataset ClassFolders does not have"):
-        Contrastive(model, data, data, Panel(get_methods("fam"), ("localization",)))
+        Contrastive(model, data, Panel(get_methods("fam"), ("localization",)))
 
 
 def test_a_folder_of_nothing_says_what_was_expected(tmp_path: Path, model: TwoPartModel) -> None:

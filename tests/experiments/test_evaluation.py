@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import csv
 import json
 import shutil
@@ -15,19 +14,19 @@ import pytest
 import torch
 from PIL import Image
 
-from captum_fam.cli import evaluate as command
-from captum_fam.cli import main
+from captum_fam.cli.main import main, make_parser
 from captum_fam.experiments.data.episodes import EpisodeSampler
 from captum_fam.experiments.evaluation import evaluate
+from captum_fam.experiments.example_figure import example_row
 from captum_fam.experiments.linear_head import load_head
 from captum_fam.experiments.protocols.few_shot import FewShot
 from captum_fam.experiments.protocols.mosaic import Mosaic
+from captum_fam.experiments.records import QueryColumns, UnitRecord
 from captum_fam.experiments.split_model import TwoPartModel
 from captum_fam.models import create_model
 from captum_fam.support.memory_bank import MemoryBank
+from tests.experiments.data_sets import Damaged, Filed
 from tests.experiments.runs import NAMES, make_model, make_panel, make_protocol
-from tests.experiments.test_bank import Filed
-from tests.experiments.test_features import Damaged
 
 
 def bright_model() -> TwoPartModel:
@@ -45,9 +44,13 @@ def headed_model() -> TwoPartModel:
 
 
 def run_command(*arguments: str) -> int:
-    parser = argparse.ArgumentParser()
-    command.add_parser(parser.add_subparsers())
-    options = parser.parse_args(["evaluate", *arguments])
+    options = make_parser("evaluate").parse_args(arguments)
+    code: int = options.run(options)
+    return code
+
+
+def train_a_head(*arguments: str) -> int:
+    options = make_parser("train").parse_args(["head", *arguments])
     code: int = options.run(options)
     return code
 
@@ -118,7 +121,9 @@ def test_few_shot_accuracy_is_the_mean_of_episodes_with_the_papers_interval(tmp_
     each = np.array([np.mean(record["queries"]["correct"]) for record in records])
     assert evaluation.model["accuracy"].value == pytest.approx(each.mean())
     assert evaluation.model["accuracy"].half_width == pytest.approx(1.96 * each.std() / 3)
-    energies = [np.mean(record["explained"]["fam.energy"]) for record in records if record["explained"]["row"]]
+    energies = [
+        np.mean(record["explained"]["fam"]["kept"]["localization"]["energy"]) for record in records if record["rows"]
+    ]
     assert evaluation.methods["fam"]["energy"].value == pytest.approx(np.mean(energies))
 
 
@@ -126,7 +131,7 @@ def test_the_interval_of_mosaics_counts_mosaics(tmp_path: Path) -> None:
     evaluation = evaluate(make_protocol("mosaic"), tmp_path, examples=0)
     assert evaluation is not None
     records = [json.loads(line) for line in (tmp_path / "records-0.jsonl").read_text().splitlines()]
-    columns = np.array([record["explained"]["grad-cam-foil.cell-energy"] for record in records])
+    columns = np.array([record["explained"]["grad-cam-foil"]["kept"]["cells"]["cell-energy"] for record in records])
     assert columns.shape == (7, 4)
     found = evaluation.methods["grad-cam-foil"]["cell-energy"]
     assert found.value == pytest.approx(columns.mean())
@@ -210,10 +215,11 @@ def test_a_mistake_on_the_only_image_of_its_class_is_shown_without_it(name: str,
     evaluate(protocol, tmp_path, examples=0, wrong=5)
     with (tmp_path / "wrong.csv").open() as file:
         assert {row["item"] for row in csv.DictReader(file)} >= {"128", "129"}
-    record = {"queries": {"item": [129], "label": [2]}}
-    picture = protocol.picture(record, 0, {"predicted": 0, "true": 2}, protocol.panel.methods[:1])
-    assert "no image of the true class to compare with" in picture.title
-    assert len(picture.maps) == 1
+    record = UnitRecord(0, QueryColumns(item=[129], label=[2]))
+    prepared = protocol.prepare(tmp_path / "features")
+    query, *shown = example_row(prepared, record, 0, {"predicted": 0, "true": 2}, protocol.panel.methods[:1])
+    assert "no image of the true class to compare with" in query.title
+    assert len([cell for cell in shown if cell.attribution is not None]) == 1
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -240,7 +246,7 @@ def test_a_run_without_one_correct_query_still_has_its_accuracy(
 @pytest.mark.parametrize("measure", ["localization", "max-box", "faithfulness", "perturbation"])
 def test_a_measure_that_mosaics_do_not_have_is_refused(measure: str) -> None:
     dataset = make_protocol("mosaic").dataset
-    with pytest.raises(ValueError, match=rf"{measure} is not for mosaics.*--measures"):
+    with pytest.raises(ValueError, match=rf"{measure} is not for mosaic.*--measures"):
         Mosaic(make_model(), dataset, make_panel("fam", "swap", measure))
     assert Mosaic(make_model(), dataset).panel.measures == ("swap",)
 
@@ -254,19 +260,17 @@ def test_a_measure_of_boxes_is_refused_where_there_are_none(name: str, measure: 
 
     protocol = make_protocol(name)
     dataset = Plain(protocol.dataset, unreadable={0})
-    bank = [protocol.bank] if name == "contrastive" else []
     with pytest.raises(ValueError, match=rf"{measure} needs boxes.*--measures"):
-        type(protocol)(make_model(), dataset, *bank, make_panel("fam", "swap", measure))
-    type(protocol)(make_model(), dataset, *bank, make_panel("fam", "swap", "faithfulness"))
+        type(protocol)(make_model(), dataset, make_panel("fam", "swap", measure))
+    type(protocol)(make_model(), dataset, make_panel("fam", "swap", "faithfulness"))
 
 
 @pytest.mark.parametrize("name", ["contrastive", "retrieval"])
 def test_a_method_that_compares_positions_is_refused_where_supports_have_none(name: str) -> None:
     protocol = make_protocol(name)
-    bank = [protocol.bank] if name == "contrastive" else []
     panel = make_panel("fam,correspondence-foil")
     with pytest.raises(ValueError, match="correspondence-foil compares with the positions"):
-        type(protocol)(make_model(), protocol.dataset, *bank, panel)
+        type(protocol)(make_model(), protocol.dataset, panel)
 
 
 def test_a_folder_of_another_run_is_refused_before_any_work(tmp_path: Path) -> None:
@@ -322,7 +326,7 @@ def test_the_command_cuts_at_a_layer_and_prints_what_maps_cover(birds: Path, tmp
 def test_the_command_trains_a_head_that_the_next_one_takes(birds: Path, tmp_path: Path, capsys: Any) -> None:
     model = ("--model", f"{__name__}:bright_model", "--data", str(birds), "--device", "cpu")
     head = str(tmp_path / "head.pt")
-    assert run_command("train-head", *model, "--width", "5", "--steps", "3", "--out", head) == 0
+    assert train_a_head(*model, "--width", "5", "--steps", "3", "--out", head) == 0
     assert "12 -> 5, on 15 images" in capsys.readouterr().out
     arguments = ("--head", head, "--split", "all", "--methods", "fam", "--out", str(tmp_path / "out"))
     assert run_command("retrieval", *model, *arguments) == 0
@@ -333,7 +337,7 @@ def test_a_head_is_trained_on_the_pooled_activation_whatever_head_the_model_has(
     for factory in ("bright_model", "headed_model"):
         path = tmp_path / f"{factory}.pt"
         arguments = ("--model", f"{__name__}:{factory}", "--data", str(birds), "--device", "cpu", "--steps", "3")
-        assert run_command("train-head", *arguments, "--width", "5", "--out", str(path)) == 0
+        assert train_a_head(*arguments, "--width", "5", "--out", str(path)) == 0
         heads.append(load_head(path).weight)
     assert heads[0].shape == (5, 12)
     assert torch.equal(heads[0], heads[1])
@@ -389,17 +393,17 @@ def test_random_weights_are_said_once(birds: Path, tmp_path: Path) -> None:
     arguments = ("--data", str(birds), "--device", "cpu", "--size", "32")
     torch.save(create_model("conv4net").model.state_dict(), tmp_path / "conv4net.pth")
     commands = {
-        "retrieval": ("--split", "all", "--methods", "uniform", "--examples", "0"),
-        "train-head": ("--steps", "2"),
+        "retrieval": (run_command, ("retrieval", "--split", "all", "--methods", "uniform", "--examples", "0")),
+        "head": (train_a_head, ("--steps", "2")),
     }
-    for name, further in commands.items():
-        words = (name, *arguments, *further, "--model", "conv4")
+    for name, (run, further) in commands.items():
+        words = (*further, *arguments, "--model", "conv4")
         with pytest.warns(UserWarning, match="--model conv4: random weights; give trained ones as --weights") as said:
-            assert run_command(*words, "--out", str(tmp_path / name)) == 0
+            assert run(*words, "--out", str(tmp_path / name)) == 0
         assert len([one for one in said if "random weights" in str(one.message)]) == 1
         with warnings.catch_warnings(record=True) as said:
             weights = ("--weights", str(tmp_path / "conv4net.pth"))
-            assert run_command(*words, *weights, "--out", str(tmp_path / f"{name}-trained")) == 0
+            assert run(*words, *weights, "--out", str(tmp_path / f"{name}-trained")) == 0
         assert not [one for one in said if "random weights" in str(one.message)]
 
 
@@ -474,9 +478,9 @@ def test_an_interrupted_command_says_how_to_go_on(
 
 
 def test_a_missing_extra_is_one_line(capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(_: object) -> None:
+    def missing(*_: object, **__: object) -> None:
         raise ImportError('pip install "captum-fam[models]"')
 
-    monkeypatch.setattr(command, "_retrieval", missing)
+    monkeypatch.setattr("captum_fam.experiments.cli.evaluate.load_split_model", missing)
     assert main(["evaluate", "retrieval", "--model", "conv4", "--data", "scenes:9", "--device", "cpu"]) == 2
     assert capsys.readouterr().err == 'captum-fam: error: pip install "captum-fam[models]"\n'

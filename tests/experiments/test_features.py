@@ -3,41 +3,16 @@
 from __future__ import annotations
 
 import errno
-from io import FileIO
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from torch.utils.data import Dataset
 
-from captum_fam.experiments import features as features_module
-from captum_fam.experiments.data.boxed_images import Sample
+from captum_fam.experiments.data.boxed_images import BoxedImage
 from captum_fam.experiments.data.load import ScenesWithBoxes
 from captum_fam.experiments.features import Kept, discard, extract
 from captum_fam.experiments.split_model import TwoPartModel
-from captum_fam.images import UnreadableImageError
-
-
-class Damaged(Dataset[Sample]):
-    """The scenes, some unreadable, some so bright that the network overflows."""
-
-    def __init__(
-        self, scenes: ScenesWithBoxes, unreadable: set[int] = frozenset(), overflowing: set[int] = frozenset()
-    ) -> None:  # type: ignore[assignment]
-        self.scenes = scenes
-        self.labels = scenes.labels
-        self.unreadable = unreadable
-        self.overflowing = overflowing
-
-    def __len__(self) -> int:
-        return len(self.scenes)
-
-    def __getitem__(self, index: int) -> Sample:
-        if index in self.unreadable:
-            raise UnreadableImageError(f"scene-{index}.jpg: corrupt")
-        image, label, boxes = self.scenes[index]
-        return Sample(image * torch.inf if index in self.overflowing else image, label, boxes)
+from tests.experiments.data_sets import Damaged
 
 
 def test_rows_are_the_model_applied_to_the_items(model: TwoPartModel, scenes: ScenesWithBoxes, tmp_path: Path) -> None:
@@ -73,7 +48,7 @@ def test_unusable_images_are_left_out_and_named(model: TwoPartModel, scenes: Sce
 def test_a_dataset_of_which_nothing_can_be_read_is_refused(
     model: TwoPartModel, scenes: ScenesWithBoxes, tmp_path: Path
 ) -> None:
-    with pytest.raises(ValueError, match=r"no usable image among 130.*scene-0\.jpg: corrupt"):
+    with pytest.raises(ValueError, match=r"dataset: none of its 130 items.*scene-0\.jpg: corrupt"):
         extract(model, Damaged(scenes, unreadable=set(range(130))), tmp_path)
     assert len(extract(model, scenes, tmp_path)) == 130
 
@@ -89,7 +64,7 @@ def test_a_finished_folder_is_read_instead_of_made(
 
 def test_an_unfinished_folder_is_made_anew(model: TwoPartModel, scenes: ScenesWithBoxes, tmp_path: Path) -> None:
     class Interrupted(Damaged):
-        def __getitem__(self, index: int) -> Sample:
+        def __getitem__(self, index: int) -> BoxedImage:
             if index == 50:
                 raise KeyboardInterrupt
             return super().__getitem__(index)
@@ -102,8 +77,8 @@ def test_an_unfinished_folder_is_made_anew(model: TwoPartModel, scenes: ScenesWi
     torch.testing.assert_close(features.activations(torch.tensor([60])), expected)
 
 
-def test_extraction_goes_on_after_the_last_block(
-    model: TwoPartModel, scenes: ScenesWithBoxes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_extraction_goes_on_after_the_last_whole_batch(
+    model: TwoPartModel, scenes: ScenesWithBoxes, tmp_path: Path
 ) -> None:
     class Counted(Damaged):
         def __init__(self, stop: int | None = None, unreadable: frozenset[int] = frozenset()) -> None:
@@ -111,22 +86,21 @@ def test_extraction_goes_on_after_the_last_block(
             self.stop = stop
             self.read: list[int] = []
 
-        def __getitem__(self, index: int) -> Sample:
+        def __getitem__(self, index: int) -> BoxedImage:
             if index == self.stop:
                 raise KeyboardInterrupt
             self.read.append(index)
             return super().__getitem__(index)
 
-    monkeypatch.setattr(features_module, "_BATCHES_A_BLOCK", 2)
     kept: tuple[Kept, ...] = ("activations", "images")
-    # A whole batch, 16 to 31, and the end of a later one cannot be read before the run is killed.
+    # A whole batch, 16 to 31, and the end of a later one cannot be read before the run is interrupted.
     broken = frozenset({*range(16, 32), 60})
     with pytest.raises(KeyboardInterrupt):
         extract(model, Counted(stop=101, unreadable=broken), tmp_path / "parts", kept, batch_size=16)
     # By now the files are whole again: what was left out stays left out.
     rest = Counted()
     parts = extract(model, rest, tmp_path / "parts", kept, batch_size=16)
-    assert rest.read == list(range(80, 130))
+    assert rest.read == list(range(96, 130))
     whole = extract(model, Damaged(scenes, set(broken), {5}), tmp_path / "whole", kept, batch_size=16)
     assert parts.skipped == whole.skipped
     assert parts.skipped.keys() == broken | {5}
@@ -136,35 +110,28 @@ def test_extraction_goes_on_after_the_last_block(
     assert torch.equal(parts.activations(rows), whole.activations(rows))
     assert torch.equal(parts.images(rows), whole.images(rows))
     assert all(torch.equal(mine, theirs) for mine, theirs in zip(parts.boxes, whole.boxes, strict=True))
-    assert not (tmp_path / "parts/blocks").exists()
 
 
-def test_a_full_disk_says_how_much_an_image_takes(
-    model: TwoPartModel, scenes: ScenesWithBoxes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        # What torch makes of a full disk.
+        RuntimeError("[enforce fail at inline_container.cc:671] . unexpected pos 704 vs 598"),
+    ],
+)
+def test_a_full_disk_is_an_os_error_that_says_how_much_an_image_takes(
+    error: Exception, model: TwoPartModel, scenes: ScenesWithBoxes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Full(FileIO):
-        def write(self, data: Any) -> int:
-            raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr("captum_fam.experiments.features.FileIO", Full)
-    with pytest.raises(OSError, match=r"No space left on device.*0\.00 MiB an image.*make room"):
-        extract(model, scenes, tmp_path)
-
-
-@pytest.mark.parametrize("file", ["0000000000.pt", "index.pt"])
-def test_a_full_disk_is_an_os_error_whatever_torch_makes_of_it(
-    file: str, model: TwoPartModel, scenes: ScenesWithBoxes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    save = torch.save
-
     def full(value: object, path: Path) -> None:
-        if path.name == file:
-            raise RuntimeError("[enforce fail at inline_container.cc:671] . unexpected pos 704 vs 598")
-        save(value, path)
+        path.write_bytes(b"half a block")
+        raise error
 
     with monkeypatch.context() as patch:
         patch.setattr(torch, "save", full)
-        with pytest.raises(OSError, match=r"features cannot be written: .*unexpected pos.*make room"):
+        with pytest.raises(
+            OSError, match=r"features cannot be written.*(No space|unexpected pos).*0\.0\d MiB per item"
+        ):
             extract(model, scenes, tmp_path / "features")
     assert len(extract(model, scenes, tmp_path / "features")) == 130
 
@@ -178,7 +145,7 @@ def test_an_item_that_may_not_be_left_out_stops_the_extraction_and_keeps_what_ca
             super().__init__(scenes, *damaged)
             self.read: list[int] = []
 
-        def __getitem__(self, index: int) -> Sample:
+        def __getitem__(self, index: int) -> BoxedImage:
             self.read.append(index)
             return super().__getitem__(index)
 

@@ -3,23 +3,57 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import pytest
 import torch
 
-from captum_fam.experiments.measures import Conventions, Panel, Perturbable, jsonable, results
-from captum_fam.experiments.table_methods import MapMethod, Maps, get_methods
+from captum_fam.experiments.measures import (
+    MEASURES,
+    Cells,
+    Column,
+    Conventions,
+    MapBatch,
+    Panel,
+    Perturbable,
+    list_measures,
+    register_measure,
+)
+from captum_fam.experiments.records import MethodColumns, jsonable
+from captum_fam.experiments.table_methods import Maps, TableMethod, draw_uniform, get_methods
+from captum_fam.metrics import Result, box_ious_by_threshold, max_box_accuracy
+from tests.experiments.runs import method_columns
 
 BOX = [torch.tensor([[2.0, 0.0, 4.0, 4.0]]), torch.tensor([[0.0, 0.0, 2.0, 2.0], [0.0, 0.0, 4.0, 2.0]])]
 
 
-def _columns(methods: str, maps: torch.Tensor, *measures: str, **options: object) -> dict[str, list[object]]:
-    panel = Panel(get_methods(methods), measures, **options)  # type: ignore[arg-type]
-    return panel.values(lambda method: Maps(maps), (4, 4), BOX)
+class Measured:
+    """What a panel keeps of maps, by ``"METHOD.NAME"``, and its tables."""
+
+    def __init__(self, panel: Panel, explained: Mapping[str, MethodColumns]) -> None:
+        self.panel = panel
+        self.explained = explained
+        self.columns = method_columns(explained)
+
+    def __getitem__(self, name: str) -> list[Any]:
+        return self.columns[name]
+
+    def table(self, method: str, groups: torch.Tensor | None = None) -> dict[str, Result]:
+        return self.panel.results(self.explained[method], groups)
+
+
+def measure(panel: Panel, *arguments: Any, **options: Any) -> Measured:
+    return Measured(panel, panel.values(*arguments, **options))
+
+
+def measure_in_box(methods: str, maps: torch.Tensor, *measures: str) -> Measured:
+    return measure(Panel(get_methods(methods), measures), lambda method: Maps(maps), (4, 4), BOX)
 
 
 def test_the_uniform_row_is_the_whole_image() -> None:
-    columns = _columns("uniform", torch.ones(2, 1, 2, 2), "localization", "max-box")
+    panel = Panel(get_methods("uniform"), ("localization", "max-box"))
+    columns = measure(panel, lambda method: draw_uniform(torch.ones(2, 1, 2, 2), (4, 4)), (4, 4), BOX)
     assert columns["uniform.energy"] == [0.5, 0.5]
     assert columns["uniform.iou"] == [0.5, 0.5]
     assert columns["uniform.levels"] == ["2" * 100] * 2
@@ -29,7 +63,7 @@ def test_the_uniform_row_is_the_whole_image() -> None:
 def test_the_uniform_row_follows_the_choice_among_several_boxes(over: str, iou: float) -> None:
     boxes = [BOX[1], torch.zeros(0, 4)]
     panel = Panel(get_methods("uniform"), ("localization", "max-box"), Conventions(over=over))  # type: ignore[arg-type]
-    columns = panel.values(lambda method: Maps(torch.ones(2, 1, 2, 2)), (4, 4), boxes)
+    columns = measure(panel, lambda method: draw_uniform(torch.ones(2, 1, 2, 2), (4, 4)), (4, 4), boxes)
     assert columns["uniform.iou"] == [iou, None]
     assert columns["uniform.levels"] == ["2" * 100, None]
 
@@ -39,17 +73,17 @@ def test_an_image_without_a_box_is_no_failure() -> None:
     maps[:, 0, :, 2:] = 1
     boxes = [BOX[0], torch.zeros(0, 4), torch.tensor([[0.0, 0.0, 2.0, 4.0]])]
     panel = Panel(get_methods("fam"), ("localization", "max-box"))
-    table = results("fam", panel.values(lambda method: Maps(maps), (4, 4), boxes), None)
-    for measure in ("iou", "max-box-acc"):
-        assert (table[measure].value, table[measure].n, table[measure].n_skipped) == (0.5, 2, 1)
+    table = measure(panel, lambda method: Maps(maps), (4, 4), boxes).table("fam")
+    for column in ("iou", "max-box-acc"):
+        assert (table[column].value, table[column].n, table[column].n_skipped) == (0.5, 2, 1)
 
 
 def test_a_flat_map_of_another_method_is_empty_not_whole() -> None:
-    columns = _columns("fam", torch.ones(2, 1, 2, 2), "localization")
+    columns = measure_in_box("fam", torch.ones(2, 1, 2, 2), "localization")
     assert columns["fam.energy"] == [None, None]
     assert columns["fam.iou"] == [0, 0]
     assert columns["fam.empty"] == [1, 1]
-    table = results("fam", columns, None)
+    table = columns.table("fam")
     assert table["energy"].n == 0
     assert table["energy"].n_empty == 2
     assert math.isnan(table["energy"].value)
@@ -59,8 +93,8 @@ def test_a_map_with_nan_is_counted_and_left_out() -> None:
     maps = torch.zeros(2, 1, 4, 4)
     maps[0, 0, :, 2:] = 1
     maps[1, 0, 0, 0] = torch.nan
-    columns = _columns("fam", maps, "localization", "max-box")
-    table = results("fam", columns, None)
+    columns = measure_in_box("fam", maps, "localization", "max-box")
+    table = columns.table("fam")
     assert columns["fam.energy"] == [1.0, None]
     assert (table["iou"].value, table["iou"].n, table["iou"].n_nan) == (1.0, 1, 1)
     assert (table["max-box-acc"].value, table["max-box-acc"].n) == (1.0, 1)
@@ -70,15 +104,16 @@ def test_signed_maps_have_two_energies() -> None:
     maps = torch.full((2, 1, 4, 4), -1.0)
     maps[:, 0, :, 2:] = 1
     maps[:, 0, 0, 0] = 0
-    columns = _columns("fam", maps, "localization")
+    columns = measure_in_box("fam", maps, "localization")
     assert columns["fam.energy-positive"] == [1.0, pytest.approx(0.5)]
     assert columns["fam.energy"][0] == pytest.approx(8 / 8.5)  # min-max lifts the zero to one half
 
 
 def test_means_are_taken_in_groups_first() -> None:
-    columns = {"fam.energy": [0.2, 0.4, 0.9], "fam.area": [0.1, 0.1, 0.3]}
-    columns |= {f"fam.{flag}": [0, 0, 0] for flag in ("nan", "empty", "empty-positive")}
-    table = results("fam", columns, torch.tensor([0, 0, 5]))
+    kept = {"localization": {"energy": [0.2, 0.4, 0.9], "area": [0.1, 0.1, 0.3]}}
+    kept["localization"] |= {"energy-positive": [0.2, 0.4, 0.9], "iou": [0.0, 0.0, 0.0]}
+    columns = MethodColumns([0, 0, 0], [0, 0, 0], [0, 0, 0], kept)
+    table = Panel(get_methods("fam")).results(columns, torch.tensor([0, 0, 5]))
     assert table["energy"].value == pytest.approx((0.3 + 0.9) / 2)
     assert table["lift"].value == pytest.approx((3 + 3) / 2)
     assert table["energy"].n_groups == 2
@@ -88,9 +123,7 @@ def test_max_box_levels_give_the_accuracy_of_the_ious() -> None:
     maps = torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     boxes = [torch.tensor([[1.0, 1.0, 6.0, 7.0]])] * 6
     panel = Panel(get_methods("fam"), ("max-box",))
-    table = results("fam", panel.values(lambda method: Maps(maps), (8, 8), boxes), None)
-    from captum_fam.metrics import box_ious_by_threshold, max_box_accuracy
-
+    table = measure(panel, lambda method: Maps(maps), (8, 8), boxes).table("fam")
     expected = max_box_accuracy(box_ious_by_threshold(maps, boxes, (8, 8))).correct.mean()
     assert table["max-box-acc"].value == pytest.approx(float(expected))
 
@@ -107,7 +140,7 @@ def test_a_flat_map_is_never_scored_and_has_no_drop() -> None:
     images = torch.rand(3, 3, 8, 8)
     queries = Perturbable(images, score, images.mean((1, 2, 3)), (0.0,) * 3, (1.0,) * 3)
     panel = Panel(get_methods("fam"), ("faithfulness",))
-    columns = panel.values(lambda method: Maps(maps), (8, 8), (), queries)
+    columns = measure(panel, lambda method: Maps(maps), (8, 8), None, queries)
     assert seen[0].isfinite().all()
     assert columns["fam.drop"][1] is None
     assert columns["fam.increase"][1] is None
@@ -125,7 +158,7 @@ def test_the_mask_is_laid_on_the_chosen_pixels(mask: str) -> None:
 
     queries = Perturbable(images, score, images.sum((1, 2, 3)), (0.5,) * 3, (0.25,) * 3)
     conventions = Conventions(mask=mask)  # type: ignore[arg-type]
-    Panel(get_methods("fam"), ("faithfulness",), conventions).values(lambda method: Maps(maps), (2, 2), (), queries)
+    measure(Panel(get_methods("fam"), ("faithfulness",), conventions), lambda method: Maps(maps), (2, 2), None, queries)
     # black is (0 - 0.5) / 0.25
     assert seen[0][0, :, 0, 0].tolist() == [0.0 if mask == "normalized" else -2.0] * 3
     torch.testing.assert_close(seen[0][0, :, 1, 1], images[0, :, 1, 1])
@@ -142,7 +175,7 @@ def test_uniform_masks_by_half_everywhere(mask: str, expected: list[float]) -> N
 
     queries = Perturbable(images, score, torch.tensor([0.8, 0.5]), (0.5,) * 3, (0.25,) * 3)
     panel = Panel(get_methods("uniform"), ("faithfulness",), Conventions(mask=mask))  # type: ignore[arg-type]
-    columns = panel.values(lambda method: Maps(torch.ones(2, 1, 2, 3)), (4, 6), (), queries)
+    columns = measure(panel, lambda method: draw_uniform(torch.ones(2, 1, 2, 3), (4, 6)), (4, 6), None, queries)
     # raw: half of the pixel, x/4 + 1/2, is x/2 - 1 once it is normalized again
     torch.testing.assert_close(seen[0], torch.tensor(expected)[:, None, None, None].expand(2, 3, 4, 6))
     assert columns["uniform.drop"] == [pytest.approx(0.25), 0]
@@ -159,12 +192,14 @@ def test_numbers_survive_json_to_the_last_bit_of_float32() -> None:
 def test_a_map_without_a_positive_value_is_counted_by_the_measures_of_the_positive_part() -> None:
     maps = -torch.rand(2, 1, 4, 4) - 1
     maps[1, 0, 2:, 1] = 3
-    table = results("fam", _columns("fam", maps, "localization"), None)
+    table = measure_in_box("fam", maps, "localization").table("fam")
     found = table["energy-positive"]
     assert (found.n, found.n_nan, found.n_empty, found.n_skipped) == (1, 0, 1, 0)
     assert (table["energy"].n, table["energy"].n_empty) == (2, 0)
-    cells = Panel(get_methods("fam"), ()).values(lambda method: Maps(maps), (4, 4), cells=(torch.tensor([0, 2]), 2))
-    table = results("fam", cells, None)
+    cells = measure(
+        Panel(get_methods("fam"), ()), lambda method: Maps(maps), (4, 4), cells=Cells(torch.tensor([0, 2]), 2)
+    )
+    table = cells.table("fam")
     assert table["cell-hit"] == table["cell-energy"]._replace(value=1.0)
     assert (table["cell-hit"].n, table["cell-hit"].n_empty, table["cell-auroc"].n_empty) == (1, 1, 0)
 
@@ -177,7 +212,7 @@ def test_the_box_of_a_signed_map_is_that_of_all_or_of_its_positive_part(signed: 
     maps[0, 0, 0, :2] = 1
     boxes = [torch.tensor([[0.0, 0.0, 4.0, 1.0]])]
     panel = Panel(get_methods("fam"), ("localization", "max-box"), Conventions(signed=signed))  # type: ignore[arg-type]
-    columns = panel.values(lambda method: Maps(maps), (4, 4), boxes)
+    columns = measure(panel, lambda method: Maps(maps), (4, 4), boxes)
     assert columns["fam.iou"] == [pytest.approx(iou)]
     levels = columns["fam.levels"][0]
     assert levels[20] == {"minmax": "0", "positive": "2"}[signed]  # 0.3 and 0.5 reached
@@ -194,10 +229,10 @@ def test_the_mask_of_a_signed_map_is_all_of_it_or_its_positive_part(signed: str,
 
     queries = Perturbable(torch.ones(2, 3, 1, 3), score, torch.tensor([0.4, 0.4]), (0.0,) * 3, (1.0,) * 3)
     panel = Panel(get_methods("fam"), ("faithfulness",), Conventions(signed=signed))  # type: ignore[arg-type]
-    columns = panel.values(lambda method: Maps(maps), (1, 3), (), queries)
+    columns = measure(panel, lambda method: Maps(maps), (1, 3), None, queries)
     torch.testing.assert_close(seen[0][0], torch.tensor(mask).expand(3, 1, 3))
     assert columns["fam.drop"] == [pytest.approx(0.5), pytest.approx(0.5) if signed == "minmax" else None]
-    found = results("fam", columns, None, signed)["drop"]  # type: ignore[arg-type]
+    found = columns.table("fam")["drop"]  # type: ignore[arg-type]
     assert (found.n, found.n_empty, found.n_skipped) == ((2, 0, 0) if signed == "minmax" else (1, 1, 0))
 
 
@@ -206,7 +241,7 @@ def test_similarities_up_to_epsilon_have_no_measure_that_divides_by_them() -> No
     scores = torch.tensor([0.04, 0.05, 0.06])
     queries = Perturbable(torch.rand(3, 3, 4, 4), lambda some: scores / 2, scores, (0.0,) * 3, (1.0,) * 3)
     panel = Panel(get_methods("fam"), ("faithfulness", "perturbation"), Conventions(epsilon=0.05, steps=2))
-    columns = panel.values(lambda method: Maps(maps), (4, 4), (), queries)
+    columns = measure(panel, lambda method: Maps(maps), (4, 4), None, queries)
     for name in ("drop", "increase", "deletion", "insertion"):
         assert [value is None for value in columns[f"fam.{name}"]] == [True, True, False]
     assert [columns["fam.drop"][2], columns["fam.deletion"][2]] == pytest.approx([0.5, 0.5])
@@ -218,12 +253,12 @@ def test_unknown_measures_are_refused() -> None:
 
 
 def test_each_method_is_asked_for_its_own_maps() -> None:
-    def maps_of(method: MapMethod) -> Maps:
+    def maps_of(method: TableMethod) -> Maps:
         maps = torch.zeros(2, 1, 4, 4)
         maps[:, :, :, slice(2, 4) if method.base == "fam" else slice(0, 2)] = 1
         return Maps(maps)
 
-    columns = Panel(get_methods("fam,grad-cam")).values(maps_of, (4, 4), BOX)
+    columns = measure(Panel(get_methods("fam,grad-cam")), maps_of, (4, 4), BOX)
     assert columns["fam.energy"][0] == 1
     assert columns["grad-cam.energy"][0] == 0
 
@@ -231,10 +266,64 @@ def test_each_method_is_asked_for_its_own_maps() -> None:
 def test_the_coverage_is_a_mean_over_the_queries_whose_score_is_not_zero() -> None:
     maps = torch.rand(3, 1, 4, 4, generator=torch.Generator().manual_seed(0))
     coverage = torch.tensor([1.0, torch.nan, 0.5])
-    columns = Panel(get_methods("similarity-cam,fam"), ()).values(
-        lambda method: Maps(maps, coverage if method.base == "similarity-cam" else None), (4, 4)
+    columns = measure(
+        Panel(get_methods("similarity-cam,fam"), ()),
+        lambda method: Maps(maps, coverage if method.base == "similarity-cam" else None),
+        (4, 4),
     )
     assert columns["similarity-cam.coverage"] == [1.0, None, 0.5]
-    found = results("similarity-cam", columns, None)["coverage"]
+    found = columns.table("similarity-cam")["coverage"]
     assert (found.value, found.n, found.n_skipped) == (0.75, 2, 1)
-    assert "coverage" not in results("fam", columns, None)
+    assert "coverage" not in columns.table("fam")
+
+
+def test_the_columns_of_a_table_stand_in_the_order_of_the_measures() -> None:
+    assert list_measures() == ("localization", "max-box", "faithfulness", "perturbation", "swap")
+    assert list_measures({"swap", "cells"}) == ("swap",)
+    maps = torch.rand(2, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    panel = Panel(get_methods("fam"), ("swap", "localization"))
+    table = measure(panel, lambda _: Maps(maps), (4, 4), BOX, pairs_of=lambda _, first: (first, first)).table("fam")
+    assert list(table) == ["energy", "energy-positive", "lift", "iou", "swap"]
+    assert table["swap"].value == pytest.approx(1)
+
+
+@pytest.fixture
+def open_registry() -> Iterator[None]:
+    """What a test registers is forgotten with it."""
+    before = dict(MEASURES)
+    yield
+    MEASURES.clear()
+    MEASURES.update(before)
+
+
+@pytest.mark.usefixtures("open_registry")
+def test_a_measure_of_ones_own_is_a_column_of_the_table() -> None:
+
+    @register_measure("corner", needs=("boxes",), columns=(Column("corner"), Column("twice", from_kept=_twice)))
+    def corner(batch: MapBatch, conventions: Conventions) -> dict[str, torch.Tensor]:
+        return {"corner": batch.maps[:, 0, 0, 0]}
+
+    maps = torch.rand(2, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    panel = Panel(get_methods("fam"), ("corner",))
+    table = measure(panel, lambda _: Maps(maps), (4, 4), BOX).table("fam")
+    assert table["corner"].value == pytest.approx(float(maps[:, 0, 0, 0].mean()))
+    assert table["twice"].value == pytest.approx(2 * table["corner"].value)
+    # Without what it needs it does not run.
+    assert measure(panel, lambda _: Maps(maps), (4, 4)).table("fam") == {}
+
+
+def _twice(kept: Mapping[str, list[Any]]) -> torch.Tensor:
+    return 2 * torch.tensor(kept["corner"], dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("name", "needs", "columns", "message"),
+    [
+        ("new", ("depth",), None, "needs: depth"),
+        ("new", (), (Column("iou"),), "columns: iou"),
+        ("swap", (), None, "name"),
+    ],
+)
+def test_a_measure_that_no_table_can_have_is_refused(name: str, needs: Any, columns: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        register_measure(name, needs, columns)

@@ -9,9 +9,10 @@ from torch.nn.functional import normalize
 
 from captum_fam import LayerFAM, LayerSimilarityCAM, SimilarityToSupport, SupportSet
 from captum_fam.experiments.split_model import Tail
-from captum_fam.experiments.table_methods import DEFAULT_METHODS, METHOD_NAMES, PairedScores, get_methods
+from captum_fam.experiments.table_methods import DEFAULT_METHODS, get_methods, list_methods
 from captum_fam.metrics import find_empty
 from captum_fam.pooling import GAP
+from captum_fam.support import WeightedSupport
 from tests.experiments.runs import make_model
 
 
@@ -47,7 +48,7 @@ def test_maps_that_a_foil_leaves_nothing_of_are_counted_as_empty(name: str) -> N
     tail = make_model(head=True).tail.eval()
     support = SupportSet(torch.rand(1, 12, 5, 7).expand(2, -1, -1, -1), [0, 1])
     (method,) = get_methods(name)
-    maps, coverage = method.maps(
+    maps, coverage, _ = method.maps(
         lambda foil: SimilarityToSupport(tail, support, foil=foil),
         tail,
         torch.rand(2, 12, 5, 7),
@@ -63,7 +64,7 @@ def test_a_gradient_of_an_identical_pair_is_counted_as_empty() -> None:
     activation = torch.rand(2, 12, 5, 7)
     scores = SimilarityToSupport(tail, SupportSet(activation[:1]))
     (method,) = get_methods("grad-cam")
-    maps, _ = method.maps(lambda foil: scores, tail, activation, torch.tensor([0, 0]), (20, 28))
+    maps, *_ = method.maps(lambda foil: scores, tail, activation, torch.tensor([0, 0]), (20, 28))
     assert find_empty(maps).tolist() == [True, False]
 
 
@@ -89,7 +90,7 @@ def test_unknown_names_are_refused(name: str) -> None:
         get_methods(name)
 
 
-@pytest.mark.parametrize("name", sorted({*DEFAULT_METHODS, *METHOD_NAMES}))
+@pytest.mark.parametrize("name", sorted({*DEFAULT_METHODS, *list_methods()}))
 def test_every_method_gives_one_finite_map_a_query(name: str) -> None:
     model = make_model(head=True)
     activation = torch.rand(3, 12, 5, 7)
@@ -131,7 +132,7 @@ def test_paired_scores_explain_each_query_by_its_own_supports() -> None:
     weights = torch.tensor(
         [[0.5, 0.5, 0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0, 0.0, 0.0], [0.0, 0.2, 0.0, 0.3, 0.5, 0.0]]
     )
-    scores = PairedScores(model.tail, embeddings, weights)
+    scores = SimilarityToSupport(model.tail, WeightedSupport(embeddings, weights))
     with torch.no_grad():
         cosines = normalize(model.tail(activation)) @ normalize(embeddings).T
         torch.testing.assert_close(scores(activation), cosines @ weights.T)
@@ -150,7 +151,7 @@ def test_the_foil_of_paired_scores_is_subtracted_query_by_query() -> None:
     target = torch.arange(2)
 
     def cam(weights: torch.Tensor, foil: torch.Tensor | None = None) -> torch.Tensor:
-        scores = PairedScores(model.tail, embeddings, weights, foil)
+        scores = SimilarityToSupport(model.tail, WeightedSupport(embeddings, weights, foil))
         return LayerSimilarityCAM(scores, model.tail.activation).attribute(activation, target=target)
 
     torch.testing.assert_close(cam(classes, foils), cam(classes) - cam(foils), rtol=1e-4, atol=1e-6)
@@ -194,7 +195,7 @@ def test_maps_of_any_layer_behind_the_cut_and_their_mean_cover_the_whole_score(f
     suffix = {None: "", "others": "-foil", "runner-up": "-runner-up"}[foil]
     (method,) = get_methods(f"similarity-cam[layers={layers}]{suffix}")
     scores = SimilarityToSupport(tail, support, foil=foil)  # type: ignore[arg-type]
-    maps, coverage = method.maps(lambda foil: scores, tail, activation, target, (22, 28))
+    maps, coverage, _ = method.maps(lambda foil: scores, tail, activation, target, (22, 28))
     assert maps.shape == (3, 1, *{"rest.1": (5, 6), "rest": (4, 5)}.get(layers, (11, 14)))
     with torch.no_grad():
         torch.testing.assert_close(maps.sum((1, 2, 3)), scores(activation).gather(1, target[:, None])[:, 0])

@@ -12,8 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from captum_fam import TokenGrid
+from captum_fam.experiments.cut import split_model
 from captum_fam.experiments.linear_head import load_head, save_head, train_head
-from captum_fam.experiments.split_model import TwoPartModel, load_model, split_model
+from captum_fam.experiments.load_model import load_model
+from captum_fam.experiments.split_model import TwoPartModel
 from captum_fam.geometry import ResizeCrop, Squash
 from captum_fam.images import IMAGENET_MEAN
 from captum_fam.models import EmbeddingModel, EmbeddingNet, create_model
@@ -334,7 +336,7 @@ def test_without_weights_a_network_has_its_pretrained_ones_where_there_are_any(
         asked.append(weights)
         return create_model("conv4net")
 
-    monkeypatch.setattr("captum_fam.experiments.split_model.create_model", create)
+    monkeypatch.setattr("captum_fam.experiments.load_model.create_model", create)
     load_model(name, given)
     assert asked == [loaded]
 

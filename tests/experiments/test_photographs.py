@@ -8,20 +8,21 @@ from pathlib import Path
 import pytest
 from torch.utils.data import Dataset
 
-from captum_fam.experiments.data.boxed_images import Sample
+from captum_fam.experiments.data.boxed_images import BoxedImage
 from captum_fam.experiments.data.load import load_dataset
 from captum_fam.experiments.evaluation import evaluate
+from captum_fam.experiments.load_model import load_model
 from captum_fam.experiments.measures import Panel
 from captum_fam.experiments.protocols.few_shot import FewShot
 from captum_fam.experiments.protocols.mosaic import Mosaic
-from captum_fam.experiments.split_model import TwoPartModel, load_model
+from captum_fam.experiments.split_model import TwoPartModel
 from captum_fam.experiments.table_methods import get_methods
 
 
-class FirstOfEach(Dataset[Sample]):
+class FirstOfEach(Dataset[BoxedImage]):
     """The first few items of each class, so that the network has less to do."""
 
-    def __init__(self, dataset: Dataset[Sample], count: int) -> None:
+    def __init__(self, dataset: Dataset[BoxedImage], count: int) -> None:
         seen: Counter[int] = Counter()
         self.dataset = dataset
         self.items = []
@@ -34,7 +35,7 @@ class FirstOfEach(Dataset[Sample]):
     def __len__(self) -> int:
         return len(self.items)
 
-    def __getitem__(self, index: int) -> Sample:
+    def __getitem__(self, index: int) -> BoxedImage:
         return self.dataset[self.items[index]]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from typing import Any
 
@@ -11,17 +12,20 @@ from torch import Tensor
 
 from captum_fam.experiments.data.episodes import EpisodeSampler
 from captum_fam.experiments.data.load import ScenesWithBoxes
-from captum_fam.experiments.distributed import Ranks
-from captum_fam.experiments.measures import Panel, results
+from captum_fam.experiments.example_figure import example_row
+from captum_fam.experiments.load_model import load_model
+from captum_fam.experiments.measures import Panel
+from captum_fam.experiments.protocols import get_protocol, list_protocols, register_protocol
 from captum_fam.experiments.protocols.contrastive import Contrastive
 from captum_fam.experiments.protocols.few_shot import FewShot
 from captum_fam.experiments.protocols.mosaic import Mosaic
 from captum_fam.experiments.protocols.retrieval import Retrieval
-from captum_fam.experiments.records import Record
-from captum_fam.experiments.split_model import TwoPartModel, load_model
+from captum_fam.experiments.records import UnitRecord
+from captum_fam.experiments.split_model import TwoPartModel
 from captum_fam.experiments.table_methods import get_methods
+from captum_fam.similarity import LinearSimilarity
 from tests.experiments.plain import Plain, fam_map, grad_cam_map, mean_cosine
-from tests.experiments.runs import make_model, make_panel
+from tests.experiments.runs import make_model, make_panel, method_columns, query_columns
 
 METHODS = "fam,grad-cam,grad-cam-foil,mean-activation"
 close = pytest.approx
@@ -32,9 +36,8 @@ def plain(model: TwoPartModel, scenes: ScenesWithBoxes) -> Plain:
     return Plain(model, scenes)
 
 
-def _run(protocol: Any, folder: Any, units: list[int]) -> list[Record]:
-    protocol.prepare(folder / "features", Ranks(), False)
-    return list(protocol.run(units))
+def _run(protocol: Any, folder: Any, units: list[int]) -> list[UnitRecord]:
+    return list(protocol.prepare(folder / "features").run(units))
 
 
 def test_few_shot_records_are_those_of_a_plain_computation(
@@ -51,20 +54,20 @@ def test_few_shot_records_are_those_of_a_plain_computation(
             activation = plain.activation(plain.image(item))
             scores = torch.stack([mean_cosine(activation.mean((1, 2)), one) for one in supports])
             predicted = int(scores.argmax())
-            queries = record["queries"]
+            queries = query_columns(record)
             assert queries["item"][row] == item
             assert queries["label"][row] == episode.classes[true]
             assert queries["predicted"][row] == episode.classes[predicted]
             assert queries["correct"][row] == (predicted == true)
             assert queries["confidence"][row] == close(float(scores.max() - scores[true]), abs=1e-5)
             if predicted == true:
-                columns = {name: column[explained] for name, column in record["explained"].items()}
-                assert columns["row"] == row
+                columns = {name: column[explained] for name, column in method_columns(record.explained).items()}
+                assert record.rows[explained] == row
                 _check_few_shot(columns, plain, item, activation, supports, true)
                 explained += 1
             row += 1
     assert row == 12
-    assert 0 < explained == len(record["explained"]["row"])
+    assert 0 < explained == len(record.rows)
 
 
 def _check_few_shot(
@@ -99,7 +102,6 @@ def test_contrastive_records_are_those_of_a_plain_computation(
     protocol = Contrastive(
         model,
         scenes,
-        scenes,
         make_panel(METHODS, "localization"),
         k=9,
         temperature=0.02,
@@ -108,7 +110,7 @@ def test_contrastive_records_are_those_of_a_plain_computation(
         batch_size=16,
     )
     (record,) = _run(protocol, tmp_path, [8])
-    assert record["queries"]["item"] == [128, 129]
+    assert query_columns(record)["item"] == [128, 129]
     bank = plain.embeddings()
     for row, item in enumerate((128, 129)):
         activation = plain.activation(plain.image(item))
@@ -119,12 +121,12 @@ def test_contrastive_records_are_those_of_a_plain_computation(
         for at in nearest.tolist():
             votes[int(scenes.labels[at])] += float((cosines[at] / 0.02).exp())
         predicted = votes.most_common(1)[0][0]
-        assert record["queries"]["predicted"][row] == predicted
-        assert record["queries"]["correct"][row] == (predicted == scenes.labels[item])
-        assert record["queries"]["confidence"][row] == close(votes[predicted] / votes.total(), rel=1e-3)
+        assert query_columns(record)["predicted"][row] == predicted
+        assert query_columns(record)["correct"][row] == (predicted == scenes.labels[item])
+        assert query_columns(record)["confidence"][row] == close(votes[predicted] / votes.total(), rel=1e-3)
         member = scenes.labels[nearest] == predicted
         inside, outside = bank[nearest[member]], bank[nearest[~member]]
-        columns = {name: column[row] for name, column in record["explained"].items()}
+        columns = {name: column[row] for name, column in method_columns(record.explained).items()}
         if neighbors == "all":
             inside = bank[nearest]
         if neighbors == "vote":
@@ -157,13 +159,13 @@ def test_retrieval_records_are_those_of_a_plain_computation(
         cosines[item] = -2
         order = cosines.argsort(descending=True)
         predicted = scenes.labels[order[0]]
-        queries = {name: column[row] for name, column in record["queries"].items()}
+        queries = {name: column[row] for name, column in query_columns(record).items()}
         assert queries["item"] == item
         assert queries["predicted"] == predicted
         assert queries["correct"] == queries["recall@1"] == (predicted == scenes.labels[item])
         assert queries["recall@5"] == (scenes.labels[order[:5]] == scenes.labels[item]).any()
         assert queries["confidence"] == close(float(cosines[order[0]]), abs=1e-5)
-        columns = {name: column[row] for name, column in record["explained"].items()}
+        columns = {name: column[row] for name, column in method_columns(record.explained).items()}
         fam = fam_map(activation, gallery[order[:1]])
         assert columns["fam.energy"] == close(plain.energy(fam, item), abs=1e-4)
         rest = gallery[torch.arange(len(gallery)) != item]
@@ -210,10 +212,10 @@ def test_mosaic_records_are_those_of_a_plain_computation(
             full = torch.nn.functional.interpolate(map_[None, None], canvas.shape[1:], mode="bilinear")[0, 0]
             energy = full.clamp_min(0).reshape(3, side, 3, side).sum((1, 3)).flatten()
             shares[name] = float(energy[at] / energy.sum())
-            columns = {key: column[at] for key, column in record["explained"].items()}
+            columns = {key: column[at] for key, column in method_columns(record.explained).items()}
             assert columns[f"{name}.cell-energy"] == close(shares[name], abs=1e-4)
             assert columns[f"{name}.cell-hit"] == (energy.argmax() == at)
-        assert record["queries"]["item"][at] == episode.query[at, 0]
+        assert query_columns(record)["item"][at] == episode.query[at, 0]
         single = plain.activation(plain.image(int(episode.query[at, 0])))
         first, second = fam_map(single, supports[at]), fam_map(single, supports[(at + 1) % 9])
         correlation = torch.corrcoef(torch.stack([first.flatten(), second.flatten()]))[0, 1]
@@ -241,11 +243,11 @@ def test_masked_passes_are_made_only_where_a_measure_asks(
     model: TwoPartModel, scenes: ScenesWithBoxes, tmp_path: Any
 ) -> None:
     protocol = FewShot(model, scenes, make_panel("fam", "faithfulness"), query=4, episodes=6, batch_size=16)
-    protocol.prepare(tmp_path / "features", Ranks(), False)
+    prepared = protocol.prepare(tmp_path / "features")
     passes: list[int] = []
-    protocol.model.backbone.register_forward_pre_hook(lambda _, inputs: passes.append(len(inputs[0])))
-    records = list(protocol.run(range(6)))
-    assert sum(passes) == sum(len(record["explained"]["row"]) for record in records) > 0
+    prepared.model.backbone.register_forward_pre_hook(lambda _, inputs: passes.append(len(inputs[0])))
+    records = list(prepared.run(range(6)))
+    assert sum(passes) == sum(len(record.rows) for record in records) > 0
 
 
 def test_the_runner_up_is_another_foil_than_the_others(
@@ -255,7 +257,7 @@ def test_the_runner_up_is_another_foil_than_the_others(
         panel = Panel(get_methods("similarity-cam-foil", foil))
         protocol = Retrieval(model, scenes, panel, explain="all", batch_size=16)
         (record,) = _run(protocol, tmp_path, [1])
-        energies: list[float] = record["explained"]["similarity-cam-foil.energy"]
+        energies: list[float] = method_columns(record.explained)["similarity-cam-foil.energy"]
         return energies
 
     assert energies("others") != energies("runner-up")
@@ -264,34 +266,36 @@ def test_the_runner_up_is_another_foil_than_the_others(
 def test_a_query_whose_neighbors_are_of_one_class_has_no_swap(
     model: TwoPartModel, scenes: ScenesWithBoxes, tmp_path: Any
 ) -> None:
-    protocol = Contrastive(model, scenes, scenes, make_panel("fam", "swap"), k=1, explain="all", batch_size=16)
+    protocol = Contrastive(model, scenes, make_panel("fam", "swap"), k=1, explain="all", batch_size=16)
     (record,) = _run(protocol, tmp_path, [0])
-    assert record["explained"]["fam.swap"] == [None] * 16
+    assert method_columns(record.explained)["fam.swap"] == [None] * 16
 
 
 def test_a_query_whose_neighbors_are_of_one_class_has_no_map_with_a_foil(
     model: TwoPartModel, scenes: ScenesWithBoxes, tmp_path: Any
 ) -> None:
     panel = make_panel("grad-cam,grad-cam-foil,grad-cam-runner-up", "localization", "faithfulness")
-    protocol = Contrastive(model, scenes, scenes, panel, k=2, explain="all", batch_size=16)
-    (record,) = _run(protocol, tmp_path, [0])
-    bank = protocol._bank
+    protocol = Contrastive(model, scenes, panel, k=2, explain="all", batch_size=16)
+    prepared = protocol.prepare(tmp_path / "features")
+    (record,) = prepared.run([0])
+    bank = prepared.bank
     vote = bank.using(exclude=torch.arange(16)).classify(bank.embeddings[:16])
     labels = scenes.labels[vote.neighbor_indices]
     alone = (labels[:, 0] == labels[:, 1]).tolist()
     assert 0 < sum(alone) < 16
-    columns = record["explained"]
+    columns = method_columns(record.explained)
     for name in ("grad-cam-foil", "grad-cam-runner-up"):
         assert [bool(value) for value in columns[f"{name}.nan"]] == alone
         for measure in ("energy", "iou", "drop"):
             assert [value is None for value in columns[f"{name}.{measure}"]] == alone
     assert None not in columns["grad-cam.energy"]
-    found = results("grad-cam-foil", columns, None)["energy"]
+    found = panel.results(record.explained["grad-cam-foil"])["energy"]
     assert (found.n, found.n_nan) == (16 - sum(alone), sum(alone))
     for query in (alone.index(True), alone.index(False)):
-        row = record["queries"]["item"].index(query)
-        picture = protocol.picture(record, row, {"support": record["queries"]["predicted"][row]}, panel.methods)
-        assert list(picture.maps) == ["grad-cam"] + ["grad-cam-foil", "grad-cam-runner-up"] * (not alone[query])
+        row = query_columns(record)["item"].index(query)
+        cells = example_row(prepared, record, row, {"support": record.queries.predicted[row]}, panel.methods)
+        titles = [cell.title for cell in cells if cell.attribution is not None]
+        assert titles == ["grad-cam"] + ["grad-cam-foil", "grad-cam-runner-up"] * (not alone[query])
 
 
 def test_faiss_finds_the_neighbors_that_torch_finds(
@@ -303,14 +307,15 @@ def test_faiss_finds_the_neighbors_that_torch_finds(
         protocol = Contrastive(
             model,
             scenes,
-            scenes,
             make_panel("fam", "localization"),
             k=9,
             backend=backend,
             batch_size=16,  # type: ignore[arg-type]
         )
-        found += [_run(protocol, tmp_path / backend, [1])[0]["queries"]["predicted"]]
-        assert protocol._bank.backend == protocol.settings()["backend"] == backend
+        prepared = protocol.prepare(tmp_path / backend / "features")
+        (record,) = prepared.run([1])
+        found += [record.queries.predicted]
+        assert prepared.bank.backend == protocol.settings()["backend"] == backend
     assert found[0] == found[1]
 
 
@@ -323,17 +328,51 @@ def test_every_protocol_says_what_additive_maps_cover_of_their_scores(
     panel = Panel(get_methods(methods), ())
     protocol = {
         "few-shot": lambda: FewShot(model, scenes, panel, query=4, episodes=2, explain="all"),
-        "contrastive": lambda: Contrastive(model, scenes, scenes, panel, k=12, explain="all", batch_size=16),
+        "contrastive": lambda: Contrastive(model, scenes, panel, k=12, explain="all", batch_size=16),
         "retrieval": lambda: Retrieval(model, scenes, panel, explain="all", batch_size=16),
         "mosaic": lambda: Mosaic(model, scenes, panel, shot=2, mosaics=2),
     }[name]()
     (record,) = _run(protocol, tmp_path, [0])
-    columns = record["explained"]
+    columns = method_columns(record.explained)
     for method in ("similarity-cam-foil", "similarity-cam[layers=activation+rest]"):
-        assert columns[f"{method}.coverage"] == close([1.0] * len(columns["row"]), abs=1e-3)
+        assert columns[f"{method}.coverage"] == close([1.0] * len(record.rows), abs=1e-3)
     assert "grad-cam.coverage" not in columns
 
 
 def test_a_layer_that_the_model_does_not_have_is_refused_before_any_image_is_read(scenes: ScenesWithBoxes) -> None:
     with pytest.raises(ValueError, match=r"rest\.7 is no layer behind the activation"):
         Mosaic(make_model(), scenes, Panel(get_methods("fam[layers=rest.7]"), ()))
+
+
+class _Overlap(LinearSimilarity):
+    """A similarity of the tests' own: the inner product, halved."""
+
+    def score(self, query: Tensor, support: Tensor) -> Tensor:
+        return query @ support.mT / 2
+
+    def weights(self, query: Tensor, support: Tensor, support_weights: Tensor) -> Tensor:
+        return support_weights @ support / 2
+
+
+def test_a_similarity_of_ones_own_decides_and_is_named_in_the_settings(scenes: ScenesWithBoxes, tmp_path: Any) -> None:
+    model = make_model()
+    model.similarity = _Overlap()
+    panel = make_panel("fam,similarity-cam", "localization")
+    protocol = FewShot(model, scenes, panel, query=4, episodes=2, explain="all", batch_size=16)
+    (record,) = _run(protocol, tmp_path, [0])
+    other = make_model()
+    other.similarity = "dot"
+    (expected,) = _run(
+        FewShot(other, scenes, panel, query=4, episodes=2, explain="all", batch_size=16), tmp_path / "dot", [0]
+    )
+    assert record.queries.predicted == expected.queries.predicted
+    assert "_Overlap" in json.dumps(protocol.settings())
+
+
+def test_protocols_are_found_by_name() -> None:
+    assert list_protocols()[:4] == ("contrastive", "few-shot", "mosaic", "retrieval")
+    assert get_protocol("few-shot") is FewShot
+    with pytest.raises(ValueError, match="'one-shot' is unknown"):
+        get_protocol("one-shot")
+    with pytest.raises(ValueError, match="'mosaic' is taken"):
+        register_protocol("mosaic")

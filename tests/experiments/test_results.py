@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import argparse
 import shlex
 
 import pytest
 
 from benchmarks import results
-from captum_fam.cli import evaluate as command
+from captum_fam.cli.main import make_parser
 from captum_fam.experiments.measures import Panel
 from captum_fam.experiments.table_methods import get_methods
 
 
 @pytest.mark.parametrize("name", results.RUNS)
 def test_the_command_of_every_table_is_accepted(name: str) -> None:
-    parser = argparse.ArgumentParser()
-    command.add_parser(parser.add_subparsers())
-    words = shlex.split(f"evaluate {results.RUNS[name]} --data cub50")
+    words = shlex.split(f"{results.RUNS[name]} --data cub50")
     words += [] if "--model" in words else ["--model", "squeezenet"]
-    options = parser.parse_args(words)
-    Panel(get_methods(options.methods, options.foil), tuple(filter(None, options.measures.split(","))))
+    options = make_parser("evaluate").parse_args(words)
+    Panel(get_methods(options.methods, options.foil), options.measures)
     assert name in results.TITLES
 
 

@@ -11,13 +11,20 @@ from typing import Any
 import pytest
 
 from captum_fam.experiments.distributed import Ranks
-from captum_fam.experiments.records import ResultStore
+from captum_fam.experiments.records import MethodColumns, QueryColumns, ResultStore, UnitRecord
+
+
+def _record(unit: int, value: float | str = 0.5) -> UnitRecord:
+    """A unit with one query, whose item is the square of the unit."""
+    queries = QueryColumns([unit * unit], [0], [1], [value], [0], {"recall@2": [1]})
+    columns = MethodColumns([0], [1], [0], {"swap": {"swap": [None]}})
+    return UnitRecord(unit, queries, [0], {"fam": columns}, {7: "corrupt"})
 
 
 def _fill(folder: Path, units: list[int], ranks: Ranks | None = None) -> None:
     store = ResultStore(folder, {"seed": 0}, ranks)
     for unit in units:
-        store.append({"unit": unit, "value": unit * unit})
+        store.append(_record(unit))
     store.close()
 
 
@@ -25,7 +32,7 @@ def test_records_come_back_sorted_by_unit(tmp_path: Path) -> None:
     _fill(tmp_path, [2, 0, 1])
     store = ResultStore(tmp_path, {"seed": 0})
     assert store.done == {0, 1, 2}
-    assert [record["value"] for record in store.records()] == [0, 1, 4]
+    assert store.records() == [_record(0), _record(1), _record(2)]
 
 
 def test_a_line_that_was_being_written_does_not_count_and_is_replaced(tmp_path: Path) -> None:
@@ -44,24 +51,23 @@ def test_a_torn_line_longer_than_a_block_is_cut_off(tmp_path: Path) -> None:
     with path.open("ab") as file:
         file.write(b'{"unit":1,"value":"' + b"x" * 200_000)
     _fill(tmp_path, [1])
-    assert [record["unit"] for record in ResultStore(tmp_path, {"seed": 0}).records()] == [0, 1]
-    assert path.stat().st_size < 100
+    assert [record.unit for record in ResultStore(tmp_path, {"seed": 0}).records()] == [0, 1]
+    assert path.stat().st_size < 1000
 
 
 def test_a_file_of_nothing_but_a_torn_line_is_emptied(tmp_path: Path) -> None:
     _fill(tmp_path, [])
     (tmp_path / "records-0.jsonl").write_bytes(b'{"unit":0')
     _fill(tmp_path, [0])
-    assert [record["unit"] for record in ResultStore(tmp_path, {"seed": 0}).records()] == [0]
+    assert [record.unit for record in ResultStore(tmp_path, {"seed": 0}).records()] == [0]
 
 
 def test_the_records_of_all_ranks_are_read_whatever_their_number_now(tmp_path: Path) -> None:
-    # A group of one, since the others are only waited for.
     for rank in range(3):
-        store = ResultStore(tmp_path, {"seed": 0})
-        store._path = tmp_path / f"records-{rank}.jsonl"
-        store.append({"unit": rank})
-        store.close()
+        _fill(tmp_path / str(rank), [rank])
+        written = tmp_path / str(rank) / "records-0.jsonl"
+        written.rename(tmp_path / f"records-{rank}.jsonl")
+    _fill(tmp_path, [])
     assert ResultStore(tmp_path, {"seed": 0}).done == {0, 1, 2}
 
 
@@ -80,7 +86,7 @@ def test_a_full_disk_leaves_every_whole_record_and_says_so(tmp_path: Path, monke
     class FullAfter(FileIO):
         """Takes a part of the third record, then nothing."""
 
-        room = 50
+        room = len(json.dumps(_record(0).to_json(), separators=(",", ":"))) * 2 + 10
 
         def write(self, data: Any) -> int:
             if self.room <= 0:
@@ -91,10 +97,10 @@ def test_a_full_disk_leaves_every_whole_record_and_says_so(tmp_path: Path, monke
 
     monkeypatch.setattr("captum_fam.experiments.records.FileIO", FullAfter)
     store = ResultStore(tmp_path, {"seed": 0})
-    store.append({"unit": 0, "value": 0})
-    store.append({"unit": 1, "value": 1})
+    store.append(_record(0))
+    store.append(_record(1))
     with pytest.raises(OSError, match=r"No space left on device.*make room") as caught:
-        store.append({"unit": 2, "value": 4})
+        store.append(_record(2))
     assert caught.value.errno == errno.ENOSPC
     monkeypatch.undo()
     text = (tmp_path / "records-0.jsonl").read_text()
@@ -105,6 +111,6 @@ def test_a_full_disk_leaves_every_whole_record_and_says_so(tmp_path: Path, monke
 def test_nan_is_never_written(tmp_path: Path) -> None:
     store = ResultStore(tmp_path, {})
     with pytest.raises(ValueError, match="JSON"):
-        store.append({"unit": 0, "value": float("nan")})
+        store.append(_record(0, float("nan")))
     store.close()
     assert store.records() == []

@@ -17,18 +17,19 @@ from typing import Any
 import pytest
 import torch
 
-from captum_fam.cli import main
+from captum_fam.cli.main import main
 from captum_fam.experiments.evaluation import evaluate
-from captum_fam.experiments.records import Record
+from captum_fam.experiments.protocols import PreparedProtocol
+from captum_fam.experiments.records import UnitRecord
+from tests.experiments.data_sets import Damaged
 from tests.experiments.runs import NAMES, make_protocol
-from tests.experiments.test_features import Damaged
 
 _SCRIPT = Path(__file__).with_name("runs.py")
 _ROOT = Path(__file__).resolve().parents[2]
 
 
-def _records(folder: Path) -> dict[int, Record]:
-    found: dict[int, Record] = {}
+def _records(folder: Path) -> dict[int, Any]:
+    found: dict[int, Any] = {}
     for path in folder.glob("records-*.jsonl"):
         for line in path.read_text().splitlines():
             record = json.loads(line)
@@ -57,15 +58,22 @@ def test_a_run_that_stops_after_any_unit_goes_on_to_the_same_result(name: str, t
         pass
 
     def stopping(protocol: Any, after: int) -> Any:
-        run = protocol.run
+        prepare = protocol.prepare
 
-        def stopped(units: list[int]) -> Iterator[Record]:
-            for number, record in enumerate(run(units)):
-                if number == after:
-                    raise Stop
-                yield record
+        def prepared(*arguments: Any) -> PreparedProtocol[Any]:
+            whole = prepare(*arguments)
+            run = whole.run
 
-        protocol.run = stopped
+            def stopped(units: list[int]) -> Iterator[UnitRecord]:
+                for number, record in enumerate(run(units)):
+                    if number == after:
+                        raise Stop
+                    yield record
+
+            whole.run = stopped
+            return whole
+
+        protocol.prepare = prepared
         return protocol
 
     whole = evaluate(make_protocol(name), tmp_path / "whole", examples=0)

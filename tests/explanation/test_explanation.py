@@ -19,7 +19,8 @@ from captum_fam import LayerFAM, LayerSimilarityCAM, SimilarityToSupport, Suppor
 from captum_fam.attr.baselines import LayerMeanActivation
 from captum_fam.attr.layer_search import find_layer
 from captum_fam.attr.registry import METHODS
-from captum_fam.explanation.explainer import Explainer, _combine, compare_figure, explain, write_query
+from captum_fam.explanation import Explainer, compare_figure, explain, write_query
+from captum_fam.explanation.batch import join_shares
 
 NAMES = ("wren", "jay", "crow")
 
@@ -247,7 +248,7 @@ def test_a_distance_is_explained_and_what_the_zero_embedding_has_in_the_same_num
 def test_parts_of_an_account_that_others_do_not_have_are_zero_there() -> None:
     one = {"map": torch.tensor([1.0]), "rest": torch.tensor([2.0])}
     other = {"map": torch.tensor([3.0]), "bias": torch.tensor([5.0]), "rest": torch.tensor([6.0])}
-    both = _combine([one, other, one], torch.cat)
+    both = join_shares([one, other, one], torch.cat)
     assert both is not None
     assert {name: share.tolist() for name, share in both.items()} == {
         "map": [1, 3, 1],
@@ -255,7 +256,7 @@ def test_parts_of_an_account_that_others_do_not_have_are_zero_there() -> None:
         "rest": [2, 6, 2],
     }
     assert list(both) == ["map", "bias", "rest"]
-    assert _combine([None, None], torch.cat) is None
+    assert join_shares([None, None], torch.cat) is None
 
 
 def test_methods_without_an_account_say_so(model: nn.Module, support: SupportSet, many_queries: Tensor) -> None:
@@ -522,7 +523,7 @@ def test_a_tensor_is_a_support_of_one_class_with_a_name(model: nn.Module, querie
     [
         ({"inputs": torch.rand(0, 3, 7, 5)}, ValueError, "inputs must be a batch"),
         ({"inputs": [1]}, TypeError, "inputs must be a tensor"),
-        ({"support": torch.rand(2, 4, 3, 7, 5)}, ValueError, "support has shape"),
+        ({"support": torch.rand(2, 4, 3, 7, 5)}, ValueError, "support holds one set for each of 2 queries"),
         ({"method": "gradcam"}, ValueError, "method must be one of fam"),
         ({"method": 3}, TypeError, "method must be a name"),
         ({"layer": "layer9"}, ValueError, "layer9"),
@@ -678,7 +679,7 @@ def test_a_result_that_cannot_be_finished_leaves_the_last_one_as_it_was(
     def fail(*_: object, **__: object) -> None:
         raise OSError("no space left")
 
-    monkeypatch.setattr("captum_fam.explanation.write_json", fail)
+    monkeypatch.setattr("json.dumps", fail)
     with pytest.raises(OSError, match="no space left"):
         explain(model, queries * 2, supports, layer="features").save(tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before

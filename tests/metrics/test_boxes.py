@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from captum_fam.metrics import box_from_map, box_mask, centered_box
-from captum_fam.metrics.boxes import clip_boxes, format_boxes, pairwise_iou
+from captum_fam.metrics.boxes import format_boxes, pairwise_iou
 
 
 def test_box_is_half_open_and_in_x_y_order() -> None:
@@ -70,7 +70,7 @@ def test_box_of_an_interpolated_map_is_in_pixels_of_the_input() -> None:
 
 @pytest.mark.parametrize("threshold", [-0.1, 1.0, 20])
 def test_thresholds_outside_the_range_are_refused(threshold: float) -> None:
-    with pytest.raises(ValueError, match=r"threshold must be in \[0, 1\)"):
+    with pytest.raises(ValueError, match=f"threshold .*{threshold}"):
         box_from_map(torch.rand(3, 3), threshold=threshold)
 
 
@@ -91,10 +91,10 @@ def test_boxes_come_in_three_forms() -> None:
 @pytest.mark.parametrize(
     ("boxes", "message"),
     [
-        (torch.zeros(3, 4), r"boxes has shape \(3, 1, 4\) for a batch of 2"),
-        (torch.zeros(2, 5), r"boxes has shape \(2, 1, 5\)"),
-        (torch.tensor([[0, 0, 1, 1], [4, 4, 2, 6]]), r"is it \(x, y, w, h\)"),
-        (torch.tensor([[0, 0, 1, 1], [0, 0, torch.nan, 1]]), "NaN or inf"),
+        (torch.zeros(3, 4), r"boxes .*\(3, 1, 4\) .*batch of 2"),
+        (torch.zeros(2, 5), r"boxes .*\(2, 1, 5\)"),
+        (torch.tensor([[0, 0, 1, 1], [4, 4, 2, 6]]), r"boxes .*corners"),
+        (torch.tensor([[0, 0, 1, 1], [0, 0, torch.nan, 1]]), "boxes .*NaN or inf"),
     ],
 )
 def test_boxes_that_cannot_be_meant_are_refused(boxes: Tensor, message: str) -> None:
@@ -120,10 +120,6 @@ def test_mask_of_boxes_that_reach_out_of_the_image_is_what_lies_inside() -> None
     mask = box_mask(boxes, (3, 4))
     assert mask[0].int().tolist() == [[1, 0, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]]
     assert not mask[1].any()
-
-
-def test_clipping_cuts_at_width_and_height() -> None:
-    assert clip_boxes(torch.tensor([[-1.0, 2.0, 9.0, 9.0]]), (5, 7)).tolist() == [[0.0, 2.0, 7.0, 5.0]]
 
 
 def test_iou_by_hand() -> None:

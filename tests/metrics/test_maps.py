@@ -125,10 +125,10 @@ def test_the_maps_given_are_left_as_they_are() -> None:
 
 @pytest.mark.parametrize("shape", [(4, 4), (2, 3, 4, 4), (2, 1, 1, 4, 4)])
 def test_maps_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"maps must have shape \(B, 1, h, w\)"):
+    with pytest.raises(ValueError, match=r"maps .*\(B, 1, h, w\)"):
         upsample(torch.rand(shape))
 
 
 def test_unknown_energy_is_refused() -> None:
-    with pytest.raises(ValueError, match="energy must be one of 'minmax', 'positive', got 'softmax'"):
+    with pytest.raises(ValueError, match=r"energy .*'softmax'"):
         normalize_maps(torch.rand(1, 2, 2), energy="softmax")  # type: ignore[arg-type]

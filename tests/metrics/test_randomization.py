@@ -154,5 +154,5 @@ def test_parameters_without_a_reset_are_drawn_anew_with_their_mean_and_spread() 
 
 @pytest.mark.parametrize("name", ["layer4", "relu"])
 def test_layers_without_parameters_are_refused(name: str) -> None:
-    with pytest.raises(ValueError, match=f"layers: '{name}' is no module with parameters of Sequential"):
+    with pytest.raises(ValueError, match=f"layers.*'{name}'"):
         cascading_randomization(make_model(), fam, layers=[name])

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
-from captum_fam.models.torchvision_models import WeightsError, load_backbone
+from captum_fam.models import WeightsError
+from captum_fam.models.torchvision_models import load_torchvision
 
 SMALL = {
     "densenet121": "features",
@@ -49,10 +50,10 @@ def layer_output(model: nn.Module, layer: str, inputs: Tensor) -> tuple[Tensor, 
 
 @pytest.mark.parametrize(("name", "layer"), SMALL.items())
 def test_the_embedding_is_the_average_of_the_layer_to_explain(name: str, layer: str) -> None:
-    backbone = load_backbone(name, weights=None)
-    activation, embedding = layer_output(backbone.model, backbone.layer, torch.randn(2, 3, 96, 96))
-    assert backbone.layer == layer
-    assert not backbone.model.training
+    net = load_torchvision(name)
+    activation, embedding = layer_output(net.model, net.layer, torch.randn(2, 3, 96, 96))
+    assert net.layer == layer
+    assert not net.model.training
     assert min(activation.shape[2:]) > 1
     torch.testing.assert_close(embedding, activation.mean((2, 3)), rtol=1e-4, atol=1e-6)
 
@@ -60,9 +61,9 @@ def test_the_embedding_is_the_average_of_the_layer_to_explain(name: str, layer: 
 @pytest.mark.parametrize(("name", "layer"), LARGE.items())
 def test_the_embedding_has_a_feature_for_each_channel_of_the_layer(name: str, layer: str) -> None:
     with torch.device("meta"):  # where nothing is computed, and the last layer is taken
-        backbone = load_backbone(name, weights=None)
-        activation, embedding = layer_output(backbone.model, backbone.layer, torch.zeros(2, 3, 224, 224))
-    assert backbone.layer == layer
+        net = load_torchvision(name)
+        activation, embedding = layer_output(net.model, net.layer, torch.zeros(2, 3, 224, 224))
+    assert net.layer == layer
     assert min(activation.shape[2:]) > 1
     assert embedding.shape == activation.shape[:2]
 
@@ -72,14 +73,14 @@ def test_a_vision_transformer_comes_with_its_token_grid(monkeypatch: pytest.Monk
         return models.VisionTransformer(64, 16, num_layers=3, num_heads=2, hidden_dim=24, mlp_dim=48)
 
     monkeypatch.setattr(models, "get_model", small)
-    backbone = load_backbone("vit_b_16", weights=None)
-    tokens, embedding = layer_output(backbone.model, backbone.layer, torch.randn(2, 3, 64, 64))
-    assert backbone.layer == "encoder.dropout"  # the input of the first block
-    assert backbone.token_grid is not None
-    assert backbone.token_grid(tokens).shape == (2, 24, 4, 4)
+    net = load_torchvision("vit_b_16")
+    tokens, embedding = layer_output(net.model, net.layer, torch.randn(2, 3, 64, 64))
+    assert net.layer == "encoder.dropout"  # the input of the first block
+    assert net.token_grid is not None
+    assert net.token_grid(tokens).shape == (2, 24, 4, 4)
     assert embedding.shape == (2, 24)
-    assert (backbone.size, backbone.any_size) == (64, False)
-    assert load_backbone("vit_b_16", weights=None, layer="conv_proj").token_grid is None
+    assert (net.size, net.any_size) == (64, False)
+    assert load_torchvision("vit_b_16", layer="conv_proj").token_grid is None
 
 
 @pytest.fixture
@@ -94,9 +95,9 @@ def small_convnext(monkeypatch: pytest.MonkeyPatch) -> nn.Module:
 
 def test_a_convnext_keeps_the_norm_of_its_average(small_convnext: nn.Module) -> None:
     images = torch.randn(2, 3, 64, 64)
-    backbone = load_backbone("convnext_tiny", weights=None)
-    activation, embedding = layer_output(backbone.model, backbone.layer, images)
-    norm = backbone.model.classifier[0]
+    net = load_torchvision("convnext_tiny")
+    activation, embedding = layer_output(net.model, net.layer, images)
+    norm = net.model.classifier[0]
     with torch.no_grad():
         expected = nn.functional.layer_norm(activation.mean((2, 3)), (16,), norm.weight, norm.bias, norm.eps)
     torch.testing.assert_close(embedding, expected, rtol=1e-4, atol=1e-5)
@@ -104,33 +105,33 @@ def test_a_convnext_keeps_the_norm_of_its_average(small_convnext: nn.Module) -> 
 
 def test_a_maxvit_keeps_all_but_its_classifier() -> None:
     with torch.device("meta"):
-        model = load_backbone("maxvit_t", weights=None).model
+        model = load_torchvision("maxvit_t").model
     assert [type(part).__name__ for part in model.classifier][-3:] == ["Linear", "Tanh", "Identity"]
 
 
 def test_weights_of_a_preset_say_how_images_are_prepared() -> None:
     with torch.device("meta"):
-        backbone = load_backbone("efficientnet_v2_s", weights=None)
-    assert (backbone.size, backbone.mean, backbone.std) == (384, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+        net = load_torchvision("efficientnet_v2_s")
+    assert (net.size, net.mean, net.std) == (384, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 def test_an_unknown_network_gets_the_name_that_was_meant() -> None:
     with pytest.raises(ValueError, match=r"'resnet5o' .* did you mean .*resnet50"):
-        load_backbone("resnet5o")
+        load_torchvision("resnet5o")
 
 
 def test_an_unknown_layer_gets_the_names_there_are() -> None:
-    with pytest.raises(ValueError, match=r"'layer9' is no module of squeezenet1_1; it has features, classifier"):
-        load_backbone("squeezenet1_1", weights=None, layer="layer9")
+    with pytest.raises(ValueError, match=r"layer 'layer9' .* SqueezeNet; its children are features, classifier"):
+        load_torchvision("squeezenet1_1", layer="layer9")
 
 
 def test_another_layer_can_be_named() -> None:
-    assert load_backbone("squeezenet1_1", weights=None, layer="features.7").layer == "features.7"
+    assert load_torchvision("squeezenet1_1", layer="features.7").layer == "features.7"
 
 
 def test_a_layer_without_positions_is_refused() -> None:
     with pytest.raises(ValueError, match="layer 'classifier' of SqueezeNet gives no tensor with positions"):
-        load_backbone("squeezenet1_1", weights=None, layer="classifier")
+        load_torchvision("squeezenet1_1", layer="classifier")
 
 
 def test_files_of_a_convnext_fit_with_and_without_the_classifier(small_convnext: nn.Module, tmp_path: Path) -> None:
@@ -138,7 +139,7 @@ def test_files_of_a_convnext_fit_with_and_without_the_classifier(small_convnext:
     torch.save(state, tmp_path / "with.pth")
     torch.save({key: value for key, value in state.items() if "classifier.2" not in key}, tmp_path / "without.pth")
     for name in ("with.pth", "without.pth"):
-        model = load_backbone("convnext_tiny", tmp_path / name).model
+        model = load_torchvision("convnext_tiny", tmp_path / name).model
         torch.testing.assert_close(model.classifier[0].bias, small_convnext.classifier[0].bias)
 
 
@@ -161,29 +162,29 @@ def classifier() -> nn.Module:
 )
 def test_a_file_with_a_state_dict_gives_that_networks_features(wrap, classifier: nn.Module, tmp_path: Path) -> None:
     torch.save(wrap(classifier.state_dict()), tmp_path / "weights.pth")
-    backbone = load_backbone("squeezenet1_1", tmp_path / "weights.pth")
+    net = load_torchvision("squeezenet1_1", tmp_path / "weights.pth")
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
-        torch.testing.assert_close(backbone.model(images), classifier.features(images).mean((2, 3)))
+        torch.testing.assert_close(net.model(images), classifier.features(images).mean((2, 3)))
 
 
 def test_safetensors_are_read(classifier: nn.Module, tmp_path: Path) -> None:
     save_file = pytest.importorskip("safetensors.torch").save_file
     save_file(classifier.state_dict(), tmp_path / "weights.safetensors")
-    backbone = load_backbone("squeezenet1_1", tmp_path / "weights.safetensors")
+    net = load_torchvision("squeezenet1_1", tmp_path / "weights.safetensors")
     images = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
-        torch.testing.assert_close(backbone.model(images), classifier.features(images).mean((2, 3)))
+        torch.testing.assert_close(net.model(images), classifier.features(images).mean((2, 3)))
 
 
 @pytest.mark.parametrize("metadata", [True, False], ids=["as torch saves it", "as a plain dict"])
 def test_a_network_that_asks_for_its_version_loads_from_a_plain_dict_too(metadata: bool, tmp_path: Path) -> None:
     original = models.mnasnet0_5().eval()
     torch.save(original.state_dict() if metadata else dict(original.state_dict()), tmp_path / "weights.pth")
-    backbone = load_backbone("mnasnet0_5", tmp_path / "weights.pth")
+    net = load_torchvision("mnasnet0_5", tmp_path / "weights.pth")
     images = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
-        torch.testing.assert_close(backbone.model(images), original.layers(images).mean((2, 3)))
+        torch.testing.assert_close(net.model(images), original.layers(images).mean((2, 3)))
 
 
 def test_torchvisions_old_names_of_densenet_are_understood(tmp_path: Path) -> None:
@@ -200,10 +201,10 @@ def test_torchvisions_old_names_of_densenet_are_understood(tmp_path: Path) -> No
     }
     assert "features.denseblock1.denselayer1.norm.1.weight" in old
     torch.save(old, tmp_path / "weights.pth")
-    backbone = load_backbone("densenet121", tmp_path / "weights.pth")
+    net = load_torchvision("densenet121", tmp_path / "weights.pth")
     images = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
-        torch.testing.assert_close(backbone.model(images), original.features(images).relu().mean((2, 3)))
+        torch.testing.assert_close(net.model(images), original.features(images).relu().mean((2, 3)))
 
 
 def test_the_inception_networks_take_files_with_and_without_their_side_heads(tmp_path: Path) -> None:
@@ -211,10 +212,10 @@ def test_the_inception_networks_take_files_with_and_without_their_side_heads(tmp
     torch.save(original.state_dict(), tmp_path / "weights.pth")
     assert any(key.startswith("aux1") for key in original.state_dict())
     original.fc = nn.Identity()
-    backbone = load_backbone("googlenet", tmp_path / "weights.pth")
+    net = load_torchvision("googlenet", tmp_path / "weights.pth")
     images = torch.randn(2, 3, 96, 96)
     with torch.no_grad():
-        torch.testing.assert_close(backbone.model(images), original(images))
+        torch.testing.assert_close(net.model(images), original(images))
 
 
 def test_all_that_does_not_fit_stands_in_one_message(classifier: nn.Module, tmp_path: Path) -> None:
@@ -223,26 +224,27 @@ def test_all_that_does_not_fit_stands_in_one_message(classifier: nn.Module, tmp_
     state["backbone.extra"] = torch.zeros(1)
     torch.save(state, tmp_path / "weights.pth")
     with pytest.raises(WeightsError) as caught:
-        load_backbone("squeezenet1_1", tmp_path / "weights.pth")
+        load_torchvision("squeezenet1_1", tmp_path / "weights.pth")
     assert str(caught.value).endswith(
-        "weights.pth do not belong to squeezenet1_1: 1 missing: features.0.weight; 1 unexpected: backbone.extra"
+        "weights.pth do not fit SqueezeNet, read as of torchvision: 1 missing: features.0.weight; "
+        "1 unexpected: backbone.extra"
     )
 
 
 def test_weights_of_another_shape_are_named(classifier: nn.Module, tmp_path: Path) -> None:
     torch.save(classifier.state_dict(), tmp_path / "weights.pth")
     with pytest.raises(WeightsError, match=r"of another shape: features\.0\.weight \(64, 3, 3, 3\) instead of \(96, 3"):
-        load_backbone("squeezenet1_0", tmp_path / "weights.pth")
+        load_torchvision("squeezenet1_0", tmp_path / "weights.pth")
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         (None, r"no such file, and none of the pretrained ones IMAGENET1K_V1"),
-        (b"no weights", "cannot be read as a plain state dict"),
-        (b"", "cannot be read as a plain state dict"),
+        (b"no weights", "cannot be read"),
+        (b"", "cannot be read"),
         ({"epoch": 3}, "hold no state dict"),
-        (nn.Linear(2, 2), "cannot be read as a plain state dict"),
+        (nn.Linear(2, 2), "cannot be read"),
     ],
     ids=["missing", "garbage", "empty", "no tensors", "pickled model"],
 )
@@ -253,7 +255,7 @@ def test_a_file_that_holds_no_state_dict_is_named(content: object, message: str,
     elif content is not None:
         torch.save(content, path)
     with pytest.raises(WeightsError, match=r"weights\.pth.*" + message) as caught:
-        load_backbone("squeezenet1_1", path)
+        load_torchvision("squeezenet1_1", path)
     assert "\n" not in str(caught.value)
 
 
@@ -263,7 +265,7 @@ def test_weights_that_cannot_be_downloaded_point_to_a_file(monkeypatch: pytest.M
 
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", offline)
     with pytest.raises(WeightsError, match=r"cannot download .* of squeezenet1_1 from https.*no route.*--weights FILE"):
-        load_backbone("squeezenet1_1")
+        load_torchvision("squeezenet1_1", "DEFAULT")
 
 
 def test_pretrained_weights_are_those_of_the_network(monkeypatch: pytest.MonkeyPatch, classifier: nn.Module) -> None:
@@ -274,14 +276,14 @@ def test_pretrained_weights_are_those_of_the_network(monkeypatch: pytest.MonkeyP
     with torch.no_grad():
         expected = classifier.features(images).mean((2, 3))
         for name in ("DEFAULT", "IMAGENET1K_V1"):
-            torch.testing.assert_close(load_backbone("squeezenet1_1", name).model(images), expected)
+            torch.testing.assert_close(load_torchvision("squeezenet1_1", name).model(images), expected)
 
 
 def test_the_imagenet_weights_beside_the_repository_load(shared_folder: Path) -> None:
     path = shared_folder / "weights" / "squeezenet1_0_imagenet.pth"
     if not path.is_file():
         pytest.skip(f"needs {path.name} in the shared data")
-    backbone = load_backbone("squeezenet1_0", path)
-    activation, embedding = layer_output(backbone.model, backbone.layer, torch.rand(2, 3, 224, 224))
+    net = load_torchvision("squeezenet1_0", path)
+    activation, embedding = layer_output(net.model, net.layer, torch.rand(2, 3, 224, 224))
     assert embedding.shape == (2, 512)
     torch.testing.assert_close(embedding, activation.mean((2, 3)))

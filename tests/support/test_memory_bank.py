@@ -6,6 +6,7 @@ import sys
 from collections import Counter
 from contextlib import nullcontext
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -15,8 +16,8 @@ from torch.utils.data import Dataset
 from torchvision.datasets import ImageFolder
 from torchvision.transforms.functional import pil_to_tensor
 
-from captum_fam.support import memory_bank
-from captum_fam.support.memory_bank import MemoryBank
+from captum_fam.support import memory_bank, search
+from captum_fam.support.memory_bank import MemoryBank, NeighborRule
 from tests.perturbed_products import PerturbedProducts
 
 N_CLASSES = 7
@@ -55,7 +56,7 @@ def reference_neighbors(bank, query, k, measure="cosine", exclude=None):
 @pytest.fixture
 def small_steps(monkeypatch):
     """Blocks of a few rows and queries, so that small banks are searched in many."""
-    monkeypatch.setattr(memory_bank, "_STEP_BYTES", 4 * (4 + 2 * 17) * 60)
+    monkeypatch.setattr(search, "STEP_BYTES", 4 * (4 + 2 * 17) * 60)
     monkeypatch.setattr(memory_bank, "_STEP_QUERIES", 4)
 
 
@@ -76,7 +77,7 @@ def test_the_size_of_the_blocks_changes_nothing(monkeypatch):
     bank, query = random_bank(), random_queries()
     whole = bank.classify(query)
     for rows in (1, 7, 250, 502):
-        monkeypatch.setattr(memory_bank, "_STEP_BYTES", 4 * (11 + 2 * 17) * rows)
+        monkeypatch.setattr(search, "STEP_BYTES", 4 * (11 + 2 * 17) * rows)
         assert bank.classify(query).neighbor_indices.equal(whole.neighbor_indices)
 
 
@@ -84,7 +85,7 @@ def test_no_tensor_larger_than_a_block_is_made(small_steps, largest_tensor):
     bank, query = random_bank(k=20), random_queries()
     with largest_tensor() as largest:
         bank.classify(query)
-        for neighbors in memory_bank.get_args(memory_bank.Neighbors):
+        for neighbors in get_args(NeighborRule):
             bank.using(neighbors=neighbors).support(query)
     # a block is of 60 to 67 rows, the bank of 503
     assert largest.numel <= 67 * 17
@@ -364,7 +365,7 @@ def test_within_class_is_a_search_in_the_class_alone(small_steps):
 def test_a_class_without_a_neighbor_is_named_with_the_remedy(by_hand):
     bank = MemoryBank(by_hand.embeddings, by_hand.labels, ["wren", "jay", "owl"], k=1)
     query = torch.tensor([[3.0, 0.0], [3.0, 0.1]])
-    with pytest.raises(ValueError, match=r'none of the 1 nearest rows of query 1 is of class jay; .*"within-class"'):
+    with pytest.raises(ValueError, match=r'query 1 .* class jay among the 1 nearest rows; .*"within-class"'):
         bank.support(query, torch.tensor([0, 1]))
     with pytest.raises(ValueError, match="no row of class owl left"):
         bank.using(neighbors="whole-class").support(query, torch.tensor([2, 2]))
@@ -391,12 +392,15 @@ def test_faiss_finds_the_same_neighbors(small_steps, measure, dtype, leave_out):
     assert bank.support(query).indices.equal(exact.support(query).indices)
 
 
-def test_the_index_is_built_once_for_all_who_read_the_bank():
+def test_the_index_is_built_once_for_all_who_read_the_bank(monkeypatch):
     faiss = pytest.importorskip("faiss")
     bank = random_bank(backend="faiss")
-    bank.using(k=2).classify(random_queries())
-    assert isinstance(bank._faiss_index(), faiss.IndexFlatIP)
-    assert bank.using(k=3)._faiss_index() is bank._faiss_index()
+    made: list[int] = []
+    flat = faiss.IndexFlatIP
+    monkeypatch.setattr(faiss, "IndexFlatIP", lambda width: made.append(width) or flat(width))
+    for k in (2, 3, 4):
+        bank.using(k=k).classify(random_queries())
+    assert made == [bank.embeddings.shape[1]]
 
 
 def test_faiss_is_named_where_it_is_missing(monkeypatch):

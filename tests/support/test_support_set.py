@@ -6,7 +6,6 @@ import copy
 import functools
 import pickle
 import types
-import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -18,13 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from captum_fam import LayerFAM, LayerSimilarityCAM, SimilarityToSupport, SupportSet
-from captum_fam.support.support_set import (
-    EmbeddedSupport,
-    check_embedding,
-    check_embedding_sizes,
-    check_support_tensor,
-    embed_images,
-)
+from captum_fam.embedding.forward import check_embedding, embed_images
+from captum_fam.similarity import Dot
+from captum_fam.support.checks import check_embedding_sizes, check_support_tensor
 from tests.perturbed_products import PerturbedProducts
 
 pytestmark = pytest.mark.filterwarnings("ignore:more than half of a map's energy:UserWarning")
@@ -52,6 +47,11 @@ def counted(net: nn.Module) -> Iterator[list[int]]:
     handle = net.register_forward_pre_hook(lambda _, inputs: passes.append(len(inputs[0])))
     yield passes
     handle.remove()
+
+
+def embedded(support: SupportSet, forward_func: Callable[..., Any], args: Any = None) -> Tensor:
+    """The embeddings ``(K, J)`` of a support under a model."""
+    return support.embed(forward_func, args).embeddings()
 
 
 # Labels and names
@@ -99,7 +99,7 @@ def test_class_names_give_the_order_of_names_and_the_names_of_integers(images: T
 @pytest.mark.parametrize(
     ("labels", "class_names", "error", "message"),
     [
-        ([0, 1], None, ValueError, r"labels must have one entry a support: got 2 labels for 4 supports"),
+        ([0, 1], None, ValueError, r"labels must have one entry per support: got 2 labels for 4 supports"),
         (torch.zeros(5), None, ValueError, r"got 5 labels for 4 supports"),
         ([0, 2, 0, 2], None, ValueError, r"every class index 0\.\.2 at least once, got \[0, 2\].*names as labels"),
         ([-1, 0, 1, 0], None, ValueError, r"at least once, got \[-1, 0, 1\]"),
@@ -128,7 +128,7 @@ def test_a_batch_size_below_one_is_refused(images: Tensor) -> None:
 @pytest.mark.parametrize(
     ("support", "error", "message"),
     [
-        ("birds/", TypeError, "support must be a tensor, a SupportSet or a MemoryBank, got str"),
+        ("birds/", TypeError, "support must be a tensor or a Support .*, got str"),
         (np.zeros((2, 3)), TypeError, "got ndarray"),
         (torch.zeros(3), ValueError, r"images \(K, C, H, W\) or embeddings \(K, J\), got shape \(3,\)"),
         (torch.zeros(0, 3, 4, 4), ValueError, r"support is empty: got shape \(0, 3, 4, 4\)"),
@@ -160,7 +160,7 @@ def test_embeddings_are_taken_as_they_are(net: nn.Module) -> None:
     support = SupportSet(embeddings)
     assert support.holds_embeddings
     with counted(net) as passes:
-        assert torch.equal(support.embed(net), embeddings)
+        assert torch.equal(embedded(support, net), embeddings)
     assert passes == []
 
 
@@ -168,7 +168,7 @@ def test_images_are_embedded_in_chunks_without_a_graph(net: nn.Module, images: T
     support = SupportSet(images, batch_size=3)
     assert not support.holds_embeddings
     with counted(net) as passes:
-        embeddings = support.embed(net)
+        embeddings = embedded(support, net)
     assert passes == [3, 1]
     assert not embeddings.requires_grad
     assert torch.allclose(embeddings, net(images), atol=1e-15)
@@ -182,14 +182,22 @@ def test_a_support_with_a_graph_is_detached_and_can_be_copied(net: nn.Module, im
     assert torch.equal(copied.inputs, embeddings)
 
 
-def test_images_are_embedded_once_for_any_number_of_calls(net: nn.Module, images: Tensor) -> None:
-    support, x = SupportSet(images, [0, 1, 0, 1]), images.flip(3)[:3]
+def test_a_set_that_was_embedded_costs_no_pass_in_any_number_of_calls(net: nn.Module, images: Tensor) -> None:
+    support, x = SupportSet(images, [0, 1, 0, 1]).embed(net), images.flip(3)[:3]
     with counted(net) as passes:
         for _ in range(2):
             for method in (LayerFAM, LayerSimilarityCAM):
                 method(net, net.features).attribute(x, support, target=1)
         SimilarityToSupport(net, support, foil="others")(x)
-    assert passes == [4, 3, 3, 3, 3, 3]
+    assert passes == [3, 3, 3, 3, 3]
+
+
+def test_images_are_embedded_in_every_call_of_a_method(net: nn.Module, images: Tensor) -> None:
+    support, x = SupportSet(images, [0, 1, 0, 1]), images.flip(3)[:3]
+    with counted(net) as passes:
+        for _ in range(2):
+            LayerFAM(net, net.features).attribute(x, support, target=1)
+    assert passes == [4, 3, 4, 3]
 
 
 def test_any_number_of_supports_costs_one_pass_of_the_queries(
@@ -197,8 +205,7 @@ def test_any_number_of_supports_costs_one_pass_of_the_queries(
 ) -> None:
     x = make_images(2, seed=1)
     for count in (1, 5, 40):
-        support = SupportSet(make_images(count, seed=3))
-        support.embed(net)
+        support = SupportSet(make_images(count, seed=3)).embed(net)
         with counted(net) as passes:
             LayerFAM(net, net.features).attribute(x, support)
         assert passes == [2]
@@ -268,11 +275,11 @@ CHANGES: dict[str, Change] = {
 def test_a_changed_model_embeds_its_support_anew(change: Change, net: nn.Module, images: Tensor) -> None:
     support, x = SupportSet(images[:2]), images[2:]
     scores, fam = SimilarityToSupport(net, support, similarity="dot"), LayerSimilarityCAM(net, net.features)
-    before = [support.embed(net), scores(x), fam.attribute(x, support)]
+    before = [embedded(support, net), scores(x), fam.attribute(x, support)]
     change(net)
-    after = [support.embed(net), scores(x), fam.attribute(x, support)]
+    after = [embedded(support, net), scores(x), fam.attribute(x, support)]
     fresh = SupportSet(images[:2])
-    want = [fresh.embed(net), SimilarityToSupport(net, fresh, similarity="dot")(x), fam.attribute(x, fresh)]
+    want = [embedded(fresh, net), SimilarityToSupport(net, fresh, similarity="dot")(x), fam.attribute(x, fresh)]
     for new, right in zip(after, want, strict=True):
         assert torch.equal(new, right)
     for old, new in zip(before[:2], after[:2], strict=True):  # a normalization leaves the map of the cosine
@@ -282,28 +289,28 @@ def test_a_changed_model_embeds_its_support_anew(change: Change, net: nn.Module,
 def test_a_switch_to_training_mode_embeds_anew(net: nn.Module, images: Tensor) -> None:
     net.features.append(nn.Dropout(0.5).eval())
     support = SupportSet(images)
-    quiet = support.embed(net)
-    assert not torch.allclose(support.embed(net.train()), quiet)
-    assert torch.equal(support.embed(net.eval()), quiet)
+    quiet = embedded(support, net)
+    assert not torch.allclose(embedded(support, net.train()), quiet)
+    assert torch.equal(embedded(support, net.eval()), quiet)
 
 
 def test_moving_batch_norm_statistics_are_followed(images: Tensor) -> None:
     net = nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.AdaptiveAvgPool2d(1), nn.Flatten()).double()
     support = SupportSet(images)
-    support.embed(net.train())  # moves the statistics
-    assert torch.equal(support.embed(net.eval()), net(images))
+    embedded(support, net.train())  # moves the statistics
+    assert torch.equal(embedded(support, net.eval()), net(images))
     net.train()(images * 3)
-    assert torch.equal(support.embed(net.eval()), net(images))
+    assert torch.equal(embedded(support, net.eval()), net(images))
 
 
 def test_another_autocast_mode_embeds_anew(make_net: Callable[..., nn.Module], images: Tensor) -> None:
     net, support = make_net(head="linear").float(), SupportSet(images.float())
-    plain = support.embed(net)
+    plain = embedded(support, net)
     with torch.autocast("cpu", torch.bfloat16):
-        assert support.embed(net).dtype == torch.bfloat16
+        assert embedded(support, net).dtype == torch.bfloat16
     with torch.autocast("cpu", torch.float16):
-        assert support.embed(net).dtype == torch.float16
-    assert torch.equal(support.embed(net), plain)
+        assert embedded(support, net).dtype == torch.float16
+    assert torch.equal(embedded(support, net), plain)
 
 
 @pytest.mark.parametrize(
@@ -319,14 +326,14 @@ def test_exchanged_images_are_embedded_anew(change: Callable[..., Any], net: nn.
     support, x, others = SupportSet(images[:2].clone()), images[3:], images[2:] * 2
     scores = SimilarityToSupport(net, support, similarity="dot")
     of_foil = SimilarityToSupport(net, images, similarity="dot", foil=support)
-    before = [support.embed(net), scores(x), of_foil(x)]
+    before = [embedded(support, net), scores(x), of_foil(x)]
     change(support, others)
     fresh = [
         net(others),
         SimilarityToSupport(net, others, similarity="dot")(x),
         SimilarityToSupport(net, images, similarity="dot", foil=others)(x),
     ]
-    for old, new, right in zip(before, [support.embed(net), scores(x), of_foil(x)], fresh, strict=True):
+    for old, new, right in zip(before, [embedded(support, net), scores(x), of_foil(x)], fresh, strict=True):
         assert torch.allclose(new, right, atol=1e-14)
         assert not torch.allclose(new, old)
 
@@ -352,18 +359,18 @@ def test_exchanged_labels_foil_and_aggregate_are_followed(net: nn.Module, images
 def test_two_models_have_each_their_own_embeddings(net: nn.Module, other_net: nn.Module, images: Tensor) -> None:
     support = SupportSet(images)
     for _ in range(2):
-        assert torch.equal(support.embed(net), net(images))
-        assert torch.equal(support.embed(other_net), other_net(images))
+        assert torch.equal(embedded(support, net), net(images))
+        assert torch.equal(embedded(support, other_net), other_net(images))
 
 
 def test_a_copied_model_is_another_model(net: nn.Module, images: Tensor) -> None:
     support = SupportSet(images)
-    support.embed(net)
+    embedded(support, net)
     twin = copy.deepcopy(net)
     with torch.no_grad():
         twin.head.weight.neg_()
-    assert torch.equal(support.embed(twin), twin(images))
-    assert torch.equal(support.embed(net), net(images))
+    assert torch.equal(embedded(support, twin), twin(images))
+    assert torch.equal(embedded(support, net), net(images))
 
 
 def test_models_that_follow_each_other_at_one_address_are_told_apart(
@@ -372,7 +379,7 @@ def test_models_that_follow_each_other_at_one_address_are_told_apart(
     support = SupportSet(images)
     for seed in range(8):
         net = make_net(head="linear", seed=seed)
-        assert torch.equal(support.embed(net), net(images))
+        assert torch.equal(embedded(support, net), net(images))
         del net
 
 
@@ -388,122 +395,37 @@ def test_methods_of_one_model_are_told_apart(images: Tensor) -> None:
 
     net, support = Siamese(), SupportSet(images)
     for _ in range(2):
-        assert torch.equal(support.embed(net.left), net.left(images))
-        assert torch.equal(support.embed(net.right), net.right(images))
-        assert torch.equal(support.embed(net), net.left(images))
+        assert torch.equal(embedded(support, net.left), net.left(images))
+        assert torch.equal(embedded(support, net.right), net.right(images))
+        assert torch.equal(embedded(support, net), net.left(images))
     same_name = [types.MethodType(lambda self, x, d=d: x.flatten(2).std(2) * d, net) for d in (1, 2)]
-    assert torch.equal(support.embed(same_name[1]), 2 * support.embed(same_name[0]))
-
-
-def test_a_support_keeps_no_model_alive(make_net: Callable[..., nn.Module], images: Tensor) -> None:
-    support = SupportSet(images)
-    net = make_net()
-    support.embed(net)
-    support.embed(net.forward)
-    reference = weakref.ref(net)
-    del net
-    assert reference() is None
+    assert torch.equal(embedded(support, same_name[1]), 2 * embedded(support, same_name[0]))
 
 
 # Callables
 
 
-def _passes(forward_func: Callable[[Tensor], Tensor], net: nn.Module, images: Tensor) -> int:
-    """How often three uses of a support embed it."""
-    support = SupportSet(images)
-    with counted(net) as passes:
-        for _ in range(3):
-            assert torch.equal(support.embed(forward_func), forward_func(images))
-    return len(passes) - 3
-
-
-def test_closures_partials_and_methods_over_a_module_embed_once(net: nn.Module, images: Tensor) -> None:
-    shift, scale = 0.5, torch.tensor(2.0, dtype=torch.float64)
-
-    @torch.no_grad()
-    def decorated(x: Tensor) -> Tensor:
-        return net(x)
-
-    def nested(x: Tensor) -> Tensor:
-        return nn.functional.normalize(decorated(x)) * scale
-
-    for forward_func in (
-        net,
-        lambda x: net(x) + shift,
-        decorated,
-        nested,
-        functools.partial(_call, net),
-        torch.compile(lambda x: net(x), backend="eager"),
-    ):
-        assert _passes(forward_func, net, images) == 1
-
-
-def _call(model: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    return model(x)
-
-
-@pytest.mark.parametrize("kind", ["closure", "tensor", "nested function", "partial", "decorated"])
-def test_a_change_behind_a_closure_is_seen(kind: str, net: nn.Module, images: Tensor) -> None:
-    scale = torch.tensor(2.0, dtype=torch.float64)
-
-    def inner(x: Tensor) -> Tensor:
-        return net(x)
-
-    functions: dict[str, Callable[[Tensor], Tensor]] = {
-        "closure": lambda x: net(x),
-        "tensor": lambda x: net(x) * scale,
-        "nested function": lambda x: inner(x),
-        "partial": functools.partial(_call, inner),
-        "decorated": torch.no_grad()(inner),
-    }
-    forward_func, support = functions[kind], SupportSet(images)
-    before = support.embed(forward_func)
-    if kind == "tensor":
-        scale.mul_(3)
-    else:
-        with torch.no_grad():
-            net.head.weight.neg_()
-    assert torch.equal(support.embed(forward_func), forward_func(images))
-    assert not torch.allclose(support.embed(forward_func), before)
-
-
-def test_what_a_callable_hides_is_never_kept(net: nn.Module, other_net: nn.Module, images: Tensor) -> None:
-    hidden: dict[str, nn.Module] = {"head": nn.Identity()}
-
-    class Embedder:
-        def __init__(self) -> None:
-            self.nets = [net]
-
-        def __call__(self, x: Tensor) -> Tensor:
-            return self.nets[0](x)
-
-        def embed(self, x: Tensor) -> Tensor:
-            return self.nets[0](x)
-
-    def with_head(head: dict[str, nn.Module]) -> Callable[[Any], Any]:
-        def decorator(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-            @functools.wraps(function)
-            def wrapper(x: Tensor) -> Tensor:
-                return head["head"](function(x))
-
-            return wrapper
-
-        return decorator
-
-    embedder = Embedder()
-    for forward_func in (
-        embedder,
-        embedder.embed,
-        lambda x: hidden["head"](net(x)),
-        with_head(hidden)(lambda x: net(x)),
-        functools.partial(lambda heads, x: heads["head"](net(x)), hidden),
-    ):
-        assert _passes(forward_func, net, images) == 3
-    scores = SimilarityToSupport(embedder, images, similarity="dot")
+def test_scores_of_a_plain_function_embed_in_every_call(net: nn.Module, other_net: nn.Module, images: Tensor) -> None:
+    nets = [net]
+    scores = SimilarityToSupport(lambda x: nets[0](x), images, similarity="dot")
     before = scores(images)
-    embedder.nets[0] = other_net
+    with counted(net) as passes:
+        assert torch.equal(scores(images), before)
+    assert passes == [4, 4]
+    nets[0] = other_net
     assert torch.equal(scores(images), SimilarityToSupport(other_net, images, similarity="dot")(images))
     assert not torch.allclose(scores(images), before)
+
+
+def test_scores_of_a_method_follow_its_object(net: nn.Module, images: Tensor) -> None:
+    scores = SimilarityToSupport(net.forward, images, similarity="dot")
+    with counted(net) as passes:
+        before = scores(images)
+    assert len(passes) == 0  # a method is called past the hooks of the module
+    with torch.no_grad():
+        net.head.weight.neg_()
+    assert torch.equal(scores(images), SimilarityToSupport(net, images, similarity="dot")(images))
+    assert not torch.allclose(scores(images), -before)
 
 
 def test_additional_arguments_are_never_mixed_up(net: nn.Module, images: Tensor) -> None:
@@ -511,34 +433,32 @@ def test_additional_arguments_are_never_mixed_up(net: nn.Module, images: Tensor)
         return net(x) * factor
 
     support = SupportSet(images)
-    assert torch.equal(support.embed(forward, (2.0,)), 2 * net(images))
-    assert torch.equal(support.embed(forward, (3.0,)), 3 * net(images))
+    assert torch.equal(embedded(support, forward, (2.0,)), 2 * net(images))
+    assert torch.equal(embedded(support, forward, (3.0,)), 3 * net(images))
 
 
 # Copies, precision, files
 
 
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda thing: pickle.loads(pickle.dumps(thing))])
-def test_a_copied_support_is_equal_and_starts_without_embeddings(
+def test_a_copied_support_is_equal_and_embeds_alike(
     duplicate: Callable[[Any], Any], net: nn.Module, images: Tensor
 ) -> None:
     support = SupportSet(images, ["jay", "tit", "jay", "tit"], batch_size=3)
-    support.embed(net)
     copied = duplicate(support)
     assert torch.equal(copied.inputs, support.inputs)
     assert torch.equal(copied.labels, support.labels)
     assert (copied.class_names, copied.batch_size) == (support.class_names, 3)
-    assert len(copied._embedded) == 0
-    assert torch.equal(copied.embed(net), support.embed(net))
+    assert torch.equal(embedded(copied, net), embedded(support, net))
 
 
 def test_a_support_moves_to_another_precision(net: nn.Module, images: Tensor) -> None:
     support = SupportSet(images, [0, 1, 1, 0])
-    support.embed(net)
+    embedded(support, net)
     moved = support.to(torch.float32)
     assert moved.inputs.dtype == torch.float32
     assert moved.labels.dtype == torch.int64
-    assert torch.equal(moved.embed(net.float()), net(images.float()))
+    assert torch.equal(embedded(moved, net.float()), net(images.float()))
 
 
 def test_the_state_of_a_support_goes_round(images: Tensor) -> None:
@@ -604,7 +524,7 @@ def test_embeddings_that_a_state_made_useless_are_refused_whatever_the_measure(v
 
     scores = SimilarityToSupport(nn.Flatten(), support, bounded)
     support.load_state_dict(state)
-    for forward in (lambda: scores(torch.rand(2, 6)), lambda: support.embed(nn.Flatten())):
+    for forward in (lambda: scores(torch.rand(2, 6)), lambda: embedded(support, nn.Flatten())):
         with pytest.raises(ValueError, match="support: its embeddings contain NaN or inf"):
             forward()
 
@@ -613,7 +533,7 @@ def test_embeddings_that_a_state_made_useless_are_refused_whatever_the_measure(v
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_support_moves_to_a_gpu(net: nn.Module, images: Tensor) -> None:
     support = SupportSet(images, [0, 1, 1, 0])
-    want = support.embed(net)
+    want = embedded(support, net)
     moved = support.cuda()
     assert moved.labels.is_cuda
     assert torch.allclose(moved.embed(net.cuda()).cpu(), want, atol=1e-10)
@@ -755,20 +675,24 @@ directions = pytest.mark.parametrize("direction", [None, "up", "down"])
 
 
 def test_scores_that_differ_by_rounding_are_ties_by_hand() -> None:
-    support = EmbeddedSupport(torch.ones(3, 2), torch.eye(3), runner_up=True)
-    similarities = torch.tensor([[0.5, 0.5 + 1e-7, 0.2], [0.5 - 1e-7, 0.1, 0.5], [0.1, 0.2, 0.3], [0.1, 0.4, 0.4]])
-    assert support.predicted(similarities).tolist() == [0, 0, 2, 1]
-    assert (support.scores(similarities)[[0, 1, 3], [0, 0, 1]] == 0).all()
-    torch.testing.assert_close(support.scores(similarities)[2], torch.tensor([-0.2, -0.1, 0.1]))
-    weights = support.support_weights(similarities, torch.tensor([0, 0, 2, 2]))
-    assert weights.tolist() == [[1, -1, 0], [1, 0, -1], [0, -1, 1], [0, -1, 1]]
+    support = SupportSet(torch.eye(3), [0, 1, 2])
+    # The dot products with the rows of the identity are the query itself.
+    query = torch.tensor([[0.5, 0.5 + 1e-7, 0.2], [0.5 - 1e-7, 0.1, 0.5], [0.1, 0.2, 0.3], [0.1, 0.4, 0.4]])
+    contrast = support.compare(query, torch.tensor([0, 0, 2, 2]), Dot()).against(runner_up=True)
+    assert contrast.predicted.tolist() == [0, 0, 2, 1]
+    assert (contrast.scores[[0, 1, 3], [0, 0, 1]] == 0).all()
+    torch.testing.assert_close(contrast.scores[2], torch.tensor([-0.2, -0.1, 0.1]))
+    assert contrast.support_weights.tolist() == [[1, -1, 0], [1, 0, -1], [0, -1, 1], [0, -1, 1]]
 
 
 def test_what_rounding_is_relative_to_can_be_more_than_the_scores() -> None:
-    support = EmbeddedSupport(torch.ones(3, 2), torch.eye(3))
-    similarities, magnitude = torch.tensor([[1e-6, 1.2e-6, 1.1e-6]]), torch.ones(1, 3)
-    assert support.predicted(similarities).tolist() == [1]
-    assert support.predicted(similarities, magnitude).tolist() == [0]
+    class OfLargeTerms(Dot):
+        def magnitude(self, query: Tensor, support: Tensor, scores: Tensor) -> Tensor:
+            return torch.ones_like(scores)
+
+    support, query = SupportSet(torch.eye(3), [0, 1, 2]), torch.tensor([[1e-6, 1.2e-6, 1.1e-6]])
+    assert support.compare(query, similarity=Dot()).predicted.tolist() == [1]
+    assert support.compare(query, similarity=OfLargeTerms()).predicted.tolist() == [0]
 
 
 @directions

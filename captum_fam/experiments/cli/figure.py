@@ -6,250 +6,235 @@ import argparse
 import math
 import re
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from captum_fam.experiments.cli.protocol_options import (
-    SPLITS,
-    add_bank,
-    add_episodes,
-    add_images,
+from tqdm import tqdm
+
+from captum_fam._files import versions, write_all_or_nothing, write_json
+from captum_fam.cli.loading import RunOptions, choose_device
+from captum_fam.cli.options import add_fields, default_out, option, option_fields, positive, read_fields
+from captum_fam.experiments import Panel, get_methods
+from captum_fam.experiments.cli.loading import (
+    BankOptions,
+    DataOptions,
+    SplitModelOptions,
     add_methods,
-    bank_settings,
-    episode_settings,
-    load_bank,
-    load_images,
-    reading_settings,
+    load_split_model,
 )
+from captum_fam.experiments.figure_queries import FigureQuery, Which, choose_queries
+from captum_fam.experiments.model_figure import ClearValue, check_scale, format_percent, model_figure
+from captum_fam.experiments.model_run import ModelRun, run_model
+from captum_fam.experiments.protocols import get_protocol, list_protocols
+from captum_fam.experiments.protocols.base import Protocol
 
 _SUFFIXES = (".png", ".pdf", ".svg")
-# Settings of a protocol that a figure has not.
+# Settings of a protocol that a figure does not have.
 _OF_TABLES = ("methods", "measures", "conventions", "explain")
-_KEYS = ("weights", "head", "pooling", "similarity", "size", "bank", "label")
 
 
-def add_parser(subparsers: Any) -> None:
-    """Add the subcommand."""
-    parser = subparsers.add_parser(
-        "figure",
-        help="draw the maps of several models for the same images, with their accuracies",
-        description="Draw a grid: a row a query, a column a model, its accuracy above. FIGURE.json beside it says how "
-        "it was made. Every map has its own scale; red speaks for the match, blue against it.",
+@dataclass(frozen=True)
+class FigureModel(SplitModelOptions):
+    """One model of the figure, as a word of ``--model`` names it."""
+
+    bank: str | None = option("memory bank of the model", None)
+    label: str = option("what the figure calls the model", "")
+
+
+@dataclass(frozen=True)
+class QueryOptions:
+    """Which queries are the rows, and what is drawn of each."""
+
+    which: Which = option(
+        "queries that all models get right, or wrong (Fig. 4: maps for the predicted and for the true class), or any",
+        "correct",
+    )
+    queries: int = option("rows", 6, parse=positive)
+    seed: int = option("of the choice, and of episodes", 0)
+    supports: bool | None = option("show what the queries were compared with; default: where there is no bank", None)
+    scale: ClearValue = option("what is left clear in a map: zero, or its smallest value as in the paper", "zero")
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Fill the parser of the subcommand: protocols whose queries are single images are subcommands."""
+    parser.description = (
+        "Draw a grid: one row per query, one column per model, its accuracy above. FIGURE.json beside it says how it "
+        "was made. Every map has its own scale; red speaks for the match, blue against it."
     )
     protocols = parser.add_subparsers(title="protocols", metavar="PROTOCOL", required=True)
-    few_shot = _add_protocol(protocols, "few-shot", "queries of N-way K-shot episodes: Fig. 2", _few_shot)
-    add_episodes(few_shot, 200)
-    contrastive = _add_protocol(
-        protocols, "contrastive", "queries classified by their neighbors in a memory bank: Figs. 3 and 4", _contrastive
-    )
-    add_bank(contrastive)
-    _add_protocol(protocols, "retrieval", "queries and the image each model retrieves for them: Fig. 5", _retrieval)
+    for name in list_protocols():
+        protocol = get_protocol(name)
+        if "cells" not in protocol.gives:  # a mosaic is no photograph that a reader could look at
+            description = f"Draw the maps of several models for queries of: {protocol.summary}."
+            _add_protocol(
+                protocols.add_parser(name, help=protocol.summary, description=description, allow_abbrev=False),
+                protocol,
+            )
 
 
-def _add_protocol(protocols: Any, name: str, said: str, make: Any) -> argparse.ArgumentParser:
-    from captum_fam.experiments.split_model import POOLINGS
-
-    item = "EPISODE:ITEM" if name == "few-shot" else "ITEM"
-    parser: argparse.ArgumentParser = protocols.add_parser(name, help=said, description=f"{said[0].upper()}{said[1:]}.")
+def _add_protocol(parser: argparse.ArgumentParser, protocol: type[Protocol]) -> None:
+    item = "EPISODE:ITEM" if protocol.by_unit else "ITEM"
     parser.add_argument(
         "--model",
         nargs="+",
         required=True,
-        type=_parse_model,
+        type=parse_model,
         metavar="NAME[=WEIGHTS][,KEY=VALUE...]",
-        help="one or more of squeezenet, demo, another name of create_model, or package.module:factory, with a file of "
-        f"weights. Keys: head, a linear head as train-head or train metric makes one; pooling, {', '.join(POOLINGS)}; "
-        "similarity; size of the images; label, what the figure calls the model; bank, of contrastive, a file in place "
-        "of --bank-split. Example: conv4net=conv4net/best.safetensors,label=Conv4Net",
+        help="one or more of those that captum-fam evaluate takes, with a file of weights. Keys: "
+        f"{', '.join(_keys())}, as for captum-fam evaluate; label is what the figure calls the model. "
+        "Example: conv4net=conv4net/best.safetensors,label=Conv4Net",
     )
-    add_images(parser, SPLITS[name])
-    add_methods(parser, "fam", "a column of each model for each: ")
-    parser.add_argument(
-        "--which",
-        choices=("correct", "wrong", "any"),
-        default="correct",
-        help="queries that all models get right, or wrong (Fig. 4: maps for the predicted and for the true class), or "
-        "any; default: %(default)s",
-    )
-    parser.add_argument("--queries", type=int, default=6, metavar="N", help="rows; default: %(default)s")
-    parser.add_argument("--seed", type=int, default=0, help="of the choice, and of episodes; default: %(default)s")
+    add_fields(parser, DataOptions, defaults={"split": protocol.split})
+    add_methods(parser, "fam")
+    add_fields(parser, QueryOptions)
     parser.add_argument(
         "--items",
-        type=_parse_items,
+        type=parse_items,
         default=(),
         metavar=f"{item},{item},...",
         help="these queries, as an earlier FIGURE.json has them under items",
     )
-    parser.add_argument(
-        "--supports",
-        action=argparse.BooleanOptionalAction,
-        default=name != "contrastive",
-        help="show what the queries were compared with; default: not for contrastive",
-    )
-    parser.add_argument(
-        "--scale",
-        choices=("zero", "minmax"),
-        default="zero",
-        help="what is left clear in a map: zero, or its smallest value as in the paper; default: %(default)s",
-    )
+    # Few episodes have enough queries to choose from.
+    add_fields(parser, protocol, skip=("seed", "explain"), defaults={"episodes": 200})
+    if protocol.takes_bank:
+        add_fields(parser, BankOptions, skip=("bank",))  # each model has its own
+    add_fields(parser, RunOptions, skip=("batch_size",))
     parser.add_argument(
         "--out",
         type=Path,
-        default=Path(f"{name}.png"),
+        default=default_out(parser, ".png"),
         metavar="FIGURE",
         help=f"{', '.join(_SUFFIXES)}; default: %(default)s",
     )
-    parser.set_defaults(run=_run, make=make, protocol=name)
-    return parser
+    parser.set_defaults(run=run, protocol=protocol)
 
 
-@dataclass(frozen=True)
-class _Model:
-    """A model as ``--model`` names it."""
-
-    name: str
-    weights: str | None = None
-    head: str | None = None
-    pooling: str | None = None
-    similarity: str | None = None
-    size: int | None = None
-    bank: str | None = None
-    label: str = ""
+def _keys() -> list[str]:
+    return [field.name for field in option_fields(FigureModel) if field.name != "model"]
 
 
-def _parse_model(text: str) -> _Model:
+def parse_model(text: str) -> FigureModel:
+    """A word of ``--model``.
+
+    Raises:
+        ArgumentTypeError: for a word of another form, or an unknown key.
+    """
     # Commas that no key follows belong to a path.
-    parts = [part.partition("=") for part in re.split(rf",(?=(?:{'|'.join(_KEYS)})=)", text)]
+    parts = [part.partition("=") for part in re.split(rf",(?=(?:{'|'.join(_keys())})=)", text)]
     (name, _, weights), *rest = parts
     if not name or "," in name or any(equals and not value for _, equals, value in parts):
         raise argparse.ArgumentTypeError(
-            f"{text!r}: expected NAME[=WEIGHTS][,KEY=VALUE...] with the keys {', '.join(_KEYS)}"
+            f"{text!r}: expected NAME[=WEIGHTS][,KEY=VALUE...] with the keys {', '.join(_keys())}"
         )
     given: dict[str, Any] = {"weights": weights or None, "label": name, **{key: value for key, _, value in rest}}
     if "size" in given:
-        if not given["size"].isdecimal() or int(given["size"]) < 1:
-            raise argparse.ArgumentTypeError(f"size must be a number of pixels, at least 1, got {given['size']!r}")
-        given["size"] = int(given["size"])
-    return _Model(name, **given)
+        given["size"] = positive(given["size"])
+    return FigureModel(name, **given)
 
 
-def _run(options: argparse.Namespace) -> int:
+def parse_items(text: str) -> tuple[int | tuple[int, int], ...]:
+    """Positions of queries in the data, ``ITEM`` or ``EPISODE:ITEM``, with commas between.
+
+    Raises:
+        ArgumentTypeError: for a word of another form, or a query that is given twice.
+    """
+    items: list[int | tuple[int, int]] = []
+    for part in text.split(","):
+        found = re.fullmatch(r"(?:(\d+):)?(\d+)", part.strip(), re.ASCII)
+        if found is None:
+            raise argparse.ArgumentTypeError(f"{part!r}: expected ITEM or, of few-shot, EPISODE:ITEM")
+        item = int(found[2]) if found[1] is None else (int(found[1]), int(found[2]))
+        if item in items:
+            raise argparse.ArgumentTypeError(f"{part} is given twice; a query has one row")
+        items.append(item)
+    return tuple(items)
+
+
+def run(options: argparse.Namespace) -> int:
     """Draw a figure."""
-    import torch
-    from tqdm import tqdm
-
-    from captum_fam._files import staged
-    from captum_fam.experiments.model_figure import check_scale, choose_queries, format_percent, model_figure, run_model
-    from captum_fam.experiments.table_methods import check_no_positions, get_methods
-    from captum_fam.explanation import write_json
-
-    _check(options)
+    shown = read_fields(QueryOptions, options)
+    supports = not options.protocol.takes_bank if shown.supports is None else shown.supports
+    _check(options, supports)
     methods = get_methods(options.methods, options.foil)
-    if options.protocol != "few-shot":
-        check_no_positions(methods)
-    check_scale(methods, options.scale)
-    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    protocols = [options.make(options, model) for model in options.model]
+    check_scale(methods, shown.scale)
+    protocols = [make_figure_protocol(options, model) for model in options.model]
+    for protocol in protocols:
+        protocol.check_methods(methods)  # its panel has none
+    for protocol in protocols:
+        protocol.check_methods(methods)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     # Beside the figure: the features of many images may be too much for the system's folder.
     with tempfile.TemporaryDirectory(dir=options.out.parent, prefix=".captum-fam-") as scratch:
         runs = [
-            run_model(model.label, protocol, Path(scratch, str(number)), device=device, progress=True)
+            run_model(
+                model.label,
+                protocol,
+                Path(scratch, str(number)),
+                device=choose_device(options.device),
+                progress=not options.quiet,
+            )
             for number, (model, protocol) in enumerate(zip(options.model, protocols, strict=True))
         ]
-        queries = choose_queries(runs, options.which, options.queries, options.seed, options.items)
-        drawn = tqdm(queries, "drawing", unit="query")
-        figure = model_figure(runs, drawn, methods, which=options.which, supports=options.supports, scale=options.scale)
-    with staged(options.out.parent) as folder:
+        queries = choose_queries(runs, shown.which, shown.queries, shown.seed, options.items)
+        drawn = tqdm(queries, "drawing", unit="query", disable=options.quiet or None)
+        figure = model_figure(runs, drawn, methods, which=shown.which, supports=supports, scale=shown.scale)
+    with write_all_or_nothing(options.out.parent) as folder:
         figure.save(folder / options.out.name, dpi=200)
-        write_json(folder / f"{options.out.stem}.json", _about(options, runs, queries))
+        write_json(folder / f"{options.out.stem}.json", _about(options, supports, runs, queries))
     for run in runs:
         print(f"{run.label}: {format_percent(run.accuracy)}")
     print(f"{len(queries)} queries: {options.out}")
     return 0
 
 
-def _check(options: argparse.Namespace) -> None:
+def make_figure_protocol(options: argparse.Namespace, model: FigureModel) -> Protocol:
+    """The protocol of one model, without methods: maps are made of the chosen queries only.
+
+    Raises:
+        ValueError, FileNotFoundError: for options that cannot be followed.
+    """
+    protocol: type[Protocol] = options.protocol
+    images = read_fields(DataOptions, options)
+    two_part = load_split_model(model, images.geometry, remedy=f"{model.model}=FILE")
+    dataset = images.load(two_part)
+    bank = {}
+    if protocol.takes_bank:
+        source = read_fields(BankOptions, options, bank=model.bank)
+        bank["bank"] = source.load(two_part, images, dataset, options.backend)
+    return read_fields(protocol, options, model=two_part, dataset=dataset, panel=Panel((), ()), **bank)
+
+
+def _check(options: argparse.Namespace, supports: bool) -> None:
+    """Refuse what no model is needed to refuse."""
+    protocol: type[Protocol] = options.protocol
     if options.out.suffix.lower() not in _SUFFIXES:
         raise ValueError(f"--out {options.out}: a figure is written as {', '.join(_SUFFIXES)}")
     labels = [model.label for model in options.model]
     twice = [label for label in dict.fromkeys(labels) if labels.count(label) > 1]
     if twice:
         raise ValueError(f"--model: several are called {twice[0]}; tell them apart by ,label=NAME")
-    if options.queries < 1:
-        raise ValueError(f"--queries must be at least 1, got {options.queries}")
     banks = [model.bank for model in options.model if model.bank]
-    if banks and options.protocol != "contrastive":
-        raise ValueError(f"--model: bank is for contrastive, {options.protocol} has none")
-    if banks and options.supports:
+    if banks and not protocol.takes_bank:
+        raise ValueError(f"--model: bank={banks[0]} is for protocols with a memory bank, {protocol.name} has none")
+    if banks and supports:
         raise ValueError(f"--supports: the memory bank {banks[0]} has no images to show; leave one of them out")
-    if options.protocol != "few-shot" and any(isinstance(item, tuple) for item in options.items):
-        raise ValueError(f"--items: EPISODE:ITEM is for few-shot, {options.protocol} has no episodes; give ITEM")
+    if not protocol.by_unit and any(isinstance(item, tuple) for item in options.items):
+        raise ValueError(f"--items: EPISODE:ITEM is for episodes, {protocol.name} has none; give ITEM")
 
 
-def _few_shot(options: argparse.Namespace, given: _Model) -> Any:
-    from captum_fam.experiments.model_figure import FewShotFigure
-
-    model, data = _load(options, given)
-    return FewShotFigure(model, data, **episode_settings(options), **_without_maps(options))
-
-
-def _contrastive(options: argparse.Namespace, given: _Model) -> Any:
-    from captum_fam.experiments.model_figure import ContrastiveFigure
-
-    model, data = _load(options, given)
-    bank = load_bank(options, given.bank, model, data)
-    return ContrastiveFigure(model, data, bank, **bank_settings(options), **_without_maps(options))
-
-
-def _retrieval(options: argparse.Namespace, given: _Model) -> Any:
-    from captum_fam.experiments.model_figure import RetrievalFigure
-
-    return RetrievalFigure(*_load(options, given), ks=(1,), **_without_maps(options))
-
-
-def _load(options: argparse.Namespace, given: _Model) -> tuple[Any, Any]:
-    """A model and the images as it takes them."""
-    from captum_fam.experiments.split_model import load_model
-    from captum_fam.models import list_models
-
-    if given.weights is None and given.name in (*list_models(), "conv4"):
-        raise ValueError(f"--model {given.name}: give its weights as {given.name}=FILE; random ones explain nothing")
-    model = load_model(given.name, given.weights, given.head, given.pooling)
-    model.size = given.size or model.size
-    model.framing = options.geometry or model.framing
-    model.similarity = given.similarity or model.similarity
-    return model, load_images(options, model)
-
-
-def _without_maps(options: argparse.Namespace) -> dict[str, Any]:
-    """Maps are made of the chosen queries only."""
-    from captum_fam.experiments.measures import Panel
-
-    return {"panel": Panel((), ()), **reading_settings(options)}
-
-
-def _about(options: argparse.Namespace, runs: Any, queries: Any) -> dict[str, Any]:
+def _about(
+    options: argparse.Namespace, supports: bool, runs: Sequence[ModelRun], queries: Sequence[FigureQuery]
+) -> dict[str, Any]:
     """How the figure was made."""
-    from captum_fam.explanation import versions
-
-    names = ("protocol", "data", "split", "geometry", "methods", "foil", "which", "seed", "supports", "scale")
-    first = runs[0].protocol
+    names = ("data", "split", "geometry", "methods", "foil", "which", "seed", "scale")
+    first = runs[0].prepared.protocol
     return {
+        "protocol": first.name,
         **{name: getattr(options, name) for name in names},
-        "models": [
-            {
-                **asdict(model),
-                "accuracy": {
-                    "mean": run.accuracy.value,
-                    "ci95": None if math.isnan(run.accuracy.half_width) else run.accuracy.half_width,
-                    "n": run.accuracy.n,
-                },
-                "settings": {name: value for name, value in run.protocol.settings().items() if name not in _OF_TABLES},
-            }
-            for model, run in zip(options.model, runs, strict=True)
-        ],
+        "supports": supports,
+        "models": [_about_model(model, run) for model, run in zip(options.model, runs, strict=True)],
         "items": ",".join(query.name for query in queries),
         "queries": [
             {
@@ -268,14 +253,15 @@ def _about(options: argparse.Namespace, runs: Any, queries: Any) -> dict[str, An
     }
 
 
-def _parse_items(text: str) -> tuple[int | tuple[int, int], ...]:
-    items: list[int | tuple[int, int]] = []
-    for part in text.split(","):
-        found = re.fullmatch(r"(?:(\d+):)?(\d+)", part.strip(), re.ASCII)
-        if found is None:
-            raise argparse.ArgumentTypeError(f"{part!r}: expected ITEM or, of few-shot, EPISODE:ITEM")
-        item = int(found[2]) if found[1] is None else (int(found[1]), int(found[2]))
-        if item in items:
-            raise argparse.ArgumentTypeError(f"{part} is given twice; a query has one row")
-        items.append(item)
-    return tuple(items)
+def _about_model(model: FigureModel, run: ModelRun) -> dict[str, Any]:
+    accuracy = run.accuracy
+    settings = run.prepared.protocol.settings()
+    return {
+        **asdict(model),
+        "accuracy": {
+            "mean": accuracy.value,
+            "ci95": None if math.isnan(accuracy.half_width) else accuracy.half_width,
+            "n": accuracy.n,
+        },
+        "settings": {name: value for name, value in settings.items() if name not in _OF_TABLES},
+    }

@@ -1,33 +1,20 @@
-"""Data to explain and to measure on."""
+"""Data to measure on: photographs with boxes, and the episodes drawn from them."""
 
-from captum_fam.demo.scenes import CLASSES, Episode, PlantedScenes, Scene, SceneClass, render_scene
-from captum_fam.embedding.batches import Batch, BatchLoader
-from captum_fam.experiments.data.boxed_images import BoxedImages, Problem, Record, Report, Sample
+from captum_fam.experiments.data.boxed_images import BoxedImage, BoxedImages, DatasetReport, ImageRecord, Problem
 from captum_fam.experiments.data.cub import CUB200
 from captum_fam.experiments.data.episodes import EpisodeItems, EpisodeSampler
 from captum_fam.experiments.data.imagenet import ImageNetBoxes
-from captum_fam.geometry import ResizeCrop, Squash, box_areas, clip_boxes
+from captum_fam.experiments.data.labels import labels_of
 
 __all__ = [
-    "CLASSES",
     "CUB200",
-    "Batch",
-    "BatchLoader",
+    "BoxedImage",
     "BoxedImages",
-    "Episode",
+    "DatasetReport",
     "EpisodeItems",
     "EpisodeSampler",
     "ImageNetBoxes",
-    "PlantedScenes",
+    "ImageRecord",
     "Problem",
-    "Record",
-    "Report",
-    "ResizeCrop",
-    "Sample",
-    "Scene",
-    "SceneClass",
-    "Squash",
-    "box_areas",
-    "clip_boxes",
-    "render_scene",
+    "labels_of",
 ]

@@ -12,11 +12,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
-from torchvision.transforms.functional import pil_to_tensor
 from tqdm.auto import tqdm
 
 from captum_fam.geometry import Geometry, box_areas, clip_boxes
-from captum_fam.images import UnreadableImageError
+from captum_fam.images import UnreadableImageError, image_to_tensor
 
 ProblemKind = Literal["missing", "corrupt", "annotation", "box outside", "box clipped"]
 
@@ -24,7 +23,7 @@ ProblemKind = Literal["missing", "corrupt", "annotation", "box outside", "box cl
 _BOX_TOLERANCE = 1.0
 
 
-class Sample(NamedTuple):
+class BoxedImage(NamedTuple):
     """One photograph.
 
     Attributes:
@@ -59,7 +58,7 @@ class Problem(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Report:
+class DatasetReport:
     """What :meth:`BoxedImages.check` found; ``print`` it for the whole list.
 
     Attributes:
@@ -88,7 +87,7 @@ class Report:
 
 
 @dataclass(frozen=True)
-class Record:
+class ImageRecord:
     """What is known of one photograph before its file is opened.
 
     Attributes:
@@ -106,8 +105,8 @@ class Record:
     defect: str | None = None
 
 
-class BoxedImages(Dataset[Sample]):
-    """Photographs with their classes and boxes, one :class:`Record` each.
+class BoxedImages(Dataset[BoxedImage]):
+    """Photographs with their classes and boxes, an :class:`ImageRecord` per photograph.
 
     Images are decoded by PIL and become RGB. An EXIF orientation is ignored: boxes are drawn on the pixels as they
     are stored, and models are trained on them in that way.
@@ -115,8 +114,8 @@ class BoxedImages(Dataset[Sample]):
     Args:
         records: the items.
         class_names: C names, in the order of the class indices.
-        geometry: moves pixels and boxes alike: :class:`~captum_fam.experiments.data.Squash`,
-            :class:`~captum_fam.experiments.data.ResizeCrop`, or None for the file's own size.
+        geometry: moves pixels and boxes alike: :class:`~captum_fam.geometry.Squash`,
+            :class:`~captum_fam.geometry.ResizeCrop`, or None for the file's own size.
         transform: applied to the float32 image ``(3, H, W)`` in [0, 1], for example
             ``torchvision.transforms.Normalize``. It must leave pixels where they are: boxes do not follow.
         absent: annotated images of which there is no file; :meth:`check` names them.
@@ -125,14 +124,14 @@ class BoxedImages(Dataset[Sample]):
         labels: the class index of every item, ``(len,)`` int64.
 
     Raises:
-        UnreadableImageError: by ``dataset[i]``, for an image that is missing or broken, an annotation that is, or a
-            box that has no area in its image. :class:`~captum_fam.embedding.batches.BatchLoader` can skip
-            and count such items.
+        UnreadableImageError: by ``dataset[i]``, for an image or annotation that is missing or broken, or a box
+            that has no area in its image. :class:`~captum_fam.embedding.BatchLoader` can skip and
+            count such items.
     """
 
     def __init__(
         self,
-        records: Sequence[Record],
+        records: Sequence[ImageRecord],
         class_names: Sequence[str],
         geometry: Geometry | None = None,
         transform: Callable[[Tensor], Tensor] | None = None,
@@ -148,14 +147,14 @@ class BoxedImages(Dataset[Sample]):
     def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, index: int) -> Sample:
+    def __getitem__(self, index: int) -> BoxedImage:
         record = self.records[index]
         image = self.photograph(index)
         boxes = clip_boxes(record.boxes, image.width, image.height)
         if self.geometry is not None:
             image, boxes = self.geometry(image, boxes)
-        pixels = pil_to_tensor(image).float() / 255
-        return Sample(pixels if self.transform is None else self.transform(pixels), record.label, boxes)
+        pixels = image_to_tensor(image)
+        return BoxedImage(pixels if self.transform is None else self.transform(pixels), record.label, boxes)
 
     def photograph(self, index: int) -> Image.Image:
         """The image of an item in RGB and the size of its file: what geometry and transform are applied to.
@@ -171,22 +170,22 @@ class BoxedImages(Dataset[Sample]):
         assert image is not None
         return image
 
-    def check(self, progress: bool = False) -> Report:
+    def check(self, progress: bool = False) -> DatasetReport:
         """Decode every image and compare it with its annotation.
 
         Args:
             progress: show a progress bar.
 
         Returns:
-            A :class:`Report` that names and counts every problem.
+            A :class:`DatasetReport` that names and counts every problem.
         """
         problems = [Problem(None, path, "missing", "annotated, but no such file") for path in self.absent]
         for item, record in enumerate(tqdm(self.records, desc="check", unit="img", disable=not progress)):
             problems += [Problem(item, record.path, kind, detail) for kind, detail in _open(record)[1]]
-        return Report(len(self), tuple(problems))
+        return DatasetReport(len(self), tuple(problems))
 
 
-def _open(record: Record) -> tuple[Image.Image | None, list[tuple[ProblemKind, str]]]:
+def _open(record: ImageRecord) -> tuple[Image.Image | None, list[tuple[ProblemKind, str]]]:
     """The image in RGB, pixels as stored, and what is wrong with the item."""
     if record.defect is not None:
         return None, [("annotation", record.defect)]
@@ -202,7 +201,7 @@ def _open(record: Record) -> tuple[Image.Image | None, list[tuple[ProblemKind, s
     return image, _box_problems(record, image.size)
 
 
-def _box_problems(record: Record, size: tuple[int, int]) -> list[tuple[ProblemKind, str]]:
+def _box_problems(record: ImageRecord, size: tuple[int, int]) -> list[tuple[ProblemKind, str]]:
     width, height = size
     if record.annotated_size not in (None, size):
         return [("annotation", f"boxes were drawn on {record.annotated_size} pixels, the image has {size}")]

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from captum_fam.experiments.data.boxed_images import BoxedImages, Record
+from captum_fam.experiments.data.boxed_images import BoxedImages, ImageRecord
 from captum_fam.geometry import Geometry
 
 CUBSplit = Literal["all", "train", "test", "base", "val", "novel", "retrieval-train", "retrieval-test"]
@@ -71,7 +71,7 @@ class CUB200(BoxedImages):
                 raise ValueError(f"image_class_labels.txt gives image {image_id} class {class_id}, not in classes.txt")
             label = label_of[class_id]
             if _belongs(label, flag == "1", split, len(names)):
-                records.append(Record(root / "images" / path, label, _box(image_id, boxes[image_id])))
+                records.append(ImageRecord(root / "images" / path, label, _box(image_id, boxes[image_id])))
         super().__init__(records, names, geometry, transform)
 
 

@@ -34,13 +34,13 @@ class EpisodeSampler:
 
     Args:
         labels: the class of every item of the data set, ``(len,)``.
-        way: classes an episode.
-        shot: support items a class.
-        query: query items a class.
-        episodes: how many episodes there are.
-        seed: a whole number, not negative.
-        rank: of this process among ``world_size``.
-        world_size: processes that share the episodes.
+        way: classes per episode. Default: 5.
+        shot: support items per class. Default: 1.
+        query: query items per class. Default: 15.
+        episodes: how many episodes there are. Default: 2,000.
+        seed: a whole number, not negative. Default: 0.
+        rank: of this process among ``world_size``. Default: 0.
+        world_size: processes that share the episodes. Default: 1.
 
     Raises:
         ValueError: if there are too few classes, a class has too few items, or a number is out of range.
@@ -80,7 +80,7 @@ class EpisodeSampler:
         small = [f"{label} ({len(items)})" for label, items in self._items.items() if len(items) < shot + query]
         if small:
             raise ValueError(
-                f"shot={shot} and query={query} need {shot + query} items a class, but of these classes there are "
+                f"shot={shot} and query={query} need {shot + query} items per class, but of these classes there are "
                 f"fewer: {', '.join(small[:10])}{' ...' if len(small) > 10 else ''}; leave them out or ask for less"
             )
         self.way = way
@@ -106,7 +106,7 @@ class EpisodeSampler:
         """
         if not 0 <= number < self.episodes:
             raise IndexError(f"episode {number} is out of range for {self.episodes} episodes")
-        # NumPy keeps the streams of RandomState the same for ever; those of Generator may change with a release.
+        # NumPy promises that the numbers of RandomState never change; those of Generator may change with a release.
         random = np.random.RandomState(np.random.MT19937(np.random.SeedSequence([self.seed, number])))
         classes = random.permutation(list(self._items))[: self.way]
         count = self.shot + self.query

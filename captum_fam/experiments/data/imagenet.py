@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from captum_fam.experiments.data.boxed_images import BoxedImages, Record
+from captum_fam.experiments.data.boxed_images import BoxedImages, ImageRecord
 from captum_fam.geometry import Geometry
 
 _SUFFIXES = (".jpeg", ".jpg", ".png")
@@ -26,7 +26,7 @@ class ImageNetBoxes(BoxedImages):
 
     Args:
         images: the folder of the images, flat or in class folders.
-        boxes: the folder of the ILSVRC XML files (one an image, also in a folder below it), or the file
+        boxes: the folder of the ILSVRC XML files (one per image, also in a folder below it), or the file
             ``LOC_val_solution.csv``.
         classes: the WordNet ids in the order of the class indices. None: those of the annotations, sorted, which for
             the whole validation set are the 1,000 in the order of torchvision's models.
@@ -80,7 +80,7 @@ class _Annotation(NamedTuple):
     defect: str | None = None
 
 
-def _record(path: Path, found: _Annotation, label_of: dict[str, int], inclusive: bool) -> Record:
+def _record(path: Path, found: _Annotation, label_of: dict[str, int], inclusive: bool) -> ImageRecord:
     label = label_of.get(found.wnid, -1)
     defect = found.defect
     if defect is None and label < 0:
@@ -88,7 +88,7 @@ def _record(path: Path, found: _Annotation, label_of: dict[str, int], inclusive:
     boxes = torch.tensor(found.boxes, dtype=torch.float32).reshape(-1, 4)
     if inclusive:
         boxes[:, 2:] += 1
-    return Record(path, label, boxes, found.size, defect)
+    return ImageRecord(path, label, boxes, found.size, defect)
 
 
 def _annotation(objects: list[tuple[str, list[float]]], size: tuple[int, int] | None = None) -> _Annotation:

@@ -12,17 +12,16 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.datasets import ImageFolder
-from torchvision.transforms.functional import pil_to_tensor
 
-from captum_fam.demo.scenes import CLASSES, PlantedScenes
-from captum_fam.experiments.data.boxed_images import Record, Sample
+from captum_fam.demo import CLASSES, PlantedScenes
+from captum_fam.experiments.data.boxed_images import BoxedImage, ImageRecord
 from captum_fam.experiments.data.cub import CUB200
 from captum_fam.experiments.data.imagenet import ImageNetBoxes
 from captum_fam.experiments.split_model import TwoPartModel
-from captum_fam.images import read_image
+from captum_fam.images import image_to_tensor, read_image
 
 
-class ScenesWithBoxes(Dataset[Sample]):
+class ScenesWithBoxes(Dataset[BoxedImage]):
     """Planted scenes as items ``(image, label, boxes)``.
 
     Args:
@@ -39,9 +38,9 @@ class ScenesWithBoxes(Dataset[Sample]):
     def __len__(self) -> int:
         return len(self.scenes)
 
-    def __getitem__(self, index: int) -> Sample:
+    def __getitem__(self, index: int) -> BoxedImage:
         scene = self.scenes.scene(index)
-        return Sample(self._normalize(scene.image), scene.label, torch.tensor([scene.box], dtype=torch.float32))
+        return BoxedImage(self._normalize(scene.image), scene.label, torch.tensor([scene.box], dtype=torch.float32))
 
 
 class ClassFolders(ImageFolder):
@@ -66,7 +65,7 @@ class ClassFolders(ImageFolder):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         framed, _ = self.geometry(self.photograph(index), _NO_BOXES)
-        return self._normalize(pil_to_tensor(framed).float() / 255), self.targets[index]
+        return self._normalize(image_to_tensor(framed)), self.targets[index]
 
     def photograph(self, index: int) -> Image.Image:
         """The image of an item, upright and in RGB: what the geometry is applied to."""
@@ -77,7 +76,7 @@ class ClassFolders(ImageFolder):
 _NO_BOXES = torch.empty(0, 4)
 
 
-class _FolderRecords(Sequence[Record]):
+class _FolderRecords(Sequence[ImageRecord]):
     """Made when they are asked for: there may be a million."""
 
     def __init__(self, samples: Sequence[tuple[str, int]]) -> None:
@@ -88,7 +87,7 @@ class _FolderRecords(Sequence[Record]):
 
     def __getitem__(self, index: Any) -> Any:
         path, label = self._samples[index]
-        return Record(Path(path), label, _NO_BOXES)
+        return ImageRecord(Path(path), label, _NO_BOXES)
 
 
 def load_dataset(

@@ -1,42 +1,43 @@
-"""What all protocols share: a model, a dataset, and a panel of methods and measures."""
+"""What all protocols share: a model, a dataset, a panel of methods and measures, and what they become when prepared."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import KW_ONLY, asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from captum_fam import __version__
-from captum_fam._files import staged
-from captum_fam.embedding.batches import BatchLoader
+from captum_fam.cli.options import option, option_fields, positive
+from captum_fam.embedding import BatchLoader
 from captum_fam.experiments.distributed import Ranks
-from captum_fam.experiments.example_figure import Picture
-from captum_fam.experiments.features import Features, extract
 from captum_fam.experiments.measures import Panel, Perturbable
-from captum_fam.experiments.records import Record
+from captum_fam.experiments.protocols.dataset_info import class_names_of, fingerprint
+from captum_fam.experiments.records import UnitRecord
 from captum_fam.experiments.split_model import TwoPartModel
-from captum_fam.experiments.table_methods import Foil, MapMethod, Maps, ScoresFor
+from captum_fam.experiments.table_methods import Foil, Maps, ScoresFor, TableMethod
 from captum_fam.images import unnormalize
-from captum_fam.support import Aggregate, SimilarityToSupport, SupportSet
+from captum_fam.support import SimilarityToSupport
+
+BATCH_SIZE = 32
+"""Images that go through a model at once, where nothing else is said."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """One query for one class.
+    """One query for one class, as a figure shows it.
 
     Attributes:
         image: ``(3, H, W)`` in [0, 1].
         activation: ``(1, N, h, w)``.
-        scores_for: the scores on activations, for a foil.
+        scores_for: gives the scores on activations, for a foil.
         target: the class among those scores, ``(1,)``.
-        support: an image that stands for the class, in [0, 1].
+        support: an image that stands for the class, in [0, 1]; None where there is none.
         has_foil: whether there is something to tell the class from.
     """
 
@@ -48,309 +49,251 @@ class Example:
     has_foil: bool = True
 
 
-class ModelProtocol:
+@dataclass(eq=False)
+class Protocol(ABC):
     """An experiment in units that do not depend on each other: episodes, batches, mosaics.
 
-    A unit becomes a record ``{"unit": u, "queries": columns, "explained": columns}``. The columns have a value a
-    query: ``item`` (its position in the dataset), ``label``, ``predicted``, ``correct``, ``confidence`` and further
-    ones of 0 and 1 that go into the table as the model's own numbers; and for the explained queries ``row`` (among
-    the queries) and the columns of :meth:`Panel.values`. ``skipped`` may name items that could not be read.
+    A protocol says what is to be done; :meth:`prepare` gives the object that does it. A new one is a dataclass that
+    inherits this class, or :class:`~captum_fam.experiments.protocols.FeaturesProtocol`, under
+    :func:`~captum_fam.experiments.protocols.register_protocol`.
 
     Args:
         model: cut in two; left as it is, a fast copy does the work.
         dataset: items ``(image, label, boxes)`` or ``(image, label)``, images as the model takes them.
-        panel: methods and measures.
-        batch_size: images that go through the backbone at once.
-        num_workers: processes that read images.
+        panel: methods and measures. Default: ``Panel()``.
+        batch_size: images that go through the model at once. Default: 32.
+        num_workers: processes that read images. Default: 0, this process reads them.
+
+    Attributes:
+        name: of the protocol; see ``register_protocol``.
+        summary: the protocol in a few words.
+        split: the part of a dataset that queries come from by default.
+        default_measures: the measures by default.
+        gives: attributes of :class:`~captum_fam.experiments.measures.MapBatch` that measures may need.
+        takes_bank: whether the protocol has a memory bank, as a further argument ``bank``.
+        has_positions: whether the supports are activations, whose positions a method may compare, or embeddings.
+        unit: what a unit is called, and several of them ``units``.
+        by_unit: whether means are taken over the queries of a unit first, and intervals over units.
+        explains_label: whether maps explain the true class, or else the predicted one.
 
     Raises:
-        ValueError: if the panel has measures that need boxes, and the dataset has none, or methods that explain a layer
-            which the model's tail does not have.
+        ValueError: if the panel has measures that need what the protocol or the dataset does not have, or methods that
+            explain a layer which the model's tail does not have, or that compare positions of supports without any.
     """
 
-    name = ""
-    unit = "batch"
-    units = "batches"
-    by_unit = False
-    """Whether means are taken over the queries of a unit first, and intervals over units."""
-    explained = "predicted"
-    """The column of the class that maps explain."""
+    name: ClassVar[str] = ""
+    summary: ClassVar[str] = ""
+    split: ClassVar[str] = "test"
+    default_measures: ClassVar[tuple[str, ...]] = ("localization", "swap")
+    gives: ClassVar[frozenset[str]] = frozenset({"boxes", "images", "swap"})
+    takes_bank: ClassVar[bool] = False
+    has_positions: ClassVar[bool] = True
+    unit: ClassVar[str] = "batch"
+    units: ClassVar[str] = "batches"
+    by_unit: ClassVar[bool] = False
+    explains_label: ClassVar[bool] = False
 
-    def __init__(
-        self,
-        model: TwoPartModel,
-        dataset: Dataset[Any],
-        panel: Panel | None = None,
-        *,
-        batch_size: int = 32,
-        num_workers: int = 0,
-    ) -> None:
-        self.panel = panel or Panel()
-        _check_boxes(self.panel, dataset)
-        for method in self.panel.methods:
-            method.modules(model.tail)
-        self.dataset = dataset
-        self.batch_size = batch_size
-        self.num_workers = num_workers
-        self._given = model
-        self.model = model
+    model: TwoPartModel
+    dataset: Dataset[Any]
+    panel: Panel = field(default_factory=Panel)
+    _: KW_ONLY
+    batch_size: int = option("images that go through the model at once", BATCH_SIZE, parse=positive)
+    num_workers: int = option("processes that read images", 0)
+
+    def __post_init__(self) -> None:
+        self.panel.check(self.gives, self.name)
+        _check_boxes(self.panel, self.dataset)
+        self.check_methods(self.panel.methods)
+
+    def check_methods(self, methods: Sequence[TableMethod]) -> None:
+        """Refuse methods that the protocol or its model does not have what they need for.
+
+        Args:
+            methods: of the panel, or those of a figure.
+
+        Raises:
+            ValueError: for a layer that the model's tail does not have, or positions of supports without any.
+        """
+        for method in methods:
+            method.modules(self.model.tail)
+        compare = [method.name for method in methods if method.needs_images]
+        if compare and not self.has_positions:
+            raise ValueError(
+                f"methods: {', '.join(compare)} compares with the positions of support images, which {self.name} does "
+                "not have, as its supports are embeddings"
+            )
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Number of units."""
+
+    @abstractmethod
+    def prepare(self, folder: Path, ranks: Ranks | None = None, progress: bool = False) -> PreparedProtocol[Any]:
+        """The protocol ready to run.
+
+        Args:
+            folder: for what the preparation computes; the folder of the results is its parent.
+            ranks: the processes that share the work. Default: this process alone.
+            progress: show progress bars. Default: False.
+        """
 
     def settings(self) -> dict[str, Any]:
         """What the results depend on, for JSON."""
-        model = self._given
         return {
             "protocol": self.name,
             "version": __version__,
-            "weights": model.weights_hash(),
-            # What the weights do not say: how it pools.
-            "tail": repr(model.tail),
-            "similarity": model.similarity,
-            "preprocessing": {
-                "size": model.size,
-                "mean": list(model.mean),
-                "std": list(model.std),
-                "interpolation": model.interpolation,
-                "geometry": repr(model.geometry),
-            },
+            **self.model.settings(),
             "dataset": fingerprint(self.dataset),
             "methods": {method.name: {"foil": method.foil, **method.options} for method in self.panel.methods},
             "measures": sorted(self.panel.measures),
             "conventions": asdict(self.panel.conventions),
-            "batch_size": self.batch_size,
+            **{one.name: getattr(self, one.name) for one in option_fields(type(self)) if one.name != "num_workers"},
         }
 
-    def prepare(self, folder: Path, ranks: Ranks, progress: bool) -> None:
-        """Put the model where it works."""
-        self.model = self._given.fast_copy(ranks.device)
+    @property
+    def figure_header(self) -> str:
+        """Above the queries of a figure: what they are, and what the percentages above the models are."""
+        return "query\naccuracy"
 
-    def extract(self, folder: Path, ranks: Ranks, progress: bool, *, images: bool) -> Features:
-        """Every image of the dataset through the backbone once; the ``images`` themselves are kept where asked for.
+    @property
+    def support_title(self) -> str:
+        """Above the images of a figure that queries were compared with."""
+        return "support"
 
-        What is left out is kept in ``skipped.json`` beside the results: units are drawn from the other items, and
-        must stay the same whatever becomes of a file later.
+    def class_name(self, label: int) -> str:
+        """The name of a class, or its number where the dataset does not know the name."""
+        names = class_names_of(self.dataset)
+        return str(names[label]) if label < len(names) else str(label)
 
-        Raises:
-            ValueError: at the first file that has become unusable since the run began.
-        """
-        path = folder.parent / "skipped.json"
-        began = path.is_file()
-        # All have looked before any writes.
-        ranks.wait()
-        features = extract(
-            self.model,
-            self.dataset,
-            folder,
-            ("activations", "images") if images else ("activations",),
-            batch_size=self.batch_size,
-            num_workers=self.num_workers,
-            ranks=ranks,
-            progress=progress,
-            left_out=by_item(json.loads(path.read_text("utf-8"))) if began else None,
-        )
-        if ranks.is_first and not began:
-            with staged(path.parent) as scratch:
-                (scratch / path.name).write_text(json.dumps(features.skipped, indent=2) + "\n", encoding="utf-8")
-        return features
+    def item_name(self, item: int) -> str:
+        """The file of an item, or its number where the dataset does not know the file."""
+        records = getattr(self.dataset, "records", ())
+        return str(records[item].path.name) if item < len(records) else str(item)
 
-    def __len__(self) -> int:
-        """Number of units."""
-        raise NotImplementedError
 
-    def run(self, units: Sequence[int]) -> Iterator[Record]:
+P = TypeVar("P", bound=Protocol, covariant=True)
+
+
+class PreparedProtocol(ABC, Generic[P]):
+    """A protocol with all that its units need.
+
+    Args:
+        protocol: what is to be done.
+        model: a fast copy of the protocol's, where the work is done.
+
+    Attributes:
+        skipped: items that could not be used, with the reason, where no record names them.
+        bank_skipped: the same of the dataset that a memory bank is made of.
+        view: what an item of a dataset is shown as, ``(3, H, W)`` in [0, 1]. Default: as the model sees it.
+    """
+
+    def __init__(self, protocol: P, model: TwoPartModel) -> None:
+        self.protocol = protocol
+        self.model = model
+        self.skipped: dict[int, str] = {}
+        self.bank_skipped: dict[int, str] = {}
+        self.view: Callable[[Dataset[Any], int], Tensor] = self.model_view
+
+    @abstractmethod
+    def run(self, units: Sequence[int]) -> Iterator[UnitRecord]:
         """The records of these units, in order."""
-        raise NotImplementedError
 
-    @property
-    def skipped(self) -> dict[int, str]:
-        """Items that could not be used, with the reason, where no record names them."""
-        return {}
+    @abstractmethod
+    def example(self, record: UnitRecord, query: int, label: int) -> Example:
+        """What it takes to draw the map of one query for one class, of which there is a support.
 
-    @property
-    def bank_skipped(self) -> dict[int, str]:
-        """Items of a memory bank's dataset that could not be used, with the reason."""
-        return {}
+        Args:
+            record: of the query's unit.
+            query: the row of the query in the record.
+            label: the class.
+        """
+
+    def has_support(self, record: UnitRecord, query: int, label: int) -> bool:
+        """Whether there is an image of a class, other than the query, to compare the query with."""
+        return True
+
+    def reverse_example(self, record: UnitRecord, query: int, label: int) -> Example | None:
+        """The support of a query, explained by its similarity to the query; None where that has no meaning."""
+        return None
 
     @property
     def size(self) -> tuple[int, int]:
         """Height and width of the images."""
         return self.model.size, self.model.size
 
+    def model_view(self, dataset: Dataset[Any], item: int) -> Tensor:
+        """An item of a dataset as the model sees it, ``(3, H, W)`` in [0, 1]."""
+        return unnormalize(dataset[item][0], self.model.mean, self.model.std)
+
     def image(self, item: int, dataset: Dataset[Any] | None = None) -> Tensor:
-        """An item of a dataset for display, ``(3, H, W)`` in [0, 1]; by default that of the queries."""
-        return unnormalize((dataset or self.dataset)[item][0], self.model.mean, self.model.std)
-
-    def class_name(self, label: int) -> str:
-        """The name of a class, where the dataset knows it."""
-        names = getattr(self.dataset, "class_names", ())
-        return str(names[label]) if label < len(names) else str(label)
-
-    def item_name(self, item: int) -> str:
-        """The file of an item, where the dataset knows it."""
-        records = getattr(self.dataset, "records", ())
-        return str(records[item].path.name) if item < len(records) else str(item)
-
-    def example(self, record: Record, query: int, label: int) -> Example:
-        """What it takes to draw the map of one query for one class, where there is a support of it."""
-        raise NotImplementedError
-
-    def has_support(self, record: Record, query: int, label: int) -> bool:
-        """Whether there is an image of a class, other than the query, to compare it with."""
-        return True
-
-    def picture(
-        self, record: Record, query: int, classes: Mapping[str, int], methods: Sequence[MapMethod], title: str = ""
-    ) -> Picture:
-        """One query with supports and maps for each of the classes, as a row of a figure.
+        """An item for display, ``(3, H, W)`` in [0, 1].
 
         Args:
-            record: of the query.
-            query: its row there.
-            classes: labels by what they are to the query, such as ``"predicted"``.
-            methods: whose maps to show.
-            title: a further line above the query.
+            item: its position.
+            dataset: where it lies. Default: among the queries.
         """
-        supports, maps = {}, {}
-        for role, label in classes.items():
-            if not self.has_support(record, query, label):
-                title += f"\nno image of the {role} class to compare with"
-                continue
-            example = self.example(record, query, label)
-            name = f"{role}:\n{self.class_name(label)}"
-            if example.support is not None:
-                supports[name] = example.support
-            for method in methods:
-                if method.foil and not example.has_foil:
-                    continue
-                shown = self.maps(
-                    method, example.scores_for, example.activation, example.target, example.image.shape[1:]
-                )
-                maps[method.name if len(classes) == 1 else f"{method.name}\n{name}"] = shown[0]
-        name = self.class_name(record["queries"]["label"][query])
-        return Picture(f"{name}\n{title}".strip(), example.image, supports, maps)
+        return self.view(self.protocol.dataset if dataset is None else dataset, item)
 
     def maps(
         self,
-        method: MapMethod,
+        method: TableMethod,
         scores_for: ScoresFor,
         activation: Tensor,
         target: Tensor,
-        size: Sequence[int] | None = None,
-    ) -> Tensor:
-        """The maps of a method, ``(B, 1, h, w)``, for images of the model's size or another."""
-        return self.account(method, scores_for, activation, target, size).maps
-
-    def account(
-        self,
-        method: MapMethod,
-        scores_for: ScoresFor,
-        activation: Tensor,
-        target: Tensor,
-        size: Sequence[int] | None = None,
+        size: tuple[int, int] | None = None,
     ) -> Maps:
-        """:meth:`maps`, with what they cover of the score."""
-        height, width = size or self.size
-        return method.maps(scores_for, self.model.tail, activation, target, (height, width))
+        """The maps of a method, ``(B, 1, h, w)``, with what they cover of the score.
+
+        Args:
+            method: of the panel, or another.
+            scores_for: gives the scores on activations, for a foil.
+            activation: ``(B, N, h, w)``.
+            target: the explained class of each query, ``(B,)``.
+            size: height and width of the images. Default: the model's.
+        """
+        return method.maps(scores_for, self.model.tail, activation, target, size or self.size)
 
     def perturbable(
         self, images: Tensor | None, activation: Tensor, scores: SimilarityToSupport, target: Tensor
     ) -> Perturbable | None:
-        """The queries for the measures that mask them; None where the panel has none."""
-        if images is None or not self.panel.needs_images:
+        """The queries for measures that mask them; None where the panel has no such measure.
+
+        Args:
+            images: as the model takes them, ``(B, 3, H, W)``, or None.
+            activation: ``(B, N, h, w)``.
+            scores: on activations.
+            target: the class whose score is followed, ``(B,)``.
+        """
+        if images is None or not self.protocol.panel.needing("images"):
             return None
 
+        @torch.no_grad()
+        def score_of(activation: Tensor) -> Tensor:
+            return scores(activation).gather(1, target[:, None])[:, 0]
+
         def score(some: Tensor) -> Tensor:
-            with torch.no_grad():
-                return scores(self.model.activation(some)).gather(1, target[:, None])[:, 0]
+            return score_of(self.model.activation(some))
 
-        with torch.no_grad():
-            own = scores(activation).gather(1, target[:, None])[:, 0]
-        return Perturbable(images.to(activation.device), score, own, self.model.mean, self.model.std)
-
-
-class FeaturesProtocol(ModelProtocol):
-    """A protocol whose images all go through the backbone once, before its units run."""
-
-    @property
-    def keeps_images(self) -> bool:
-        """Whether units need the images themselves."""
-        return self.panel.needs_images
-
-    def prepare(self, folder: Path, ranks: Ranks, progress: bool) -> None:
-        """Every image through the backbone once."""
-        super().prepare(folder, ranks, progress)
-        self._features = self.extract(folder, ranks, progress, images=self.keeps_images)
-
-    @property
-    def skipped(self) -> dict[int, str]:
-        """Images that could not be used; they are in no unit."""
-        return self._features.skipped
-
-    def run(self, units: Sequence[int]) -> Iterator[Record]:
-        """The records of these units."""
-        return map(self._run, units)
-
-    def _run(self, unit: int) -> Record:
-        raise NotImplementedError
-
-    def _activation(self, rows: Tensor) -> Tensor:
-        return self._features.activations(rows).to(self.model.device)
-
-    def _scores_of_classes(self, support: Tensor, aggregate: Aggregate) -> ScoresFor:
-        """Scores on activations of the classes whose supports are the rows ``(C, K)``."""
-        n_classes, shot = support.shape
-        # Activations, not embeddings: some methods compare positions.
-        images = SupportSet(self._activation(support.flatten()), torch.arange(n_classes).repeat_interleave(shot))
-        return cached(
-            lambda foil: SimilarityToSupport(
-                self.model.tail, images, self.model.similarity, foil=foil, aggregate=aggregate
-            )
-        )
+        return Perturbable(images.to(activation.device), score, score_of(activation), self.model.mean, self.model.std)
 
 
 def cached(make: Callable[[Foil | None], SimilarityToSupport]) -> ScoresFor:
-    """Scores made once a foil."""
-    made: dict[Foil | None, SimilarityToSupport] = {}
+    """Scores that are made once per foil."""
+    by_foil: dict[Foil | None, SimilarityToSupport] = {}
 
     def scores_for(foil: Foil | None) -> SimilarityToSupport:
-        if foil not in made:
-            made[foil] = make(foil)
-        return made[foil]
+        if foil not in by_foil:
+            by_foil[foil] = make(foil)
+        return by_foil[foil]
 
     return scores_for
 
 
-def by_item(reasons: Mapping[str, str]) -> dict[int, str]:
-    """Reasons by item, whose number JSON has made text."""
-    return {int(item): reason for item, reason in reasons.items()}
-
-
-def fingerprint(dataset: Dataset[Any]) -> dict[str, Any]:
-    """What tells one dataset from another: its length, and a hash of its labels, file names and boxes."""
-    digest = hashlib.sha256()
-    labels = labels_of(dataset)
-    digest.update(labels.numpy().tobytes())
-    for record in getattr(dataset, "records", ()):
-        # Not the whole path: the same data may lie elsewhere.
-        boxes = getattr(record, "boxes", torch.empty(0)).tolist()
-        digest.update(f"{record.path.parent.name}/{record.path.name} {boxes}".encode())
-    return {"items": len(labels), "sha256": digest.hexdigest()}
-
-
 def _check_boxes(panel: Panel, dataset: Dataset[Any]) -> None:
-    asked = [name for name in panel.measures if name in ("localization", "max-box")]
-    first = next(iter(BatchLoader(dataset, batch_size=1, on_error="skip")), None) if asked else None
+    need = panel.needing("boxes")
+    first = next(iter(BatchLoader(dataset, batch_size=1, on_error="skip")), None) if need else None
     if first is not None and not first.boxes:
         raise ValueError(
-            f"measures: {', '.join(asked)} needs boxes, which the dataset {type(dataset).__name__} does not have; "
+            f"measures: {', '.join(need)} needs boxes, which the dataset {type(dataset).__name__} does not have; "
             "choose others (--measures swap), or give items (image, label, boxes)"
         )
-
-
-def labels_of(dataset: Dataset[Any]) -> Tensor:
-    """The class of every item, as datasets of this package and of torchvision keep them."""
-    for name in ("labels", "targets"):
-        if hasattr(dataset, name):
-            return torch.as_tensor(getattr(dataset, name), dtype=torch.int64)
-    raise ValueError(
-        f"dataset {type(dataset).__name__} has neither labels nor targets: give it the class of every item"
-    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,19 +13,30 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from captum_fam.embedding.batches import Batch, BatchLoader
+from captum_fam.cli.options import option
+from captum_fam.embedding import Batch, BatchLoader, reason_not_finite
 from captum_fam.experiments.distributed import Ranks
-from captum_fam.experiments.features import extract, not_finite
-from captum_fam.experiments.measures import Panel, jsonable
-from captum_fam.experiments.protocols.base import Example, ModelProtocol, cached, fingerprint, labels_of
-from captum_fam.experiments.records import Record
+from captum_fam.experiments.protocols.base import Example, PreparedProtocol, Protocol, cached
+from captum_fam.experiments.protocols.query_bank import (
+    bank_settings,
+    check_bank,
+    items_in_bank,
+    make_bank,
+    seems_to_hold,
+)
+from captum_fam.experiments.protocols.registry import register_protocol
+from captum_fam.experiments.records import QueryColumns, UnitRecord, jsonable
 from captum_fam.experiments.split_model import TwoPartModel
-from captum_fam.experiments.table_methods import Foil, MapMethod, Maps, PairedScores, ScoresFor, check_no_positions
-from captum_fam.similarity import get_similarity
-from captum_fam.support.memory_bank import Backend, BankSupport, MemoryBank, Neighbors, Vote
+from captum_fam.experiments.table_methods import Foil, Maps, ScoresFor, TableMethod
+from captum_fam.functional import first_largest, rounding_of_supports
+from captum_fam.support import BankRows, MemoryBank, SimilarityToSupport, Vote, WeightedSupport
+from captum_fam.support.memory_bank import NeighborRule
+from captum_fam.support.search import Backend
 
 
-class Contrastive(ModelProtocol):
+@register_protocol("contrastive")
+@dataclass(eq=False, kw_only=True)
+class Contrastive(Protocol):
     """The paper's section V-C. Means are taken over the correctly classified queries.
 
     Images are read, classified, explained and forgotten batch by batch. A foil is made of the neighbors of the
@@ -37,17 +47,18 @@ class Contrastive(ModelProtocol):
     Args:
         model: cut in two; left as it is, a fast copy does the work.
         dataset: the queries, ``(image, label, boxes)``, images as the model takes them.
+        panel: methods and measures.
         bank: a memory bank of the model, or the dataset to make one of. A query whose file is in that dataset too is
             left out of its own neighbors. The rows of a memory bank have no files: it must not hold the queries,
-            and a warning says where it seems to.
-        panel: methods and measures.
-        k: neighbors that vote.
-        temperature: of the vote.
-        neighbors: which rows of the bank stand for the class in Eq. 11: see :class:`~captum_fam.MemoryBank`.
-        backend: of the search in a bank that is made of a dataset; a memory bank has its own.
-        explain: the ``"correct"`` queries for their class, or ``"all"`` for the predicted one.
-        batch_size: images that are worked on at once; one unit of the run.
-        num_workers: processes that read images.
+            and a warning says where it seems to. Default: the dataset of the queries.
+        k: neighbors that vote. Default: 200.
+        temperature: of the vote. Default: 0.07.
+        neighbors: which rows of the bank stand for the class in Eq. 11: see :class:`~captum_fam.MemoryBank`. Default:
+            those of the predicted class among the k nearest.
+        backend: of the search in a bank that is made of a dataset; a memory bank has its own. Default: ``"torch"``.
+        explain: the ``"correct"`` queries for their class, or ``"all"`` for the predicted one. Default: the correct.
+        batch_size: images that are worked on at once; one unit of the run. Default: 32.
+        num_workers: processes that read images. Default: 0.
 
     Raises:
         ValueError: for a memory bank of another similarity than the model's, or of other classes than the dataset's;
@@ -55,212 +66,201 @@ class Contrastive(ModelProtocol):
         ImportError: for the backend ``"faiss"`` without FAISS.
     """
 
-    name = "contrastive"
+    summary = "k-NN classification by a memory bank"
+    takes_bank = True
+    has_positions = False
 
-    def __init__(
-        self,
-        model: TwoPartModel,
-        dataset: Dataset[Any],
-        bank: MemoryBank | Dataset[Any],
-        panel: Panel | None = None,
-        *,
-        k: int = 200,
-        temperature: float = 0.07,
-        neighbors: Neighbors = "predicted",
-        backend: Backend = "torch",
-        explain: Literal["correct", "all"] = "correct",
-        batch_size: int = 32,
-        num_workers: int = 0,
-    ) -> None:
-        super().__init__(model, dataset, panel, batch_size=batch_size, num_workers=num_workers)
-        check_no_positions(self.panel.methods)
-        if isinstance(bank, MemoryBank):
-            _check_bank(bank, model, dataset)
-        self.bank = bank
-        self.k = k
-        self.temperature = temperature
-        self.neighbors = neighbors
-        self.backend = bank.backend if isinstance(bank, MemoryBank) else backend
-        self.explain = explain
-        # Any bank refuses these settings, or lacks FAISS, as this one does; it does so before there are files.
-        options: dict[str, Any] = {"similarity": model.similarity, "neighbors": neighbors, "backend": self.backend}
-        MemoryBank(torch.ones(1, 1), [0], k=k, temperature=temperature, **options).classify(torch.ones(1, 1))
+    bank: MemoryBank | Dataset[Any] | None = None
+    k: int = option("neighbors that vote", 200)
+    temperature: float = option("of the vote", 0.07, metavar="T")
+    neighbors: NeighborRule = option("which rows of the bank stand for the class in Eq. 11", "predicted")
+    backend: Backend = option("of the exact search", "torch")
+    explain: Literal["correct", "all"] = option("which queries are explained", "correct")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.bank, MemoryBank):
+            check_bank(self.bank, self.model, self.dataset)
+            self.backend = self.bank.backend
+        # A bank of one row refuses bad settings, or lacks FAISS, as any bank does, and does so before there are files.
+        bank = MemoryBank(torch.ones(1, 1), [0], similarity=self.model.similarity, backend=self.backend)
+        self.set_up(bank).classify(torch.ones(1, 1))
 
     def __len__(self) -> int:
         return -(-len(self.dataset) // self.batch_size)  # type: ignore[arg-type]
 
+    @property
+    def bank_source(self) -> MemoryBank | Dataset[Any]:
+        """The bank, or the dataset that it is made of."""
+        return self.dataset if self.bank is None else self.bank
+
+    @cached_property
+    def items_in_bank(self) -> list[int]:
+        """The position of every query in the dataset of the bank, -1 where it is not there."""
+        return items_in_bank(self.dataset, self.bank_source)
+
+    def set_up(self, bank: MemoryBank) -> MemoryBank:
+        """A bank that reads its rows with the options of this protocol."""
+        return bank.using(k=self.k, temperature=self.temperature, neighbors=self.neighbors)
+
     def settings(self) -> dict[str, Any]:
         """What the results depend on, for JSON."""
-        own = ("k", "temperature", "neighbors", "backend", "explain")
-        bank = _bank_settings(self.bank) if isinstance(self.bank, MemoryBank) else fingerprint(self.bank)
-        return {
-            **super().settings(),
-            **{name: getattr(self, name) for name in own},
-            "bank": bank,
-            "leave_one_out": any(item >= 0 for item in self._items_in_bank),
-        }
+        leave_one_out = any(item >= 0 for item in self.items_in_bank)
+        return {**super().settings(), "bank": bank_settings(self.bank_source), "leave_one_out": leave_one_out}
 
-    def prepare(self, folder: Path, ranks: Ranks, progress: bool) -> None:
-        """The memory bank, kept in ``bank.safetensors`` beside the results."""
-        super().prepare(folder, ranks, progress)
-        bank = self.bank
+    def prepare(self, folder: Path, ranks: Ranks | None = None, progress: bool = False) -> PreparedContrastive:
+        """Make the memory bank, kept in ``bank.safetensors`` beside the results."""
+        ranks = ranks or Ranks()
+        model = self.model.fast_copy(ranks.device)
+        bank = self.bank_source
         if not isinstance(bank, MemoryBank):
-            bank = self._make_bank(bank, folder, ranks, progress)
-        row_of = {item: row for row, item in enumerate(bank.items.tolist())}
-        self._own_rows = torch.tensor([row_of.get(item, -1) for item in self._items_in_bank], dtype=torch.int64)
-        if bank.skipped and ranks.is_first:
-            item, reason = next(iter(bank.skipped.items()))
-            warnings.warn(
-                f"left out of the bank, because they could not be used: {len(bank.skipped)}, the first is item {item}: "
-                f"{reason}",
-                stacklevel=2,
-            )
-        self._warned = False
-        self._bank = bank.to(ranks.device).using(k=self.k, temperature=self.temperature, neighbors=self.neighbors)
-
-    def _make_bank(self, dataset: Dataset[Any], folder: Path, ranks: Ranks, progress: bool) -> MemoryBank:
-        """The bank of a dataset, by all processes, or what an earlier run made of it."""
-        path = folder.parent / "bank.safetensors"
-        made = path.is_file()
-        # All have looked before any writes.
-        ranks.wait()
-        if not made:
-            features = extract(
-                self.model,
-                dataset,
-                folder / "bank",
-                (),
+            bank = make_bank(
+                model,
+                bank,
+                folder,
+                self.backend,
                 batch_size=self.batch_size,
                 num_workers=self.num_workers,
                 ranks=ranks,
                 progress=progress,
-                name="memory bank",
             )
-            if ranks.is_first:
-                names = getattr(dataset, "class_names", None) or getattr(dataset, "classes", None)
-                bank = MemoryBank(
-                    features.embeddings,
-                    features.labels,
-                    names,
-                    similarity=self.model.similarity,
-                    items=features.items,
-                )
-                bank.skipped = features.skipped
-                bank.save(path)
-            ranks.wait()
-        return MemoryBank.load(path, backend=self.backend)
+        return PreparedContrastive(self, model, self.set_up(bank.to(ranks.device)))
 
-    def run(self, units: Sequence[int]) -> Iterator[Record]:
+    @property
+    def figure_header(self) -> str:
+        """A query, and the accuracy of the vote above the models."""
+        return f"query\n{self.k}-NN accuracy"
+
+    @property
+    def support_title(self) -> str:
+        """The nearest image of the class."""
+        return "nearest of the class"
+
+
+class PreparedContrastive(PreparedProtocol[Contrastive]):
+    """Queries and the bank that they are compared with.
+
+    Args:
+        protocol: what is to be done.
+        model: a fast copy of the protocol's.
+        bank: with the options of the protocol, on the model's device.
+    """
+
+    def __init__(self, protocol: Contrastive, model: TwoPartModel, bank: MemoryBank) -> None:
+        super().__init__(protocol, model)
+        self.bank = bank
+        self.bank_skipped = bank.skipped
+        row_of = {item: row for row, item in enumerate(bank.items.tolist())}
+        self._own_rows = torch.tensor([row_of.get(item, -1) for item in protocol.items_in_bank], dtype=torch.int64)
+        # Rows of a dataset have files, by which queries are known that are in it.
+        self._may_hold_queries = isinstance(protocol.bank, MemoryBank)
+
+    def run(self, units: Sequence[int]) -> Iterator[UnitRecord]:
         """The records of these batches, which are read ahead where there are workers."""
+        protocol = self.protocol
         waiting = list(units)
         items = [item for unit in units for item in self._items(unit)]
-        loader = BatchLoader(self.dataset, items, self.batch_size, self.num_workers, on_error="skip")
+        loader = BatchLoader(protocol.dataset, items, protocol.batch_size, protocol.num_workers, on_error="skip")
         for batch in loader:
-            unit = int(batch.indices[0]) // self.batch_size
+            unit = int(batch.indices[0]) // protocol.batch_size
+            # Batches of which nothing could be read do not come by.
             while waiting[0] < unit:
-                yield self._record(waiting.pop(0), loader.skipped)
-            record = self._record(waiting.pop(0), loader.skipped)
+                yield self._empty_record(waiting.pop(0), loader.skipped)
+            record = self._empty_record(waiting.pop(0), loader.skipped)
             for part in self._parts(batch):
                 self._explain(part, record)
             yield record
         for unit in waiting:
-            yield self._record(unit, loader.skipped)
-
-    @property
-    def bank_skipped(self) -> dict[int, str]:
-        """Images of the bank's dataset that could not be used; they have no row."""
-        return self._bank.skipped
+            yield self._empty_record(unit, loader.skipped)
 
     def _items(self, unit: int) -> range:
-        n_items = len(self.dataset)  # type: ignore[arg-type]
-        return range(unit * self.batch_size, min((unit + 1) * self.batch_size, n_items))
+        n_items, size = len(self.protocol.dataset), self.protocol.batch_size  # type: ignore[arg-type]
+        return range(unit * size, min((unit + 1) * size, n_items))
 
-    def _record(self, unit: int, skipped: dict[int, str]) -> Record:
-        own = {str(item): skipped[item] for item in self._items(unit) if item in skipped}
-        return {"unit": unit, "queries": {}, "explained": {}, "skipped": own}
+    def _empty_record(self, unit: int, skipped: dict[int, str]) -> UnitRecord:
+        return UnitRecord(unit, skipped={item: skipped[item] for item in self._items(unit) if item in skipped})
 
     def _parts(self, batch: Batch) -> Iterator[Batch]:
         """The queries that are in the bank, and those that are not: a batch excludes rows for all of it or none."""
         inside = self._own_rows[batch.indices] >= 0
         for chosen in (inside, ~inside):
             if chosen.any():
-                boxes = tuple(box for box, own in zip(batch.boxes, chosen.tolist(), strict=False) if own)
+                boxes = tuple(box for box, is_chosen in zip(batch.boxes, chosen.tolist(), strict=False) if is_chosen)
                 yield Batch(batch.indices[chosen], batch.images[chosen], batch.labels[chosen], boxes)
 
-    def _explain(self, batch: Batch, record: Record) -> None:
+    def _explain(self, batch: Batch, record: UnitRecord) -> None:
         """Add a part of a batch to its record."""
+        protocol = self.protocol
         activation = self.model.activation(batch.images)
         embedding = self._embed(activation)
         finite = (embedding.isfinite().all(1) & activation.flatten(1).isfinite().all(1)).cpu()
         for item in batch.indices[~finite].tolist():
-            record["skipped"][str(item)] = not_finite(self.dataset, item)
+            record.skipped[item] = reason_not_finite(protocol.dataset, item)
         if not finite.any():
             return
         items, labels = batch.indices[finite], batch.labels[finite]
-        query = _Query(
-            activation[finite.to(activation.device)], embedding[finite.to(activation.device)], self._rows(items)
-        )
-        vote = self._bank.using(exclude=query.exclude).classify(query.embedding)
+        usable = finite.to(activation.device)
+        query = _Query(activation[usable], embedding[usable], self._rows(items))
+        vote = self.bank.using(exclude=query.exclude).classify(query.embedding)
         predicted = vote.predicted.cpu()
         correct = predicted == labels
         self._warn_of_leak(query, vote)
-        before = len(record["queries"].get("item", ()))
-        _extend(
-            record["queries"],
-            {
-                "item": jsonable(items),
-                "label": jsonable(labels),
-                "predicted": jsonable(predicted),
-                "confidence": jsonable(vote.class_scores.amax(1)),
-                "correct": jsonable(correct),
-            },
+        first_row = len(record.queries)
+        record.queries.extend(
+            QueryColumns(
+                item=jsonable(items),
+                label=jsonable(labels),
+                predicted=jsonable(predicted),
+                confidence=jsonable(vote.class_scores.amax(1)),
+                correct=jsonable(correct),
+            )
         )
-        chosen = (correct if self.explain == "correct" else torch.ones_like(correct)).nonzero()[:, 0]
+        chosen = (correct if protocol.explain == "correct" else torch.ones_like(correct)).nonzero()[:, 0]
         if not len(chosen):
             return
         query, vote = query.take(chosen), _take(vote, chosen.to(activation.device))
         scores_for, has_other = self._scores(query, vote, vote.predicted)
         target = torch.arange(len(chosen), device=activation.device)
         kept = finite.nonzero()[:, 0][chosen]
-
         alone = ~has_other[:, None, None, None]
 
-        def maps_of(method: MapMethod) -> Maps:
-            maps, coverage = self.account(method, scores_for, query.activation, target)
-            return Maps(maps.masked_fill(alone, torch.nan) if method.foil else maps, coverage)
+        def maps_of(method: TableMethod) -> Maps:
+            made = self.maps(method, scores_for, query.activation, target)
+            return made._replace(maps=made.maps.masked_fill(alone, torch.nan)) if method.foil else made
 
-        def pairs(method: MapMethod, maps: Tensor) -> tuple[Tensor, Tensor]:
-            others = self.maps(method, scores_for, query.activation, target + len(target))
+        def pairs(method: TableMethod, maps: Tensor) -> tuple[Tensor, Tensor]:
+            others = self.maps(method, scores_for, query.activation, target + len(target)).maps
             return maps, others.masked_fill(alone, torch.nan)
 
-        values = self.panel.values(
+        explained = protocol.panel.values(
             maps_of,
             self.size,
-            [batch.boxes[row] for row in kept.tolist()] if batch.boxes else [],
+            [batch.boxes[row] for row in kept.tolist()] if batch.boxes else None,
             self.perturbable(batch.images[kept], query.activation, scores_for(None), target),
             pairs,
         )
-        _extend(record["explained"], {"row": jsonable(chosen + before), **values})
+        record.add_explained(jsonable(chosen + first_row), explained)
 
-    def example(self, record: Record, query: int, label: int) -> Example:
+    def example(self, record: UnitRecord, query: int, label: int) -> Example:
         """One query and its neighbors of a class."""
-        item = record["queries"]["item"][query]
-        activation = self.model.activation(self.dataset[item][0][None])
-        one = _Query(activation, self._embed(activation), self._rows(torch.tensor([item])))
-        vote = self._bank.using(exclude=one.exclude).classify(one.embedding)
+        item = record.queries.item[query]
+        activation = self.model.activation(self.protocol.dataset[item][0][None])
+        single = _Query(activation, self._embed(activation), self._rows(torch.tensor([item])))
+        vote = self.bank.using(exclude=single.exclude).classify(single.embedding)
         target = torch.tensor([label], device=activation.device)
         support = None
-        if not isinstance(self.bank, MemoryBank):
-            chosen = self._support(one, vote, target)
+        source = self.protocol.bank_source
+        if not isinstance(source, MemoryBank):
+            chosen = self._support(single, vote, target)
             nearest = chosen.indices[0][chosen.weights[0] > 0][0]
-            support = self.image(int(self._bank.items[nearest]), self.bank)
-        scores_for, has_other = self._scores(one, vote, target)
+            support = self.image(int(self.bank.items[nearest]), source)
+        scores_for, has_other = self._scores(single, vote, target)
         return Example(self.image(item), activation, scores_for, torch.zeros_like(target), support, bool(has_other))
 
-    def has_support(self, record: Record, query: int, label: int) -> bool:
+    def has_support(self, record: UnitRecord, query: int, label: int) -> bool:
         """Whether the bank has a row of a class, other than the query's own."""
-        rows = (self._bank.labels == label).nonzero()[:, 0]
-        return bool((rows != self._own_rows[record["queries"]["item"][query]]).any())
+        rows = (self.bank.labels == label).nonzero()[:, 0]
+        return bool((rows != self._own_rows[record.queries.item[query]]).any())
 
     @torch.no_grad()
     def _embed(self, activation: Tensor) -> Tensor:
@@ -270,43 +270,34 @@ class Contrastive(ModelProtocol):
     def _rows(self, items: Tensor) -> Tensor | None:
         """The queries' own rows of the bank, which are no neighbors of theirs; None where they are not in it."""
         rows = self._own_rows[items]
-        return None if (rows < 0).any() else rows.to(self._bank.items.device)
-
-    @cached_property
-    def _items_in_bank(self) -> list[int]:
-        """Of every query its position in the dataset of the bank, -1 where it is not there."""
-        n_items = len(self.dataset)  # type: ignore[arg-type]
-        if self.bank is self.dataset:
-            return list(range(n_items))
-        item_of = {path: item for item, path in enumerate(_paths(self.bank))}
-        return [item_of.get(path, -1) for path in _paths(self.dataset)] or [-1] * n_items
+        return None if (rows < 0).any() else rows.to(self.bank.items.device)
 
     def _warn_of_leak(self, query: _Query, vote: Vote) -> None:
         """Say once that a memory bank, whose rows have no files, seems to hold the queries."""
-        if not isinstance(self.bank, MemoryBank) or self._warned:
-            return
-        nearest = self._bank.embeddings[vote.neighbor_indices[:, 0]]
-        if (torch.cosine_similarity(query.embedding.double(), nearest.double()) >= 1 - 1e-6).any():
-            self._warned = True
+        if self._may_hold_queries and seems_to_hold(self.bank, query.embedding, vote):
+            self._may_hold_queries = False
             warnings.warn(
                 "bank: it seems to hold the queries: some have the very embedding of a row, which then votes for "
                 "them. Use a bank of other images, or give its images as a dataset: queries are left out of that",
                 stacklevel=2,
             )
 
-    def _support(self, query: _Query, vote: Vote, target: Tensor) -> BankSupport:
+    def _support(self, query: _Query, vote: Vote, target: Tensor) -> BankRows:
         """What stands for the target; a class that has no neighbor is looked up in the whole bank."""
-        bank = self._bank.using(exclude=query.exclude)
-        members = self._bank.labels[vote.neighbor_indices] == target[:, None]
-        if not members.any(1).all() and self.neighbors in ("predicted", "vote"):
+        bank = self.bank.using(exclude=query.exclude)
+        members = self.bank.labels[vote.neighbor_indices] == target[:, None]
+        if not members.any(1).all() and self.protocol.neighbors in ("predicted", "vote"):
             bank = bank.using(exclude=query.exclude, neighbors="within-class")
         return bank.support(query.embedding, target, vote)
 
     def _scores(self, query: _Query, vote: Vote, target: Tensor) -> tuple[ScoresFor, Tensor]:
         """Scores whose class b is the target of query b, and B + b its runner-up; and whether there is one."""
-        labels = self._bank.labels[vote.neighbor_indices]
+        labels = self.bank.labels[vote.neighbor_indices]
         of_target = labels == target[:, None]
-        second = vote.class_scores.scatter(1, target[:, None], -1).argmax(1)
+        others = vote.class_scores.scatter(1, target[:, None], -1)
+        # The temperature magnifies what rounding does to a similarity of at most about one.
+        rounding = rounding_of_supports(query.embedding.shape[1], others.dtype) / self.bank.temperature
+        second = first_largest(others, torch.clamp_max(rounding * others.abs(), 0.5))
         of_second = labels == second[:, None]
         support = self._support(query, vote, target)
         rows = torch.cat([support.indices.flatten(), vote.neighbor_indices.flatten()]).unique()
@@ -326,56 +317,34 @@ class Contrastive(ModelProtocol):
             "runner-up": torch.cat([runner_up, classes]),
         }
         weights = torch.cat([classes, runner_up])
-        embeddings = self._bank.embeddings[rows].float()
+        embeddings = self.bank.embeddings[rows].float()
         scores_for = cached(
-            lambda foil: PairedScores(self.model.tail, embeddings, weights, foils[foil], self.model.similarity)
+            lambda foil: SimilarityToSupport(
+                self.model.tail, WeightedSupport(embeddings, weights, foils[foil]), self.model.similarity
+            )
         )
         return scores_for, of_second.any(1)
 
 
 @dataclass(frozen=True)
 class _Query:
+    """Queries of which all have a row of their own in the bank, or none.
+
+    Attributes:
+        activation: ``(B, N, h, w)``.
+        embedding: ``(B, J)``.
+        exclude: their own rows, ``(B,)``.
+    """
+
     activation: Tensor
     embedding: Tensor
     exclude: Tensor | None
 
     def take(self, rows: Tensor) -> _Query:
+        """Some of the queries."""
         rows = rows.to(self.activation.device)
         exclude = None if self.exclude is None else self.exclude[rows]
         return _Query(self.activation[rows], self.embedding[rows], exclude)
-
-
-def _paths(images: Dataset[Any] | MemoryBank) -> list[Path]:
-    """The files of a dataset that knows them."""
-    return [record.path.resolve() for record in getattr(images, "records", ())]
-
-
-def _bank_settings(bank: MemoryBank) -> dict[str, Any]:
-    """What tells one memory bank from another."""
-    digest = hashlib.sha256()
-    for tensor in (bank.labels, bank.embeddings):
-        for block in tensor.split(1 << 16):
-            digest.update(block.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return {"rows": len(bank), "similarity": repr(bank.similarity), "sha256": digest.hexdigest()}
-
-
-def _check_bank(bank: MemoryBank, model: TwoPartModel, dataset: Dataset[Any]) -> None:
-    if repr(bank.similarity) != repr(get_similarity(model.similarity)):
-        raise ValueError(
-            f"bank: it finds its neighbors by {bank.similarity_name or bank.similarity}, the model decides by "
-            f"{model.similarity}; make it anew with the model's similarity, or set that of the model (--similarity)"
-        )
-    names = getattr(dataset, "class_names", None) or getattr(dataset, "classes", None)
-    n_classes = len(names) if names else max(bank.n_classes, int(labels_of(dataset).max()) + 1)
-    if bank.n_classes != n_classes:
-        raise ValueError(
-            f"bank: it has {bank.n_classes} classes, the dataset {n_classes}; use a bank of images of the same classes"
-        )
-
-
-def _extend(columns: dict[str, list[Any]], further: dict[str, list[Any]]) -> None:
-    for name, column in further.items():
-        columns.setdefault(name, []).extend(column)
 
 
 def _take(vote: Vote, rows: Tensor) -> Vote:

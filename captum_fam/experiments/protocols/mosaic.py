@@ -2,31 +2,38 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
+from captum_fam.cli.options import option, positive
 from captum_fam.experiments.data.episodes import EpisodeSampler
-from captum_fam.experiments.distributed import Ranks
-from captum_fam.experiments.measures import Panel, jsonable
-from captum_fam.experiments.protocols.base import Example, FeaturesProtocol
-from captum_fam.experiments.records import Record
+from captum_fam.experiments.features import Features
+from captum_fam.experiments.measures import Cells, Panel
+from captum_fam.experiments.protocols.base import Example
+from captum_fam.experiments.protocols.features_protocol import FeaturesProtocol, PreparedFeatures
+from captum_fam.experiments.protocols.registry import register_protocol
+from captum_fam.experiments.records import QueryColumns, UnitRecord, jsonable
 from captum_fam.experiments.split_model import TwoPartModel
-from captum_fam.experiments.table_methods import MapMethod
+from captum_fam.experiments.table_methods import TableMethod
 from captum_fam.images import unnormalize
 from captum_fam.support import Aggregate
 
 
+def _default_panel() -> Panel:
+    return Panel(measures=("swap",))
+
+
+@register_protocol("mosaic")
+@dataclass(eq=False, kw_only=True)
 class Mosaic(FeaturesProtocol):
     """Does a map follow the support? It has to point at the cell whose class the support is of.
 
     A mosaic has grid x grid images of different classes; each class in turn is the support, by images that are not
     in the mosaic. Chance is 1 / grid² for ``cell-energy`` and ``cell-hit``, 0.5 for ``cell-auroc``. ``swap`` is on
     the single images: their map for their own class against that for another class of the mosaic. The model's own
-    number, ``correct``, is how often a single image is classified correctly among the classes of its mosaic.
+    number, ``accuracy``, is how often a single image is classified correctly among the classes of its mosaic.
 
     The maps of one mosaic share its activation: means are taken over them first, then over mosaics, which are what the
     intervals count.
@@ -34,127 +41,120 @@ class Mosaic(FeaturesProtocol):
     Args:
         model: cut in two; left as it is, a fast copy does the work.
         dataset: items ``(image, label)``, images as the model takes them.
-        panel: methods and measures; of these ``"swap"`` alone is for mosaics, beside those of the cells.
-        grid: images a side.
-        shot: supports a class.
-        mosaics: how many.
-        cell: side of an image in the mosaic; None: as the model takes it, so that the mosaic is larger than that.
-        seed: of the mosaics.
-        aggregate: of the similarities to a class's supports, ``"mean"`` or ``"prototype"``.
-        batch_size: images that go through the backbone at once.
-        num_workers: processes that read images.
+        panel: methods and measures; of these ``"swap"`` alone is for mosaics, beside those of the cells. Default:
+            ``Panel(measures=("swap",))``.
+        grid: images per side. Default: 2.
+        shot: supports per class. Default: 5.
+        mosaics: how many. Default: 150.
+        cell: side of an image in the mosaic. Default: as the model takes it, so that the mosaic is larger than that.
+        seed: of the mosaics. Default: 0.
+        aggregate: of the similarities to a class's supports, ``"mean"`` or ``"prototype"``. Default: the mean.
+        batch_size: images that go through the backbone at once. Default: 32.
+        num_workers: processes that read images. Default: 0.
 
     Raises:
         ValueError: for a grid below 2, or a measure that is not for mosaics.
     """
 
-    name = "mosaic"
+    summary = "images of several classes side by side, supports of one"
+    split = "novel"
+    default_measures = ("swap",)
+    gives = frozenset({"swap", "cells"})
     unit = "mosaic"
     units = "mosaics"
     by_unit = True
-    explained = "label"
+    explains_label = True
     keeps_images = True
 
-    def __init__(
-        self,
-        model: TwoPartModel,
-        dataset: Dataset[Any],
-        panel: Panel | None = None,
-        *,
-        grid: int = 2,
-        shot: int = 5,
-        mosaics: int = 150,
-        cell: int | None = None,
-        seed: int = 0,
-        aggregate: Aggregate = "mean",
-        batch_size: int = 32,
-        num_workers: int = 0,
-    ) -> None:
-        if grid < 2:
-            raise ValueError(f"grid must be at least 2, got {grid}")
-        panel = panel or Panel(measures=("swap",))
-        others = sorted({*panel.measures} - {"swap"})
-        if others:
-            raise ValueError(
-                f"measures: {', '.join(others)} is not for mosaics, which have cell-energy, cell-hit and cell-auroc, "
-                "and swap if asked for (--measures swap)"
-            )
-        super().__init__(model, dataset, panel, batch_size=batch_size, num_workers=num_workers)
-        self.grid = grid
-        self.shot = shot
-        self.mosaics = mosaics
-        self.cell = cell or model.size
-        self.seed = seed
-        self.aggregate = aggregate
+    panel: Panel = field(default_factory=_default_panel, kw_only=False)
+    grid: int = option("images per side", 2)
+    shot: int = option("supports per class", 5)
+    mosaics: int = option("how many", 150)
+    cell: int | None = option(
+        "side of an image; default: as the model takes it", None, metavar="PIXELS", parse=positive
+    )
+    seed: int = option("of the mosaics", 0)
+    aggregate: Aggregate = option("of the similarities to the supports of a class", "mean")
+
+    def __post_init__(self) -> None:
+        if self.grid < 2:
+            raise ValueError(f"grid must be at least 2, got {self.grid}")
+        super().__post_init__()
 
     def __len__(self) -> int:
         return self.mosaics
 
-    def settings(self) -> dict[str, Any]:
-        """What the results depend on, for JSON."""
-        own = ("grid", "shot", "mosaics", "cell", "seed", "aggregate")
-        return {**super().settings(), **{name: getattr(self, name) for name in own}}
+    def prepared(self, model: TwoPartModel, features: Features) -> PreparedMosaic:
+        """Draw the mosaics."""
+        return PreparedMosaic(self, model, features)
 
-    def prepare(self, folder: Path, ranks: Ranks, progress: bool) -> None:
-        """Every single image through the backbone once, then the mosaics."""
-        super().prepare(folder, ranks, progress)
-        self._sampler = EpisodeSampler(self._features.labels, self.grid**2, self.shot, 1, self.mosaics, self.seed)
 
-    def _run(self, unit: int) -> Record:
-        episode = self._sampler.episode(unit)
+class PreparedMosaic(PreparedFeatures[Mosaic]):
+    """Mosaics of the images that could be used."""
+
+    def __init__(self, protocol: Mosaic, model: TwoPartModel, features: Features) -> None:
+        super().__init__(protocol, model, features)
+        n_cells = protocol.grid**2
+        self.sampler = EpisodeSampler(features.labels, n_cells, protocol.shot, 1, protocol.mosaics, protocol.seed)
+
+    def run_unit(self, unit: int) -> UnitRecord:
+        """The record of one mosaic."""
+        protocol = self.protocol
+        episode = self.sampler.episode(unit)
         rows = episode.query.flatten()
-        scores_for = self._scores_of_classes(episode.support, self.aggregate)
-        single = self._activation(rows)
+        scores_for = self.scores_of_classes(episode.support, protocol.aggregate)
+        single = self.activation(rows)
         with torch.no_grad():
-            scores = scores_for(None)(single)
-        predicted = scores.argmax(1).cpu()
+            scores, predicted = (part.cpu() for part in scores_for(None).predict(single))
+        # One query per cell, in raster order, and one class per cell.
         cells = torch.arange(len(rows))
         target = cells.to(single.device)
-        image = self._compose(rows)
-        activation = self.model.activation(image).expand(len(rows), -1, -1, -1).contiguous()
-        size = (image.shape[2], image.shape[3])
+        mosaic = self._compose(rows)
+        activation = self.model.activation(mosaic).expand(len(rows), -1, -1, -1).contiguous()
+        size = (mosaic.shape[2], mosaic.shape[3])
 
-        def pairs(method: MapMethod, _: Tensor) -> tuple[Tensor, Tensor]:
+        def pairs(method: TableMethod, _: Tensor) -> tuple[Tensor, Tensor]:
             first = self.maps(method, scores_for, single, target)
-            return first, self.maps(method, scores_for, single, (target + 1) % len(rows))
+            second = self.maps(method, scores_for, single, (target + 1) % len(rows))
+            return first.maps, second.maps
 
-        return {
-            "unit": unit,
-            "queries": {
-                "item": jsonable(self._features.items[rows]),
-                "label": jsonable(episode.classes),
-                "predicted": jsonable(episode.classes[predicted]),
-                "confidence": jsonable(scores.softmax(1).amax(1)),
-                "correct": jsonable(predicted == cells),
-            },
-            "explained": {
-                "row": jsonable(cells),
-                **self.panel.values(
-                    lambda method: self.account(method, scores_for, activation, target, size),
-                    size,
-                    pairs_of=pairs,
-                    cells=(target, self.grid),
-                ),
-            },
-        }
+        record = UnitRecord(
+            unit,
+            QueryColumns(
+                item=jsonable(self.features.items[rows]),
+                label=jsonable(episode.classes),
+                predicted=jsonable(episode.classes[predicted]),
+                confidence=jsonable(scores.softmax(1).amax(1)),
+                correct=jsonable(predicted == cells),
+            ),
+        )
+        explained = protocol.panel.values(
+            lambda method: self.maps(method, scores_for, activation, target, size),
+            size,
+            pairs_of=pairs,
+            cells=Cells(target, protocol.grid),
+        )
+        record.add_explained(jsonable(cells), explained)
+        return record
 
-    def example(self, record: Record, query: int, label: int) -> Example:
+    def example(self, record: UnitRecord, query: int, label: int) -> Example:
         """A mosaic and the supports of one of its classes."""
-        episode = self._sampler.episode(record["unit"])
+        episode = self.sampler.episode(record.unit)
         target = (episode.classes == label).nonzero()[0]
-        image = self._compose(episode.query.flatten())
+        mosaic = self._compose(episode.query.flatten())
         return Example(
-            unnormalize(image[0], self.model.mean, self.model.std),
-            self.model.activation(image),
-            self._scores_of_classes(episode.support, self.aggregate),
+            unnormalize(mosaic[0], self.model.mean, self.model.std),
+            self.model.activation(mosaic),
+            self.scores_of_classes(episode.support, self.protocol.aggregate),
             target.to(self.model.device),
-            self.image(int(self._features.items[episode.support[target[0], 0]])),
+            self.image(int(self.features.items[episode.support[target[0], 0]])),
         )
 
     def _compose(self, rows: Tensor) -> Tensor:
         """The mosaic of these images, ``(1, 3, H, W)``, in raster order."""
-        images = self._features.images(rows)
-        if images.shape[2:] != (self.cell, self.cell):
-            images = torch.nn.functional.interpolate(images, (self.cell, self.cell), mode="bilinear", antialias=True)
-        lines = [torch.cat(list(line), 2) for line in images.split(self.grid)]
+        images = self.features.images(rows)
+        side = self.protocol.cell or self.model.size
+        if images.shape[2:] != (side, side):
+            images = torch.nn.functional.interpolate(images, (side, side), mode="bilinear", antialias=True)
+        lines = [torch.cat(list(line), 2) for line in images.split(self.protocol.grid)]
         return torch.cat(lines, 1)[None]

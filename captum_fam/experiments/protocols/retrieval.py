@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from captum_fam.experiments.distributed import Ranks
-from captum_fam.experiments.measures import Panel, jsonable
-from captum_fam.experiments.protocols.base import Example, FeaturesProtocol, cached
-from captum_fam.experiments.records import Record
+from captum_fam.cli.options import option
+from captum_fam.experiments.features import Features
+from captum_fam.experiments.protocols.base import Example, cached
+from captum_fam.experiments.protocols.features_protocol import FeaturesProtocol, PreparedFeatures
+from captum_fam.experiments.protocols.registry import register_protocol
+from captum_fam.experiments.records import QueryColumns, UnitRecord, jsonable
 from captum_fam.experiments.split_model import TwoPartModel
-from captum_fam.experiments.table_methods import Foil, MapMethod, PairedScores, ScoresFor, check_no_positions
+from captum_fam.experiments.table_methods import Foil, ScoresFor, TableMethod
 from captum_fam.metrics import recall_at_k
 from captum_fam.similarity import get_similarity
+from captum_fam.support import SimilarityToSupport, WeightedSupport
 
 
+@register_protocol("retrieval")
+@dataclass(eq=False, kw_only=True)
 class Retrieval(FeaturesProtocol):
     """The paper's section V-D: every image is a query, all others are its gallery, the nearest is its support.
 
@@ -31,109 +34,125 @@ class Retrieval(FeaturesProtocol):
         model: cut in two; left as it is, a fast copy does the work.
         dataset: items ``(image, label, boxes)``, images as the model takes them.
         panel: methods and measures.
-        ks: the K of Recall@K.
-        explain: the ``"correct"`` queries, or ``"all"``.
-        batch_size: images that are worked on at once; one unit of the run.
-        num_workers: processes that read images.
+        ks: the K of Recall@K. Default: 1, 2, 4, 8.
+        explain: the ``"correct"`` queries, or ``"all"``. Default: the correct.
+        batch_size: images that are worked on at once; one unit of the run. Default: 32.
+        num_workers: processes that read images. Default: 0.
     """
 
-    name = "retrieval"
+    summary = "every image as a query, the nearest other as its support"
+    split = "retrieval-test"
+    has_positions = False
 
-    def __init__(
-        self,
-        model: TwoPartModel,
-        dataset: Dataset[Any],
-        panel: Panel | None = None,
-        *,
-        ks: Sequence[int] = (1, 2, 4, 8),
-        explain: Literal["correct", "all"] = "correct",
-        batch_size: int = 32,
-        num_workers: int = 0,
-    ) -> None:
-        super().__init__(model, dataset, panel, batch_size=batch_size, num_workers=num_workers)
-        check_no_positions(self.panel.methods)
-        self.ks = tuple(ks)
-        self.explain = explain
+    ks: tuple[int, ...] = option("the K of Recall@K", (1, 2, 4, 8), metavar="K,K,...")
+    explain: Literal["correct", "all"] = option("which queries are explained", "correct")
 
     def __len__(self) -> int:
         return -(-len(self.dataset) // self.batch_size)  # type: ignore[arg-type]
 
-    def settings(self) -> dict[str, Any]:
-        """What the results depend on, for JSON."""
-        return {**super().settings(), "ks": list(self.ks), "explain": self.explain}
+    def prepared(self, model: TwoPartModel, features: Features) -> PreparedRetrieval:
+        """Make the gallery."""
+        return PreparedRetrieval(self, model, features)
 
-    def prepare(self, folder: Path, ranks: Ranks, progress: bool) -> None:
-        """Every image through the backbone once, then the gallery."""
-        super().prepare(folder, ranks, progress)
-        if len(self._features.labels.unique()) < 2:
+    @property
+    def figure_header(self) -> str:
+        """A query, and Recall@1 above the models."""
+        return "query\nRecall@1"
+
+
+class PreparedRetrieval(PreparedFeatures[Retrieval]):
+    """Retrieval in the gallery of the images that could be used.
+
+    Raises:
+        ValueError: for images of one class only.
+    """
+
+    def __init__(self, protocol: Retrieval, model: TwoPartModel, features: Features) -> None:
+        super().__init__(protocol, model, features)
+        if len(features.labels.unique()) < 2:
             raise ValueError("dataset: retrieval needs images of two classes at least")
-        self._gallery = self._features.embeddings.to(ranks.device)
-        self._labels = self._features.labels.to(ranks.device)
-        self._similarity = get_similarity(self.model.similarity)
-        self._recall = recall_at_k(self._gallery, self._labels, self.ks, self.model.similarity).cpu()
+        self._gallery = features.embeddings.to(model.device)
+        self._labels = features.labels.to(model.device)
+        self._similarity = get_similarity(model.similarity)
+        self._recall = recall_at_k(self._gallery, self._labels, protocol.ks, model.similarity).cpu()
 
-    def _run(self, unit: int) -> Record:
-        items = self._features.items
-        rows = ((items >= unit * self.batch_size) & (items < (unit + 1) * self.batch_size)).nonzero()[:, 0]
+    def run_unit(self, unit: int) -> UnitRecord:
+        """The record of one batch."""
+        protocol = self.protocol
+        items = self.features.items
+        rows = ((items >= unit * protocol.batch_size) & (items < (unit + 1) * protocol.batch_size)).nonzero()[:, 0]
         if not len(rows):
-            return {"unit": unit, "queries": {}, "explained": {}}
+            return UnitRecord(unit)
         nearest, similarity, other = self._nearest(rows)
-        predicted = self._features.labels[nearest]
-        labels = self._features.labels[rows]
+        predicted = self.features.labels[nearest]
+        labels = self.features.labels[rows]
         correct = predicted == labels
-        record: Record = {
-            "unit": unit,
-            "queries": {
-                "item": jsonable(items[rows]),
-                "label": jsonable(labels),
-                "predicted": jsonable(predicted),
-                "confidence": jsonable(similarity),
-                "correct": jsonable(correct),
-                **{f"recall@{k}": jsonable(self._recall[rows, at]) for at, k in enumerate(self.ks)},
-            },
-            "explained": {},
-        }
-        chosen = (correct if self.explain == "correct" else torch.ones_like(correct)).nonzero()[:, 0]
+        record = UnitRecord(
+            unit,
+            QueryColumns(
+                item=jsonable(items[rows]),
+                label=jsonable(labels),
+                predicted=jsonable(predicted),
+                confidence=jsonable(similarity),
+                correct=jsonable(correct),
+                numbers={f"recall@{k}": jsonable(self._recall[rows, at]) for at, k in enumerate(protocol.ks)},
+            ),
+        )
+        chosen = (correct if protocol.explain == "correct" else torch.ones_like(correct)).nonzero()[:, 0]
         if not len(chosen):
             return record
         rows = rows[chosen]
         scores_for = self._scores(rows, nearest[chosen], other[chosen])
-        activation = self._activation(rows)
+        activation = self.activation(rows)
         target = torch.arange(len(rows), device=activation.device)
-        images = self._features.images(rows) if self.panel.needs_images else None
 
-        def pairs(method: MapMethod, maps: Tensor) -> tuple[Tensor, Tensor]:
-            return maps, self.maps(method, scores_for, activation, target + len(rows))
+        def pairs(method: TableMethod, maps: Tensor) -> tuple[Tensor, Tensor]:
+            return maps, self.maps(method, scores_for, activation, target + len(rows)).maps
 
-        record["explained"] = {
-            "row": jsonable(chosen),
-            **self.panel.values(
-                lambda method: self.account(method, scores_for, activation, target),
-                self.size,
-                [self._features.boxes[row] for row in rows.tolist()] if self._features.boxes else [],
-                self.perturbable(images, activation, scores_for(None), target),
-                pairs,
-            ),
-        }
+        explained = protocol.panel.values(
+            lambda method: self.maps(method, scores_for, activation, target),
+            self.size,
+            self.boxes(rows),
+            self.perturbable(self.images(rows), activation, scores_for(None), target),
+            pairs,
+        )
+        record.add_explained(jsonable(chosen), explained)
         return record
 
-    def example(self, record: Record, query: int, label: int) -> Example:
+    def example(self, record: UnitRecord, query: int, label: int) -> Example:
         """One query and the nearest image of a class."""
-        item = record["queries"]["item"][query]
-        row = (self._features.items == item).nonzero()[:, 0]
+        row = self._row_of(record, query)
         nearest, _, other = self._nearest(row, label)
         return Example(
-            self.image(item),
-            self._activation(row),
+            self.image(record.queries.item[query]),
+            self.activation(row),
             self._scores(row, nearest, other),
             torch.zeros(1, dtype=torch.int64, device=self.model.device),
-            self.image(int(self._features.items[nearest[0]])),
+            self.image(int(self.features.items[nearest[0]])),
         )
 
-    def has_support(self, record: Record, query: int, label: int) -> bool:
+    def reverse_example(self, record: UnitRecord, query: int, label: int) -> Example:
+        """The image of a class that is retrieved for a query, explained by its similarity to the query."""
+        row = self._row_of(record, query)
+        nearest = self._nearest(row, label)[0]
+        _, _, other = self._nearest(nearest, int(self.features.labels[row]))
+        item = int(self.features.items[nearest])
+        return Example(
+            self.image(item),
+            self.activation(nearest),
+            self._scores(nearest, row, other),
+            torch.zeros(1, dtype=torch.int64, device=self.model.device),
+            None,
+        )
+
+    def has_support(self, record: UnitRecord, query: int, label: int) -> bool:
         """Whether the gallery has another image of a class."""
-        others = self._features.items != record["queries"]["item"][query]
-        return bool((others & (self._features.labels == label)).any())
+        others = self.features.items != record.queries.item[query]
+        return bool((others & (self.features.labels == label)).any())
+
+    def _row_of(self, record: UnitRecord, query: int) -> Tensor:
+        """The row of a query in the features, ``(1,)``."""
+        return (self.features.items == record.queries.item[query]).nonzero()[:, 0]
 
     def _nearest(self, rows: Tensor, label: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """The nearest other image (of a class), its similarity, and the nearest of another class than that one."""
@@ -160,5 +179,7 @@ class Retrieval(FeaturesProtocol):
         }
         weights = torch.cat([only(nearest), only(other)])
         return cached(
-            lambda foil: PairedScores(self.model.tail, self._gallery, weights, foils[foil], self.model.similarity)
+            lambda foil: SimilarityToSupport(
+                self.model.tail, WeightedSupport(self._gallery, weights, foils[foil]), self.model.similarity
+            )
         )

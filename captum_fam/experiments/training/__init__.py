@@ -1,24 +1,13 @@
 """Training the paper's networks: few-shot episodes and metric learning."""
 
-from captum_fam.experiments.training.few_shot import (
-    FewShotLearner,
-    FewShotLosses,
-    FewShotRecipe,
-    embed_bytes,
-    few_shot_accuracy,
-    initialize,
-    train_few_shot,
-)
+from captum_fam.experiments.training.few_shot import initialize, train_few_shot
+from captum_fam.experiments.training.few_shot_accuracy import embed_bytes, few_shot_accuracy
+from captum_fam.experiments.training.few_shot_learner import FewShotLearner, FewShotLosses
+from captum_fam.experiments.training.few_shot_recipe import FewShotRecipe
 from captum_fam.experiments.training.images import Augmentation, LabeledImages, read_images
-from captum_fam.experiments.training.metric import (
-    MetricRecipe,
-    embed_dataset,
-    new_head,
-    pooled_features,
-    recalls_at,
-    train_metric,
-    train_metric_head,
-)
+from captum_fam.experiments.training.metric import new_head, train_metric, train_metric_head
+from captum_fam.experiments.training.metric_recipe import MetricRecipe
+from captum_fam.experiments.training.retrieval_features import embed_dataset, pooled_features, recalls_at
 from captum_fam.experiments.training.training_run import Trained, TrainingRun
 
 __all__ = [

@@ -11,7 +11,6 @@ the novel classes, whose textures it has never seen, the embedding alone must te
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import platform
 import time
@@ -21,12 +20,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, normalize
 from torch.utils.data import DataLoader, Dataset
 
+from captum_fam._files import write_all_or_nothing, write_json
+from captum_fam.demo import Episode, PlantedScenes, render_scene
 from captum_fam.demo import network as demo_network
-from captum_fam.experiments.data import Episode, PlantedScenes, render_scene
+from captum_fam.experiments.fitting import fit
+from captum_fam.metrics import energy_proportion
 from captum_fam.models import Conv4Net
 
 BASE_CLASSES = 144  # labels 0 to 143, objects and distractors of the base split
@@ -71,10 +73,11 @@ def train(*, seed: int = 0, steps: int = 1500, scenes: int = 16_000, batch: int 
     print(f"{scenes} scenes drawn in {time.monotonic() - start:.0f} s", flush=True)
 
     network = Conv4Net().to(memory_format=torch.channels_last)
-    prototypes = nn.Parameter(F.normalize(torch.randn(BASE_CLASSES, 64), dim=1))
+    prototypes = nn.Parameter(normalize(torch.randn(BASE_CLASSES, 64), dim=1))
     optimizer = torch.optim.AdamW([*network.parameters(), prototypes], weight_decay=1e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps, pct_start=0.15)
-    for step in range(1, steps + 1):
+
+    def loss_of(_: int) -> Tensor:
         chosen = torch.randint(len(images), (batch,))
         x = torch.rot90(images[chosen], int(torch.randint(4, ())), (2, 3))
         x = x.flip(3) if torch.rand(()) < 0.5 else x
@@ -82,23 +85,21 @@ def train(*, seed: int = 0, steps: int = 1500, scenes: int = 16_000, batch: int 
         with torch.autocast("cpu", torch.bfloat16):
             features = network.features((x.float() / 255).contiguous(memory_format=torch.channels_last))
         embedding = features.float().mean((2, 3))
-        logits = SCALE * F.normalize(embedding, dim=1) @ F.normalize(prototypes, dim=1).T
-        loss = F.cross_entropy(logits, targets[chosen])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
+        logits = SCALE * normalize(embedding, dim=1) @ normalize(prototypes, dim=1).T
+        return cross_entropy(logits, targets[chosen])
+
+    for step, loss in enumerate(fit(range(steps), loss_of, optimizer, schedule=schedule), 1):
         if step % 50 == 0:
             print(f"step {step}/{steps}  loss {loss:.3f}  {time.monotonic() - start:.0f} s", flush=True)
     return network.eval()
 
 
 @dataclass(frozen=True)
-class Report:
+class NovelAccuracy:
     """What the network does on novel episodes; all but ``episodes`` are shares in [0, 1].
 
     Attributes:
-        episodes: Number of 5-way 1-shot episodes, of 5 queries a class.
+        episodes: Number of 5-way 1-shot episodes, of 5 queries per class.
         accuracy: Mean accuracy over episodes.
         interval: Half-width of its 95 % interval.
         energy: Energy inside the shared object of the exact map with foil, cut at zero: mean over queries.
@@ -115,7 +116,7 @@ class Report:
 
 
 @torch.no_grad()
-def evaluate(network: Conv4Net, *, episodes: int = 600, seed: int = 0) -> Report:
+def evaluate(network: Conv4Net, *, episodes: int = 600, seed: int = 0) -> NovelAccuracy:
     """Measures 5-way 1-shot accuracy on novel classes, and whether the similarity rests on the shared object.
 
     Args:
@@ -124,22 +125,22 @@ def evaluate(network: Conv4Net, *, episodes: int = 600, seed: int = 0) -> Report
         seed: Seed of the episodes.
 
     Returns:
-        The `Report`.
+        Accuracy and energies.
     """
     novel = PlantedScenes("novel", seed=seed)
     rows = [_measure(network, novel.episode(query=5, seed=i)) for i in range(episodes)]
     accuracy, *energies = torch.tensor(rows).mean(0).tolist()
     deviation = torch.tensor([row[0] for row in rows]).std().item()
-    return Report(episodes, accuracy, 1.96 * deviation / math.sqrt(episodes), *energies)
+    return NovelAccuracy(episodes, accuracy, 1.96 * deviation / math.sqrt(episodes), *energies)
 
 
 def _measure(network: Conv4Net, episode: Episode) -> list[float]:
     """Accuracy, energy of the map with foil, of the mean activation, and the object's area, over one episode."""
-    support = F.normalize(network(episode.support_images), dim=1)
+    support = normalize(network(episode.support_images), dim=1)
     activation = network.features(episode.query_images)
     embedding = activation.mean((2, 3))
     labels = episode.query_labels
-    scores = F.normalize(embedding, dim=1) @ support.T
+    scores = normalize(embedding, dim=1) @ support.T
     # One shot: a class's mean normalized support is its support. The foil is the mean of the other classes'.
     foil = (support.sum(0) - support) / (len(support) - 1)
     weights = (support - foil)[labels] / embedding.norm(dim=1, keepdim=True)
@@ -156,9 +157,8 @@ def _measure(network: Conv4Net, episode: Episode) -> list[float]:
 
 
 def _energy_inside(maps: Tensor, masks: Tensor) -> float:
-    """Mean share of the upsampled maps (B, h, w) inside the masks (B, H, W); maps of zeros do not count."""
-    maps = F.interpolate(maps[:, None], masks.shape[1:], mode="bilinear")[:, 0]
-    return ((maps * masks).sum((1, 2)) / maps.sum((1, 2))).nanmean().item()
+    """Mean share of the positive part of maps (B, h, w) inside the masks (B, H, W); maps of zeros do not count."""
+    return energy_proportion(maps, masks.bool(), energy="positive").nanmean().item()
 
 
 def main(arguments: Iterable[str] | None = None) -> None:
@@ -185,8 +185,6 @@ def main(arguments: Iterable[str] | None = None) -> None:
         f"energy inside the shared object: {report.energy:.3f} with foil, {report.energy_mean_activation:.3f} mean "
         f"activation, {report.object_area:.3f} constant map"
     )
-    options.out.mkdir(parents=True, exist_ok=True)
-    torch.save(state, options.out / "conv4net.pt")
     made = {
         "command": f"python -m captum_fam.experiments.training.demo_network --seed {options.seed}"
         f" --steps {options.steps} --scenes {options.scenes} --episodes {options.episodes}",
@@ -198,7 +196,9 @@ def main(arguments: Iterable[str] | None = None) -> None:
         "hardware": f"CPU ({platform.machine()}), {torch.get_num_threads()} threads",
         "torch": torch.__version__,
     }
-    (options.out / "conv4net.json").write_text(json.dumps(made, indent=2) + "\n")
+    with write_all_or_nothing(options.out) as scratch:
+        torch.save(state, scratch / "conv4net.pt")
+        write_json(scratch / "conv4net.json", made)
 
 
 if __name__ == "__main__":

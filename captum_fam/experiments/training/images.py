@@ -1,8 +1,7 @@
-"""Images for training: decoded once, held as bytes, and changed at random a batch at a time."""
+"""Images for training: decoded once, held as bytes, and changed at random batch by batch."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 from torch.utils.data import Dataset
-from tqdm.auto import tqdm
 
-from captum_fam._files import staged
-from captum_fam.embedding.batches import BatchLoader
+from captum_fam._files import write_all_or_nothing
+from captum_fam.embedding import Batch, DatasetEmbedder
 from captum_fam.experiments.distributed import Ranks
+from captum_fam.images import normalize_bytes
 
 # Tries to fit a rectangle into the image, as in torchvision's RandomErasing.
 _TRIES = 10
@@ -47,15 +46,16 @@ def read_images(
     ranks: Ranks | None = None,
     progress: bool = False,
 ) -> LabeledImages:
-    """Decode every image of a dataset, so that no epoch waits for a decoder: 21 kB an image of 84 x 84.
+    """Decode every image of a data set, so that no epoch waits for a decoder: 21 kB per image of 84 x 84.
 
     Args:
         dataset: items ``(image, label)`` or ``(image, label, boxes)``; the images float in [0, 1], of one size, not
             normalized.
-        file: keeps them; read instead, if it is there. Processes that share a run need it.
-        num_workers: processes that decode.
-        ranks: those that share the run: the first one decodes.
-        progress: show a progress bar.
+        file: keeps the images; read instead of decoding, if it is there. Processes that share a run need it.
+            Default: None.
+        num_workers: processes that decode. Default: 0.
+        ranks: the processes that share the run: the first one decodes. Default: this one alone.
+        progress: show a progress bar. Default: False.
 
     Raises:
         UnreadableImageError: for an image that is missing or broken; ``BoxedImages.check`` lists them all.
@@ -67,19 +67,19 @@ def read_images(
     file = Path(file)
     if ranks.is_first and not file.is_file():
         decoded = _decode(dataset, num_workers, progress)
-        with staged(file.parent) as scratch:
+        with write_all_or_nothing(file.parent) as scratch:
             torch.save(tuple(decoded), scratch / file.name)
     ranks.wait()
     return LabeledImages(*torch.load(file, weights_only=True, mmap=True))
 
 
 def _decode(dataset: Dataset[Any], num_workers: int, progress: bool) -> LabeledImages:
-    images, labels = [], []
-    loader = BatchLoader(dataset, batch_size=64, num_workers=num_workers)
-    for batch in tqdm(loader, desc="decode", unit="batch", disable=not progress):
-        images.append((batch.images * 255).round().byte())
-        labels.append(batch.labels)
-    return LabeledImages(torch.cat(images), torch.cat(labels))
+    def compute(batch: Batch) -> dict[str, Tensor]:
+        return {"images": (batch.images * 255).round().byte()}
+
+    embedder = DatasetEmbedder(compute, dataset, num_workers=num_workers, progress="decode" if progress else None)
+    rows = embedder.run()
+    return LabeledImages(rows.column("images"), rows.labels)
 
 
 @dataclass(frozen=True)
@@ -91,9 +91,9 @@ class Augmentation:
     the gray (0.4914, 0.4822, 0.4465), written after the normalization as in the authors' code.
 
     Args:
-        padding: pixels on each side.
-        mirror: probability to swap left and right.
-        erasing: probability to erase a rectangle.
+        padding: pixels on each side. Default: 8.
+        mirror: probability to swap left and right. Default: 0.5.
+        erasing: probability to erase a rectangle. Default: 0.5.
     """
 
     padding: int = 8
@@ -140,6 +140,7 @@ class Augmentation:
         mirrored = uniform(count) < self.mirror
         area = height * width * (0.02 + 0.38 * uniform(count, _TRIES))
         aspect = 0.3 + (1 / 0.3 - 0.3) * uniform(count, _TRIES)
+        # Several rectangles are drawn, and the first that fits into the image is taken, if any does.
         size = torch.stack([(area * aspect).sqrt(), (area / aspect).sqrt()], -1).round()
         room = torch.tensor([height, width]) - size
         fits = (room > 0).all(-1)
@@ -156,22 +157,7 @@ def _within(start: Tensor, end: Tensor, length: int) -> Tensor:
     return (positions >= start[:, None]) & (positions < end[:, None])
 
 
-def normalize_bytes(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """uint8 ``(..., 3, H, W)`` to what a model takes, as ``torchvision.transforms.Normalize`` on images in [0, 1]."""
-    scale = torch.tensor(std, device=images.device).view(3, 1, 1)
-    return images.float().div_(255).sub_(torch.tensor(mean, device=images.device).view(3, 1, 1)).div_(scale)
-
-
 def generator_for(*numbers: int) -> torch.Generator:
-    """Random numbers that depend on these alone."""
+    """A generator whose random numbers depend on these numbers alone."""
     state = np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state))
-
-
-def fingerprint(*tensors: Tensor) -> str:
-    """Twelve letters that tell data apart."""
-    digest = hashlib.sha256()
-    for tensor in tensors:
-        digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy().data)
-    return digest.hexdigest()[:12]

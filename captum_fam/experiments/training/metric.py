@@ -6,108 +6,64 @@ Batches are of a few classes with several images each; losses and miners are tho
 from __future__ import annotations
 
 import time
-from bisect import bisect
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 from tqdm.auto import tqdm
 
-from captum_fam._files import staged
-from captum_fam.embedding.batches import BatchLoader
-from captum_fam.experiments.data.episodes import EpisodeSampler
+from captum_fam._files import sha256_of
+from captum_fam.experiments.cut import split_model
+from captum_fam.experiments.data.labels import labels_of
 from captum_fam.experiments.distributed import Ranks
-from captum_fam.experiments.split_model import split_model
-from captum_fam.experiments.training.images import fingerprint, generator_for
-from captum_fam.experiments.training.sources import dataset_labels
+from captum_fam.experiments.fitting import fit
+from captum_fam.experiments.training.images import generator_for
+from captum_fam.experiments.training.metric_batches import AugmentedAtSteps, StepSampler, sampler_of_batches
+from captum_fam.experiments.training.metric_recipe import MetricRecipe
+from captum_fam.experiments.training.retrieval_features import embed_dataset, recalls_at
 from captum_fam.experiments.training.training_run import (
     Precision,
     Trained,
     TrainingRun,
     autocast,
     distribute,
-    own_random_numbers,
+    random_numbers_restored,
 )
 from captum_fam.functional import unit
-from captum_fam.metrics.retrieval import recall_at_k
 from captum_fam.models import EmbeddingModel, EmbeddingNet
 
-MetricLoss = Literal["multi-similarity", "margin"]
 Batches = Iterable[tuple[Tensor, Tensor]]
 
-# Second entry of the seeds, so that no two streams of random numbers meet; batches have none.
-_AUGMENTATION, _STEP = 1, 2
-_RECALLS = (1, 2, 4, 8)
+# Second entry of the seed of the mining, so that its random numbers are no others'.
+_STEP = 2
 
 
 @dataclass(frozen=True)
-class MetricRecipe:
-    """How an embedding is trained for retrieval; the defaults are those of Wang et al.'s code.
+class _Options:
+    """Where and how a training runs, and what its folder says of it.
 
     Attributes:
-        loss: ``"multi-similarity"`` (alpha 2, beta 40, lambda 0.5, mining margin 0.1) or ``"margin"`` (margin 0.2,
-            beta fixed to 1.2, distance-weighted sampling from 0.5 to 1.4; Wu et al., ICCV 2017).
-        steps: of the optimizer, Adam.
-        learning_rate: divided by ten at each milestone.
-        weight_decay: of all parameters.
-        milestones: steps out of 3,000 at which the learning rate falls.
-        way: classes in a batch; None: 16 for Multi-Similarity, 24 for Margin.
-        images: of each class in a batch.
-        period: steps between two measurements of the recall, and checkpoints.
-        seed: of batches, augmentation, mining and new heads.
+        out: the folder.
+        recipe: of the training.
+        settings: what else the result depends on.
+        ranks: the processes that share each step, and the device.
+        precision: of the network.
+        progress: show a progress bar.
+        tensorboard: write curves for TensorBoard.
     """
 
-    loss: MetricLoss = "multi-similarity"
-    steps: int = 3000
-    learning_rate: float = 3e-5
-    weight_decay: float = 5e-4
-    milestones: tuple[int, ...] = (1200, 2400)
-    way: int | None = None
-    images: int = 5
-    period: int = 200
-    seed: int = 1
-
-    def __post_init__(self) -> None:
-        if self.loss not in ("multi-similarity", "margin"):
-            raise ValueError(f'loss must be "multi-similarity" or "margin", got {self.loss!r}')
-        if self.steps % self.period:
-            raise ValueError(f"steps={self.steps} must be a multiple of period={self.period}")
-
-    @property
-    def classes(self) -> int:
-        """In a batch."""
-        return self.way or {"multi-similarity": 16, "margin": 24}[self.loss]
-
-    def rate(self, step: int) -> float:
-        """The learning rate of a step, counted from zero."""
-        return self.learning_rate * 0.1 ** bisect(self.milestones, 3000 * step / self.steps)
-
-    def make_loss(self) -> Callable[[Tensor, Tensor], Tensor]:
-        """From unit embeddings and labels to the loss of the pairs or triplets that the miner picks.
-
-        Raises:
-            ImportError: without pytorch-metric-learning.
-        """
-        try:
-            from pytorch_metric_learning import losses, miners
-        except ImportError as error:
-            raise ImportError(
-                'metric learning needs pytorch-metric-learning: pip install "captum-fam[train]"'
-            ) from error
-        if self.loss == "margin":
-            loss: Any = losses.MarginLoss(margin=0.2, beta=1.2)
-            miner: Any = miners.DistanceWeightedMiner(cutoff=0.5, nonzero_loss_cutoff=1.4)
-        else:
-            # The paper's code drops positives of s >= 1 - 1e-5, to be rid of each image's pair with itself. There is no
-            # such pair here, and other images of the class count however near they are.
-            loss = losses.MultiSimilarityLoss(alpha=2, beta=40, base=0.5)
-            miner = miners.MultiSimilarityMiner(epsilon=0.1)
-        return lambda embeddings, labels: loss(embeddings, labels, miner(embeddings, labels))
+    out: str | Path
+    recipe: MetricRecipe
+    settings: dict[str, Any]
+    ranks: Ranks = field(default_factory=Ranks)
+    precision: Precision = "float32"
+    progress: bool = False
+    tensorboard: bool = False
 
 
 def new_head(n_features: int, embedding_size: int, seed: int = 0) -> nn.Linear:
@@ -182,7 +138,8 @@ def train_metric(
         model, weights = EmbeddingNet(parts.backbone, pooling, head, unit_norm=True), {"": net.model, "-head": head}
     elif pooling is not None:
         raise ValueError(f"pooling: {net.name} has a head, trained for the pooling that it has")
-    sampler = _sampler(dataset_labels(train), recipe)
+    train_labels = labels_of(train)
+    sampler = sampler_of_batches(train_labels, recipe)
     crop = v2.Compose(
         [
             v2.RandomResizedCrop(net.size, scale=(0.16, 1.0), antialias=True),
@@ -190,10 +147,10 @@ def train_metric(
             v2.Normalize(net.mean, net.std),
         ]
     )
-    augmented = _Augmented(train, crop, recipe.seed)
+    augmented = AugmentedAtSteps(train, crop, recipe.seed)
 
     def batches(first: int) -> Batches:
-        return DataLoader(augmented, batch_sampler=_Steps(sampler, first, ranks), num_workers=num_workers)
+        return DataLoader(augmented, batch_sampler=StepSampler(sampler, first, ranks), num_workers=num_workers)
 
     def embed() -> tuple[Tensor, Tensor]:
         assert val is not None
@@ -204,12 +161,15 @@ def train_metric(
         "embedding_size": embedding_size,
         "pooling": str(pooling),
         "precision": precision,
-        "train": fingerprint(dataset_labels(train)),
+        "train": sha256_of(train_labels),
     }
     return _fit(
-        model, weights, batches, None if val is None else embed, out, recipe, settings, ranks, precision, progress,
-        tensorboard,
-    )  # fmt: skip
+        model,
+        weights,
+        batches,
+        None if val is None else embed,
+        _Options(out, recipe, settings, ranks, precision, progress, tensorboard),
+    )
 
 
 def train_metric_head(
@@ -244,7 +204,7 @@ def train_metric_head(
     """
     recipe = recipe or MetricRecipe(learning_rate=1e-3)
     head = new_head(features.shape[1], embedding_size, recipe.seed)
-    sampler = _sampler(labels, recipe)
+    sampler = sampler_of_batches(labels, recipe)
 
     def batches(first: int) -> Iterator[tuple[Tensor, Tensor]]:
         for step in range(first, recipe.steps):
@@ -256,11 +216,9 @@ def train_metric_head(
         assert val is not None
         return unit(head(val[0])), val[1]
 
-    settings = {"model": "head", "embedding_size": embedding_size, "train": fingerprint(features, labels)}
-    evaluate = None if val is None else embed
-    return _fit(
-        head, {"-head": head}, batches, evaluate, out, recipe, settings, Ranks(), "float32", progress, tensorboard
-    )
+    settings = {"model": "head", "embedding_size": embedding_size, "train": sha256_of(features, labels)}
+    options = _Options(out, recipe, settings, progress=progress, tensorboard=tensorboard)
+    return _fit(head, {"-head": head}, batches, None if val is None else embed, options)
 
 
 def _fit(
@@ -268,62 +226,71 @@ def _fit(
     weights: dict[str, nn.Module],
     batches: Callable[[int], Batches],
     embed: Callable[[], tuple[Tensor, Tensor]] | None,
-    out: str | Path,
-    recipe: MetricRecipe,
-    settings: dict[str, Any],
-    ranks: Ranks,
-    precision: Precision,
-    progress: bool,
-    tensorboard: bool,
+    options: _Options,
 ) -> Trained:
+    """Train a model by the pairs of its batches.
+
+    Args:
+        model: from the images or features of a batch to embeddings.
+        weights: the modules to save, by the suffix of their files' names.
+        batches: the share of this process, from a step on.
+        embed: embeddings and labels to measure the recall of; None: the last step is kept.
+        options: the rest.
+    """
+    recipe, ranks = options.recipe, options.ranks
     compute_loss = recipe.make_loss()
     model.to(ranks.device)
     optimizer = torch.optim.Adam(model.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay)
-    scaler = torch.amp.GradScaler(torch.device(ranks.device).type, enabled=precision == "float16")
+    scaler = torch.amp.GradScaler(torch.device(ranks.device).type, enabled=options.precision == "float16")
     run = TrainingRun(
-        out,
-        {"recipe": "metric", **asdict(recipe), "way": recipe.classes, **settings, "val": embed is not None},
+        options.out,
+        {"recipe": "metric", **asdict(recipe), "way": recipe.classes, **options.settings, "val": embed is not None},
         None if embed is None else "val_recall@1",
         {"model": model, "optimizer": optimizer, "scaler": scaler},
         ranks,
-        tensorboard,
+        options.tensorboard,
     )
     stepper = distribute(model, ranks)
-    step, losses, start = run.epoch * recipe.period, [], time.monotonic()
-    bar = tqdm(total=recipe.steps, initial=step, desc=recipe.loss, disable=not (progress and ranks.is_first))
+    first = run.epoch * recipe.period
+
+    def loss_of(step_and_batch: tuple[int, tuple[Tensor, Tensor]]) -> Tensor:
+        step, (inputs, labels) = step_and_batch
+        # Of the mining. A seed per step, so that a resumed run draws what an undisturbed run draws.
+        torch.manual_seed(generator_for(recipe.seed, _STEP, step).initial_seed())
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.rate(step)
+        with autocast(ranks.device, options.precision):
+            embeddings = stepper(inputs.to(ranks.device))
+        everyone, everyones = _gather(unit(embeddings.float()), labels.to(ranks.device), ranks)
+        # Each process holds the gradient of its own embeddings alone, and the gradients are averaged.
+        return compute_loss(everyone, everyones) * ranks.size
+
+    losses: list[Tensor] = []
+    start = time.monotonic()
+    bar = tqdm(total=recipe.steps, initial=first, desc=recipe.loss, disable=not (options.progress and ranks.is_first))
     _train_mode(model)
-    with bar, own_random_numbers(ranks.device):
-        for inputs, labels in batches(step) if step < recipe.steps else ():
-            torch.manual_seed(generator_for(recipe.seed, _STEP, step).initial_seed())
-            for group in optimizer.param_groups:
-                group["lr"] = recipe.rate(step)
-            with autocast(ranks.device, precision):
-                embeddings = stepper(inputs.to(ranks.device))
-            everyone, everyones = _gather(unit(embeddings.float()), labels.to(ranks.device), ranks)
-            loss = compute_loss(everyone, everyones)
-            optimizer.zero_grad(set_to_none=True)
-            # Each process holds the gradient of its own embeddings alone, and they are averaged.
-            scaler.scale(loss * ranks.size).backward()
-            scaler.step(optimizer)
-            scaler.update()
-            losses.append(loss.detach())
-            step += 1
+    with bar, random_numbers_restored(ranks.device):
+        # No worker starts where nothing is left to do.
+        left = enumerate(batches(first), first) if first < recipe.steps else ()
+        for step, loss in enumerate(fit(left, loss_of, optimizer, scaler=scaler), first + 1):
+            losses.append(loss / ranks.size)
             bar.update()
-            if step % recipe.period == 0:
-                mean = float(torch.stack(losses).mean())
-                if not mean < float("inf"):
-                    raise RuntimeError(f"the loss before step {step} is {mean}; lower the learning rate")
-                row = {
-                    "epoch": run.epoch,
-                    "step": step,
-                    "learning_rate": recipe.rate(step - 1),
-                    "loss": mean,
-                    **({} if embed is None else {f"val_{k}": v for k, v in _recalls(model, embed).items()}),
-                    "seconds": time.monotonic() - start,
-                }
-                run.finish_epoch(row, {suffix: part.state_dict() for suffix, part in weights.items()})
-                bar.set_postfix({key: f"{row[key]:.3f}" for key in ("loss", "val_recall@1") if key in row})
-                losses, start = [], time.monotonic()
+            if step % recipe.period:
+                continue
+            mean = float(torch.stack(losses).mean())
+            if not mean < float("inf"):
+                raise RuntimeError(f"the loss before step {step} is {mean}; lower the learning rate")
+            row = {
+                "epoch": run.epoch,
+                "step": step,
+                "learning_rate": recipe.rate(step - 1),
+                "loss": mean,
+                **({} if embed is None else {f"val_{k}": v for k, v in _recalls(model, embed).items()}),
+                "seconds": time.monotonic() - start,
+            }
+            run.finish_epoch(row, {suffix: part.state_dict() for suffix, part in weights.items()})
+            bar.set_postfix({key: f"{row[key]:.3f}" for key in ("loss", "val_recall@1") if key in row})
+            losses, start = [], time.monotonic()
     run.finish(weights)
     return Trained(model.eval(), run.history, run.best)
 
@@ -333,12 +300,6 @@ def _recalls(model: nn.Module, embed: Callable[[], tuple[Tensor, Tensor]]) -> di
     recalls = recalls_at(*embed())
     _train_mode(model)
     return recalls
-
-
-def recalls_at(embeddings: Tensor, labels: Tensor, ks: Sequence[int] = _RECALLS) -> dict[str, float]:
-    """Mean Recall@K by name, every embedding a query and all others its gallery."""
-    means = recall_at_k(embeddings, labels, ks).nanmean(0).tolist()
-    return {f"recall@{k}": mean for k, mean in zip(ks, means, strict=True)}
 
 
 def _train_mode(model: nn.Module) -> None:
@@ -359,107 +320,3 @@ def _gather(embeddings: Tensor, labels: Tensor, ranks: Ranks) -> tuple[Tensor, T
     names = [torch.empty_like(labels) for _ in range(ranks.size)]
     distributed.all_gather(names, labels)
     return torch.cat(rows), torch.cat(names)
-
-
-def _sampler(labels: Tensor, recipe: MetricRecipe) -> EpisodeSampler:
-    return EpisodeSampler(labels, recipe.classes, recipe.images, 0, recipe.steps, recipe.seed)
-
-
-class _Steps(Sampler[list[tuple[int, int]]]):
-    """This process's items of every step, with the number of the step."""
-
-    def __init__(self, sampler: EpisodeSampler, first: int, ranks: Ranks) -> None:
-        if sampler.way * sampler.shot % ranks.size:
-            raise ValueError(f"a batch of {sampler.way * sampler.shot} cannot be shared by {ranks.size} processes")
-        self.sampler = sampler
-        self.first = first
-        self.ranks = ranks
-
-    def __len__(self) -> int:
-        return self.sampler.episodes - self.first
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        for step in range(self.first, self.sampler.episodes):
-            # In one piece, so that the batch that is gathered has its order, on which the mining depends.
-            mine = self.sampler.episode(step).support.flatten().chunk(self.ranks.size)[self.ranks.rank]
-            yield [(step, item) for item in mine.tolist()]
-
-
-class _Augmented(Dataset[tuple[Tensor, int]]):
-    """Items changed at random, as depends on seed, step and item alone."""
-
-    def __init__(self, dataset: Dataset[Any], transform: Callable[[Tensor], Tensor], seed: int) -> None:
-        self.dataset = dataset
-        self.transform = transform
-        self.seed = seed
-
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
-        step, item = key
-        image, label = self.dataset[item][:2]
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(generator_for(self.seed, _AUGMENTATION, step, item).initial_seed())
-            return self.transform(image), int(label)
-
-
-@torch.no_grad()
-def embed_dataset(
-    model: nn.Module,
-    net: EmbeddingModel,
-    dataset: Dataset[Any],
-    device: torch.device | str = "cpu",
-    num_workers: int = 0,
-    progress: bool = False,
-) -> tuple[Tensor, Tensor]:
-    """What a module makes of a dataset: ``(n, J)`` float32 and labels ``(n,)``, both on the CPU.
-
-    Args:
-        model: in eval mode, takes normalized images ``(B, 3, H, W)``.
-        net: gives the normalization.
-        dataset: items ``(image, label)`` or ``(image, label, boxes)``, float in [0, 1], of one size.
-        device: of the model.
-        num_workers: processes that read images.
-        progress: show a progress bar.
-    """
-    rows, labels = [], []
-    loader = BatchLoader(dataset, num_workers=num_workers)
-    for batch in tqdm(loader, desc="embed", unit="batch", disable=not progress):
-        images = net.normalize(batch.images.to(device)).contiguous(memory_format=torch.channels_last)
-        rows.append(model(images).float().cpu())
-        labels.append(batch.labels)
-    return torch.cat(rows), torch.cat(labels)
-
-
-def pooled_features(
-    net: EmbeddingModel,
-    dataset: Dataset[Any],
-    pooling: nn.Module | None = None,
-    file: str | Path | None = None,
-    *,
-    device: torch.device | str = "cpu",
-    num_workers: int = 0,
-    progress: bool = False,
-) -> tuple[Tensor, Tensor]:
-    """Pooled activations of a dataset, on which a head is trained: ``(n, N)``, and labels ``(n,)``.
-
-    Args:
-        net: whose layer is pooled.
-        dataset: items ``(image, label)`` or ``(image, label, boxes)``, float in [0, 1], of one size.
-        pooling: None: the model's.
-        file: keeps them; read instead, if it is there.
-        device: to compute on.
-        num_workers: processes that read images.
-        progress: show a progress bar.
-
-    Raises:
-        ValueError: if the model cannot be cut before its pooling.
-    """
-    if file is not None and Path(file).is_file():
-        features, labels = torch.load(file, weights_only=True)
-        return features, labels
-    parts = split_model(net).fast_copy(device)
-    trunk = nn.Sequential(parts.backbone, pooling or parts.tail.pooling)
-    made = embed_dataset(trunk, net, dataset, device, num_workers, progress)
-    if file is not None:
-        with staged(Path(file).parent) as scratch:
-            torch.save(made, scratch / Path(file).name)
-    return made

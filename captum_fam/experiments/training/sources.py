@@ -11,6 +11,7 @@ from torch.utils.data import Dataset, Subset
 
 from captum_fam.demo.scenes import PlantedScenes
 from captum_fam.experiments.data.cub import CUB200, CUBSplit
+from captum_fam.experiments.data.labels import labels_of
 from captum_fam.experiments.distributed import Ranks
 from captum_fam.experiments.training.images import LabeledImages, read_images
 from captum_fam.geometry import Geometry
@@ -48,10 +49,10 @@ def few_shot_images(
             scenes = PlantedScenes(split, length=count, size=net.size)  # type: ignore[arg-type]
             file = cache / f"images-scenes-{split}-{count}-{net.size}.pt"
             read[split] = read_images(scenes, file, num_workers=num_workers, ranks=ranks, progress=progress)
-        held_out = read["base"].labels % 4 == 3
+        validation = read["base"].labels % 4 == 3
         return {
-            "base": read["base"].where(~held_out),
-            "val": read["base"].where(held_out),
+            "base": read["base"].where(~validation),
+            "val": read["base"].where(validation),
             "novel": read["novel"],
         }
     splits: tuple[CUBSplit, ...] = ("base", "val", "novel")
@@ -85,8 +86,12 @@ def retrieval_data(source: str | Path, geometry: Geometry | None, size: int) -> 
     return CUB200(source, "retrieval-train", geometry), CUB200(source, "retrieval-test", geometry)
 
 
-def held_out(labels: Tensor, every: int) -> Tensor:
+def holdout_mask(labels: Tensor, every: int) -> Tensor:
     """Which items ``(n,)`` are of every Nth class; none for 0.
+
+    Args:
+        labels: the class of every item, ``(n,)``.
+        every: N: of the classes in ascending order the last of every N.
 
     Raises:
         ValueError: for a negative number, or 1, which leaves nothing to train on.
@@ -97,30 +102,18 @@ def held_out(labels: Tensor, every: int) -> Tensor:
     return positions % every == every - 1 if every else torch.zeros_like(labels, dtype=torch.bool)
 
 
-def hold_out(dataset: Dataset[Any], every: int) -> tuple[Dataset[Any], Dataset[Any] | None]:
-    """The classes of a data set without every Nth, and those; all of it and None for 0."""
+def split_holdout(dataset: Dataset[Any], every: int) -> tuple[Dataset[Any], Dataset[Any] | None]:
+    """A data set without every Nth class, and the items of those classes; all items and None for 0."""
     if not every:
         return dataset, None
-    chosen = held_out(dataset_labels(dataset), every)
+    chosen = holdout_mask(labels_of(dataset), every)
     return _Chosen(dataset, ~chosen), _Chosen(dataset, chosen)
 
 
 class _Chosen(Subset[Any]):
     def __init__(self, dataset: Dataset[Any], chosen: Tensor) -> None:
         super().__init__(dataset, chosen.nonzero()[:, 0].tolist())
-        self.labels = dataset_labels(dataset)[chosen]
-
-
-def dataset_labels(dataset: Any) -> Tensor:
-    """The class of every item: ``dataset.labels``, or ``dataset.targets`` as torchvision's have it.
-
-    Raises:
-        ValueError: if it has neither.
-    """
-    for name in ("labels", "targets"):
-        if hasattr(dataset, name):
-            return torch.as_tensor(getattr(dataset, name))
-    raise ValueError(f"dataset {type(dataset).__name__} has neither labels nor targets, the class of every item")
+        self.labels = labels_of(dataset)[chosen]
 
 
 def _is_scenes(source: str | Path) -> bool:

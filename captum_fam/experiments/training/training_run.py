@@ -12,20 +12,19 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from captum_fam._files import claim, staged
+from captum_fam._files import check_same_settings, need, versions, write_all_or_nothing, write_json
 from captum_fam.experiments.distributed import Ranks
-from captum_fam.explanation import versions
 
 Precision = Literal["float32", "bfloat16", "float16"]
 Row = dict[str, Any]
 
 
 class Trained(NamedTuple):
-    """What a training gives.
+    """A trained model, and how its training went.
 
     Attributes:
         model: with the weights of the best epoch, in eval mode.
-        log: a row an epoch, as in ``log.csv``.
+        log: one row per epoch, as in ``log.csv``.
         best: the row of the best epoch.
     """
 
@@ -40,19 +39,19 @@ _LOG = "log.csv"
 
 
 class TrainingRun:
-    """What a run writes: after each epoch, all of it or nothing.
+    """The folder of a run, written after each epoch, each file whole or not at all.
 
-    ``run.json`` holds the settings, ``log.csv`` a line an epoch, ``last.safetensors`` and ``best.safetensors`` weights
-    that ``create_model(name, path)`` reads, each with a ``.json`` that says what they are, ``tensorboard/`` the curves
-    if asked for, and ``state.pt`` the rest that a run needs to go on.
+    ``run.json`` holds the settings, ``log.csv`` one line per epoch, ``last.safetensors`` and ``best.safetensors``
+    weights that ``create_model(name, path)`` reads, each with a ``.json`` that says what they are, ``tensorboard/`` the
+    curves if asked for, and ``state.pt`` the rest that a run needs to go on.
 
     Args:
-        folder: made where it is not there; of the same settings: the run goes on.
+        folder: made where it is missing; where it holds a run of the same settings, that run goes on.
         settings: what the result depends on, as JSON can hold it.
         score: the column of the log whose largest value makes the best epoch; None: the last one is best.
-        parts: by name what has a state: the model and its losses, optimizer, scaler.
+        parts: what has a state, by name: the model and its losses, optimizer, scaler.
         ranks: the processes that share the run; the first one writes.
-        tensorboard: write the curves for TensorBoard too.
+        tensorboard: write the curves for TensorBoard too. Default: False.
 
     Attributes:
         history: the rows of the log.
@@ -77,9 +76,9 @@ class TrainingRun:
         self.parts = parts
         self.ranks = ranks
         self.history: list[Row] = []
-        self._save_file, self._load_file = _import_safetensors()
+        self._safetensors = need("safetensors.torch", extra="train", purpose="training")
         if ranks.is_first:
-            claim(self.folder / _SETTINGS, self.settings, "another training run")
+            check_same_settings(self.folder / _SETTINGS, self.settings, "another training run")
         ranks.wait()
         if (self.folder / _STATE).is_file():
             state = torch.load(self.folder / _STATE, map_location="cpu", weights_only=True)
@@ -88,7 +87,8 @@ class TrainingRun:
                 part.load_state_dict(state[name])
         self._curves: Any = None
         if tensorboard and ranks.is_first:
-            self._curves = _summary_writer()(self.folder / "tensorboard", purge_step=self.epoch)
+            curves = need("torch.utils.tensorboard", extra="train", purpose="tensorboard=True")
+            self._curves = curves.SummaryWriter(self.folder / "tensorboard", purge_step=self.epoch)
 
     @property
     def epoch(self) -> int:
@@ -114,12 +114,12 @@ class TrainingRun:
             return
         names = ["last", "best"] if self.best is row else ["last"]
         # The state moves last: where the process dies before, the epoch is done again.
-        with staged(self.folder) as scratch:
+        with write_all_or_nothing(self.folder) as scratch:
             for name in names:
                 for suffix, state in weights.items():
                     tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
-                    self._save_file(tensors, scratch / f"{name}{suffix}.safetensors")
-                _write_json(scratch / f"{name}.json", {**row, "settings": self.settings, "versions": versions()})
+                    self._safetensors.save_file(tensors, scratch / f"{name}{suffix}.safetensors")
+                write_json(scratch / f"{name}.json", {**row, "settings": self.settings, "versions": versions()})
             with (scratch / _LOG).open("w", newline="", encoding="utf-8") as file:
                 writer = csv.DictWriter(file, row)
                 writer.writeheader()
@@ -142,7 +142,7 @@ class TrainingRun:
             self._curves.close()
         self.ranks.wait()
         for suffix, module in modules.items():
-            module.load_state_dict(self._load_file(self.folder / f"best{suffix}.safetensors"))
+            module.load_state_dict(self._safetensors.load_file(self.folder / f"best{suffix}.safetensors"))
             module.eval()
 
 
@@ -163,8 +163,8 @@ def autocast(device: torch.device | str, precision: Precision) -> AbstractContex
 
 
 @contextmanager
-def own_random_numbers(device: torch.device | str) -> Iterator[None]:
-    """Random numbers of torch, drawn and seeded inside, are outside as they were."""
+def random_numbers_restored(device: torch.device | str) -> Iterator[None]:
+    """Whatever is drawn and seeded inside, the random numbers of torch outside go on as if nothing had been."""
     on_gpu = torch.device(device).type == "cuda"
     with torch.random.fork_rng(devices=[device] if on_gpu else []):
         yield
@@ -176,23 +176,3 @@ def distribute(module: nn.Module, ranks: Ranks) -> nn.Module:
         return module
     on_gpu = torch.device(ranks.device).type == "cuda"
     return nn.parallel.DistributedDataParallel(module, device_ids=[ranks.device] if on_gpu else None)
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-
-def _import_safetensors() -> tuple[Any, Any]:
-    try:
-        from safetensors.torch import load_file, save_file
-    except ImportError as error:
-        raise ImportError('training writes safetensors: pip install "captum-fam[train]"') from error
-    return save_file, load_file
-
-
-def _summary_writer() -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise ImportError('curves need tensorboard: pip install "captum-fam[train]"') from error
-    return SummaryWriter

@@ -17,33 +17,31 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image, ImageOps
 
-from captum_fam.cli import main
+from captum_fam.cli.main import main
+from captum_fam.demo.scenes import PlantedScenes
 from captum_fam.experiments import (
     Contrastive,
     FewShot,
     Panel,
+    Retrieval,
+    TwoPartModel,
     evaluate,
     get_methods,
     load_dataset,
     load_model,
 )
-from captum_fam.experiments.data import CUB200, PlantedScenes, ResizeCrop, Squash
-from captum_fam.experiments.data.boxed_images import Sample
+from captum_fam.experiments.data import CUB200
+from captum_fam.experiments.data.boxed_images import BoxedImage
 from captum_fam.experiments.data.load import ScenesWithBoxes
-from captum_fam.experiments.example_figure import Block, Cell, cell_grid
-from captum_fam.experiments.model_figure import (
-    FewShotFigure,
-    ModelRun,
-    RetrievalFigure,
-    check_scale,
-    choose_queries,
-    model_figure,
-    run_model,
-)
+from captum_fam.experiments.figure_cells import query_cell
+from captum_fam.experiments.figure_queries import choose_queries
+from captum_fam.experiments.model_figure import check_scale, model_figure
+from captum_fam.experiments.model_run import ModelRun, run_model
+from captum_fam.geometry import ResizeCrop, Squash
 from captum_fam.images import UnreadableImageError
 from captum_fam.models import Conv4Net
-from captum_fam.visualization import MapFigure, overlay
-from tests.experiments.data.test_cub import write_tables
+from captum_fam.visualization import ColumnBlock, GridCell, MapFigure, visualize_grid
+from tests.experiments.cub_files import write_tables
 
 Draw = Callable[..., tuple[dict[str, Any], MapFigure]]
 
@@ -143,7 +141,7 @@ def test_mistakes_show_the_maps_of_the_predicted_and_of_the_true_class(draw: Dra
         first, second = query["predicted"].values()
         assert query["label"] not in (first, second)
         assert row == [true, f"predicted: {first}", true, f"predicted: {second}", true]
-    maps = [np.asarray(ax.images[0].get_array()) for ax in figure.axes]
+    maps = [np.asarray(ax.images[-1].get_array()) for ax in figure.axes]
     assert not np.array_equal(maps[1], maps[2])
     assert "5-NN accuracy" in texts(figure)
 
@@ -175,12 +173,12 @@ def test_the_retrieved_image_is_explained_by_its_similarity_to_the_query(tmp_pat
     model = load_model("demo")
     model.size = SIDE
     data = load_dataset("scenes:24", "novel", model)
-    run = run_model("demo", RetrievalFigure(model, data, NOTHING, ks=(1,), explain="all"), tmp_path)
+    run = run_model("demo", Retrieval(model, data, NOTHING, ks=(1,), explain="all"), tmp_path)
     record = run.records[0]
-    label = record["queries"]["predicted"][3]
-    assert isinstance(run.protocol, RetrievalFigure)
-    there = run.protocol.example(record, 3, label)
-    back = run.protocol.reverse(record, 3, label)
+    label = record.queries.predicted[3]
+    there = run.prepared.example(record, 3, label)
+    back = run.prepared.reverse_example(record, 3, label)
+    assert back is not None
     torch.testing.assert_close(back.image, there.support)
     with torch.no_grad():
         embeddings = model(torch.stack([data[item].image for item in range(24)]))
@@ -207,7 +205,7 @@ def test_items_of_an_earlier_figure_are_its_queries_of_the_same_episodes(draw: D
     again, redrawn = draw(*words, "--seed", "5", "--items", content["items"])
     assert again["queries"] == content["queries"]
     for ax, same in zip(figure.axes, redrawn.axes, strict=True):
-        np.testing.assert_array_equal(ax.images[0].get_array(), same.images[0].get_array())
+        np.testing.assert_array_equal(ax.images[-1].get_array(), same.images[-1].get_array())
 
 
 @pytest.fixture
@@ -216,11 +214,11 @@ def episodes(tmp_path: Path) -> ModelRun:
     model = load_model("demo")
     model.size = SIDE
     data = load_dataset("scenes:60", "novel", model)
-    return run_model("demo", FewShotFigure(model, data, NOTHING, query=1, episodes=12), tmp_path / "episodes")
+    return run_model("demo", FewShot(model, data, NOTHING, query=1, episodes=12), tmp_path / "episodes")
 
 
 def test_an_item_of_several_episodes_is_named_with_its_episode(episodes: ModelRun) -> None:
-    asked = [(record["unit"], item) for record in episodes.records for item in record["queries"]["item"]]
+    asked = [(record.unit, item) for record in episodes.records for item in record.queries.item]
     counts = Counter(item for _, item in asked)
     several = next(item for item, count in counts.items() if count > 1)
     units = [unit for unit, item in asked if item == several]
@@ -260,7 +258,7 @@ def test_items_that_cannot_be_read_are_refused_at_once(
 def test_another_seed_chooses_other_queries(tmp_path: Path) -> None:
     model = load_model("demo")
     model.size = SIDE
-    run = run_model("demo", RetrievalFigure(model, load_dataset("scenes:40", "novel", model), NOTHING), tmp_path)
+    run = run_model("demo", Retrieval(model, load_dataset("scenes:40", "novel", model), NOTHING), tmp_path)
     chosen = [[query.item for query in choose_queries([run], "any", 8, seed)] for seed in (0, 0, 1)]
     assert chosen[0] == chosen[1] != chosen[2]
     assert all(len(set(items)) == 8 for items in chosen)
@@ -272,7 +270,7 @@ def test_another_seed_chooses_other_queries(tmp_path: Path) -> None:
 class FirstAlone(ScenesWithBoxes):
     """Scenes of which the first has a class of its own."""
 
-    def __getitem__(self, index: int) -> Sample:
+    def __getitem__(self, index: int) -> BoxedImage:
         sample = super().__getitem__(index)
         return sample._replace(label=999) if index == 0 else sample
 
@@ -281,7 +279,7 @@ def test_a_mistake_on_the_only_image_of_its_class_is_not_chosen(tmp_path: Path) 
     model = load_model("demo")
     model.size = SIDE
     data = FirstAlone(PlantedScenes("novel", length=60, size=SIDE), model)
-    run = run_model("demo", RetrievalFigure(model, data, NOTHING), tmp_path)
+    run = run_model("demo", Retrieval(model, data, NOTHING), tmp_path)
     assert 0 in [query.item for query in choose_queries([run], "any", 100)]
     assert 0 not in [query.item for query in choose_queries([run], "wrong", 100)]
 
@@ -297,9 +295,7 @@ def test_models_that_were_asked_other_episodes_are_not_compared(tmp_path: Path) 
     model.size = SIDE
     data = load_dataset("scenes:60", "novel", model)
     runs = [
-        run_model(
-            f"seed {seed}", FewShotFigure(model, data, NOTHING, query=1, episodes=2, seed=seed), tmp_path / f"{seed}"
-        )
+        run_model(f"seed {seed}", FewShot(model, data, NOTHING, query=1, episodes=2, seed=seed), tmp_path / f"{seed}")
         for seed in (0, 1)
     ]
     with pytest.raises(ValueError, match="models seed 0 and seed 1 have other episodes"):
@@ -311,7 +307,7 @@ class Unread(ScenesWithBoxes):
 
     unread: tuple[int, ...] = ()
 
-    def __getitem__(self, index: int) -> Sample:
+    def __getitem__(self, index: int) -> BoxedImage:
         if index in self.unread:
             raise UnreadableImageError(f"{index}: broken")
         return super().__getitem__(index)
@@ -324,7 +320,7 @@ def test_accuracies_of_different_queries_are_said_to_be_so(tmp_path: Path) -> No
     for name, unread in (("A", (3,)), ("B", (5, 6)), ("C", (3,))):
         data = Unread(PlantedScenes("novel", length=24, size=SIDE), model)
         data.unread = unread
-        runs.append(run_model(name, RetrievalFigure(model, data, NOTHING), tmp_path / name))
+        runs.append(run_model(name, Retrieval(model, data, NOTHING), tmp_path / name))
     with pytest.warns(UserWarning, match="different queries, .*: A 23, B 22, C 23; .* from the 21 that all") as warned:
         queries = choose_queries(runs, "any", 100)
     assert len(warned) == 1
@@ -338,9 +334,9 @@ def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:
     model = load_model("demo")
     model.size = SIDE
     data = load_dataset("scenes:24", "novel", model)
-    run_model("first", RetrievalFigure(model, data, NOTHING), tmp_path / "both")
+    run_model("first", Retrieval(model, data, NOTHING), tmp_path / "both")
     with pytest.raises(ValueError, match="both is not empty: it may hold another model's features; give each its own"):
-        run_model("second", RetrievalFigure(load_model("demo", pooling="gmp"), data, NOTHING), tmp_path / "both")
+        run_model("second", Retrieval(load_model("demo", pooling="gmp"), data, NOTHING), tmp_path / "both")
 
 
 @pytest.fixture
@@ -364,27 +360,30 @@ def test_photographs_keep_their_shape_and_boxes(draw: Draw, birds: Path) -> None
     assert figure.axes[0].get_title() in ("true: Bird 4", "true: Bird 8")
 
 
+def one_episode(model: TwoPartModel, data: CUB200) -> FewShot:
+    return FewShot(model, data, NOTHING, way=2, query=1, episodes=1)
+
+
 def test_images_cut_at_the_borders_are_shown_as_the_model_sees_them(birds: Path, tmp_path: Path) -> None:
     model = load_model("demo")
     model.size = 16
     data = CUB200(birds, "novel", ResizeCrop(20, 16))
-    protocol = FewShotFigure(model, data, NOTHING, way=2, query=1, episodes=1)
-    assert protocol.image(0).shape == (3, 16, 16)
-    cell = protocol.query_cell(0, "")
-    assert cell.boxes is not None
-    torch.testing.assert_close(cell.boxes, data[0].boxes)
-    squashed = FewShotFigure(model, CUB200(birds, "novel", Squash(16)), NOTHING, way=2, query=1, episodes=1)
-    assert squashed.image(0).shape == (3, 20, 30)
+    prepared = run_model("demo", one_episode(model, data), tmp_path / "cropped").prepared
+    assert prepared.image(0).shape == (3, 16, 16)
+    assert query_cell(prepared, 0, "").boxes == data[0].boxes.tolist()
+    squashed = one_episode(model, CUB200(birds, "novel", Squash(16)))
+    assert run_model("demo", squashed, tmp_path / "squashed").prepared.image(0).shape == (3, 20, 30)
 
 
 def test_a_box_that_the_crop_cuts_away_is_not_drawn(tmp_path: Path) -> None:
     """Of 30 x 20 the columns 7 to 23 and rows 2 to 18 are left."""
-    birds = write_tables(tmp_path, dict.fromkeys(range(1, 25), "0 5 6 10"))
+    birds = write_tables(tmp_path / "birds", dict.fromkeys(range(1, 25), "0 5 6 10"))
     data = CUB200(birds, "novel", ResizeCrop(20, 16))
     assert data[0].boxes.shape == (1, 4)
-    cell = FewShotFigure(load_model("demo"), data, NOTHING, way=2, query=1, episodes=1).query_cell(0, "")
-    assert cell.boxes is not None
-    assert cell.boxes.shape == (0, 4)
+    model = load_model("demo")
+    model.size = 16
+    prepared = run_model("demo", one_episode(model, data), tmp_path / "run").prepared
+    assert query_cell(prepared, 0, "").boxes == []
 
 
 def test_photographs_of_class_folders_are_upright_as_the_model_sees_them(tmp_path: Path) -> None:
@@ -397,10 +396,10 @@ def test_photographs_of_class_folders_are_upright_as_the_model_sees_them(tmp_pat
             noise.save(tmp_path / name / f"{number}.png", exif=turned)
     model = load_model("demo")
     model.size = 16
-    protocol = RetrievalFigure(model, load_dataset(tmp_path, "test", model), NOTHING)
-    cell = protocol.query_cell(3, "")
+    run = run_model("demo", Retrieval(model, load_dataset(tmp_path, "test", model), NOTHING), tmp_path / "run")
+    cell = query_cell(run.prepared, 3, "")
     assert cell.image.shape == (3, 30, 20)
-    assert cell.boxes is None
+    assert not cell.boxes
     with Image.open(tmp_path / "bee/1.png") as opened:
         upright = np.asarray(ImageOps.exif_transpose(opened))
     np.testing.assert_allclose(cell.image.movedim(0, -1), upright / 255, atol=1e-6)
@@ -423,7 +422,7 @@ def test_a_memory_bank_of_its_own(draw: Draw, tmp_path: Path, capsys: pytest.Cap
     model = load_model("demo")
     model.size = SIDE
     data = load_dataset("scenes:60", "novel", model)
-    evaluate(Contrastive(model, data, data, NOTHING, k=5), tmp_path / "evaluated", examples=0)
+    evaluate(Contrastive(model, data, NOTHING, bank=data, k=5), tmp_path / "evaluated", examples=0)
     bank = tmp_path / "evaluated" / "bank.safetensors"
     words = [*CONTRASTIVE, "--model", f"demo,size={SIDE},bank={bank}", "--queries", "2"]
     content, _ = draw(*words)
@@ -435,20 +434,22 @@ def test_a_memory_bank_of_its_own(draw: Draw, tmp_path: Path, capsys: pytest.Cap
 def test_minmax_leaves_the_smallest_value_clear(tmp_path: Path) -> None:
     model = load_model("demo")
     model.size = SIDE
-    run = run_model("demo", RetrievalFigure(model, load_dataset("scenes:24", "novel", model), NOTHING), tmp_path)
+    run = run_model("demo", Retrieval(model, load_dataset("scenes:24", "novel", model), NOTHING), tmp_path)
     (query,) = choose_queries([run], "any", 1)
     (method,) = get_methods("mean-activation")
-    example = run.protocol.example(*query.places[0], query.column("predicted")[0])
-    map_ = run.protocol.maps(method, example.scores_for, example.activation, example.target)[0]
+    example = run.prepared.example(*query.places[0], query.column("predicted")[0])
+    map_ = run.prepared.maps(method, example.scores_for, example.activation, example.target).maps[0]
     assert map_.min() > 0
-    for scale, expected in (("zero", map_), ("minmax", map_ - map_.min())):
+    drawn = {}
+    for scale in ("zero", "minmax"):
         figure = model_figure([run], [query], [method], which="any", supports=False, scale=scale)  # type: ignore[arg-type]
-        drawn = np.asarray(figure.axes[1].images[0].get_array())
-        np.testing.assert_array_equal(drawn, np.asarray(overlay(example.image, expected)))
+        drawn[scale] = np.asarray(figure.axes[1].images[-1].get_array())
+    # The way to the image's size is linear, and leaves a constant as it is.
+    np.testing.assert_allclose(drawn["minmax"], drawn["zero"] - float(map_.min()), atol=1e-6)
 
 
 @pytest.mark.parametrize(
-    "names", ["fam", "fam[normalization=relu]", "mean-activation,random,center,center-box,uniform"]
+    "names", ["fam", "fam[normalization=relu]", "mean-activation,eigen-cam,random,center,center-box,uniform"]
 )
 def test_minmax_takes_maps_without_a_sign(names: str) -> None:
     check_scale(get_methods(names), "minmax")
@@ -463,7 +464,6 @@ def test_minmax_takes_maps_without_a_sign(names: str) -> None:
         "fam[normalization=maxabs]",
         "similarity-cam",
         "grad-cam",
-        "eigen-cam",
         "mean-activation-foil",
     ],
 )
@@ -496,9 +496,12 @@ def test_a_figure_is_written_in_the_format_of_its_suffix(suffix: str, tmp_path: 
     [
         (["--out", "figure.tiff"], "--out figure.tiff: a figure is written as .png, .pdf, .svg"),
         (["--model", "demo", "demo"], "--model: several are called demo; tell them apart by ,label=NAME"),
-        (["--model", "conv4net"], "give its weights as conv4net=FILE; random ones explain nothing"),
+        (["--model", "conv4net"], "--model conv4net: give its weights as conv4net=FILE"),
         (["--model", "conv4net=gone.pt"], "weights gone.pt: no such file"),
-        (["--model", "demo,bank=b.safetensors"], "bank is for contrastive, retrieval has none"),
+        (
+            ["--model", "demo,bank=b.safetensors"],
+            "bank=b.safetensors is for protocols with a memory bank, retrieval has none",
+        ),
         (["--model", "demmo"], "model 'demmo' is unknown"),
         (["--model", "demo,pooling=max"], "pooling must be one of gap, gmp, lse, gem, got 'max'"),
         (["--geometry", "crop"], "scenes are drawn in the model's size and cannot be cropped"),
@@ -506,8 +509,7 @@ def test_a_figure_is_written_in_the_format_of_its_suffix(suffix: str, tmp_path: 
         (["--methods", "gradcam"], "method 'gradcam' is unknown"),
         (["--methods", "fam,fam-foil", "--scale", "minmax"], "scale minmax: fam-foil is signed"),
         (["--methods", "similarity-cam", "--scale", "minmax"], "scale minmax: similarity-cam is signed"),
-        (["--items", "0:3"], "--items: EPISODE:ITEM is for few-shot, retrieval has no episodes; give ITEM"),
-        (["--queries", "0"], "--queries must be at least 1, got 0"),
+        (["--items", "0:3"], "--items: EPISODE:ITEM is for episodes, retrieval has none; give ITEM"),
         (["--data", "nowhere"], "data nowhere: no such folder"),
         (["--data", "scenes:30", "--which", "any", "--items", "3,99"], "items: 99 is no query that --which any asks"),
         (["--data", "scenes:24", "--which", "correct"], "no query that all models get right, among 24"),
@@ -545,12 +547,13 @@ def test_a_model_that_cannot_be_read_is_shown_the_syntax(text: str, capsys: pyte
     with pytest.raises(SystemExit) as caught:
         main(["figure", "retrieval", "--model", text, "--data", "scenes"])
     assert caught.value.code == 2
-    assert re.search("argument --model: .*(expected NAME|number of pixels)", capsys.readouterr().err)
+    assert re.search("argument --model: .*(expected NAME|whole number)", capsys.readouterr().err)
 
 
 def test_a_grid_keeps_shapes_and_gives_tall_images_less_width() -> None:
     wide, tall = torch.rand(3, 10, 20), torch.rand(3, 40, 20)
-    figure = cell_grid([[Cell(wide, "one"), Cell(tall)], [Cell(tall)]], [Block("left", ("",)), Block("right", ("",))])
+    blocks = [ColumnBlock("left", ("",)), ColumnBlock("right", ("",))]
+    figure = visualize_grid([[GridCell(wide, "one"), GridCell(tall)], [GridCell(tall)]], blocks)
     width, height = figure.get_size_inches()
     shapes = [(ax.get_position().width * width, ax.get_position().height * height) for ax in figure.axes]
     assert [high / wide for wide, high in shapes] == pytest.approx([0.5, 2, 2])

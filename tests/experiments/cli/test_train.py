@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import argparse
 import csv
 import re
 from pathlib import Path
@@ -10,17 +9,16 @@ import pytest
 import torch
 from PIL import Image
 
-from captum_fam.cli import train
+from captum_fam.cli.main import main, make_parser
+from captum_fam.experiments import load_head
+from captum_fam.experiments.cli.loading import load_network
 from captum_fam.models import create_model, read_state_dict
 
 pytest.importorskip("safetensors", reason="checkpoints are safetensors")
 
 
 def _run(*words: Any) -> int:
-    parser = argparse.ArgumentParser()
-    train.add_parser(parser.add_subparsers())
-    options = parser.parse_args(["train", *map(str, words)])
-    return options.run(options)
+    return main(["--traceback", "train", *map(str, words)])
 
 
 @pytest.fixture
@@ -53,7 +51,20 @@ def test_few_shot_training_on_photographs_prints_the_accuracy_of_both_other_spli
     birds: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    words = ("few-shot", "conv4net", "--data", birds, "--out", out, "--size", 16, "--device", "cpu", "--quiet")
+    words = (
+        "few-shot",
+        "--model",
+        "conv4net",
+        "--data",
+        birds,
+        "--out",
+        out,
+        "--size",
+        16,
+        "--device",
+        "cpu",
+        "--quiet",
+    )
     assert _run(*words, *_FEW_SHOT) == 0
     printed = capsys.readouterr().out
     assert re.search(r"val 3-way 1-shot: \d+\.\d\d% ± \d\.\d\d%\nnovel 3-way 1-shot: \d+\.\d\d% ± ", printed)
@@ -68,15 +79,27 @@ def test_few_shot_training_on_photographs_prints_the_accuracy_of_both_other_spli
 def test_few_shot_training_starts_from_given_weights(birds: Path, tmp_path: Path) -> None:
     weights = tmp_path / "weights.pth"
     torch.save(create_model("conv4net").model.state_dict(), weights)
-    words = ("few-shot", "conv4net", "--data", birds, "--size", 16, "--device", "cpu", "--quiet", *_FEW_SHOT)
-    _run(*words, "--out", tmp_path / "out", "--weights", weights, "--learning-rate", 1e-12)
+    words = ("few-shot", "--model", "conv4net", "--data", birds, "--size", 16, "--quiet", *_FEW_SHOT)
+    _run(*words, "--out", tmp_path / "out", "--weights", weights, "--learning-rates", ",".join(["1e-12"] * 4))
     trained, given = read_state_dict(tmp_path / "out" / "best.safetensors"), read_state_dict(weights)
     torch.testing.assert_close(trained["features.0.0.weight"], given["features.0.0.weight"])
 
 
 def test_planted_scenes_need_no_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ("few-shot", "conv4net", "--data", "scenes:1536", "--out", tmp_path, "--size", 16, "--device", "cpu")
-    # Sixteen scenes a class leave one support and fifteen queries.
+    words = (
+        "few-shot",
+        "--model",
+        "conv4net",
+        "--data",
+        "scenes:1536",
+        "--out",
+        tmp_path,
+        "--size",
+        16,
+        "--device",
+        "cpu",
+    )
+    # Sixteen scenes per class leave one support and fifteen queries.
     assert _run(*words, "--quiet", *_FEW_SHOT) == 0
     assert "novel 3-way 1-shot" in capsys.readouterr().out
 
@@ -86,8 +109,19 @@ def test_metric_learning_of_a_headless_network_writes_a_head_and_prints_the_reca
     frozen: bool, birds: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("pytorch_metric_learning")
-    words: list[Any] = ["metric", "conv4net", "--data", birds, "--out", tmp_path / "out", "--size", 32, "--quiet"]
-    words += ["--loss", "margin", "--pooling", "gmp", "--embedding-size", 8, "--device", "cpu"]
+    words: list[Any] = [
+        "metric",
+        "--model",
+        "conv4net",
+        "--data",
+        birds,
+        "--out",
+        tmp_path / "out",
+        "--size",
+        32,
+        "--quiet",
+    ]
+    words += ["--loss", "margin", "--pooling", "gmp", "--embedding-size", 8, "--quiet"]
     words += ["--steps", 4, "--period", 2, "--way", 3, "--hold-out", 4, *(["--freeze-backbone"] if frozen else [])]
     assert _run(*words) == 0
     printed = capsys.readouterr().out
@@ -107,19 +141,29 @@ def test_bn_inception_starts_from_its_imagenet_classifier(tmp_path: Path) -> Non
         *blocks, kind, leaf = key.split(".")
         state["_".join(blocks) + ("_bn" if kind == "bn" else "") + f".{leaf}"] = torch.full_like(value, 0.5)
     torch.save(state, tmp_path / "inception.pth")
-    options = argparse.Namespace(
-        model="multi_similarity_bn_inception", weights=tmp_path / "inception.pth", size=64, seed=1
-    )
-    made = train._create(options)
+    made = load_network("multi_similarity_bn_inception", str(tmp_path / "inception.pth"), size=64, seed=1)
     assert made.size == 64
     assert all(p.detach().eq(0.5).all() for p in made.model.features.parameters())
     assert made.model.head.weight.std() > 0.01
 
 
 def test_the_defaults_are_those_of_the_published_recipes() -> None:
-    parser = argparse.ArgumentParser()
-    train.add_parser(parser.add_subparsers())
-    few_shot = parser.parse_args(["train", "few-shot", "conv4net", "--data", "x", "--out", "y"])
-    assert (few_shot.epochs, few_shot.episodes, few_shot.query, few_shot.learning_rate) == (90, 1200, 6, 0.1)
-    metric = parser.parse_args(["train", "metric", "margin_bn_inception", "--data", "x", "--out", "y"])
+    parser = make_parser("train")
+    few_shot = parser.parse_args(["few-shot", "--model", "conv4net", "--data", "x"])
+    assert (few_shot.epochs, few_shot.episodes, few_shot.query, few_shot.learning_rates[0]) == (90, 1200, 6, 0.1)
+    assert few_shot.out == Path("captum-fam-train-few-shot")
+    metric = parser.parse_args(["metric", "--model", "margin_bn_inception", "--data", "x"])
     assert (metric.steps, metric.images, metric.embedding_size) == (3000, 5, 512)
+
+
+def test_a_recipe_that_cannot_be_is_refused_before_anything_is_read(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "few-shot", "--model", "conv4net", "--data", "nowhere", "--milestones", "3,4"]) == 2
+    assert "learning_rates must be one more than the 2 milestones" in capsys.readouterr().err
+
+
+def test_a_linear_head_is_trained_on_frozen_features(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "head.pt"
+    words = ("head", "--model", "demo", "--size", 48, "--data", "scenes:48", "--device", "cpu", "--quiet")
+    assert _run(*words, "--width", 5, "--steps", 3, "--out", path) == 0
+    assert capsys.readouterr().out == f"64 -> 5, on 48 images: {path}\n"
+    assert load_head(path).weight.shape == (5, 64)

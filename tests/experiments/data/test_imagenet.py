@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from captum_fam.embedding.batches import BatchLoader
+from captum_fam.embedding import BatchLoader
 from captum_fam.experiments.data.imagenet import ImageNetBoxes
 from captum_fam.geometry import Squash
 from captum_fam.images import UnreadableImageError

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import log_softmax
 
-from captum_fam.experiments.data import PlantedScenes
+from captum_fam.demo.scenes import PlantedScenes
 from captum_fam.experiments.distributed import Ranks
 from captum_fam.experiments.training import (
     Augmentation,
@@ -295,7 +295,7 @@ def test_a_network_with_a_head_is_refused() -> None:
     ("wrong", "message"),
     [
         ({"learning_rates": (0.1, 0.01)}, "one more than the 3 milestones, got 2"),
-        ({"episodes": 10, "episodes_per_step": 4}, "episodes=10 must be a multiple of 4"),
+        ({"episodes": 10, "episodes_per_step": 4}, "episodes=10 must be a multiple of episodes_per_step=4"),
         ({"weighting": "kendall"}, "'kendall'"),
     ],
 )

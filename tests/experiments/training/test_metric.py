@@ -18,7 +18,7 @@ from captum_fam.experiments.training import (
     train_metric,
     train_metric_head,
 )
-from captum_fam.experiments.training.sources import held_out, hold_out
+from captum_fam.experiments.training.sources import holdout_mask, split_holdout
 from captum_fam.models import create_model, read_state_dict
 from captum_fam.pooling import GMP
 
@@ -220,14 +220,14 @@ def test_pooled_features_are_those_of_the_layer_and_are_computed_once(tmp_path: 
 
 def test_every_nth_class_is_held_out() -> None:
     data = _Squares(n_classes=7)
-    train, val = hold_out(data, 3)
+    train, val = split_holdout(data, 3)
     assert val is not None
     assert train.labels.unique().tolist() == [0, 3, 9, 12, 18]
     assert val.labels.unique().tolist() == [6, 15]
     assert [val[i][1] for i in range(len(val))] == val.labels.tolist()
-    assert hold_out(data, 0) == (data, None)
+    assert split_holdout(data, 0) == (data, None)
     with pytest.raises(ValueError, match="0 or at least 2, got 1"):
-        held_out(data.labels, 1)
+        holdout_mask(data.labels, 1)
 
 
 def test_pooling_cannot_be_changed_below_a_head(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""What is held in each kind of torch function, one file per kind."""

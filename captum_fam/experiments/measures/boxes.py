@@ -1,0 +1,94 @@
+"""Measures of boxes: does the map lie on the object?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from captum_fam.experiments import records
+from captum_fam.experiments.measures.base import Column, Conventions, MapBatch, register_measure
+from captum_fam.metrics import (
+    MAX_BOX_DELTAS,
+    MAX_BOX_THRESHOLDS,
+    area_share,
+    box_iou,
+    box_ious_by_threshold,
+    box_mask,
+    energy_proportion,
+    iou_with_boxes,
+    max_box_accuracy,
+)
+
+
+def _lift(kept: Mapping[str, records.Column]) -> Tensor:
+    return records.as_numbers(kept["energy"]) / records.as_numbers(kept["area"])
+
+
+@register_measure(
+    "localization",
+    needs=("boxes",),
+    columns=(
+        Column("energy"),
+        Column("energy-positive", sees="positive"),
+        Column("lift", from_kept=_lift),
+        Column("iou", sees="chosen"),
+    ),
+)
+def localization(batch: MapBatch, conventions: Conventions) -> dict[str, Tensor]:
+    """``energy``, ``energy-positive``, ``iou`` and the boxes' ``area``, ``(B,)`` each."""
+    boxes, size = batch.boxes or (), batch.size
+    region = box_mask(boxes, size).to(batch.maps.device)
+    area = area_share(region)
+    if batch.drawing is not None:
+        mask = batch.drawing.mask[:, 0]
+        energy = (mask * region).flatten(1).sum(1) / mask.flatten(1).sum(1)
+        energy = energy.masked_fill(area.isnan(), torch.nan)
+        iou = iou_with_boxes(batch.drawing.box, boxes, size, conventions.over)
+        return {"energy": energy, "energy-positive": energy, "iou": iou, "area": area}
+    return {
+        "energy": energy_proportion(batch.maps, region),
+        "energy-positive": energy_proportion(batch.maps, region, energy="positive"),
+        "iou": box_iou(
+            batch.maps,
+            boxes,
+            size,
+            conventions.threshold,
+            conventions.connectivity,
+            conventions.over,
+            conventions.signed,
+        ),
+        "area": area,
+    }
+
+
+def _max_box_accuracy(kept: Mapping[str, records.Column]) -> Tensor:
+    # The best threshold of each delta is that over all queries, so that nothing less than all levels will do.
+    reached, undefined = (0.0, *MAX_BOX_DELTAS), [math.nan] * len(MAX_BOX_THRESHOLDS)
+    ious = [undefined if row is None else [reached[int(digit)] for digit in row] for row in kept["levels"]]
+    return max_box_accuracy(torch.tensor(ious)).correct
+
+
+@register_measure(
+    "max-box", needs=("boxes",), columns=(Column("max-box-acc", sees="chosen", from_kept=_max_box_accuracy),)
+)
+def max_box(batch: MapBatch, conventions: Conventions) -> dict[str, records.Column]:
+    """``levels``: per query a text with one digit per threshold.
+
+    The digit is the number of the levels 0.3, 0.5, 0.7 that the best IoU reaches at that threshold. None stands for a
+    map with NaN or inf and for an image without a box.
+    """
+    boxes, size = batch.boxes or (), batch.size
+    if batch.drawing is not None:
+        # A box that is drawn is the same at every threshold.
+        ious = iou_with_boxes(batch.drawing.box, boxes, size)[:, None].expand(-1, len(MAX_BOX_THRESHOLDS))
+    else:
+        ious = box_ious_by_threshold(
+            batch.maps, boxes, size, connectivity=conventions.connectivity, energy=conventions.signed
+        )
+    levels = torch.stack([ious >= delta for delta in MAX_BOX_DELTAS]).sum(0)
+    undefined = ious.isnan().any(1).tolist()
+    rows = zip(levels.tolist(), undefined, strict=True)
+    return {"levels": [None if is_undefined else "".join(map(str, row)) for row, is_undefined in rows]}

@@ -1,0 +1,39 @@
+"""Measures of the support: does the map follow it? And how much of the score does the map account for?"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from captum_fam.experiments.measures.base import Column, Conventions, MapBatch, register_measure
+from captum_fam.metrics import cell_mask, map_correlation, mosaic_energy, mosaic_hit, region_auroc
+
+
+@register_measure("swap", needs=("swap",))
+def swap(batch: MapBatch, conventions: Conventions) -> Tensor:
+    """The correlation of the maps for two supports, ``(B,)``."""
+    assert batch.swap is not None
+    return map_correlation(*batch.swap())
+
+
+@register_measure(
+    "cells",
+    needs=("cells",),
+    columns=(Column("cell-energy", sees="positive"), Column("cell-hit", sees="positive"), Column("cell-auroc")),
+    always=True,
+)
+def cells(batch: MapBatch, conventions: Conventions) -> dict[str, Tensor]:
+    """``cell-energy``, ``cell-hit`` and ``cell-auroc`` of mosaics, ``(B,)`` each."""
+    assert batch.cells is not None
+    cell, grid = batch.cells.of_support, batch.cells.grid
+    return {
+        "cell-energy": mosaic_energy(batch.maps, cell, batch.size, grid),
+        "cell-hit": mosaic_hit(batch.maps, cell, batch.size, grid),
+        "cell-auroc": region_auroc(batch.maps, cell_mask(cell, batch.size, grid).to(batch.maps.device)),
+    }
+
+
+@register_measure("coverage", needs=("coverage",), always=True)
+def coverage(batch: MapBatch, conventions: Conventions) -> Tensor:
+    """The sum of maps that add up over the explained score, ``(B,)``."""
+    assert batch.coverage is not None
+    return batch.coverage

@@ -1,0 +1,147 @@
+"""Does the map follow the support? Maps of a mosaic of images, of which one cell shows the support's class."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from captum_fam.metrics.energy import energy_proportion
+from captum_fam.metrics.maps import Energy, Size, find_nan, normalize_maps
+from captum_fam.metrics.ranking import region_auroc
+
+Grid = int | tuple[int, int]
+By = Literal["energy", "peak"]
+
+
+def cell_mask(cells: Tensor, size: Size, grid: Grid = 2) -> Tensor:
+    """The pixels of one cell of each mosaic.
+
+    Args:
+        cells: index of the cell in raster order, integers ``(B,)``.
+        size: height and width of the mosaic; cell row i covers the pixel rows from i H // k to (i + 1) H // k.
+        grid: k for k x k cells (default 2), or rows and columns.
+
+    Returns:
+        Boolean ``(B, H, W)``, on the device of ``cells``.
+
+    Raises:
+        ValueError: for a cell outside the grid.
+
+    Example:
+        >>> cell_mask(torch.tensor([1]), size=(2, 4)).int()
+        tensor([[[0, 0, 1, 1],
+                 [0, 0, 0, 0]]], dtype=torch.int32)
+    """
+    rows, columns = _grid(grid)
+    if cells.dim() != 1 or cells.is_floating_point() or ((cells < 0) | (cells >= rows * columns)).any():
+        raise ValueError(f"cells must be integers (B,) from 0 to {rows * columns - 1}, got {cells}")
+    row = _cell_index(size[0], rows, cells.device) == (cells // columns)[:, None]
+    column = _cell_index(size[1], columns, cells.device) == (cells % columns)[:, None]
+    return row[:, :, None] & column[:, None, :]
+
+
+def mosaic_energy(maps: Tensor, cells: Tensor, size: Size, grid: Grid = 2, energy: Energy = "positive") -> Tensor:
+    """The share of the map's energy in the support's cell; chance is 1 / cells.
+
+    Args:
+        maps: of mosaics, ``(B, 1, h, w)`` or ``(B, h, w)``.
+        cells: the cell whose class the support is of, in raster order, integers ``(B,)``.
+        size: height and width of the mosaic.
+        grid: k for k x k cells (default 2), or rows and columns.
+        energy: what counts as energy: the ``"positive"`` part of the map (default), or ``"minmax"``.
+
+    Returns:
+        ``(B,)`` in [0, 1]; NaN for a map without energy and for a map with NaN or inf.
+
+    Raises:
+        ValueError: for shapes, cells or an energy that do not fit.
+
+    Example:
+        >>> mosaic_energy(torch.tensor([[[1.0, 3.0], [0.0, -2.0]]]), torch.tensor([1]), size=(2, 2))
+        tensor([0.7500])
+    """
+    return energy_proportion(maps, cell_mask(cells, size, grid), energy=energy)
+
+
+def mosaic_hit(
+    maps: Tensor,
+    cells: Tensor,
+    size: Size,
+    grid: Grid = 2,
+    by: By = "energy",
+    energy: Energy = "positive",
+) -> Tensor:
+    """1 where the support's cell has the most energy, or the highest pixel, of all cells, and 0 elsewhere.
+
+    Where n cells are equal the value is 1 / n for each of them, the mean of choosing one at random.
+
+    Args:
+        maps: of mosaics, ``(B, 1, h, w)`` or ``(B, h, w)``.
+        cells: the cell whose class the support is of, in raster order, integers ``(B,)``.
+        size: height and width of the mosaic.
+        grid: k for k x k cells (default 2), or rows and columns.
+        by: ``"energy"`` (default), the sum over the cell, or ``"peak"``, the highest pixel.
+        energy: what counts as energy, ``"positive"`` (default) or ``"minmax"``.
+
+    Returns:
+        ``(B,)`` in [0, 1]; NaN for a map without energy and for a map with NaN or inf.
+
+    Raises:
+        ValueError: for shapes, cells or choices that do not fit.
+
+    Example:
+        >>> mosaic_hit(torch.tensor([[[1.0, 3.0], [0.0, -2.0]]]), torch.tensor([1]), size=(2, 2))
+        tensor([1.])
+    """
+    if by not in ("energy", "peak"):
+        raise ValueError(f'by must be "energy" or "peak", got {by!r}')
+    rows, columns = _grid(grid)
+    target = cell_mask(cells, size, grid).to(maps.device)
+    if len(target) != len(maps):
+        raise ValueError(f"cells has {len(target)} entries for {len(maps)} maps; pass one per map")
+    normalized = normalize_maps(maps, size, energy)
+    row = _cell_index(size[0], rows, maps.device)
+    column = _cell_index(size[1], columns, maps.device)
+    index = (row[:, None] * columns + column).flatten().expand(len(maps), -1)
+    levels = normalized.new_zeros(len(maps), rows * columns)
+    levels.scatter_reduce_(1, index, normalized.flatten(1), "sum" if by == "energy" else "amax")
+    winners = levels == levels.amax(1, keepdim=True)
+    hit = winners.gather(1, cells.to(maps.device)[:, None])[:, 0].to(normalized) / winners.sum(1)
+    return hit.masked_fill(find_nan(maps) | (levels <= 0).all(1), torch.nan)
+
+
+def mosaic_auroc(maps: Tensor, cells: Tensor, size: Size, grid: Grid = 2) -> Tensor:
+    """:func:`region_auroc` of the support's cell: how often a pixel of the cell is higher than a pixel elsewhere.
+
+    Args:
+        maps: of mosaics, ``(B, 1, h, w)`` or ``(B, h, w)``.
+        cells: the cell whose class the support is of, in raster order, integers ``(B,)``.
+        size: height and width of the mosaic.
+        grid: k for k x k cells (default 2), or rows and columns.
+
+    Returns:
+        ``(B,)`` in [0, 1]; chance is 0.5. 0.5 for a flat map, NaN for a map with NaN or inf.
+
+    Raises:
+        ValueError: for shapes or cells that do not fit.
+
+    Example:
+        >>> mosaic_auroc(torch.tensor([[[1.0, 3.0], [0.0, -2.0]]]), torch.tensor([0]), size=(2, 2))
+        tensor([0.6667])
+    """
+    return region_auroc(maps, cell_mask(cells, size, grid))
+
+
+def _grid(grid: Grid) -> tuple[int, int]:
+    rows, columns = (grid, grid) if isinstance(grid, int) else grid
+    if rows < 1 or columns < 1:
+        raise ValueError(f"grid must be the number of cells per side, or rows and columns, got {grid!r}")
+    return rows, columns
+
+
+def _cell_index(length: int, cells: int, device: torch.device) -> Tensor:
+    """The cell of each pixel along one side, int64 ``(length,)``."""
+    ends = torch.tensor([(cell + 1) * length // cells for cell in range(cells)], device=device)
+    return torch.searchsorted(ends, torch.arange(length, device=device), right=True)

@@ -1,0 +1,96 @@
+"""Refusing supports and embeddings that cannot be compared."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from captum_fam import functional as F
+
+
+def check_support_tensor(support: object, name: str = "support") -> Tensor:
+    """Refuse anything but a finite, non-empty tensor of images or embeddings.
+
+    Raises:
+        TypeError: for anything but a tensor of real numbers.
+        ValueError: for a tensor of the wrong shape, an empty one, NaN or inf.
+    """
+    if not isinstance(support, Tensor):
+        raise TypeError(
+            f"{name} must be a tensor or a Support (SupportSet, MemoryBank, ...), got {type(support).__name__}"
+        )
+    if support.dim() < 2:
+        raise ValueError(f"{name} must be images (K, C, H, W) or embeddings (K, J), got shape {tuple(support.shape)}")
+    if support.numel() == 0:
+        raise ValueError(f"{name} is empty: got shape {tuple(support.shape)}, expected at least one support")
+    if support.is_complex() or (support.dim() == 2 and not support.is_floating_point()):
+        kind = "embeddings (K, J)" if support.dim() == 2 else "images"
+        raise TypeError(f"{name} must hold real numbers, {kind} of a floating-point type, got {support.dtype}")
+    if support.is_floating_point() and not F.is_finite(support):
+        raise ValueError(f"{name} contains NaN or inf")
+    return support
+
+
+def check_finite(embeddings: Tensor) -> Tensor:
+    """Refuse supports that the model embeds to NaN or inf."""
+    if not F.is_finite(embeddings):
+        raise ValueError("support: its embeddings contain NaN or inf")
+    return embeddings
+
+
+def check_embedding_sizes(query: Tensor, support: Tensor, name: str = "support") -> None:
+    """Refuse a support that cannot be compared with the query's embedding."""
+    if not support.is_floating_point():
+        raise TypeError(f"{name} must have embeddings of a floating-point type, got {support.dtype}")
+    if query.device != support.device:
+        raise ValueError(f"{name} is on {support.device} but the query's embedding on {query.device}; move one of them")
+    if query.shape[-1] != support.shape[-1]:
+        raise ValueError(
+            f"{name} embeds to {support.shape[-1]} features but the query to {query.shape[-1]}; "
+            "encode both with the same model"
+        )
+
+
+def check_batch(support: Tensor, batch: int) -> None:
+    """Refuse sets per query ``(B, K, ...)`` for another number of queries."""
+    if len(support) != batch:
+        raise ValueError(
+            f"support holds one set for each of {len(support)} queries but inputs is a batch of {batch}; "
+            "methods that repeat the inputs (NoiseTunnel) need a support shared by the batch"
+        )
+
+
+def check_images(images: Tensor, inputs: tuple[Tensor, ...], args: tuple[Any, ...] | None) -> None:
+    """Refuse support images that do not go through the same model as the queries.
+
+    Args:
+        images: ``(K, ...)``.
+        inputs: the tensors of the queries.
+        args: further arguments of the model.
+
+    Raises:
+        ValueError: for these.
+    """
+    queries = inputs[0]
+    if images.device != queries.device:
+        raise ValueError(f"support is on {images.device} but inputs on {queries.device}; move one of them")
+    if images.shape[1:] == queries.shape:
+        raise ValueError(no_batch_dimension(queries, images))
+    if images.dim() != queries.dim() or images.shape[1] != queries.shape[1]:
+        raise ValueError(
+            f"support has images of shape {tuple(images.shape[1:])} but inputs of {tuple(queries.shape[1:])}; "
+            "both go through the same model"
+        )
+    if len(inputs) > 1 or any(isinstance(arg, Tensor) for arg in args or ()):
+        raise ValueError(
+            "support: images cannot be embedded by a model that takes several tensors; pass their embeddings"
+        )
+
+
+def no_batch_dimension(inputs: Tensor, images: Tensor) -> str:
+    """The message for one query without its batch dimension."""
+    return (
+        f"inputs has shape {tuple(inputs.shape)} and the support {tuple(images.shape)}: one query without its batch "
+        "dimension; pass inputs[None]"
+    )

@@ -1,0 +1,195 @@
+"""A grid of images and maps: one row per query, and columns in blocks, such as one block per model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+from matplotlib.font_manager import FontProperties
+from matplotlib.lines import Line2D
+
+from captum_fam.visualization.figure import MapFigure
+from captum_fam.visualization.panel import draw_boxes, draw_image, draw_map
+from captum_fam.visualization.pixels import ImageLike, MapLike, to_rgb
+from captum_fam.visualization.titles import wrap_title
+
+# All lengths are in inches.
+_CELL = 1.75
+_TALLEST = 1.3  # of a row, over the width of a cell
+_LOWEST = 0.85  # of a row that holds images taller than its query
+_COLUMN_GAP = 0.08
+_BLOCK_GAP = 0.3
+_ROW_GAP = 0.1
+_BELOW_TITLES = 0.08
+_TITLE_FONT = FontProperties(size=8.5)
+_TITLE_LINE = 0.15
+_HEADER_FONT = FontProperties(size=10)
+_BOLD_FONT = FontProperties(size=10, weight="bold")
+_HEADER_LINE = 0.18
+
+
+@dataclass(frozen=True)
+class GridCell:
+    """One image of a grid.
+
+    Attributes:
+        image: as for :func:`~captum_fam.visualization.visualize_match`.
+        title: above the image.
+        attribution: laid over the image, ``(h, w)``, ``(1, h, w)`` or ``(h, w, 1)``, of the same field of view; its
+            largest magnitude has the full color.
+        boxes: drawn thinly, ``(x0, y0, x1, y1)`` in pixels of the image.
+    """
+
+    image: ImageLike
+    title: str = ""
+    attribution: MapLike | None = None
+    boxes: Sequence[Sequence[float]] = ()
+
+    @property
+    def aspect(self) -> float:
+        """Height of the image over its width."""
+        height, width, _ = to_rgb(self.image).shape
+        return height / width
+
+
+@dataclass(frozen=True)
+class ColumnBlock:
+    """Columns of a grid that belong together.
+
+    Attributes:
+        header: above all of them; its first line is set in bold.
+        columns: the title of each, or an empty text.
+    """
+
+    header: str
+    columns: tuple[str, ...]
+
+    @property
+    def width(self) -> float:
+        """The width of the columns with the gaps between them, in inches."""
+        return len(self.columns) * (_CELL + _COLUMN_GAP) - _COLUMN_GAP
+
+    @property
+    def header_lines(self) -> list[tuple[str, FontProperties]]:
+        """The header broken into lines that are no wider than the columns, each with its font."""
+        first, *others = self.header.split("\n")
+        return [
+            (line, font)
+            for text, font in [(first, _BOLD_FONT), *((other, _HEADER_FONT) for other in others)]
+            for line in wrap_title(text, self.width, font)
+        ]
+
+
+def visualize_grid(rows: Sequence[Sequence[GridCell]], blocks: Sequence[ColumnBlock] = ()) -> MapFigure:
+    """Draw rows of images and maps below the headers of their columns.
+
+    Every map is scaled by its own largest magnitude. Red speaks for the match and blue against it, as everywhere.
+
+    Args:
+        rows: the query and further images. Images keep their shape; one that is much taller than the query is made
+            smaller.
+        blocks: the columns, from left to right, at least as many as the longest row has cells; by default columns
+            without titles.
+
+    Returns:
+        The figure; a notebook shows it.
+
+    Raises:
+        ValueError: for images outside [0, 1], maps with NaN or inf, or a row with more cells than there are columns.
+
+    Example:
+        >>> row = [GridCell(photo, "query"), GridCell(photo, "FAM", attributions[0])]
+        >>> visualize_grid([row]).save("grid.png")
+    """
+    longest = max(map(len, rows))
+    blocks = blocks or [ColumnBlock("", ("",) * longest)]
+    lefts = _column_lefts(blocks)
+    if longest > len(lefts):
+        raise ValueError(f"rows has a row of {longest} cells, but blocks has {len(lefts)} columns")
+    titles = [_title_lines(title) for block in blocks for title in block.columns]
+    header_height = max(len(block.header_lines) for block in blocks) * _HEADER_LINE
+    titles_bottom = header_height + max(map(len, titles)) * _TITLE_LINE
+    top = titles_bottom + (_BELOW_TITLES if titles_bottom else 0)
+    spaces = [max(len(_title_lines(cell.title)) for cell in row) * _TITLE_LINE for row in rows]
+    heights = [_row_height([cell.aspect for cell in row]) for row in rows]
+    page = _Page(lefts[-1] + _CELL, top + sum(spaces) + sum(heights) + _ROW_GAP * len(rows))
+
+    firsts = accumulate([0, *(len(block.columns) for block in blocks[:-1])])
+    for block, first in zip(blocks, firsts, strict=True):
+        _draw_header(page, block, lefts[first], header_height)
+    for lines, left in zip(titles, lefts, strict=True):
+        page.write("\n".join(lines), left + _CELL / 2, titles_bottom + 0.03, _TITLE_FONT, va="bottom")
+    for row, space, height in zip(rows, spaces, heights, strict=True):
+        top += space
+        for cell, left in zip(row, lefts, strict=False):
+            _draw_cell(page, cell, left, top, height)
+        top += height + _ROW_GAP
+    return page.figure
+
+
+class _Page:
+    """A figure on which places are given in inches from the upper left corner."""
+
+    def __init__(self, width: float, height: float) -> None:
+        self.width = width
+        self.height = height
+        self.figure = MapFigure(figsize=(width, height))
+
+    def write(self, text: str, x: float, y: float, font: FontProperties, va: str) -> None:
+        """Write a text centered at x."""
+        self.figure.text(x / self.width, 1 - y / self.height, text, fontproperties=font, ha="center", va=va)
+
+    def rule(self, left: float, right: float, y: float) -> None:
+        """Draw a thin horizontal line."""
+        level = 1 - y / self.height
+        ends = [left / self.width, right / self.width]
+        self.figure.add_artist(Line2D(ends, [level, level], color="0.6", linewidth=0.8))
+
+    def place(self, left: float, top: float, width: float, height: float) -> tuple[float, float, float, float]:
+        """A rectangle as matplotlib places axes: left, bottom, width and height in shares of the figure."""
+        bottom = self.height - top - height
+        return left / self.width, bottom / self.height, width / self.width, height / self.height
+
+
+def _draw_header(page: _Page, block: ColumnBlock, left: float, height: float) -> None:
+    """The lines of a block's header, centered over the columns, and a rule below them."""
+    lines = block.header_lines
+    for number, (line, font) in enumerate(lines):
+        page.write(line, left + block.width / 2, (number + 0.85) * _HEADER_LINE, font, va="baseline")
+    if lines:
+        page.rule(left, left + block.width, height + 0.02)
+
+
+def _draw_cell(page: _Page, cell: GridCell, left: float, top: float, height: float) -> None:
+    # As wide as the column, unless the image would then be higher than the row.
+    width = min(_CELL, height / cell.aspect)
+    ax = page.figure.add_axes(page.place(left + (_CELL - width) / 2, top, width, width * cell.aspect))
+    ax.axis("off")
+    if cell.attribution is None:
+        draw_image(ax, cell.image)
+    else:
+        draw_map(ax, cell.image, cell.attribution)
+    draw_boxes(ax, cell.boxes)
+    ax.set_title("\n".join(_title_lines(cell.title)), fontproperties=_TITLE_FONT, pad=3, linespacing=1.1)
+
+
+def _column_lefts(blocks: Sequence[ColumnBlock]) -> list[float]:
+    """Where each column begins."""
+    steps = [
+        _CELL + (_COLUMN_GAP if number + 1 < len(block.columns) else _BLOCK_GAP)
+        for block in blocks
+        for number in range(len(block.columns))
+    ]
+    return [0.0, *accumulate(steps[:-1])]
+
+
+def _title_lines(title: str) -> list[str]:
+    return wrap_title(title, _CELL, _TITLE_FONT)
+
+
+def _row_height(aspects: Sequence[float]) -> float:
+    """The height of a row of images, from height over width of each; the first is the query."""
+    query, *others = (_CELL * aspect for aspect in aspects)
+    # Else a tall support would leave much of the row empty.
+    return min(max(query, *others), max(query, _LOWEST * _CELL), _TALLEST * _CELL) if others else query

@@ -1,0 +1,54 @@
+"""Titles broken into lines of a given width."""
+
+from __future__ import annotations
+
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import text_to_path
+
+_POINTS_PER_INCH = 72
+
+
+def wrap_title(text: str, inches: float, font: FontProperties) -> list[str]:
+    """Break a text into lines.
+
+    Args:
+        text: its own line ends are kept.
+        inches: the width that no line exceeds; words that are longer are broken.
+        font: what the text is set in.
+
+    Returns:
+        The lines; none for an empty text.
+
+    Example:
+        >>> wrap_title("red winged blackbird", 1.0, FontProperties(size=9))
+        ['red winged', 'blackbird']
+    """
+    lines: list[str] = []
+    for paragraph in text.split("\n") if text else ():
+        line = ""
+        for word in paragraph.split():
+            longer = f"{line} {word}".strip()
+            if _width(longer, font) <= inches:
+                line = longer
+                continue
+            if line:
+                lines.append(line)
+            *full, line = _pieces(word, inches, font)
+            lines += full
+        lines.append(line)
+    return lines
+
+
+def _pieces(word: str, inches: float, font: FontProperties) -> list[str]:
+    """A word in pieces of at most this width, or of one letter where even a letter is wider."""
+    pieces = [""]
+    for letter in word:
+        if pieces[-1] and _width(pieces[-1] + letter, font) > inches:
+            pieces.append("")
+        pieces[-1] += letter
+    return pieces
+
+
+def _width(text: str, font: FontProperties) -> float:
+    """The width of a text in inches."""
+    return float(text_to_path.get_text_width_height_descent(text, font, False)[0]) / _POINTS_PER_INCH

@@ -1,0 +1,120 @@
+"""The program around the subcommands: its table, its errors, and plug-ins."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from captum_fam import __version__
+from captum_fam.cli.main import COMMANDS, main, make_parser
+
+
+@pytest.fixture
+def fresh_modules() -> Iterator[None]:
+    """Modules that a test imports are forgotten after it."""
+    before = set(sys.modules)
+    yield
+    for name in set(sys.modules) - before:
+        if not name.startswith(("captum_fam", "torch")):
+            del sys.modules[name]
+
+
+def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"captum-fam {__version__}\n"
+
+
+def test_the_module_runs_as_a_program() -> None:
+    run = subprocess.run([sys.executable, "-m", "captum_fam", "explain"], capture_output=True, text=True, check=False)
+    assert run.returncode == 2
+    assert "the following arguments are required: QUERY, --support" in run.stderr
+
+
+def test_the_help_lists_every_command_with_its_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--help"])
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    for name, command in COMMANDS.items():
+        assert re.search(rf"^  {name} +{command.help}$", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_of_the_table_is_there_and_has_a_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert import_module(COMMANDS[command].module).add_options
+    with pytest.raises(SystemExit) as caught:
+        main([command, "--help"])
+    assert caught.value.code == 0
+    assert f"usage: captum-fam {command} " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [[], ["dance"], ["--loud", "demo"], ["demo", "--loud"], ["demo", "--version"]])
+def test_words_that_are_no_options_exit_with_2(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(words)
+    assert caught.value.code == 2
+    assert "error:" in capsys.readouterr().err
+
+
+def test_a_word_after_a_double_dash_is_no_option() -> None:
+    options = make_parser("explain").parse_args(["--support", "birds", "--", "-q.jpg"])
+    assert options.queries == [Path("-q.jpg")]
+
+
+def test_a_file_is_imported_before_the_command_is_read(
+    tmp_path: Path, fresh_modules: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plugin = tmp_path / "my_plugin_of_main.py"
+    plugin.write_text("print('imported')\n")
+    for _ in range(2):
+        with pytest.raises(SystemExit):
+            main(["--plugin", str(plugin), "demo", "--help"])
+        printed = capsys.readouterr().out
+        assert printed.replace("imported\n", "").startswith("usage: captum-fam demo")
+    assert sys.modules["my_plugin_of_main"].__file__ == str(plugin)
+
+
+def test_a_module_is_imported_by_its_name(
+    tmp_path: Path, fresh_modules: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "my_package_of_main.py").write_text("print('by name')\n")
+    with pytest.raises(SystemExit):
+        main(["--plugin", "my_package_of_main", "demo", "--help"])
+    assert capsys.readouterr().out.startswith("by name\nusage: captum-fam demo")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("gone_plugin.py", None, "FileNotFoundError"),
+        ("no_such_module_of_main", None, "No module named 'no_such_module_of_main'"),
+        ("wrong_plugin.py", "1 / 0\n", "ZeroDivisionError: division by zero"),
+        ("pathlib.py", "", "pathlib is imported already; give the file another name"),
+    ],
+)
+def test_a_plugin_that_cannot_be_imported_is_named(
+    name: str,
+    content: str | None,
+    message: str,
+    tmp_path: Path,
+    fresh_modules: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if content is not None:
+        Path(name).write_text(content)
+    assert main(["--plugin", name, "demo"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"captum-fam: error: --plugin {name}: ")
+    assert message in error
+    assert name.removesuffix(".py") not in sys.modules or name == "pathlib.py"

@@ -1,0 +1,240 @@
+"""Every kind of support, as what each method of Captum and of this package explains; with any foil."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from captum.attr import IntegratedGradients, LayerGradCam
+from torch import Tensor, nn
+
+from captum_fam import LayerFAM, LayerSimilarityCAM, MemoryBank, SimilarityToSupport, SupportSet, explain
+from captum_fam.support import Neighbors, Support, SupportPerQuery, WeightedSupport
+
+pytestmark = pytest.mark.filterwarnings("ignore:more than half of a map's energy:UserWarning")
+
+LABELS = [0, 1, 2, 0, 1, 2, 0, 1]
+
+
+@pytest.fixture
+def net(make_net: Callable[..., nn.Module]) -> nn.Module:
+    return make_net(head="linear")
+
+
+@pytest.fixture
+def x(make_images: Callable[..., Tensor]) -> Tensor:
+    return make_images(3, seed=1)
+
+
+@pytest.fixture
+def gallery(net: nn.Module, make_images: Callable[..., Tensor]) -> Tensor:
+    return net(make_images(8, seed=2)).detach()
+
+
+def cosine(a: Tensor, b: Tensor) -> float:
+    first, second = a.detach().double().numpy(), b.detach().double().numpy()
+    return float(np.dot(first, second) / np.linalg.norm(first) / np.linalg.norm(second))
+
+
+def class_means(query: Tensor, rows: list[int], gallery: Tensor, n_classes: int = 3) -> list[float]:
+    """The mean cosine to the rows of each class, written with loops; -inf for a class without rows."""
+    means = []
+    for label in range(n_classes):
+        own = [cosine(query, gallery[row]) for row in rows if LABELS[row] == label]
+        means.append(float(np.mean(own)) if own else -np.inf)
+    return means
+
+
+def nearest(query: Tensor, gallery: Tensor, k: int) -> list[int]:
+    return sorted(range(len(gallery)), key=lambda row: -cosine(query, gallery[row]))[:k]
+
+
+def kinds(gallery: Tensor, query: Tensor) -> dict[str, Support]:
+    """Supports of three classes that all say the same: each of the 8 embeddings counts for its class."""
+    ids = torch.arange(8).expand(len(query), -1)
+    matrix = nn.functional.one_hot(torch.tensor(LABELS)).T.double()
+    return {
+        "set": SupportSet(gallery, LABELS),
+        "bank": MemoryBank(gallery, LABELS, k=8),
+        "whole-class bank": MemoryBank(gallery, LABELS, k=2, neighbors="whole-class"),
+        "per query": SupportPerQuery(gallery.expand(len(query), -1, -1), torch.tensor(LABELS).expand(len(query), -1)),
+        "neighbors": Neighbors(ids, gallery, labels=torch.tensor(LABELS)),
+        "weighted": WeightedSupport(gallery, matrix / matrix.sum(1, keepdim=True)),
+    }
+
+
+KINDS = ["set", "bank", "whole-class bank", "per query", "neighbors", "weighted"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_scores_are_the_mean_cosine_to_the_supports_of_each_class(
+    kind: str, net: nn.Module, x: Tensor, gallery: Tensor
+) -> None:
+    scores = SimilarityToSupport(net, kinds(gallery, x)[kind])
+    expected = [class_means(z, list(range(8)), gallery) for z in net(x)]
+    torch.testing.assert_close(scores(x), torch.tensor(expected, dtype=torch.float64), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("foil", [None, "others", "runner-up", "set"])
+def test_a_foil_stands_on_top_of_any_support(
+    kind: str, foil: str | None, net: nn.Module, x: Tensor, gallery: Tensor
+) -> None:
+    others = gallery[:2].flip(1)
+    foil_set = SupportSet(others) if foil == "set" else foil
+    scores = SimilarityToSupport(net, kinds(gallery, x)[kind], foil=foil_set)  # type: ignore[arg-type]
+    for query, got in zip(net(x), scores(x), strict=True):
+        means = class_means(query, list(range(8)), gallery)
+        for label, mean in enumerate(means):
+            rest = [value for index, value in enumerate(means) if index != label]
+            against = {
+                None: 0.0,
+                "others": np.mean(rest),
+                "runner-up": np.max(rest),
+                "set": np.mean([cosine(query, one) for one in others]),
+            }[foil]
+            assert float(got[label]) == pytest.approx(mean - against, abs=1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("foil", [None, "others", "runner-up"])
+def test_all_methods_explain_the_same_score_of_any_support(
+    kind: str, foil: Any, net: nn.Module, x: Tensor, gallery: Tensor
+) -> None:
+    by_set = SimilarityToSupport(net, SupportSet(gallery, LABELS), foil=foil)
+    scores = SimilarityToSupport(net, kinds(gallery, x)[kind], foil=foil)
+    for target in (1, None):
+        chosen = scores.predict(x)[1] if target is None else target
+        for method in (LayerFAM, LayerSimilarityCAM):
+            expected = method(by_set, net.features).attribute(x, target=chosen)
+            torch.testing.assert_close(method(scores, net.features).attribute(x, target=target), expected)
+        grad_cam = LayerGradCam(scores, net.features).attribute(x, target=chosen)
+        torch.testing.assert_close(grad_cam, LayerGradCam(by_set, net.features).attribute(x, target=chosen))
+
+
+@pytest.mark.parametrize("neighbors", ["predicted", "vote", "within-class", "whole-class"])
+def test_the_exact_map_adds_up_to_the_forward_score_of_a_bank(
+    neighbors: Any, net: nn.Module, x: Tensor, gallery: Tensor
+) -> None:
+    bank = MemoryBank(gallery, LABELS, k=5, neighbors=neighbors, temperature=0.5)
+    scores = SimilarityToSupport(net, bank)
+    predicted = bank.classify(net(x).detach()).predicted
+    assert scores.predict(x)[1].equal(predicted)
+    details = LayerSimilarityCAM(scores, net.features).details(x)
+    total = sum(details.shares.values())
+    torch.testing.assert_close(total, scores(x).gather(1, predicted[:, None])[:, 0].detach())
+
+
+def test_captum_follows_a_nearest_neighbor_decision(net: nn.Module, x: Tensor, gallery: Tensor) -> None:
+    scores = SimilarityToSupport(net, MemoryBank(gallery, LABELS, k=4))
+    predicted = scores.predict(x)[1]
+    # Close to the query its neighbors stay the same, and the score is smooth.
+    _, delta = IntegratedGradients(scores).attribute(
+        x, x * (1 + 1e-6), target=predicted, n_steps=8, return_convergence_delta=True
+    )
+    assert delta.abs().max() < 1e-9
+    for query, row, label in zip(net(x), scores(x), predicted, strict=True):
+        means = class_means(query, nearest(query, gallery, 4), gallery)
+        assert row.tolist() == pytest.approx(means, abs=1e-12)
+        assert np.isfinite(means[int(label)])
+
+
+def test_a_class_without_a_neighbor_has_no_score_and_no_map(net: nn.Module, x: Tensor, gallery: Tensor) -> None:
+    scores = SimilarityToSupport(net, MemoryBank(gallery, LABELS, k=1))
+    predicted = scores.predict(x)[1]
+    assert scores(x).isfinite().sum(1).tolist() == [1, 1, 1]
+    with pytest.raises(ValueError, match=r"query 0 .*within-class"):
+        LayerFAM(scores, net.features).attribute(x, target=(predicted + 1) % 3)
+    with pytest.raises(ValueError, match=r"foil: all supports of query 0 are of one class"):
+        SimilarityToSupport(net, MemoryBank(gallery, LABELS, k=1), foil="others")(x)
+
+
+@pytest.mark.parametrize("neighbors", ["all", "nearest"])
+def test_rows_that_are_the_same_for_every_class_have_no_foil(
+    neighbors: Any, net: nn.Module, x: Tensor, gallery: Tensor
+) -> None:
+    scores = SimilarityToSupport(net, MemoryBank(gallery, LABELS, k=4, neighbors=neighbors), foil="others")
+    with pytest.raises(ValueError, match="foil: the support is the same for every class"):
+        scores(x)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("method", ["fam", "similarity-cam", "grad-cam", "uniform"])
+def test_explain_takes_any_support_batch_by_batch(
+    kind: str, method: str, net: nn.Module, x: Tensor, gallery: Tensor
+) -> None:
+    # The predicted class of a bank is that of its vote.
+    expected = explain(net, x, SupportSet(gallery, LABELS), layer="features", method=method, target=1)
+    why = explain(net, x, kinds(gallery, x)[kind], layer="features", method=method, target=1, batch_size=2)
+    torch.testing.assert_close(why.maps, expected.maps)
+    torch.testing.assert_close(why.scores, expected.scores)
+    assert why.class_names == ("0", "1", "2")
+
+
+def test_a_bank_that_leaves_rows_out_is_explained_batch_by_batch(net: nn.Module, gallery: Tensor, x: Tensor) -> None:
+    rows = [nearest(query, gallery, 1)[0] for query in net(x)]
+    why = explain(net, x, MemoryBank(gallery, LABELS, k=3).using(exclude=rows), layer="features", batch_size=2)
+    for query, row, scores in zip(net(x), rows, why.scores, strict=True):
+        kept = [one for one in nearest(query, gallery, 4) if one != row][:3]
+        assert scores.tolist() == pytest.approx(class_means(query, kept, gallery), abs=1e-12)
+
+
+def test_images_per_query_are_explained_as_pairs(net: nn.Module, x: Tensor, make_images: Callable[..., Tensor]) -> None:
+    pairs = make_images(6, seed=5).unflatten(0, (3, 2))
+    why = explain(net, x, pairs, layer="features", method="similarity-cam", batch_size=2)
+    for index, query in enumerate(x):
+        alone = explain(net, query[None], pairs[index], layer="features", method="similarity-cam")
+        torch.testing.assert_close(why.maps[index], alone.maps[0])
+
+
+def test_neighbors_are_fetched_where_the_gallery_is_not_in_memory(gallery: Tensor) -> None:
+    asked: list[int] = []
+
+    def fetch(ids: Tensor) -> Tensor:
+        asked.extend(ids.tolist())
+        return gallery[ids]
+
+    hits = Neighbors(torch.tensor([[2, 0], [7, 1]]), fetch=fetch)
+    assert asked == [2, 0, 7, 1]
+    scores = hits.compare(gallery[[2, 7]]).scores
+    expected = [(1 + cosine(gallery[2], gallery[0])) / 2, (1 + cosine(gallery[7], gallery[1])) / 2]
+    assert scores[:, 0].tolist() == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda g: Neighbors(torch.tensor([1, 2]), g), r"ids must be \(B, K\).*\(2,\)"),
+        (lambda g: Neighbors(torch.tensor([[1, 2]])), "either embeddings.*or fetch"),
+        (lambda g: Neighbors(torch.tensor([[1, 2]]), fetch=lambda ids: g[:1]), r"fetch must give \(n, J\) for 2 ids"),
+        (lambda g: SupportPerQuery(g), r"embeddings \(B, K, J\)"),
+        (lambda g: SupportPerQuery(g[None], torch.zeros(2, 8)), r"labels must be \(1, 8\)"),
+        (lambda g: WeightedSupport(g, torch.ones(2, 3)), r"class_weights must be \(C, K\).*\(2, 3\).*8 embeddings"),
+        (lambda g: WeightedSupport(g, torch.ones(2, 8), torch.ones(8)), "foil_weights must be"),
+    ],
+)
+def test_what_does_not_fit_is_named(make: Callable[[Tensor], Any], message: str, gallery: Tensor) -> None:
+    with pytest.raises(ValueError, match=message):
+        make(gallery)
+
+
+def test_supports_of_another_batch_are_refused(net: nn.Module, x: Tensor, gallery: Tensor) -> None:
+    support = SupportPerQuery(gallery[:4].unflatten(0, (2, 2)))
+    with pytest.raises(ValueError, match="one set for each of 2 queries but inputs is a batch of 3"):
+        LayerFAM(net, net.features).attribute(x, support=support)
+
+
+def test_prototypes_are_one_support_per_class(gallery: Tensor) -> None:
+    prototypes = SupportSet(gallery, LABELS).prototypes()
+    expected = torch.stack([gallery[[row for row, own in enumerate(LABELS) if own == c]].mean(0) for c in range(3)])
+    torch.testing.assert_close(prototypes.embeddings(), expected)
+    assert prototypes.labels.tolist() == [0, 1, 2]
+
+
+def test_images_are_to_be_embedded_before_they_are_compared(make_images: Callable[..., Tensor]) -> None:
+    for support in (SupportSet(make_images(2)), SupportPerQuery(make_images(2)[:, None])):
+        with pytest.raises(ValueError, match=r"support holds images; pass support.embed\(model\)"):
+            support.compare(torch.ones(2, 4))

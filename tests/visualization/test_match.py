@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+from captum_fam.visualization import visualize_match
+from tests.visualization.figures import PHOTO, panels
+
+
+def heat(ax: Axes) -> np.ndarray:
+    """The values that a map's panel shows."""
+    return np.asarray(ax.images[1].get_array())
+
+
+def test_panels_are_query_supports_foils_and_maps_in_this_order() -> None:
+    maps = {"a": torch.randn(3, 5), "b": torch.randn(3, 5)}
+    figure = visualize_match(PHOTO, maps, supports=PHOTO[None], foils=[PHOTO, PHOTO])
+    assert [ax.get_title() for ax in panels(figure)] == ["query", "support", "foil", "a", "b"]
+
+
+def test_a_map_of_the_images_size_is_shown_as_it_is() -> None:
+    values = torch.randn(12, 20) ** 5  # outliers that a percentile would clip
+    (ax,) = panels(visualize_match(PHOTO, {"a": values}))[1:]
+    np.testing.assert_array_equal(heat(ax), values.double().numpy())
+    low, high = ax.images[1].get_clim()
+    assert high == -low == values.abs().max().item()
+
+
+def test_a_coarse_map_is_interpolated_as_captum_does() -> None:
+    values = torch.randn(1, 3, 5)
+    expected = torch.nn.functional.interpolate(values[None].double(), (12, 20), mode="bilinear")[0, 0]
+    (ax,) = panels(visualize_match(PHOTO, {"a": values}))[1:]
+    np.testing.assert_allclose(heat(ax), expected.numpy())
+
+
+def test_maps_share_one_scale_that_reaches_to_the_largest_of_all() -> None:
+    figure = visualize_match(PHOTO, {"weak": torch.full((12, 20), 0.1), "strong": torch.full((12, 20), -4.0)})
+    assert [ax.images[1].get_clim() for ax in panels(figure)[1:]] == [(-4.0, 4.0)] * 2
+
+
+def test_methods_of_other_units_each_have_their_own_scale() -> None:
+    maps = {"weak": torch.full((12, 20), 0.1), "strong": torch.full((12, 20), -4.0)}
+    figure = visualize_match(PHOTO, maps, scale="own")
+    assert [ax.images[1].get_clim()[1] for ax in panels(figure)[1:]] == [pytest.approx(0.1), 4.0]
+
+
+@pytest.mark.parametrize(("sign", "expected"), [(1, (0.0, 2.0)), (-1, (-2.0, 2.0))])
+@pytest.mark.parametrize("scale", ["shared", "own"])
+def test_the_color_bar_has_a_negative_half_only_where_maps_have(
+    sign: int, expected: tuple[float, float], scale: str
+) -> None:
+    figure = visualize_match(PHOTO, {"a": torch.full((12, 20), 2.0 * sign)}, scale=scale)
+    (bar,) = panels(figure)[1].child_axes
+    assert (bar.get_ylim() if scale == "shared" else bar.get_xlim()) == expected
+
+
+@pytest.mark.parametrize("value", [0.0, 1e-30, -3.0, 5.0])
+@pytest.mark.parametrize("scale", ["shared", "own"])
+def test_flat_maps_of_any_sign_are_drawn(value: float, scale: str, tmp_path: Path) -> None:
+    figure = visualize_match(PHOTO, {"a": torch.full((1, 4, 4), value)}, scale=scale)
+    figure.save(tmp_path / "flat.png")
+    assert panels(figure)[1].get_title() == ("a\nthe same everywhere" if value else "a\nzero everywhere")
+
+
+def test_a_map_of_one_value_up_to_the_rounding_of_its_precision_is_the_same_everywhere() -> None:
+    nearly = torch.full((3, 5), 0.1) + torch.tensor([0.0, 7e-9, 0.0, -7e-9, 0.0])
+    titles = [panels(visualize_match(PHOTO, {"a": one}))[1].get_title() for one in (nearly, nearly.double())]
+    assert nearly.unique().numel() > 1
+    assert titles == ["a\nthe same everywhere", "a"]
+    whole_numbers = torch.tensor([[3, 3], [3, 3]])
+    assert panels(visualize_match(PHOTO, {"a": whole_numbers}))[1].get_title() == "a\nthe same everywhere"
+
+
+@pytest.mark.parametrize("scale", ["shared", "own"])
+def test_zeros_have_no_color_bar(scale: str) -> None:
+    figure = visualize_match(PHOTO, {"a": torch.zeros(3, 5), "b": torch.zeros(3, 5)}, scale=scale)
+    assert [ax.child_axes for ax in panels(figure)[1:]] == [[], []]
+    figure = visualize_match(PHOTO, {"a": torch.zeros(3, 5), "b": torch.randn(3, 5)}, scale=scale)
+    assert [len(ax.child_axes) for ax in panels(figure)[1:]] == [0, 1]
+
+
+def test_scores_and_notes_stand_above_their_maps() -> None:
+    maps = {"a": torch.randn(2, 2), "b": torch.randn(2, 2), "c": torch.zeros(2, 2)}
+    figure = visualize_match(PHOTO, maps, scores={"b": -0.25, "c": 61234.0}, notes={"b": "so\nit is", "c": "why"})
+    assert [ax.get_title() for ax in panels(figure)[1:]] == [
+        "a",
+        "b\nscore -0.250\nso\nit is",
+        "c\nscore 61,200\nwhy\nzero everywhere",
+    ]
+
+
+@pytest.mark.parametrize("size", [(90, 20), (30, 30), (20, 90)])
+def test_long_titles_are_broken_and_do_not_touch_each_other(size: tuple[int, int]) -> None:
+    photo = torch.rand(3, *size)
+    long = "score -61,200 = 36,100 explained + -97,300 of the zero embedding\nexplains 12 % of it; class token 85 %"
+    maps = {
+        "LayerIntegratedGradientsOfSomething_without_a_space": torch.randn(4, 4),
+        "similarity-cam": torch.randn(4, 4),
+    }
+    figure = visualize_match(
+        photo,
+        maps,
+        supports=[photo],
+        foils=[torch.rand(3, 90, 20)],
+        notes=dict.fromkeys(maps, long),
+        titles={"query": "query\npredicted: Red winged Blackbird of the north", "foils": "foil: the runner-up of all"},
+    )
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw(renderer)
+    boxes = [ax.title.get_window_extent(renderer) for ax in panels(figure)]
+    assert len(boxes) == 5
+    assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
+    assert all(box.y0 >= 0 and box.y1 <= figure.bbox.height for box in boxes)
+    text = " ".join(" ".join(ax.get_title() for ax in panels(figure)).split())
+    assert " ".join(long.split()) in text
+    # The panel is as high as it was meant to be, whatever stands above it.
+    assert panels(figure)[-1].get_window_extent(renderer).height > 0.75 * 2.2 * figure.dpi * min(
+        1, 2.5 * size[0] / size[1]
+    )
+
+
+def test_colors_are_rgb_and_the_gray_image_keeps_its_brightness() -> None:
+    red = torch.zeros(3, 6, 6)
+    red[0] = 1
+    query, ax = panels(visualize_match(red, {"a": torch.zeros(6, 6)}))
+    np.testing.assert_array_equal(query.images[0].get_array()[0, 0], [1, 0, 0])
+    gray = ax.images[0]
+    assert gray.get_array()[0, 0] == pytest.approx(1 / 3)
+    assert gray.get_clim() == (0, 1)
+
+
+def test_more_than_nine_supports_are_counted() -> None:
+    figure = visualize_match(PHOTO, {}, supports=PHOTO.expand(25, -1, -1, -1))
+    block = panels(figure)[1]
+    assert block.get_title() == "support\n9 of 25"
+    assert len(block.child_axes) == 9
+
+
+def test_a_mask_is_outlined_on_the_query_and_every_map() -> None:
+    mask = torch.zeros(12, 20)
+    mask[3:6, 4:9] = 1
+    figure = visualize_match(PHOTO, {"a": torch.ones(2, 2)}, mask=mask, supports=PHOTO[None])
+    query, support, a = panels(figure)
+    assert query.collections
+    assert a.collections
+    assert not support.collections
+
+
+def test_half_precision_is_drawn() -> None:
+    visualize_match(PHOTO.bfloat16(), {"a": torch.ones(2, 2, dtype=torch.bfloat16)}, supports=PHOTO[None].half())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"query": PHOTO * 3 - 1}, "query .*unnormalize"),
+        ({"query": torch.rand(4, 5, 5)}, r"query .*\(4, 5, 5\)"),
+        ({"query": torch.full((3, 2, 2), torch.nan)}, "query .*nan"),
+        ({"maps": {"a": torch.full((2, 2), torch.nan)}}, "a: .*NaN"),
+        ({"maps": {"a": torch.ones(2, 3, 4)}}, r"a: .*\(2, 3, 4\)"),
+        ({"scores": {"b": 1.0}}, "scores .* b,"),
+        ({"notes": {"b": "c"}}, "notes .* b,"),
+        ({"scale": "log"}, "scale .*'log'"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused(arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        visualize_match(**{"query": PHOTO, "maps": {"a": torch.ones(2, 2)}, **arguments})

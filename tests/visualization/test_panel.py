@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+from captum_fam.visualization import MapFigure, draw_boxes, draw_image, draw_map, overlay
+from tests.visualization.figures import PHOTO
+
+
+def painted(figure: MapFigure) -> np.ndarray:
+    """The pixels of a figure, RGB in 0 to 255."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].astype(int)
+
+
+def whole_figure(height: int, width: int) -> MapFigure:
+    """A figure of one pixel per pixel of an image, filled by its axes."""
+    figure = MapFigure(figsize=(width / 100, height / 100), dpi=100)
+    figure.add_axes((0, 0, 1, 1)).axis("off")
+    return figure
+
+
+@pytest.mark.parametrize("limit", [None, 3.0])
+def test_a_drawn_map_has_the_pixels_of_the_overlay(limit: float | None) -> None:
+    """Two ways to the same colors: matplotlib lays one image over the other, ``overlay`` blends them itself."""
+    image = torch.rand(3, 40, 60)
+    values = torch.randn(4, 6)
+    figure = whole_figure(40, 60)
+    draw_map(figure.axes[0], image, values, limit)
+    np.testing.assert_allclose(painted(figure), np.asarray(overlay(image, values, limit)).astype(int), atol=3)
+
+
+def test_a_drawn_image_has_its_own_pixels() -> None:
+    image = torch.rand(3, 40, 60)
+    figure = whole_figure(40, 60)
+    draw_image(figure.axes[0], image)
+    np.testing.assert_allclose(painted(figure), image.movedim(0, 2) * 255, atol=1)
+
+
+def test_what_is_drawn_of_a_map_is_the_map_itself_at_the_size_of_the_image() -> None:
+    values = torch.randn(1, 3, 5)
+    heat = draw_map(MapFigure().add_subplot(), PHOTO, values, limit=7)
+    expected = torch.nn.functional.interpolate(values[None].double(), (12, 20), mode="bilinear")[0, 0]
+    np.testing.assert_allclose(np.asarray(heat.get_array()), expected)
+    assert heat.get_clim() == (-7, 7)
+
+
+def test_a_panel_has_no_ticks() -> None:
+    ax = MapFigure().add_subplot()
+    draw_map(ax, PHOTO, torch.ones(3, 5))
+    assert [*ax.get_xticks(), *ax.get_yticks()] == []
+
+
+def test_a_box_surrounds_the_pixels_that_it_covers() -> None:
+    image = torch.zeros(3, 40, 60)
+    figure = whole_figure(40, 60)
+    draw_image(figure.axes[0], image)
+    draw_boxes(figure.axes[0], [(10, 5, 30, 25)])
+    (box,) = figure.axes[0].patches
+    assert box.get_bbox().bounds == (9.5, 4.5, 20, 20)
+    bright = (painted(figure).sum(2) > 200).nonzero()
+    assert [bright[0].min(), bright[0].max() + 1, bright[1].min(), bright[1].max() + 1] == pytest.approx(
+        [5, 25, 10, 30], abs=1
+    )
+
+
+def test_an_overlay_of_zero_is_the_gray_image() -> None:
+    shown = np.asarray(overlay(PHOTO, torch.zeros(3, 4)))
+    expected = PHOTO.mean(0).numpy() * 255
+    assert shown.shape == (12, 20, 3)
+    np.testing.assert_allclose(shown, np.repeat(expected[..., None], 3, 2), atol=0.51)
+
+
+@pytest.mark.parametrize("scale", [1e-42, 1e-300, 1e30])
+def test_an_overlay_alone_knows_no_score_and_draws_the_smallest_values_too(scale: float) -> None:
+    values = torch.tensor([2.0, 1.0, 0.0, -1.0], dtype=torch.float64).expand(4, 4)
+    gray = torch.full((3, 4, 4), 0.5)
+    drawn, expected = (np.asarray(overlay(gray, one)).astype(int) for one in (values * scale, values))
+    np.testing.assert_allclose(drawn, expected, atol=1)
+
+
+def test_overlays_are_red_for_the_match_and_blue_against_it() -> None:
+    gray = torch.full((3, 4, 8), 0.5)
+    values = torch.tensor([2.0, 1.0, 0.0, 0.0, 0.0, 0.0, -1.0, -2.0]).expand(4, 8)
+    red, _, blue = np.moveaxis(np.asarray(overlay(gray, values)).astype(int), 2, 0)[:, 0]
+    assert (red > blue).tolist() == [True, True, *[False] * 6]
+    assert (blue > red).tolist() == [*[False] * 6, True, True]
+
+
+def test_an_overlay_on_a_given_scale_is_paler_than_on_its_own() -> None:
+    gray, values = torch.full((3, 4, 4), 0.5), torch.ones(4, 4)
+    own, shared = (np.asarray(overlay(gray, values, limit)).astype(int)[0, 0] for limit in (None, 10.0))
+    assert abs(own - 127).sum() > 3 * abs(shared - 127).sum()
+    np.testing.assert_array_equal(own, np.asarray(overlay(gray, values * 7))[0, 0])

@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import TextPath
+
+from captum_fam.visualization.titles import wrap_title
+
+FONT = FontProperties(size=9)
+
+
+def width_in_inches(text: str) -> float:
+    """The width of the letters' outlines, which the advance of the last letter may exceed."""
+    return float(TextPath((0, 0), text, prop=FONT).get_extents().width) / 72
+
+
+@pytest.mark.parametrize("inches", [0.8, 1.5, 3.0])
+def test_no_line_is_wider_than_asked_for_and_no_word_is_lost(inches: float) -> None:
+    text = "score -61,200 = 36,100 explained + -97,300 of the zero embedding, and further words"
+    lines = wrap_title(text, inches, FONT)
+    assert " ".join(lines) == text
+    assert all(width_in_inches(line) <= inches for line in lines)
+    # The next word would not have fitted.
+    for line, following in itertools.pairwise(lines):
+        assert width_in_inches(f"{line} {following.split()[0]}") > 0.95 * inches
+
+
+def test_a_word_that_is_too_long_is_broken() -> None:
+    word = "LayerIntegratedGradientsOfSomething"
+    lines = wrap_title(f"a {word} b", 1.0, FONT)
+    assert "".join(lines).replace(" ", "") == f"a{word}b"
+    assert lines[0] == "a"
+    assert len(lines) > 3
+
+
+def test_line_ends_stay_and_empty_texts_have_no_line() -> None:
+    assert wrap_title("a\nb", 1.0, FONT) == ["a", "b"]
+    assert wrap_title("", 1.0, FONT) == []
+
+
+def test_a_letter_that_is_wider_than_a_line_stands_alone() -> None:
+    assert wrap_title("WM", 0.01, FONT) == ["W", "M"]
