@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def align_columns(rows: Sequence[Sequence[str]], align: str = "") -> list[str]:
-    """The lines of a table whose columns are as wide as their longest cell.
+    r"""The lines of a table whose columns are as wide as their longest cell.
 
     Args:
         rows: cells by row, the head first; all rows have the same length.
@@ -19,7 +19,7 @@ def align_columns(rows: Sequence[Sequence[str]], align: str = "") -> list[str]:
         ValueError: for rows or an ``align`` of different lengths.
 
     Example:
-        >>> print(*align_columns([["method", "n"], ["fam", "12"]], "<>"), sep="\\n")
+        >>> print(*align_columns([["method", "n"], ["fam", "12"]], "<>"), sep="\n")
         method   n
         fam     12
     """

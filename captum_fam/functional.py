@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 EPSILON = 1e-6
-"""Lower bound of \\|s_k\\| in Eq. 15, relative to the most that it can be (1 for the cosine), and of what GeM pools."""
+r"""Lower bound of \|s_k\| in Eq. 15, relative to the most that it can be (1 for the cosine), and of what GeM pools."""
 
 
 def widen(tensor: Tensor) -> Tensor:
@@ -231,22 +231,22 @@ def within_one(cosines: Tensor) -> Tensor:
 
 
 def support_shares(support_weights: Tensor, similarities: Tensor, bound: Tensor | None = None) -> Tensor:
-    """The factor 1 / \\|s_k\\| of Eq. 15: ``(B, K)`` weights -> ``(B, K)`` weights.
+    r"""The factor 1 / \|s_k\| of Eq. 15: ``(B, K)`` weights -> ``(B, K)`` weights.
 
-    \\|s_k\\| is bounded below, so a support orthogonal to the query gives a large but finite weight. The factor turns
+    \|s_k\| is bounded below, so a support orthogonal to the query gives a large but finite weight. The factor turns
     contributions to s_k into shares of it: the least similar support counts most.
 
     Args:
         support_weights: ``(B, K)``.
         similarities: s_k, ``(B, K)``.
-        bound: the most that \\|s_k\\| can be for vectors of these lengths, ``(B, K)``; None: 1, that of the cosine.
+        bound: the most that \|s_k\| can be for vectors of these lengths, ``(B, K)``; None: 1, that of the cosine.
             ``EPSILON`` is relative to it, so that shares do not change with the scale of the embeddings.
     """
     return support_weights / _floored(similarities, bound)
 
 
 def shares_rounding(similarities: Tensor, features: int, bound: Tensor | None = None) -> Tensor:
-    """Relative error of 1 / \\|s_k\\| in :func:`support_shares`, at most 1/2: ``(B, K)``.
+    r"""Relative error of 1 / \|s_k\| in :func:`support_shares`, at most 1/2: ``(B, K)``.
 
     s_k is a sum over the features, whose error is relative to the magnitudes of its terms, and may have cancelled. At
     most 1/2, because a support alone has its map however dissimilar it is: a common factor is no noise.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import doctest
 import importlib
+import inspect
 import pkgutil
 from pathlib import Path
 from typing import Any
@@ -125,3 +126,16 @@ def test_every_public_class_and_function_has_an_example(room: str) -> None:
     here = [one for one in things if callable(one) and getattr(one, "__module__", "").startswith(package.__name__)]
     assert len(here) >= 4
     assert not [one.__name__ for one in here if not _is_returned(one) and ">>>" not in (one.__doc__ or "")]
+
+
+def test_every_public_method_says_what_it_does_or_inherits_that() -> None:
+    pytest.importorskip("torchmetrics")
+    silent = []
+    for name in modules():
+        for one in vars(importlib.import_module(name)).values():
+            if not isinstance(one, type) or one.__module__ != name or one.__name__.startswith("_"):
+                continue
+            public = {key: value for key, value in vars(one).items() if not key.startswith("_")}
+            methods = [key for key, value in public.items() if callable(value) or isinstance(value, property)]
+            silent += [f"{name}.{one.__name__}.{key}" for key in methods if not inspect.getdoc(getattr(one, key))]
+    assert not silent

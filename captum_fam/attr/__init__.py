@@ -1,6 +1,6 @@
 """Layer attributions of a similarity, the maps that know nothing of it, and their registry."""
 
-from captum_fam.attr.base import LayerCall, LayerMaps, SimilarityLayerAttribution
+from captum_fam.attr.base import SimilarityLayerAttribution
 from captum_fam.attr.baselines import (
     LayerCenterPrior,
     LayerEigenCAM,
@@ -8,6 +8,7 @@ from captum_fam.attr.baselines import (
     LayerRandom,
     LayerUniform,
 )
+from captum_fam.attr.call import LayerCall, LayerMaps
 from captum_fam.attr.details import AttributionDetails
 from captum_fam.attr.layer_correspondence import LayerCorrespondence
 from captum_fam.attr.layer_fam import LayerFAM

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from captum_fam import functional as F
 from captum_fam._arithmetic import plain_arithmetic
-from captum_fam.attr.base import LayerCall, LayerMaps, SimilarityLayerAttribution
+from captum_fam.attr.base import SimilarityLayerAttribution
+from captum_fam.attr.call import LayerCall, LayerMaps
 from captum_fam.attr.tokens import TokenGridLike
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from captum_fam.attr.account import Shares
+from captum_fam.attr.way_back.way import Detected
 from captum_fam.support import Comparison
 
 Maps = Tensor | tuple[Tensor, ...] | list[Tensor | tuple[Tensor, ...]]
@@ -34,6 +35,9 @@ class AttributionDetails:
             values leave: the score without any position) and ``"zero embedding"`` (where a distance starts from).
         standard_error: of each position, ``(B, 1, *spatial)``, where the map is an estimate; zero where it is exact.
             It is right on average over the positions; that of a single one is rough, as it comes of few orders.
+        detected: what the way back found out about the model by itself, for each layer: passes that count, a final
+            normalization, class tokens by their parameters' names. What is not right can be said by hand: ``Views``,
+            ``unit_norm``, ``token_grid``.
     """
 
     attributions: Maps
@@ -43,3 +47,4 @@ class AttributionDetails:
     coverage: Tensor | list[Tensor] | None = None
     shares: Shares | list[Shares] | None = None
     standard_error: Tensor | None = None
+    detected: list[Detected] | None = None

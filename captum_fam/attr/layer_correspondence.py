@@ -15,7 +15,8 @@ from captum_fam._captum import format_additional_forward_args
 from captum_fam._training_mode import training_mode_in_words
 from captum_fam._warnings import warn_user
 from captum_fam.attr._layer_run import run_layers
-from captum_fam.attr.base import LayerCall, LayerMaps, SimilarityLayerAttribution
+from captum_fam.attr.base import SimilarityLayerAttribution
+from captum_fam.attr.call import LayerCall, LayerMaps
 from captum_fam.attr.matching import best_match, descriptors, soft_best_match
 from captum_fam.attr.tokens import TokenGridLike
 from captum_fam.similarity import SimilarityLike

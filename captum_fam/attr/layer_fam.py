@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from captum_fam import functional as F
 from captum_fam._arithmetic import plain_arithmetic
 from captum_fam.attr._layer_run import LayerRun
-from captum_fam.attr.base import LayerCall, LayerMaps, SimilarityLayerAttribution
+from captum_fam.attr.base import SimilarityLayerAttribution
+from captum_fam.attr.call import LayerCall, LayerMaps
 from captum_fam.attr.tokens import TokenGridLike
-from captum_fam.attr.way_back.way import NO_WAY_BACK
+from captum_fam.attr.way_back.way import NO_WAY_BACK, UnitNorm
 from captum_fam.rounding import drop_rounding
 from captum_fam.similarity import SimilarityLike
 from captum_fam.support import Comparison
@@ -80,6 +81,9 @@ class LayerFAM(SimilarityLayerAttribution):
         support_scale: ``"paper"`` divides by \|s_k\| (Eq. 15), at least 1e-6 of the most that it can be: 1 for the
             cosine, the product of the norms for the dot product (:meth:`Similarity.bound
             <captum_fam.similarity.Similarity.bound>`); ``"none"`` does not, and contributions sum to S.
+        unit_norm: whether the embedding is a vector times one number per sample, as behind a final normalization, which
+            ``transform="auto"`` leaves out. ``"auto"``: as measured in this call, see ``details(...).detected``; True
+            refuses an embedding that is not; False follows the embedding itself.
         token_grid: rearranges the layer's tensors into ``(B, N, *spatial)``: :class:`~captum_fam.TokenGrid`.
 
     Example:
@@ -104,12 +108,14 @@ class LayerFAM(SimilarityLayerAttribution):
         weighting: Weighting = "paper",
         normalization: Normalization = "auto",
         support_scale: SupportScale = "paper",
+        unit_norm: UnitNorm = "auto",
         token_grid: TokenGridLike | None = None,
     ) -> None:
         super().__init__(forward_func, layer, device_ids, similarity=similarity, token_grid=token_grid)
         _check_choice("weighting", weighting, get_args(Weighting))
         _check_choice("normalization", normalization, get_args(Normalization))
         _check_choice("support_scale", support_scale, get_args(SupportScale))
+        _check_choice("unit_norm", unit_norm, ("auto", True, False))
         if not (transform is None or isinstance(transform, nn.Module | Tensor) or transform == "auto"):
             raise TypeError(f'transform must be "auto", a module, a linear head\'s weight or None, got {transform!r}')
         if isinstance(transform, Tensor) and weighting == "contributions":
@@ -123,6 +129,7 @@ class LayerFAM(SimilarityLayerAttribution):
         self.weighting = weighting
         self.normalization = normalization
         self.support_scale = support_scale
+        self.unit_norm = unit_norm
         self._warned = False
 
     @classmethod
@@ -149,7 +156,7 @@ class LayerFAM(SimilarityLayerAttribution):
         if self.transform is None or isinstance(self.transform, Tensor):
             return {}
         if self.transform == "auto":
-            return {"tape": True}
+            return {"tape": True, "unit_norm": self.unit_norm}
         if isinstance(self.transform, nn.Linear) and self.weighting != "contributions":
             return {}
         return {"tape": True, "head": self.transform}
@@ -254,6 +261,6 @@ def _head_weight(matrix: object, cotangent: Tensor) -> Tensor:
     return matrix.detach().to(cotangent)
 
 
-def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+def _check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")

@@ -24,7 +24,8 @@ from captum_fam.attr.account import (
     laid_out,
     resample,
 )
-from captum_fam.attr.base import LayerCall, LayerMaps, SimilarityLayerAttribution
+from captum_fam.attr.base import SimilarityLayerAttribution
+from captum_fam.attr.call import LayerCall, LayerMaps
 from captum_fam.attr.details import Maps
 from captum_fam.attr.tokens import TokenGridLike
 from captum_fam.attr.views import Views
@@ -102,6 +103,7 @@ class LayerSimilarityCAM(SimilarityLayerAttribution):
 
     @property
     def multiplies_by_inputs(self) -> bool:
+        """Whether attributions hold the activation as a factor, in Captum's words: True."""
         return True
 
     def has_convergence_delta(self) -> bool:

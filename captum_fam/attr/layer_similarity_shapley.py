@@ -17,7 +17,8 @@ from captum_fam._captum import TargetType
 from captum_fam.attr._shapley import Game, antithetic_orders, n_sets, shapley_values
 from captum_fam.attr._tail import LayerTail, ModulesBehind, Step, find_tail, given_tail
 from captum_fam.attr.account import MAP, REST
-from captum_fam.attr.base import LayerCall, LayerMaps, SimilarityLayerAttribution
+from captum_fam.attr.base import SimilarityLayerAttribution
+from captum_fam.attr.call import LayerCall, LayerMaps
 from captum_fam.attr.tokens import TokenGridLike
 from captum_fam.similarity import Cosine, SimilarityLike
 from captum_fam.support import Comparison, Support
@@ -122,6 +123,7 @@ class LayerSimilarityShapley(SimilarityLayerAttribution):
 
     @property
     def multiplies_by_inputs(self) -> bool:
+        """Whether attributions hold the activation as a factor, in Captum's words: True."""
         return True
 
     def has_convergence_delta(self) -> bool:

@@ -50,6 +50,10 @@ class MapMethod:
         adds_up: whether the map's sum is the score, so that maps of several layers have a mean.
         unit: of the map's values: the ``"score"``, the layer's ``"activation"``, a ``"cosine"``, or ``"none"``. In the
             unit of the score or a cosine, a map can be too small to be more than rounding noise.
+
+    Example:
+        >>> get_method("uniform").support_blind
+        True
     """
 
     name: str
@@ -100,12 +104,19 @@ def register_method(
     Args:
         name: letters, digits, ``-``, ``_`` and ``+``.
         make: a class or function of ``(scores, layer, **options)``.
-        takes_foil, needs_images, takes_tokens, signed, support_blind, adds_up, unit: see :class:`MapMethod`.
+        takes_foil: whether the map knows of a foil. Default: True.
+        needs_images: whether the support must hold images. Default: False.
+        takes_tokens: whether it takes ``token_grid=``. Default: True.
+        signed: whether negative values speak against the match. Default: True.
+        support_blind: whether the map knows neither support nor foil. Default: False.
+        adds_up: whether the map's sum is the score. Default: False.
+        unit: of the map's values, see :class:`MapMethod`. Default: the score.
 
     Raises:
         ValueError: for a name that is taken or has other characters.
 
     Example:
+        >>> from captum_fam.attr import LayerMaps, SimilarityLayerAttribution
         >>> @register_method("absolute-activation", support_blind=True, takes_foil=False, unit="activation")
         ... class LayerAbsoluteActivation(SimilarityLayerAttribution):
         ...     def map_layers(self, call):
@@ -137,6 +148,10 @@ def get_method(method: str | Make | MapMethod) -> MapMethod:
     Raises:
         ValueError: for an unknown name.
         TypeError: for anything that is neither a name nor callable.
+
+    Example:
+        >>> get_method("similarity-cam").adds_up, get_method(LayerSimilarityCAM).name
+        (True, 'similarity-cam')
     """
     if isinstance(method, MapMethod):
         return method
@@ -154,7 +169,12 @@ def get_method(method: str | Make | MapMethod) -> MapMethod:
 
 
 def list_methods() -> list[str]:
-    """The names of all methods."""
+    """The names of all methods.
+
+    Example:
+        >>> "grad-cam" in list_methods()
+        True
+    """
     return list(METHODS)
 
 

@@ -178,7 +178,7 @@ def _grid_without(left_out: tuple[int, ...], size: tuple[int, int], hints: Token
 
 
 def _grid_like(image: Sequence[int], count: int) -> tuple[int, int] | None:
-    """h and w with h w = count > 1 and the aspect of the image, or the nearest that it has up to one row or column."""
+    """H and w with h w = count > 1 and the aspect of the image, or the nearest that it has up to one row or column."""
     sizes = ((height, count // height) for height in range(1, count + 1) if count % height == 0)
     like = [size for size in sizes if count > 1 and fits_image(size, image)]
     return min(like, key=lambda size: _stretch(size, image), default=None)

@@ -29,7 +29,7 @@ class WeightsError(ValueError):
 
 @dataclass(frozen=True)
 class Layout:
-    """How a repository names the parameters of a network.
+    r"""How a repository names the parameters of a network.
 
     Attributes:
         name: of the repository, for messages.
@@ -40,7 +40,7 @@ class Layout:
         normalization: mean and deviation, for all channels, of the authors' images; None (default): as registered.
 
     Example:
-        >>> Layout("MoCo", rules=((r"^fc\\.", "head."),), part="encoder_q.").rename("encoder_q.fc.weight")
+        >>> Layout("MoCo", rules=((r"^fc\.", "head."),), part="encoder_q.").rename("encoder_q.fc.weight")
         'head.weight'
     """
 

@@ -79,7 +79,7 @@ def load_timm(name: str, weights: str | Path | None = None, layer: str | None = 
 
 
 def _layout(model: Any) -> Layout:
-    """timm's own names, of which the classifier is left out."""
+    """Timm's own names, of which the classifier is left out."""
     classifier = model.pretrained_cfg.get("classifier") or ()
     parts = (classifier,) if isinstance(classifier, str) else classifier
     return Layout("timm", ignored="|".join(rf"{part}\." for part in parts) or r"(?!)")

@@ -147,9 +147,9 @@ class Similarity(nn.Module, ABC):
             )
 
     def bound(self, query: Tensor, support: Tensor) -> Tensor:
-        """The most that the magnitudes of the contributions to each support can sum to.
+        r"""The most that the magnitudes of the contributions to each support can sum to.
 
-        The lower bound of \\|s_k\\| in Eq. 15 is relative to it.
+        The lower bound of \|s_k\| in Eq. 15 is relative to it.
 
         Args:
             query: Z, ``(B, J)``.

@@ -5,12 +5,14 @@ from captum_fam.support.comparison import Comparison
 from captum_fam.support.foil import ContrastedSupport, FoilLike, FoilName
 from captum_fam.support.from_tensor import support_from_tensor
 from captum_fam.support.members import Members, RowMembers, SameForAll, SharedMembers
-from captum_fam.support.memory_bank import MemoryBank, Vote
+from captum_fam.support.memory_bank import MemoryBank
+from captum_fam.support.neighbor_rules import NeighborRule
 from captum_fam.support.neighbors import Neighbors
 from captum_fam.support.rows import BankRows
 from captum_fam.support.scores import Aggregate, SimilarityToSupport
 from captum_fam.support.support_per_query import SupportPerQuery
 from captum_fam.support.support_set import SupportSet
+from captum_fam.support.vote import Vote
 from captum_fam.support.weighted_support import WeightedSupport
 
 __all__ = [
@@ -22,6 +24,7 @@ __all__ = [
     "FoilName",
     "Members",
     "MemoryBank",
+    "NeighborRule",
     "Neighbors",
     "RowMembers",
     "SameForAll",

@@ -24,6 +24,7 @@ class Support(ABC):
         similarity: the measure of this support, where it has one of its own; None: that of the method.
 
     Example:
+        >>> from captum_fam.support import Comparison, SameForAll, Support
         >>> class Nearest(Support):
         ...     '''The nearest of a few embeddings, whatever its class.'''
         ...
@@ -44,6 +45,7 @@ class Support(ABC):
 
     @property
     def n_classes(self) -> int:
+        """The number of classes, C."""
         return len(self.class_names)
 
     @property

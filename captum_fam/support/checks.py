@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from captum_fam import functional as F
@@ -94,3 +96,46 @@ def no_batch_dimension(inputs: Tensor, images: Tensor) -> str:
         f"inputs has shape {tuple(inputs.shape)} and the support {tuple(images.shape)}: one query without its batch "
         "dimension; pass inputs[None]"
     )
+
+
+def whole_numbers(name: str, values: Tensor | Sequence[int], rows: Tensor) -> Tensor:
+    """One whole number per row, not negative, as int64 on the device of the rows.
+
+    Args:
+        name: of the argument, for the message.
+        values: the numbers.
+        rows: ``(M, J)``.
+
+    Raises:
+        TypeError: for other numbers.
+        ValueError: for another count than that of the rows, or a negative number.
+    """
+    tensor = torch.as_tensor(values, device=rows.device)
+    if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
+        raise TypeError(f"{name} must be whole numbers, got {tensor.dtype}")
+    if tuple(tensor.shape) != (len(rows),):
+        raise ValueError(f"{name} must have one entry per row: got shape {tuple(tensor.shape)} for {len(rows)} rows")
+    if tensor.min() < 0:
+        raise ValueError(f"{name} must not be negative, got {int(tensor.min())}")
+    return tensor.long()
+
+
+def check_exclusion(exclude: Tensor, n_queries: int, n_rows: int) -> Tensor:
+    """Rows that are left out for each query, as ``(B, E)``.
+
+    Args:
+        exclude: ``(B,)`` or ``(B, E)``.
+        n_queries: B.
+        n_rows: of the bank.
+
+    Raises:
+        ValueError: for another number of queries, rows that there are not, or where nothing is left.
+    """
+    exclude = exclude.reshape(len(exclude), -1)
+    if len(exclude) != n_queries:
+        raise ValueError(f"exclude is for {len(exclude)} queries but there are {n_queries}; set it for each batch")
+    if exclude.min() < 0 or exclude.max() >= n_rows:
+        raise ValueError(f"exclude must hold rows 0..{n_rows - 1}, got {exclude.min()}..{exclude.max()}")
+    if exclude.shape[1] >= n_rows:
+        raise ValueError(f"exclude leaves nothing of the {n_rows} rows")
+    return exclude

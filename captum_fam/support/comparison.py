@@ -39,6 +39,12 @@ class Comparison:
         similarities: to each support, ``(B, K)``.
         class_names: C names.
 
+    Example:
+        >>> support = SupportSet(torch.eye(3), ["jay", "jay", "wren"])
+        >>> comparison = support.compare(torch.tensor([[0.6, 0.0, 0.8]]))
+        >>> comparison.scores, comparison.predicted
+        (tensor([[0.3000, 0.8000]]), tensor([1]))
+
     """
 
     def __init__(

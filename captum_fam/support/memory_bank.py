@@ -7,11 +7,10 @@ import shutil
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from captum_fam import functional as F
@@ -21,34 +20,15 @@ from captum_fam.embedding import OnError
 from captum_fam.similarity import Similarity, SimilarityLike, get_similarity
 from captum_fam.support.bank_file import StoredBank, make_bank, read_bank, unfinished_folder, write_bank
 from captum_fam.support.base import Support
-from captum_fam.support.checks import check_embedding_sizes
+from captum_fam.support.checks import check_embedding_sizes, check_exclusion, whole_numbers
 from captum_fam.support.comparison import Comparison, select_class
-from captum_fam.support.members import Members, RowMembers, SameForAll
+from captum_fam.support.members import Members
+from captum_fam.support.neighbor_rules import RULES, Candidates, NeighborRule
 from captum_fam.support.rows import BankRows
 from captum_fam.support.search import Backend, ExactSearch
-
-NeighborRule = Literal["predicted", "all", "vote", "within-class", "whole-class", "nearest"]
+from captum_fam.support.vote import LEAST_TEMPERATURE, Vote, vote_weights
 
 _STEP_QUERIES = 256
-
-# What is less is zero in float32.
-_LEAST_TEMPERATURE = 1e-37
-
-
-class Vote(NamedTuple):
-    """What a :class:`MemoryBank` says of a batch of queries.
-
-    Attributes:
-        predicted: the class with the most votes, the first of those that only rounding sets apart, ``(B,)``.
-        class_scores: share of the votes of every class, ``(B, C)``; rows sum to one.
-        neighbor_indices: rows of the bank, the most similar first, ``(B, K)``; equally similar ones in any order.
-        similarities: theirs, ``(B, K)``.
-    """
-
-    predicted: Tensor
-    class_scores: Tensor
-    neighbor_indices: Tensor
-    similarities: Tensor
 
 
 class MemoryBank(Support):
@@ -61,16 +41,16 @@ class MemoryBank(Support):
     ``LayerFAM.attribute(x, support=bank)`` explains the predicted class, with ``target`` any other. Which rows are
     the K images of that class in Eq. 11 is not settled by the paper; ``neighbors`` chooses:
 
-    ==================  ===  ========================================================  ======================
-    ``neighbors``           rows                                                      weight
-    ==================  ===  ========================================================  ======================
-    ``"predicted"``      A   those of the class among the K nearest (default)          equal
-    ``"all"``            B   all of the K nearest, whatever their class                equal
-    ``"vote"``           C   as A                                                      as they vote
-    ``"within-class"``   D   the K nearest of the class, from the whole bank           equal
-    ``"whole-class"``    E   all of the class                                          equal
-    ``"nearest"``        F   the nearest, whatever its class                           one
-    ==================  ===  ========================================================  ======================
+    ==================  ========================================================  ======================
+    ``neighbors``       rows                                                      weight
+    ==================  ========================================================  ======================
+    ``"predicted"``     those of the class among the K nearest (default)          equal
+    ``"vote"``          those of the class among the K nearest                    as they vote
+    ``"all"``           all of the K nearest, whatever their class                equal
+    ``"nearest"``       the nearest, whatever its class                           one
+    ``"within-class"``  the K nearest of the class, from the whole bank           equal
+    ``"whole-class"``   all of the class                                          equal
+    ==================  ========================================================  ======================
 
     A bank is never changed: :meth:`to` and :meth:`using` give another one.
 
@@ -119,8 +99,8 @@ class MemoryBank(Support):
         if embeddings.dim() != 2 or not embeddings.numel():
             raise ValueError(f"embeddings must be (M, J) with at least one row, got shape {tuple(embeddings.shape)}")
         self.embeddings = embeddings.detach()
-        self.labels = _whole_numbers("labels", labels, embeddings)
-        self.items = _whole_numbers("items", range(len(embeddings)) if items is None else items, embeddings)
+        self.labels = whole_numbers("labels", labels, embeddings)
+        self.items = whole_numbers("items", range(len(embeddings)) if items is None else items, embeddings)
         if not (self.items.diff() > 0).all():
             raise ValueError("items must be ascending")
         n_classes = int(self.labels.max()) + 1
@@ -177,9 +157,11 @@ class MemoryBank(Support):
         """The same rows, read in another way; nothing is copied.
 
         Args:
-            k, temperature, neighbors: as for the class; None keeps the bank's own.
+            k: neighbors that vote. Default: those of this bank.
+            temperature: of the vote. Default: that of this bank.
+            neighbors: the rule. Default: that of this bank.
             exclude: rows that are no neighbors of a query, one ``(B,)`` or several ``(B, E)`` for each: leave-one-out
-                where the queries are in the bank. It belongs to one batch of queries; None is no exclusion.
+                where the queries are in the bank. It belongs to one batch of queries. Default: no exclusion.
 
         Example:
             >>> attributions = fam.attribute(images, support=bank.using(exclude=rows_of_the_images))
@@ -212,7 +194,7 @@ class MemoryBank(Support):
                 raise ValueError(
                     "query: its similarity to rows of the memory bank is NaN or inf; rescale the embeddings of both"
                 )
-            votes = self._votes(similarities)
+            votes = vote_weights(similarities, self.temperature)
             scores = votes.new_zeros(len(query), self.n_classes).scatter_add_(1, self.labels[indices], votes)
             noise = self._rounding(query, similarities, indices) * scores
             return Vote(F.first_largest(scores, noise), scores, indices, similarities)
@@ -273,31 +255,20 @@ class MemoryBank(Support):
     def _choose(self, query: Tensor, vote: Vote, classes: Tensor) -> tuple[Tensor, Members]:
         """The rows for each query, ``(B, K)``, and which of them stand for which class."""
         query, exclude = self._check_query(query)
-        indices = vote.neighbor_indices
-        if self.neighbors == "all":
-            return indices, SameForAll(torch.full_like(vote.similarities, 1 / indices.shape[1]), self.n_classes)
-        if self.neighbors == "nearest":
-            return indices[:, :1], SameForAll(torch.ones_like(vote.similarities[:, :1]), self.n_classes)
-        weights = torch.ones_like(vote.similarities)
-        remedy = ""
-        if self.neighbors in ("within-class", "whole-class"):
-            every = [self._class_rows(b, one, classes, exclude) for b, one in enumerate(query.split(1))]
-            indices = pad_sequence(every, batch_first=True)
-            weights = pad_sequence([weights.new_ones(len(rows)) for rows in every], batch_first=True)
-        else:
-            remedy = f' among the {indices.shape[1]} nearest rows; use neighbors="within-class", or a larger k'
-            if self.neighbors == "vote":
-                weights = self._votes_within(self.labels[indices], vote.similarities)
-        return indices, RowMembers(self.labels[indices], weights, self.class_names, remedy)
-
-    def _class_rows(self, query: int, embedding: Tensor, classes: Tensor, exclude: Tensor | None) -> Tensor:
-        """Rows of the class of a query, or of every class that has any."""
-        own = None if exclude is None else exclude[query]
-        if not self._every_class:
-            return self._rows_of_class(int(classes[query]), embedding, own)
-        known = self.labels.unique().tolist()
-        rows = [self._rows_of_class(label, embedding, own, required=label == int(classes[query])) for label in known]
-        return torch.cat(rows)
+        candidates = Candidates(
+            query,
+            vote.neighbor_indices,
+            vote.similarities,
+            classes,
+            self._every_class,
+            self.labels,
+            self.class_names,
+            self.k,
+            self.temperature,
+            exclude,
+            self._rows,
+        )
+        return RULES[self.neighbors](candidates)
 
     @classmethod
     def from_dataset(
@@ -408,42 +379,17 @@ class MemoryBank(Support):
         bank.skipped = {int(item): reason for item, reason in stored.metadata["skipped"].items()}
         return bank
 
-    def _votes(self, similarities: Tensor) -> Tensor:
-        """Weights exp(s / temperature) that sum to one, ``(B, K)``."""
-        # Taking off the largest first keeps what a small temperature divides from overflowing.
-        return ((similarities - similarities.amax(1, keepdim=True)) / self.temperature).softmax(1)
-
-    def _votes_within(self, labels: Tensor, similarities: Tensor) -> Tensor:
-        """Weights exp(s / temperature), relative to the most similar row of the same class, ``(B, K)``."""
-        # Relative to the nearest of all, those of a far class would underflow.
-        best = similarities.new_full((len(labels), self.n_classes), -torch.inf)
-        best = best.scatter_reduce(1, labels, similarities, "amax")
-        return ((similarities - best.gather(1, labels)) / self.temperature).exp()
-
     def _rounding(self, query: Tensor, similarities: Tensor, indices: Tensor) -> Tensor:
         """Relative error of each query's votes, ``(B, 1)``, at most 1/2: a vote is never lost altogether."""
         nearest = self.embeddings[indices[:, :1]].to(query.dtype)
         magnitude = self.similarity.magnitude(query, nearest, similarities[:, :1])
         return (F.rounding_of_supports(query.shape[1], query.dtype) * magnitude / self.temperature).clamp_max(0.5)
 
-    def _rows_of_class(self, label: int, query: Tensor, exclude: Tensor | None, required: bool = True) -> Tensor:
-        rows = (self.labels == label).nonzero().squeeze(1)
-        if exclude is not None:
-            rows = rows[~torch.isin(rows, exclude)]
-        if required and not len(rows):
-            raise ValueError(f"support: the bank has no row of class {self._name(label)} left to compare with")
-        if self.neighbors == "whole-class" or not len(rows):
-            return rows
-        return self._rows.nearest(query, min(self.k, len(rows)), rows)[1][0]
-
-    def _name(self, label: int) -> str:
-        return self.class_names[label] if 0 <= label < self.n_classes else str(label)
-
     def _check_options(self) -> None:
         if self.k < 1:
             raise ValueError(f"k must be at least 1, got {self.k}")
-        if not self.temperature >= _LEAST_TEMPERATURE:
-            raise ValueError(f"temperature must be positive, {_LEAST_TEMPERATURE} at least, got {self.temperature}")
+        if not self.temperature >= LEAST_TEMPERATURE:
+            raise ValueError(f"temperature must be positive, {LEAST_TEMPERATURE} at least, got {self.temperature}")
         if self.neighbors not in get_args(NeighborRule):
             raise ValueError(f"neighbors must be one of {', '.join(get_args(NeighborRule))}, got {self.neighbors!r}")
 
@@ -457,25 +403,4 @@ class MemoryBank(Support):
         query = F.widen(query.detach())
         if self.exclude is None:
             return query, None
-        exclude = self.exclude.reshape(len(self.exclude), -1)
-        if len(exclude) != len(query):
-            raise ValueError(f"exclude is for {len(exclude)} queries but there are {len(query)}; set it for each batch")
-        if exclude.min() < 0 or exclude.max() >= len(self):
-            raise ValueError(f"exclude must hold rows 0..{len(self) - 1}, got {exclude.min()}..{exclude.max()}")
-        if exclude.shape[1] >= len(self):
-            raise ValueError(f"exclude leaves nothing of the {len(self)} rows")
-        return query, exclude
-
-
-def _whole_numbers(name: str, values: Tensor | Sequence[int], embeddings: Tensor) -> Tensor:
-    """One whole number a row, not negative, as int64 beside the embeddings."""
-    tensor = torch.as_tensor(values, device=embeddings.device)
-    if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
-        raise TypeError(f"{name} must be whole numbers, got {tensor.dtype}")
-    if tuple(tensor.shape) != (len(embeddings),):
-        raise ValueError(
-            f"{name} must have one entry a row: got shape {tuple(tensor.shape)} for {len(embeddings)} rows"
-        )
-    if tensor.min() < 0:
-        raise ValueError(f"{name} must not be negative, got {int(tensor.min())}")
-    return tensor.long()
+        return query, check_exclusion(self.exclude, len(query), len(self))

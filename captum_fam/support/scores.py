@@ -84,6 +84,7 @@ class SimilarityToSupport(nn.Module):
 
     @property
     def class_names(self) -> tuple[str, ...]:
+        """The names of the classes, in the order of the scores."""
         return self.support.class_names
 
     def forward(self, *args: Any) -> Tensor:

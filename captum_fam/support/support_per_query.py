@@ -58,6 +58,7 @@ class SupportPerQuery(Support):
 
     @property
     def holds_embeddings(self) -> bool:
+        """Whether there are embeddings to compare with, and no images that are to be embedded first."""
         return self.inputs.dim() == 3
 
     @property

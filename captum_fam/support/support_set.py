@@ -92,6 +92,7 @@ class SupportSet(Support, nn.Module):
 
     @property
     def holds_embeddings(self) -> bool:
+        """Whether there are embeddings to compare with, and no images that are to be embedded first."""
         return self.inputs.dim() == 2
 
     @property

@@ -421,7 +421,7 @@ def test_faiss_is_named_where_it_is_missing(monkeypatch):
         ((torch.ones(2, 2, dtype=torch.int64), [0, 1]), TypeError, "floating-point tensor .*got torch.int64"),
         ((torch.tensor([[1.0], [math.nan]]), [0, 1]), ValueError, "embeddings contain NaN or inf"),
         ((torch.tensor([[math.inf], [1.0]]), [0, 1]), ValueError, "embeddings contain NaN or inf"),
-        ((torch.ones(3, 2), [0, 1]), ValueError, r"labels must have one entry a row: got shape \(2,\) for 3 rows"),
+        ((torch.ones(3, 2), [0, 1]), ValueError, r"labels must have one entry per row: got shape \(2,\) for 3 rows"),
         ((torch.ones(2, 2), [0, -1]), ValueError, "labels must not be negative, got -1"),
         ((torch.ones(2, 2), [0.0, 1.0]), TypeError, "labels must be whole numbers, got torch.float32"),
         ((torch.ones(2, 2), [0, 2], ["a", "b"]), ValueError, "class_names has 2 names, labels go up to 2"),
@@ -443,7 +443,7 @@ def test_a_bank_that_does_not_fit_together_is_refused(arguments, error, message)
         ({"backend": "annoy"}, "backend must be one of torch, faiss, got 'annoy'"),
         ({"similarity": "manhattan"}, "similarity must be one of .*, got 'manhattan'"),
         ({"similarity": "euclidean", "backend": "faiss"}, "finds by cosine or dot, not by Euclidean"),
-        ({"items": [0, 1]}, "items must have one entry a row"),
+        ({"items": [0, 1]}, "items must have one entry per row"),
         ({"items": range(503, 0, -1)}, "items must be ascending"),
     ],
 )
