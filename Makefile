@@ -12,7 +12,7 @@ INSTALLED := $(VENV)/.installed
 OLDEST_CAPTUM := 0.7.0
 OLDEST_DIR := .captum-oldest
 OLDEST_INSTALLED := $(OLDEST_DIR)/.installed-$(OLDEST_CAPTUM)
-OLDEST_TESTS := tests/attr tests/support/test_support_set.py tests/explanation/test_explanation.py tests/visualization/test_visualization.py
+OLDEST_TESTS := tests/attr tests/support tests/explanation tests/extensions
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

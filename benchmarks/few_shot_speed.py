@@ -18,16 +18,12 @@ from pathlib import Path
 import torch
 
 from benchmarks.measure import machine
-from captum_fam.experiments.data.load import load_dataset
+from captum_fam.experiments import FewShot, Panel, get_methods, load_dataset, load_model
 from captum_fam.experiments.distributed import Ranks
-from captum_fam.experiments.load_model import load_model
-from captum_fam.experiments.measures import Panel
-from captum_fam.experiments.protocols.few_shot import FewShot
-from captum_fam.experiments.table_methods import get_methods
 
 ALL_EPISODES = 2000
 CASES: dict[str, tuple[str, ...]] = {
-    "localisation": ("localization",),
+    "localization": ("localization",),
     "with average drop and increase": ("localization", "faithfulness"),
 }
 
@@ -50,9 +46,9 @@ def main() -> None:
         "",
         f"Written by `python -m benchmarks.few_shot_speed --episodes {options.episodes} --model {options.model} "
         f"--methods {options.methods}` on {machine()}.",
-        f"5-way 1-shot, 75 queries an episode, all explained; {len(dataset)} images of {model.size} pixels.",  # type: ignore[arg-type]
+        f"5-way 1-shot, 75 queries per episode, all explained; {len(dataset)} images of {model.size} pixels.",  # type: ignore[arg-type]
         "",
-        f"| measures | images once | an episode | its CPU time | {ALL_EPISODES} episodes | |",
+        f"| measures | images once | per episode | CPU time per episode | {ALL_EPISODES} episodes | |",
         "|---|---|---|---|---|---|",
     ]
     for name, measures in CASES.items():

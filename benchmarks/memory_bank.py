@@ -2,7 +2,7 @@
 
     python -m benchmarks.memory_bank [--rows 1281167] [--out docs/benchmarks/memory-bank.md]
 
-A random bank, K = 200. Memory is the growth of the process's peak from before the bank was made, less the embeddings:
+A random bank, K = 200. Memory is the growth of the process's peak from before the bank was made, minus the embeddings:
 labels, checks and everything that a search and the supports need.
 The neighbors of some queries are compared with those of a plain search that sorts all similarities in float64.
 """
@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.measure import machine, peak_mib
-from captum_fam.support.memory_bank import MemoryBank, Vote
+from captum_fam import MemoryBank
+from captum_fam.support import Vote
 
 N_CHECKED = 8
 
@@ -115,9 +116,8 @@ def main() -> None:
             "# Searching a memory bank",
             "",
             f"`python -m benchmarks.memory_bank`: {machine()}; float32 on the CPU.",
-            "Memory is the growth of the process's peak from before the bank was made, less its embeddings. Exact: the "
-            "neighbors of "
-            f"{N_CHECKED} queries are those of a float64 search that sorts all similarities.",
+            "Memory is the growth of the process's peak from before the bank was made, minus the embeddings. Exact: "
+            f"the neighbors of {N_CHECKED} queries are those of a float64 search that sorts all similarities.",
             "",
             "| bank | its MiB | K | batch | classify, s | classify, MiB | with supports, MiB | exact |",
             "|---|---|---|---|---|---|---|---|",

@@ -246,7 +246,7 @@ def head(episodes: int, command: str) -> list[str]:
         "object. `maximum inside`: how often its maximum lies there. Both have the object's area as their floor. "
         "`sum of the map / score`: over the sums of all queries, where a map claims to add up. A map without a "
         "positive value is left out and counted. Half-widths (±) are of the 95 % interval over the episodes. With the "
-        'foil "others" the score is the cosine to the class less the mean of the others.',
+        'foil "others" the score is the cosine to the class minus the mean of the others.',
         "",
         "Grad-CAM and mean activation of tokens are those of the patches; attention is the mean over the heads, in "
         "the class token's row.",

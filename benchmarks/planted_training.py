@@ -26,7 +26,7 @@ from torchvision.models.vision_transformer import ConvStemConfig, VisionTransfor
 from torchvision.ops import Conv2dNormActivation
 
 from benchmarks.measure import machine
-from captum_fam.demo.scenes import PlantedScenes
+from captum_fam.demo import PlantedScenes
 
 SIZE, GRID, WIDTH, DEPTH = 88, 11, 128, 5
 """Pixels of a side, positions of a side, channels, and the blocks of the ViT."""
@@ -167,7 +167,7 @@ def train(
 
 @torch.no_grad()
 def novel_accuracy(net: nn.Module, episodes: list[tuple[Tensor, ...]]) -> tuple[float, float]:
-    """Accuracy by the cosine to one support a class, mean over episodes, and the half-width of its 95 % interval."""
+    """Accuracy by the cosine to one support per class, mean over episodes, and the half-width of its 95 % interval."""
     device = next(net.parameters()).device
     right = []
     for support, queries, labels, _ in episodes:

@@ -25,7 +25,7 @@ POSITIONS = (
     "fam,grad-cam,similarity-cam,similarity-cam-foil,grad-cam-foil,similarity-cam-runner-up,grad-cam-runner-up,"
     "correspondence,correspondence-foil,correspondence-runner-up"
 )
-# Fewer, because they cost a pass a map, and deletion with insertion two for every step.
+# Fewer, because they cost a pass per map, and deletion with insertion two per step.
 MASKING = "fam,similarity-cam,similarity-cam-foil,grad-cam,mean-activation,random,center,uniform"
 PERTURBING = "fam,similarity-cam,grad-cam,mean-activation,random,center"
 PLAYERS = "similarity-cam,similarity-cam-foil,shapley,shapley-foil,grad-cam,grad-cam-foil,mean-activation,uniform"

@@ -30,8 +30,8 @@ if TYPE_CHECKING:  # type checkers and editors see the types; a test holds this 
 
 __version__ = "0.1.0"
 
-# Where each public name lives. The modules are imported when a name is first asked for, because most of them import
-# torch, which takes seconds that `captum-fam --help` should not take.
+# The module of each public name. A module is imported when a name of it is first used: most modules import torch,
+# which takes seconds, and `captum-fam --help` should answer at once.
 _HOMES = {
     "Comparison": "captum_fam.support",
     "Explanation": "captum_fam.explanation",
@@ -71,7 +71,7 @@ __all__ = [*_HOMES]
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name or module when it is first asked for (PEP 562), and keep it for the next time."""
+    """Import a public name or module when it is first used (PEP 562), and keep the name for later uses."""
     if name in _MODULES:
         return import_module(f"{__name__}.{name}")
     if name not in _HOMES:
@@ -81,5 +81,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """Public names and modules for tab completion, imported already or not."""
+    """Public names and modules for tab completion, whether they are imported already or not."""
     return sorted({*globals(), *_HOMES, *_MODULES})

@@ -1,4 +1,4 @@
-"""Everything that comes from private modules of Captum, so that a new release of Captum can break one file only."""
+"""All imports from private modules of Captum, so that a new release of Captum can break this file only."""
 
 from captum._utils.common import _format_additional_forward_args as format_additional_forward_args
 from captum._utils.common import _format_output as format_output

@@ -1,4 +1,4 @@
-"""Files that a reader never meets half written, hashes of what is in them, and the packages that they need."""
+"""Writing files completely or not at all, hashing contents, and importing optional packages."""
 
 from __future__ import annotations
 
@@ -25,18 +25,21 @@ _HASHED_AT_ONCE = 1 << 20
 
 @contextmanager
 def write_all_or_nothing(folder: str | Path) -> Iterator[Path]:
-    """A scratch folder whose files move to a folder when the block ends, and vanish when the block raises.
+    """Give a scratch folder whose files move to ``folder`` when the block ends, and vanish when the block raises.
 
-    The files are on the disk before they move, and the moves are on the disk when the block is left: after a crash of
-    the machine, too, each file is the old one or the new one. A file named ``manifest.json`` moves last, and the
-    manifest of an earlier run goes first: where a manifest stands, the files that it lists stand too. Files of the same
-    name are replaced, all others left alone.
+    The files are flushed to the disk before they move, and the moves are flushed before the context ends. So each file
+    is either completely the old file or completely the new file, even after a crash of the machine. A file named
+    ``manifest.json`` moves last, and the manifest of an earlier run is removed first: a folder with a manifest has all
+    files that the manifest lists. Files of equal names are replaced; all other files in ``folder`` stay.
 
     Args:
-        folder: made where it is missing.
+        folder: the folder to write to; it is created if it does not exist.
+
+    Yields:
+        The scratch folder.
 
     Raises:
-        OSError: if the disk is full or the folder cannot be written; the old files are still there.
+        OSError: if the disk is full or ``folder`` cannot be written; the old files are still there.
 
     Example:
         >>> with write_all_or_nothing("results") as scratch:
@@ -44,11 +47,11 @@ def write_all_or_nothing(folder: str | Path) -> Iterator[Path]:
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    # Inside the folder, because a move is atomic within one file system only.
+    # The scratch folder lies inside the folder, because a move is atomic only within one file system.
     with tempfile.TemporaryDirectory(dir=folder, prefix=".captum-fam-") as scratch:
         yield Path(scratch)
         files = sorted(Path(scratch).iterdir(), key=lambda path: (path.name == MANIFEST, path.name))
-        # A rename can reach the disk before the bytes of the file do, and a crash between the two leaves an empty file.
+        # A rename can reach the disk before the bytes of the file do; a crash in between would leave an empty file.
         for path in files:
             _flush(path)
         if files and files[-1].name == MANIFEST:
@@ -59,9 +62,9 @@ def write_all_or_nothing(folder: str | Path) -> Iterator[Path]:
 
 
 def _flush(path: Path) -> None:
-    """Have the system put a file, or the names in a folder, on the disk."""
+    """Make the system write a file, or the names in a folder, to the disk."""
     if path.is_dir() and os.name == "nt":
-        return  # Windows opens no folders
+        return  # Windows cannot open a folder
     descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         os.fsync(descriptor)
@@ -70,20 +73,40 @@ def _flush(path: Path) -> None:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write UTF-8 JSON, indented."""
+    r"""Write a mapping as indented JSON in UTF-8.
+
+    Args:
+        path: the file to write.
+        content: keys and values that JSON can represent.
+
+    Example:
+        >>> write_json(Path("settings.json"), {"seed": 0})
+        >>> Path("settings.json").read_text()
+        '{\n  "seed": 0\n}\n'
+    """
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def check_same_settings(path: Path, settings: Mapping[str, Any], holds: str) -> None:
-    """Write the settings of a run where its folder has none yet, so that the run goes on with the same ones only.
+    """Write the settings of a run to a file, or compare them with the settings that an earlier run wrote there.
+
+    A run that is continued must have the settings with which it began: results of different settings do not belong
+    into one folder.
 
     Args:
-        path: of the JSON file.
-        settings: what the results depend on, as JSON can hold it.
-        holds: what a folder with other settings has in it, for the message.
+        path: the JSON file with the settings.
+        settings: everything that the results depend on, as JSON can represent it.
+        holds: what the folder holds, for the error message, such as ``"another run"``.
 
     Raises:
-        ValueError: if the file has other settings.
+        ValueError: if the file has other settings; the message names each setting that differs.
+
+    Example:
+        >>> check_same_settings(Path("run/settings.json"), {"seed": 0}, "another run")
+        >>> check_same_settings(Path("run/settings.json"), {"seed": 1}, "another run")
+        Traceback (most recent call last):
+        ...
+        ValueError: run holds another run (seed was 0, now 1); choose another folder
     """
     if not path.exists():
         with write_all_or_nothing(path.parent) as scratch:
@@ -97,9 +120,15 @@ def check_same_settings(path: Path, settings: Mapping[str, Any], holds: str) -> 
 
 
 def sha256_of(*parts: Tensor | str) -> str:
-    """SHA-256 of tensors and texts in their order, as 64 hexadecimal digits.
+    """SHA-256 of tensors and texts in the given order, as 64 hexadecimal digits.
 
-    Dtype and shape of a tensor count, its device and memory format do not.
+    The hash depends on the values, the dtype and the shape of a tensor, not on its device or memory format.
+
+    Args:
+        *parts: tensors and texts.
+
+    Returns:
+        64 hexadecimal digits.
 
     Example:
         >>> sha256_of("labels", torch.tensor([0, 1])) == sha256_of("labels", torch.tensor([1, 0]))
@@ -109,7 +138,7 @@ def sha256_of(*parts: Tensor | str) -> str:
     for part in parts:
         if isinstance(part, str):
             text = part.encode()
-            # The length in front tells ("ab", "c") from ("a", "bc").
+            # The length in front makes the hashes of ("ab", "c") and ("a", "bc") differ.
             digest.update(f"{len(text)} ".encode() + text)
             continue
         digest.update(f"{part.dtype} {tuple(part.shape)} ".encode())
@@ -119,7 +148,22 @@ def sha256_of(*parts: Tensor | str) -> str:
 
 
 def sha256_of_file(path: str | Path) -> str:
-    """SHA-256 of the bytes of a file, as 64 hexadecimal digits."""
+    """SHA-256 of the bytes of a file, as 64 hexadecimal digits.
+
+    Args:
+        path: the file.
+
+    Returns:
+        64 hexadecimal digits.
+
+    Raises:
+        OSError: if the file cannot be read.
+
+    Example:
+        >>> _ = Path("empty").write_bytes(b"")
+        >>> sha256_of_file("empty")[:8]
+        'e3b0c442'
+    """
     digest = hashlib.sha256()
     with Path(path).open("rb") as file:
         while block := file.read(_HASHED_AT_ONCE):
@@ -128,31 +172,40 @@ def sha256_of_file(path: str | Path) -> str:
 
 
 def versions() -> dict[str, str]:
-    """The versions that a result depends on: of this package, captum, torch and Python."""
-    anchors = {name: importlib.metadata.version(name) for name in ("captum", "torch")}
-    return {"captum-fam": __version__, **anchors, "python": platform.python_version()}
+    """The versions that a result depends on: of this package, captum, torch and Python.
+
+    Returns:
+        Version numbers by name.
+
+    Example:
+        >>> list(versions())
+        ['captum-fam', 'captum', 'torch', 'python']
+    """
+    dependencies = {name: importlib.metadata.version(name) for name in ("captum", "torch")}
+    return {"captum-fam": __version__, **dependencies, "python": platform.python_version()}
 
 
 def need(module: str, *, extra: str, purpose: str) -> Any:
-    """Import a module of a package that an extra of this package installs.
+    """Import a module of an optional package.
 
     Args:
-        module: dotted name, such as ``"safetensors.torch"``.
-        extra: the name in ``pip install "captum-fam[extra]"``.
-        purpose: what needs the module, the beginning of the message.
+        module: the dotted name of the module, such as ``"safetensors.torch"``.
+        extra: the extra of this package that installs the module: ``pip install "captum-fam[EXTRA]"``.
+        purpose: what needs the module, as the first words of the error message.
 
     Returns:
         The module.
 
     Raises:
-        ModuleNotFoundError: if it is not installed; the message names the extra.
+        ModuleNotFoundError: if the package is not installed; the message names the extra.
 
     Example:
         >>> ndimage = need("scipy.ndimage", extra="eval", purpose="max_box")
     """
     package = module.partition(".")[0]
     try:
-        importlib.import_module(package)  # first: where the package is missing, a module of it may still be in memory
+        # The package first: a module of an uninstalled package may still be in memory, and would be found.
+        importlib.import_module(package)
         return importlib.import_module(module)
     except ImportError as error:
         raise ModuleNotFoundError(

@@ -6,17 +6,18 @@ from collections.abc import Sequence
 
 
 def align_columns(rows: Sequence[Sequence[str]], align: str = "") -> list[str]:
-    r"""The lines of a table whose columns are as wide as their longest cell.
+    r"""The lines of a table in which each column is as wide as its longest cell.
 
     Args:
-        rows: cells by row, the head first; all rows have the same length.
-        align: one character per column, ``"<"`` for left and ``">"`` for right; by default all columns are left.
+        rows: the cells of each row, the head first; all rows have equally many cells.
+        align: one character per column, ``"<"`` for left-aligned and ``">"`` for right-aligned. Default: all columns
+            left-aligned.
 
     Returns:
-        One line per row, two spaces between columns and none at the end.
+        One line per row, with two spaces between columns and no spaces at the end.
 
     Raises:
-        ValueError: for rows or an ``align`` of different lengths.
+        ValueError: if the rows have different lengths, or ``align`` has another length than the rows.
 
     Example:
         >>> print(*align_columns([["method", "n"], ["fam", "12"]], "<>"), sep="\n")

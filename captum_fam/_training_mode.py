@@ -1,4 +1,4 @@
-"""Telling whether a model would explain in training mode, where batches and dropout decide with the image."""
+"""Detecting a model in training mode, where the embedding of an image also depends on its batch and on dropout."""
 
 from __future__ import annotations
 
@@ -8,41 +8,65 @@ from typing import Any
 import torch
 from torch import nn
 
-# These only hold other modules; their own flag says nothing.
+# Classes that only hold other modules: their own training flag changes nothing.
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, torch.fx.GraphModule)
-_ACT_IN_TRAINING = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
+_ACTING_IN_TRAINING = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
 
 
 def module_in_training_mode(forward_func: Callable[..., Any]) -> str | None:
-    """What acts otherwise in training mode and is in it: the name of a module's class; None: nothing.
+    """The class name of the first module that is in training mode and acts differently there.
 
-    Batch norms, dropout and drop path count wherever they stand; the model itself too, which may ask for its flag. What
-    only holds other modules does not count, nor a graph module, whose flag is that of its making.
+    These modules count: batch norms, dropout and drop path anywhere in the model, and the model itself, whose
+    ``forward`` may depend on its training flag. These do not: containers such as ``nn.Sequential``, and graph modules,
+    whose flag was set when the graph was made.
+
+    Args:
+        forward_func: a module, a method of a module, or any other callable.
+
+    Returns:
+        The name of the class; None if there is no such module, or ``forward_func`` is no module.
+
+    Example:
+        >>> module_in_training_mode(nn.Sequential(nn.Linear(2, 2), nn.Dropout()))
+        'Dropout'
+        >>> module_in_training_mode(nn.Sequential(nn.Linear(2, 2), nn.Dropout()).eval()) is None
+        True
     """
     model = getattr(forward_func, "__self__", forward_func)
     while isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
         model = model.module
     if not isinstance(model, nn.Module):
         return None
-    # The wrappers of this package (Views, SimilarityToSupport) do nothing by their own flag either.
+    # The wrappers of this package (Views, SimilarityToSupport) do not depend on their own flag either.
     holds_others = isinstance(model, _CONTAINERS) or type(model).__module__.startswith("captum_fam.")
-    is_compiled = hasattr(model, "_orig_mod")  # what torch.compile puts around a model
+    is_compiled = hasattr(model, "_orig_mod")  # the wrapper that torch.compile puts around a model
     if model.training and not holds_others and not is_compiled:
         return type(model).__name__
     for module in model.modules():
-        # Drop path has a class of its own in every library.
-        acts = isinstance(module, _ACT_IN_TRAINING) or "Drop" in type(module).__name__
+        # Every library has its own class for drop path, so that its name must do.
+        acts = isinstance(module, _ACTING_IN_TRAINING) or "Drop" in type(module).__name__
         if module.training and (acts or "StochasticDepth" in type(module).__name__):
             return type(module).__name__
     return None
 
 
 def training_mode_in_words(forward_func: Callable[..., Any]) -> str | None:
-    """What to warn of where a model is explained in training mode; None: nothing."""
+    """The warning for a model that is explained in training mode.
+
+    Args:
+        forward_func: as for :func:`module_in_training_mode`.
+
+    Returns:
+        The text of the warning; None if no module is in training mode.
+
+    Example:
+        >>> training_mode_in_words(nn.Dropout())[:42]
+        'the model is in training mode (Dropout): c'
+    """
     name = module_in_training_mode(forward_func)
     if name is None:
         return None
     return (
-        f"the model is in training mode ({name}): call model.eval(), or dropout and the statistics of the batch "
-        "act on the map, and batch norms change with every call"
+        f"the model is in training mode ({name}): call model.eval(); otherwise dropout and batch statistics change "
+        "the map, and every call changes the batch norms"
     )

@@ -17,26 +17,30 @@ _PREFIXES = (str(Path(__file__).parent), *_LIBRARIES)
 
 @contextmanager
 def collected_notes(stacklevel: int) -> Iterator[list[str]]:
-    """Collect notes, and warn of each once at the line that called, also where the call fails.
+    """Collect notes during a call, and issue each as one warning when the call ends, also when it fails.
 
     Args:
-        stacklevel: how many calls up that line is, 1 being the caller of the function with this context.
+        stacklevel: how many calls up the user's line is; 1 is the caller of the function with this context.
+
+    Yields:
+        The list to which notes are added; equal notes give one warning.
     """
     notes: list[str] = []
     try:
         yield notes
     finally:
         for note in dict.fromkeys(notes):
-            warn_user(note, stacklevel + 3)  # this function, and the two that end a context
+            warn_user(note, stacklevel + 3)  # + this function, and the two functions that end a context
 
 
 def warn_user(message: str, stacklevel: int) -> None:
-    """Warn at the line that called into this package.
+    """Warn at the user's line that called into this package.
 
     Args:
-        message: what is to be known.
-        stacklevel: how many calls up that line is for a direct call, 1 being the caller of this function. Python 3.12
-            looks beyond Captum and PyTorch by itself, where one of these calls.
+        message: the text of the warning.
+        stacklevel: how many calls up the user's line is; 1 is the caller of this function. From Python 3.12 on it is
+            not needed: the first line outside this package, Captum and PyTorch is found by file name, also where
+            Captum calls this package.
     """
     if sys.version_info >= (3, 12):
         warnings.warn(message, skip_file_prefixes=_PREFIXES)

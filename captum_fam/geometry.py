@@ -21,7 +21,16 @@ _INTERPOLATIONS = {
 
 
 class Geometry(Protocol):
-    """A change of the geometry of an image, applied to the image and to its boxes."""
+    """A transform of an image and of its boxes, such as :class:`Squash` and :class:`ResizeCrop`.
+
+    Example:
+        >>> def mirror(image, boxes):
+        ...     x0, y0, x1, y1 = boxes.unbind(1)
+        ...     mirrored = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        ...     return mirrored, torch.stack([image.width - x1, y0, image.width - x0, y1], 1)
+        >>> mirror(Image.new("RGB", (10, 4)), torch.tensor([[0.0, 0.0, 3.0, 4.0]]))[1]
+        tensor([[ 7.,  0., 10.,  4.]])
+    """
 
     def __call__(self, image: Image.Image, boxes: Tensor) -> tuple[Image.Image, Tensor]:
         """Transform an image and its boxes ``(n, 4)`` in the same way."""
@@ -33,8 +42,8 @@ class Squash:
     """Resize to a fixed size without keeping the aspect ratio, so that the whole image remains.
 
     Args:
-        size: side of the square, or ``(height, width)``.
-        interpolation: ``"bilinear"`` (default), ``"bicubic"`` or ``"nearest"``, antialiased as in PIL.
+        size: side of the square, or ``(height, width)``, in pixels.
+        interpolation: ``"bilinear"``, ``"bicubic"`` or ``"nearest"``, antialiased as in PIL. Default: ``"bilinear"``.
 
     Raises:
         ValueError: for a size below one or an unknown interpolation.
@@ -57,7 +66,7 @@ class Squash:
         return resized, self.map_boxes(boxes, image.width, image.height)
 
     def map_boxes(self, boxes: Tensor, width: int, height: int) -> Tensor:
-        """Boxes ``(n, 4)`` of an image of the given size, in the squashed image."""
+        """Boxes ``(n, 4)`` of an image of the given size in pixels, moved to the squashed image."""
         to_height, to_width = _pair(self.size)
         return _scale(boxes, to_width / width, to_height / height)
 
@@ -66,12 +75,13 @@ class Squash:
 class ResizeCrop:
     """Resize the shorter side, then cut out the center: torchvision's ``Resize`` and ``CenterCrop``.
 
-    Boxes are clipped to the crop. A box that lies outside the crop keeps its place in the list, without an area.
+    Boxes are clipped to the crop. A box outside the crop stays in the list as a box of area zero.
 
     Args:
-        resize: the shorter side after resizing; the longer follows, rounded down to a whole pixel.
-        crop: side of the square cut out, or ``(height, width)``.
-        interpolation: ``"bilinear"`` (default), ``"bicubic"`` or ``"nearest"``, antialiased as in PIL.
+        resize: the shorter side after resizing, in pixels. The longer side keeps the aspect ratio, rounded down to a
+            whole pixel.
+        crop: side of the square that is cut out, or ``(height, width)``, in pixels.
+        interpolation: ``"bilinear"``, ``"bicubic"`` or ``"nearest"``, antialiased as in PIL. Default: ``"bilinear"``.
 
     Raises:
         ValueError: for a size below one, a crop that is larger than ``resize``, or an unknown interpolation.
@@ -99,14 +109,14 @@ class ResizeCrop:
         return cropped, self.map_boxes(boxes, image.width, image.height)
 
     def map_boxes(self, boxes: Tensor, width: int, height: int) -> Tensor:
-        """Boxes ``(n, 4)`` of an image of the given size, in the crop."""
+        """Boxes ``(n, 4)`` of an image of the given size in pixels, moved to the crop and clipped to it."""
         (to_width, to_height), (left, top) = self._layout(width, height)
         crop_height, crop_width = _pair(self.crop)
         moved = _scale(boxes, to_width / width, to_height / height) - boxes.new_tensor([left, top, left, top])
         return clip_boxes(moved, crop_width, crop_height)
 
     def _layout(self, width: int, height: int) -> tuple[tuple[int, int], tuple[int, int]]:
-        """Size after resizing and the crop's corner, each ``(x, y)``, rounded as torchvision rounds them."""
+        """Size after resizing, and upper left corner of the crop, each ``(x, y)``, rounded as torchvision does."""
         short, long = min(width, height), max(width, height)
         longer = int(self.resize * long / short)
         to_width, to_height = (self.resize, longer) if width <= height else (longer, self.resize)
@@ -115,15 +125,15 @@ class ResizeCrop:
 
 
 def clip_boxes(boxes: Tensor, width: float, height: float) -> Tensor:
-    """Boxes cut at the borders of an image; a box outside the image is left without an area.
+    """Clip boxes to the borders of an image; a box outside the image gets the area zero.
 
     Args:
         boxes: ``(..., 4)``.
-        width: of the image.
-        height: of the image.
+        width: the width of the image in pixels.
+        height: the height of the image in pixels.
 
     Returns:
-        ``(..., 4)`` in the type of the boxes.
+        ``(..., 4)`` in the dtype of the boxes.
 
     Example:
         >>> clip_boxes(torch.tensor([-1.0, 2.0, 9.0, 9.0]), width=7, height=5)
@@ -140,7 +150,7 @@ def box_areas(boxes: Tensor) -> Tensor:
         boxes: ``(..., 4)``.
 
     Returns:
-        ``(...)``; zero for a box whose corners are in the wrong order.
+        ``(...)`` in the dtype of the boxes; zero for a box whose corners are in the wrong order.
 
     Example:
         >>> box_areas(torch.tensor([[0, 0, 3, 2], [5, 0, 3, 2]]))
@@ -150,12 +160,13 @@ def box_areas(boxes: Tensor) -> Tensor:
 
 
 def _scale(boxes: Tensor, x: float, y: float) -> Tensor:
-    # The factors are float64: a factor rounded to float32 would move the box of a whole image off the border.
+    # The factors are float64, because factors rounded to float32 would move the box of a whole image off its border.
     factors = torch.tensor([x, y, x, y], dtype=torch.float64, device=boxes.device)
     return (boxes * factors).to(boxes.dtype)
 
 
 def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
+    """A size as ``(height, width)``."""
     return (size, size) if isinstance(size, int) else size
 
 

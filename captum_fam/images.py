@@ -1,4 +1,4 @@
-"""Image files to tensors and back: reading with care, normalizing, and undoing that for display."""
+"""Reading image files, converting them to tensors, normalizing, and undoing the normalization for display."""
 
 from __future__ import annotations
 
@@ -16,24 +16,43 @@ IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tif
 
 
 class UnreadableImageError(ValueError):
-    """A file that is no image, or a broken one; the message names it."""
+    """An image file that is missing, broken or no image; the message names the file.
+
+    Example:
+        >>> try:
+        ...     read_image("no-such.jpg")
+        ... except UnreadableImageError as error:
+        ...     print(error)
+        no-such.jpg: no such file
+    """
 
 
 def read_image(path: str | Path) -> Image.Image:
     """Read an image file as upright RGB.
 
-    The camera's orientation tag is applied; gray, palette and CMYK images become RGB; 16-bit gray is brought to 8
-    bits; transparent pixels are laid on white; of an animation the first frame is taken.
+    The image is rotated as the orientation tag of the camera says. Gray, palette and CMYK images become RGB, 16-bit
+    gray becomes 8-bit, transparent pixels become white, and an animation gives its first frame.
+
+    Args:
+        path: the file, in any format that PIL reads.
+
+    Returns:
+        The image in mode ``"RGB"``.
 
     Raises:
-        UnreadableImageError: if the file is missing, truncated or no image.
+        UnreadableImageError: if the file is missing, truncated or no image, or has floating-point pixels.
+
+    Example:
+        >>> Image.new("L", (40, 30)).save("gray.png")
+        >>> read_image("gray.png").mode
+        'RGB'
     """
     try:
         with Image.open(path) as opened:
             upright = ImageOps.exif_transpose(opened)
     except FileNotFoundError as error:
         raise UnreadableImageError(f"{path}: no such file") from error
-    except Exception as error:  # decoders raise whatever they trip over in a broken file
+    except Exception as error:  # for a broken file, decoders raise exceptions of many kinds
         raise UnreadableImageError(f"{path}: cannot be read as an image ({error})") from error
     if upright.mode.startswith("I"):
         return Image.fromarray((np.asarray(upright) / 257).clip(0, 255).astype(np.uint8)).convert("RGB")
@@ -46,7 +65,22 @@ def read_image(path: str | Path) -> Image.Image:
 
 
 def find_images(folder: str | Path) -> list[Path]:
-    """The image files directly in a folder, by suffix, sorted by name; hidden files are left out."""
+    """The image files in a folder, sorted by name, without hidden files and without subfolders.
+
+    Args:
+        folder: the folder.
+
+    Returns:
+        Paths of the files whose suffix is one of :data:`IMAGE_SUFFIXES`.
+
+    Raises:
+        OSError: if the folder cannot be read.
+
+    Example:
+        >>> Image.new("RGB", (2, 2)).save("b.png")
+        >>> [path.name for path in find_images(".") if path.name.startswith("b")]
+        ['b.png']
+    """
     return sorted(
         path
         for path in Path(folder).iterdir()
@@ -61,17 +95,24 @@ def image_to_tensor(image: Image.Image) -> Tensor:
         >>> image_to_tensor(Image.new("RGB", (40, 30), (255, 0, 51)))[:, 0, 0]
         tensor([1.0000, 0.0000, 0.2000])
     """
-    # Copied, because PIL lends its pixels for reading only.
+    # np.array copies: the pixels that PIL shares without a copy are read-only.
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
 
 
 def normalize(images: Tensor, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD) -> Tensor:
-    """Images in [0, 1] to what a model takes, ``(images - mean) / std``: ``(..., C, H, W)`` to the same shape.
+    """Normalize images for a model: ``(images - mean) / std``.
 
     Args:
-        images: floating point.
-        mean: one number per channel. Default: of ImageNet.
-        std: one number per channel. Default: of ImageNet.
+        images: ``(..., C, H, W)``, floating point, in [0, 1].
+        mean: one number per channel. Default: the mean of ImageNet.
+        std: the standard deviation, one number per channel. Default: the standard deviation of ImageNet.
+
+    Returns:
+        The same shape and dtype.
+
+    Example:
+        >>> normalize(torch.full((3, 1, 1), 0.5), mean=[0.5, 0.4, 0.3], std=[0.1, 0.1, 0.1]).flatten()
+        tensor([0.0000, 1.0000, 2.0000])
     """
     return (images - _by_channel(mean, images)) / _by_channel(std, images)
 
@@ -79,23 +120,39 @@ def normalize(images: Tensor, mean: Sequence[float] = IMAGENET_MEAN, std: Sequen
 def normalize_bytes(
     images: Tensor, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD
 ) -> Tensor:
-    """Pixels in 0 to 255 to what a model takes: uint8 ``(..., C, H, W)`` to float32 of the same shape.
+    """Normalize 8-bit images for a model: ``(images / 255 - mean) / std``.
 
     Args:
-        images: uint8, on any device.
-        mean: one number per channel, of images in [0, 1]. Default: of ImageNet.
-        std: one number per channel, of images in [0, 1]. Default: of ImageNet.
+        images: uint8 ``(..., C, H, W)``, on any device.
+        mean: one number per channel, for images in [0, 1]. Default: the mean of ImageNet.
+        std: the standard deviation, one number per channel, for images in [0, 1]. Default: the standard deviation of
+            ImageNet.
+
+    Returns:
+        float32 of the same shape.
+
+    Example:
+        >>> normalize_bytes(torch.full((1, 1, 1), 255, dtype=torch.uint8), mean=[0.5], std=[0.25])
+        tensor([[[2.]]])
     """
     pixels = images.float()
-    # In place: a whole data set at once is normalized on the GPU.
+    # In place, because callers normalize a whole data set on the GPU, where a second copy may not fit.
     return pixels.div_(255).sub_(_by_channel(mean, pixels)).div_(_by_channel(std, pixels))
 
 
 def unnormalize(images: Tensor, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD) -> Tensor:
-    """Undo ``(x - mean) / std`` and cut to [0, 1], for display: ``(..., C, H, W)`` to the same shape.
+    """Undo the normalization ``(x - mean) / std`` for display, and clamp the result to [0, 1].
+
+    Args:
+        images: ``(..., C, H, W)``, floating point, as the model takes them.
+        mean: one number per channel. Default: the mean of ImageNet.
+        std: the standard deviation, one number per channel. Default: the standard deviation of ImageNet.
+
+    Returns:
+        The same shape and dtype.
 
     Raises:
-        ValueError: if the images do not have as many channels as there are means and deviations.
+        ValueError: if the numbers of channels, means and deviations differ.
 
     Example:
         >>> figure = visualize_match(unnormalize(queries)[0], {"FAM": attributions[0]})
@@ -110,4 +167,5 @@ def unnormalize(images: Tensor, mean: Sequence[float] = IMAGENET_MEAN, std: Sequ
 
 
 def _by_channel(values: Sequence[float], like: Tensor) -> Tensor:
+    """One value per channel, ``(C, 1, 1)``, in the dtype and on the device of a tensor."""
     return torch.tensor(values, dtype=like.dtype, device=like.device).view(-1, 1, 1)

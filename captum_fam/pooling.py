@@ -1,6 +1,6 @@
 """Poolings as modules: ``(B, N, *spatial)`` activations to ``(B, N)`` feature vectors, any spatial rank.
 
-They take any floating-point type and give it back; LSE and GeM compute half precision in float32.
+The output has the floating-point dtype of the input; LSE and GeM compute half precision in float32.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ class GMP(nn.Module):
 
 
 class LSE(nn.Module):
-    r"""Log-sum-exp pooling, :math:`z_n = \frac1r \log \frac1P \sum_p e^{r A_{n,p}}`: a smooth step from GAP to GMP.
+    r"""Log-sum-exp pooling, :math:`z_n = \frac1r \log \frac1P \sum_p e^{r A_{n,p}}`: between GAP and GMP.
 
     Pinheiro and Collobert, "From Image-level to Pixel-level Labeling with Convolutional Networks", CVPR 2015.
 
     Args:
-        sharpness: r > 0; towards 0 it is GAP, towards infinity GMP.
+        sharpness: r > 0; for r to 0 the limit is GAP, for r to infinity GMP. Default: 10.
 
     Raises:
         ValueError: if ``sharpness`` is not positive.
@@ -66,13 +66,13 @@ class LSE(nn.Module):
 
 
 class GeM(nn.Module):
-    r"""Generalised-mean pooling, :math:`z_n = (\frac1P \sum_p A_{n,p}^q)^{1/q}`, usual in image retrieval.
+    r"""Generalized-mean pooling, :math:`z_n = (\frac1P \sum_p A_{n,p}^q)^{1/q}`, usual in image retrieval.
 
     Radenovic, Tolias and Chum, "Fine-tuning CNN Image Retrieval with No Human Annotation", TPAMI 2019. Activations
-    are cut at 1e-6 from below first.
+    below 1e-6 are raised to 1e-6 first.
 
     Args:
-        exponent: q > 0; 1 is GAP on non-negative activations, towards infinity GMP.
+        exponent: q > 0; q = 1 is GAP of non-negative activations, for q to infinity the limit is GMP. Default: 3.
 
     Raises:
         ValueError: if ``exponent`` is not positive.

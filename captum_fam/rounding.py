@@ -1,4 +1,4 @@
-"""Contributions and linear weights that have cancelled to rounding."""
+"""Setting contributions and linear weights to zero that are only rounding errors of terms that cancel."""
 
 from __future__ import annotations
 
@@ -12,20 +12,22 @@ from captum_fam import functional as F
 def drop_rounding(
     values: Tensor, query: Tensor, *, are_weights: bool, bound: Tensor, noise: Callable[[], Tensor]
 ) -> Tensor:
-    """Contributions, or linear weights, that have cancelled to rounding become exactly zero.
+    """Set rows of contributions, or of linear weights, to zero if they hold only rounding errors.
 
-    A row becomes zero where its largest contribution is within the largest noise: what else the row holds is smaller
-    still, while small values beside large ones do no harm.
+    A row becomes zero if its largest contribution is no larger than its largest rounding error. A row with larger
+    contributions stays as it is, because small errors beside large values do no harm.
 
     Args:
         values: contributions c, or weights u with ``c = query * u``, ``(B, J)``.
         query: Z, ``(B, J)``.
-        are_weights: the values are weights; a row of weights has to be within the noise of the weights as well.
-        bound: of the noise in c, ``(B, 1)``; rows above it need no closer look.
-        noise: called for how far rounding can have moved each u, ``(B, J)``.
+        are_weights: whether the values are weights u. A row of weights becomes zero only if the weights, too, are no
+            larger than their rounding errors.
+        bound: an upper bound of the rounding error of c, cheap to compute, ``(B, 1)``. Only rows within the bound are
+            compared with ``noise``.
+        noise: gives the largest rounding error of each u, ``(B, J)``; called only if a row is within the bound.
 
     Returns:
-        ``(B, J)``; the values themselves where no row is near the bound.
+        ``(B, J)``; ``values`` itself if no row is within the bound.
 
     Example:
         >>> query, values = torch.ones(2, 2), torch.tensor([[1e-9, -3e-9], [0.5, 1e-9]])
@@ -35,26 +37,26 @@ def drop_rounding(
                 [5.0000e-01, 1.0000e-09]])
     """
     largest = (query * values if are_weights else values).abs().amax(1, keepdim=True)
-    # The noise costs as much as the values: it is computed only where a row is small, but not zero already.
+    # The noise costs as much to compute as the values, so it is computed only if some row is small and not zero yet.
     if not ((largest <= bound) & values.any(1, keepdim=True)).any():
         return values
-    moved = noise()
-    lost = largest <= (query.abs() * moved).amax(1, keepdim=True)
+    error = noise()
+    is_noise = largest <= (query.abs() * error).amax(1, keepdim=True)
     if are_weights:
-        # A weight can be large where the query is zero; its contribution does not show that.
-        lost = lost & (values.abs().amax(1, keepdim=True) <= moved.amax(1, keepdim=True))
-    return values.masked_fill(lost, 0)
+        # Where the query is zero, a large weight has a small contribution: the weights themselves are compared too.
+        is_noise = is_noise & (values.abs().amax(1, keepdim=True) <= error.amax(1, keepdim=True))
+    return values.masked_fill(is_noise, 0)
 
 
 def drop_rounding_of_sum(values: Tensor, magnitude: Tensor, query: Tensor, *, are_weights: bool, count: int) -> Tensor:
-    """:func:`drop_rounding` for a sum over the supports whose terms were gone through one by one.
+    """:func:`drop_rounding` for sums over the supports that were added up term by term.
 
     Args:
         values: contributions c, or weights u with ``c = query * u``, ``(B, J)``.
         magnitude: the sum of the magnitudes of the terms of each u, ``(B, J)``.
-        query: Z, ``(B, J)``; ones where the magnitude is that of the terms of c.
-        are_weights: the values are weights.
-        count: of terms, the number of supports.
+        query: Z, ``(B, J)``; a tensor of ones if ``magnitude`` belongs to the terms of c instead of u.
+        are_weights: whether the values are weights u.
+        count: the number of terms, which is the number of supports.
 
     Returns:
         ``(B, J)``.

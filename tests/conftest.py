@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,14 @@ POOLINGS: dict[str, Callable[[], nn.Module]] = {
 _CONVOLUTIONS: dict[int, type[nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 # No two sides alike, so that a transposed map cannot pass.
 _SIZES = {1: (9,), 2: (7, 5), 3: (4, 3, 5)}
+
+_REGISTRIES = {
+    "captum_fam.attr.registry": "METHODS",
+    "captum_fam.models.registry": "_MODELS",
+    "captum_fam.similarity.registry": "_MAKERS",
+    "captum_fam.experiments.measures.base": "MEASURES",
+    "captum_fam.experiments.protocols.registry": "PROTOCOLS",
+}
 
 # The tests that --perturb-products is for: those of the maps and what they are made of.
 _OF_MAPS = ("attr", "similarity", "test_functional.py", "test_rounding.py")
@@ -55,6 +65,22 @@ def _perturbed_products(request: pytest.FixtureRequest) -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _same_random_numbers_in_every_run() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _registries() -> Iterator[None]:
+    """Takes back what the tests of a module register."""
+    # First, so that what the package itself registers is not taken for a test's. The experiments need an extra.
+    rooms = ("attr", "models", "similarity", "experiments.networks", "experiments.measures", "experiments.protocols")
+    for room in rooms:
+        with suppress(ImportError):
+            import_module(f"captum_fam.{room}")
+    registries = [vars(sys.modules[module])[name] for module, name in _REGISTRIES.items() if module in sys.modules]
+    before = [dict(registry) for registry in registries]
+    yield
+    for registry, entries in zip(registries, before, strict=True):
+        registry.clear()
+        registry.update(entries)
 
 
 class EmbeddingNet(nn.Module):

@@ -19,7 +19,7 @@ from torch import nn
 import captum_fam
 from captum_fam.visualization import visualize_match
 
-# They read data or weights that their reader has.
+# These examples read data or weights that the reader of the example has.
 NEED_FILES = {
     "captum_fam.models.torchvision_models.load_torchvision",
     "captum_fam.embedding.batch_loader.BatchLoader",
@@ -35,7 +35,7 @@ NEED_FILES = {
     "captum_fam.experiments.training.few_shot.train_few_shot",
     "captum_fam.experiments.training.metric.train_metric",
 }
-# What their modules import is an extra.
+# These modules import packages of an extra.
 EXTRAS = (
     "captum_fam.experiments.protocols",
     "captum_fam.experiments.training",
@@ -78,14 +78,14 @@ def what_readers_have() -> dict[str, Any]:
 
 
 def modules() -> list[str]:
-    found = pkgutil.walk_packages(captum_fam.__path__, "captum_fam.")
-    return [module.name for module in found if not module.name.endswith("__main__")]
+    infos = pkgutil.walk_packages(captum_fam.__path__, "captum_fam.")
+    return [info.name for info in infos if not info.name.endswith("__main__")]
 
 
 def examples(name: str, names: dict[str, Any] | None = None) -> list[doctest.DocTest]:
     module = importlib.import_module(name)
-    found = doctest.DocTestFinder().find(module, globs={**(names or {}), **vars(module)})
-    return [one for one in found if one.examples]
+    tests = doctest.DocTestFinder().find(module, globs={**(names or {}), **vars(module)})
+    return [test for test in tests if test.examples]
 
 
 def _without_download(build: Any) -> Any:
@@ -100,42 +100,61 @@ def test_examples_print_what_they_say(name: str, tmp_path: Path, monkeypatch: py
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(torchvision.models, "resnet18", _without_download(torchvision.models.resnet18))
     runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS)
-    for one in examples(name, what_readers_have()):
-        if one.name not in NEED_FILES:
+    for test in examples(name, what_readers_have()):
+        if test.name not in NEED_FILES:
             report: list[str] = []
-            assert runner.run(one, out=report.append).failed == 0, "".join(report)
+            assert runner.run(test, out=report.append).failed == 0, "".join(report)
 
 
 def test_what_is_left_out_is_there() -> None:
     pytest.importorskip("torchmetrics")
     pytest.importorskip("safetensors")
-    assert {one.name for name in modules() for one in examples(name)} >= NEED_FILES
+    assert {test.name for name in modules() for test in examples(name)} >= NEED_FILES
 
 
 def _is_returned(thing: Any) -> bool:
-    """It is shown where it is made."""
+    """Whether a class is only returned by functions, whose examples show it."""
     return dataclasses.is_dataclass(thing) or hasattr(thing, "_fields")
 
 
-@pytest.mark.parametrize("room", ["captum_fam", "similarity", "pooling", "metrics", "attr"])
+def _is_of(thing: Any, package: str) -> bool:
+    """Whether a class or function is defined in a package."""
+    return (getattr(thing, "__module__", None) or "").startswith(package)
+
+
+@pytest.mark.parametrize(
+    "room",
+    [
+        "captum_fam",
+        "attr",
+        "embedding",
+        "explanation",
+        "metrics",
+        "models",
+        "pooling",
+        "similarity",
+        "support",
+        "visualization",
+    ],
+)
 def test_every_public_class_and_function_has_an_example(room: str) -> None:
     pytest.importorskip("torchmetrics")
     package = captum_fam if room == "captum_fam" else importlib.import_module(f"captum_fam.{room}")
     public = getattr(package, "__all__", [name for name in vars(package) if not name.startswith("_")])
     things = [getattr(package, name) for name in public]
-    here = [one for one in things if callable(one) and getattr(one, "__module__", "").startswith(package.__name__)]
+    here = [thing for thing in things if callable(thing) and _is_of(thing, package.__name__)]
     assert len(here) >= 4
-    assert not [one.__name__ for one in here if not _is_returned(one) and ">>>" not in (one.__doc__ or "")]
+    assert not [thing.__name__ for thing in here if not _is_returned(thing) and ">>>" not in (thing.__doc__ or "")]
 
 
 def test_every_public_method_says_what_it_does_or_inherits_that() -> None:
     pytest.importorskip("torchmetrics")
     silent = []
     for name in modules():
-        for one in vars(importlib.import_module(name)).values():
-            if not isinstance(one, type) or one.__module__ != name or one.__name__.startswith("_"):
+        for thing in vars(importlib.import_module(name)).values():
+            if not isinstance(thing, type) or thing.__module__ != name or thing.__name__.startswith("_"):
                 continue
-            public = {key: value for key, value in vars(one).items() if not key.startswith("_")}
+            public = {key: value for key, value in vars(thing).items() if not key.startswith("_")}
             methods = [key for key, value in public.items() if callable(value) or isinstance(value, property)]
-            silent += [f"{name}.{one.__name__}.{key}" for key in methods if not inspect.getdoc(getattr(one, key))]
+            silent += [f"{name}.{thing.__name__}.{key}" for key in methods if not inspect.getdoc(getattr(thing, key))]
     assert not silent

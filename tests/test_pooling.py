@@ -117,9 +117,9 @@ def test_half_precision_is_pooled_in_float32(kind: str, dtype: torch.dtype) -> N
 
 @pytest.mark.parametrize("value", [0.0, -1.0, float("nan")])
 def test_a_sharpness_or_exponent_that_is_not_positive_is_refused(value: float) -> None:
-    with pytest.raises(ValueError, match="sharpness must be positive"):
+    with pytest.raises(ValueError, match=f"sharpness .*{value}"):
         LSE(value)
-    with pytest.raises(ValueError, match="exponent must be positive"):
+    with pytest.raises(ValueError, match=f"exponent .*{value}"):
         GeM(value)
 
 

@@ -1,4 +1,4 @@
-"""Layer attributions of a similarity, the maps that know nothing of it, and their registry."""
+"""Layer attributions that explain a similarity, support-blind baselines, and the registry of map methods."""
 
 from captum_fam.attr.base import SimilarityLayerAttribution
 from captum_fam.attr.baselines import (

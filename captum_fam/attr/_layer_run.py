@@ -1,4 +1,4 @@
-"""One forward pass that gives a layer's activations, the embedding, and the way back through the head alone."""
+"""One forward pass: the activations of the layers, the embedding, and the way back from the embedding to a layer."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Tensors = tuple[Tensor, ...]
 
 @dataclass(frozen=True)
 class Pass:
-    """The tensors that one pass through a layer left, detached, and the view of the input that it belongs to."""
+    """The tensors of one pass through a layer, detached, and the number of the view of the input that was run."""
 
     tensors: Tensors
     view: int = 0
@@ -33,12 +33,13 @@ class Pass:
 
 @dataclass(frozen=True)
 class LayerRun:
-    """What a forward pass left behind.
+    """The result of a forward pass.
 
     Attributes:
-        passes: for each layer the passes that count: one, or one per view of a :class:`~captum_fam.Views` model.
+        passes: for each layer the passes that the embedding depends on: one pass, or one per view of a
+            :class:`~captum_fam.Views` model.
         embedding: the output of the forward function, ``(B, J)``, detached.
-        ways: the way back to each layer, or to the head; empty without a tape.
+        ways: the way back to each layer, or one way back to the head; empty without a tape.
     """
 
     passes: list[list[Pass]]
@@ -59,27 +60,29 @@ def run_layers(
     token_grid: TokenGridLike | None = None,
     unit_norm: UnitNorm = "auto",
 ) -> LayerRun:
-    """Run ``forward_func`` once, without a graph up to where the tape starts.
+    """Run ``forward_func`` once and keep the tensors of some layers.
 
-    With a tape each of several layers has a pass of its own: the way back to the first must not begin again at the
-    second.
+    With a tape, the calls of torch from the layer to the embedding are recorded; there is no graph before the layer.
+    Several layers with a tape need one forward pass per layer: the tape of the first layer would end at the second.
 
     Args:
         forward_func: from the inputs to the embedding ``(B, J)``.
-        inputs: its input tensors, ``(B, ...)`` each.
-        layers: modules that run in it.
-        additional_forward_args: further arguments of ``forward_func``.
-        attribute_to_layer_input: keep what the layers take instead of what they give.
-        device_ids: order of the devices of a DataParallel model.
-        head: record the way from the input of this module instead of from the layers.
-        tape: record the way from the layers to the embedding.
-        places: note constants on the way and their positions.
-        token_grid: lays out the layer's tensors; only for ``places``.
-        unit_norm: see :meth:`Recorder.way <captum_fam.attr.way_back.recorder.Recorder.way>`.
+        inputs: the input tensors of ``forward_func``, ``(B, ...)`` each.
+        layers: modules that run in ``forward_func``.
+        additional_forward_args: further arguments of ``forward_func``. Default: None.
+        attribute_to_layer_input: keep the inputs of the layers instead of the outputs. Default: False.
+        device_ids: order of the devices of a DataParallel model. Default: None, those of ``forward_func``.
+        head: a module; record the way back to the input of this module instead of the way back to the layers. Default:
+            None.
+        tape: record the way back. Default: False.
+        places: also note the constants on the way, and the positions of all elements. Default: False.
+        token_grid: lays out the tensors of the layer, for ``places``. Default: None, channels first.
+        unit_norm: see :meth:`Recorder.way <captum_fam.attr.way_back.recorder.Recorder.way>`. Default: "auto".
 
     Raises:
-        ValueError: if a layer or the head did not run or gave something that is no tensor, if a layer ran several
-            times and the embedding depends on more than one of its passes, or for a ``unit_norm`` that is not so.
+        ValueError: for a layer or head that did not run or gave something other than tensors; for a layer that ran
+            several times, where the embedding depends on more than one of the passes; for ``unit_norm=True`` where the
+            embedding is not normalized.
     """
     args = (*inputs, *(additional_forward_args or ()))
 
@@ -95,32 +98,34 @@ def run_layers(
         passes, embedding, ways = [call.live() for call in calls], calls[0].embedding, [call.way for call in calls]
     else:
         call = run(layers, make_recorder() if tape else None)
-        # Which of several passes counts only the way back can tell: such a layer has a pass with a tape of its own.
+        # Only the way back shows on which of several passes the embedding depends: such a layer is run again, with a
+        # tape.
         passes = [
-            found if len(found) == 1 else run([layer], make_recorder()).live()
-            for layer, found in zip(layers, call.passes, strict=True)
+            layer_passes if len(layer_passes) == 1 else run([layer], make_recorder()).live()
+            for layer, layer_passes in zip(layers, call.passes, strict=True)
         ]
         embedding, ways = call.embedding, [call.way]
-    for layer, found in zip(layers, passes, strict=True):
-        _check_passes(layer, found)
+    for layer, layer_passes in zip(layers, passes, strict=True):
+        _check_passes(layer, layer_passes)
     return LayerRun(passes, embedding.detach(), [way for way in ways if way is not None])
 
 
 @dataclass(frozen=True)
 class _Call:
-    """One call of the forward function: its passes through each layer, the embedding, and the way back from there."""
+    """One call of the forward function: the passes through each layer, the embedding, and the way back from it."""
 
     passes: list[list[Pass]]
     embedding: Tensor
     way: Way | None = None
 
     def live(self) -> list[Pass]:
+        """The passes that the embedding depends on."""
         assert self.way is not None
-        return [Pass(tuple(t.detach() for t in start.tensors), start.view) for start in self.way.live]
+        return [Pass(tuple(tensor.detach() for tensor in start.tensors), start.view) for start in self.way.live]
 
 
 def _check_passes(layer: nn.Module, passes: list[Pass]) -> None:
-    views = [one.view for one in passes]
+    views = [pass_.view for pass_ in passes]
     if len(set(views)) < len(views):
         raise ValueError(
             f"layer {type(layer).__name__} ran {len(views)} times in forward_func, and the embedding depends on all of "
@@ -143,18 +148,20 @@ def _run(
 
     def on_layer(module: nn.Module, tensors: Tensors) -> Tensors:
         if recorder is None or head is not None:
-            kept, given = tensors, tuple([tensor.clone() for tensor in tensors])
+            # The model goes on with clones: an operation in place must not change the kept tensors.
+            kept, passed_on = tensors, tuple([tensor.clone() for tensor in tensors])
         else:
-            given = recorder.start(tensors)
+            passed_on = recorder.start(tensors)
             kept = recorder.starts[-1].tensors
-            # For what is no torch call: autograd functions and scripted modules. The end of no_grad() restores it.
+            # The recorder turns on gradients for calls of torch only. Autograd functions and scripted modules need the
+            # global switch, which no_grad() around the run resets at its end.
             torch.set_grad_enabled(True)
         with lock:
             saved[module][tensors[0].device].append(Pass(kept, current_view()))
-        return given
+        return passed_on
 
     if recorder is not None:
-        # Grad mode and recorder belong to a thread; replicas would run without.
+        # Grad mode and recorder belong to a thread; replicas run in threads of their own, without the two.
         forward_func = _without_replicas(forward_func)
     with ExitStack() as stack:
         active = stack.enter_context(run_without_graph())
@@ -183,7 +190,7 @@ def _run(
 def _gather(
     by_device: dict[torch.device, list[Pass]], forward_func: Callable[..., Any], device_ids: list[int] | None
 ) -> list[Pass]:
-    """The passes with their batches in order, from the devices that DataParallel spread them over."""
+    """The passes with the samples in their order, gathered from the devices of DataParallel."""
     ids = device_ids or getattr(forward_func, "device_ids", None)
     keys = sort_key_list(list(by_device), ids)
     passes = []
@@ -194,6 +201,7 @@ def _gather(
 
 
 def _without_replicas(forward_func: Callable[..., Any]) -> Callable[..., Any]:
+    """The module inside a DataParallel of several devices; every other forward function as it is."""
     owner = getattr(forward_func, "__self__", forward_func)
     if isinstance(owner, nn.DataParallel) and len(owner.device_ids) > 1:
         return owner.module
@@ -201,7 +209,7 @@ def _without_replicas(forward_func: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _names_of(forward_func: Callable[..., Any]) -> Callable[[Tensor], str]:
-    """Names of parameters and buffers, by their address."""
+    """A function from a tensor to the name of the parameter or buffer with the same memory; "" for other tensors."""
     owner = getattr(forward_func, "__self__", forward_func)
     names: dict[int, str] = {}
 

@@ -1,4 +1,4 @@
-"""What an ``attribute`` does when a method of Captum calls it with repeated inputs."""
+"""A decorator of ``attribute`` that checks the repeated inputs of Captum's NoiseTunnel."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ Attribute = TypeVar("Attribute", bound=Callable[..., Any])
 
 
 def logged_attribute(attribute: Attribute) -> Attribute:
-    """Captum's ``log_usage``; without a target, repeated inputs are refused where there are several classes.
+    """Captum's ``log_usage``, with a check of repeated inputs.
 
-    NoiseTunnel repeats the inputs with noise and calls ``attribute.__wrapped__``, which Captum leaves for calls of its
-    own. Each noisy copy would be explained for the class that it is predicted as, and the mean of maps of different
-    classes is a map of none.
+    NoiseTunnel repeats the inputs with noise and calls ``attribute.__wrapped__``; direct calls of the user do not take
+    this way. Without a target each noisy copy would be explained for its own predicted class, and a mean of maps of
+    different classes explains no class. ``require_target`` of the method refuses such calls.
     """
 
     @functools.wraps(attribute)
-    def repeated(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def attribute_repeated(self: Any, *args: Any, **kwargs: Any) -> Any:
         self.require_target(*args, **kwargs)
         return attribute(self, *args, **kwargs)
 
     logged = log_usage()(attribute)
-    logged.__wrapped__ = repeated
+    logged.__wrapped__ = attribute_repeated
     return cast(Attribute, logged)

@@ -1,7 +1,7 @@
-"""The account of a score: which named parts of the network it comes from.
+"""The account of a score: its named parts, by the part of the network that they come from.
 
 ``score = map + class token + registers + bias + other paths + zero embedding + rest``. Every part is computed alone,
-except the rest, which is what no other part accounts for. A part that a model does not have is left out.
+except the rest, which is the score minus all other parts. Parts that a model does not have are left out.
 """
 
 from __future__ import annotations
@@ -16,26 +16,36 @@ from captum_fam.attr.way_back.constants import Constants
 from captum_fam.attr.way_back.where import CLASS_TOKEN, FIRST_POSITION, NOWHERE, OTHER_PATHS, REGISTERS
 
 Biases = Literal["positions", "apart"]
+"""Where the shares of biases go: to the positions of the map, or to the part ``"bias"``."""
+
 Shares = dict[str, Tensor]
+"""The named parts of a score, ``(B,)`` each."""
 
 MAP, REST = "map", "rest"
-"""The parts that every account has."""
+"""The names of the two parts that every account has."""
 
 ZERO_EMBEDDING = "zero embedding"
-"""The part that is the score of the zero embedding, which a distance starts from: no share of the explained score."""
+"""The name of the part that is the score of the zero embedding, from which distances count. No map explains it."""
 
 SLOTS = {NOWHERE: "bias", CLASS_TOKEN: "class token", REGISTERS: "registers", OTHER_PATHS: "other paths"}
-"""The part that each slot without a position belongs to."""
+"""The name of the part of each slot without a position."""
 
 NOISE = 1e-6
-"""A map that is smaller than this share of its score is rounding noise."""
+"""A map whose largest magnitude is at most this share of the magnitude of the score is rounding noise."""
 
 
 def resample(maps: Tensor, grid: tuple[int, ...]) -> Tensor:
-    """Bring maps ``(B, N, *spatial)`` to another grid over the same image; every map keeps its sum.
+    """Bring maps to another grid over the same image; every map keeps its sum.
 
-    A coarser map is spread over the finer grid by linear interpolation; a finer one is summed, cells that lie in two
-    being divided by their area.
+    To a finer grid, values are spread by linear interpolation. To a coarser grid, values are summed; a fine cell that
+    lies in two coarse cells is divided between them by area.
+
+    Args:
+        maps: ``(B, N, *spatial)``.
+        grid: the new spatial size.
+
+    Returns:
+        The maps, ``(B, N, *grid)``.
 
     Example:
         >>> resample(torch.tensor([[[1.0, 3.0]]]), (4,)), resample(torch.tensor([[[1.0, 2.0, 3.0]]]), (1,))
@@ -49,26 +59,32 @@ def resample(maps: Tensor, grid: tuple[int, ...]) -> Tensor:
 
 
 def mean_of_layers(maps: Sequence[Tensor]) -> Tensor:
-    """The mean of maps ``(B, N, *spatial)`` of several layers, on the finest of their grids.
+    """The mean of the maps of several layers.
 
-    Each map accounts for the same score, and so does their mean: its sum is the mean of their sums.
+    The sum of the mean is the mean of the sums: where each map sums to the score, the mean does too.
+
+    Args:
+        maps: one map ``(B, N, *spatial)`` per layer.
+
+    Returns:
+        The mean, ``(B, N, *grid)``. Along each axis the grid has the size of the finest map.
 
     Example:
         >>> mean_of_layers([torch.tensor([[[1.0, 3.0]]]), torch.tensor([[[5.0]]])])
         tensor([[[1.7500, 2.7500]]])
     """
-    grid = tuple(max(sides) for sides in zip(*(one.shape[2:] for one in maps), strict=True))
-    return torch.stack([resample(one, grid) for one in maps]).mean(0)
+    grid = tuple(max(sides) for sides in zip(*(map_.shape[2:] for map_ in maps), strict=True))
+    return torch.stack([resample(map_, grid) for map_ in maps]).mean(0)
 
 
 def _resampling(before: int, after: int) -> Tensor:
-    """The matrix of one axis, ``(after, before)``; its columns sum to one, so that the sum of a map is kept."""
+    """The matrix for one axis, ``(after, before)``. The columns sum to one, so that a map keeps its sum."""
     if after > before:
-        # Each basis vector, interpolated: the weights that torch itself uses.
+        # Interpolated basis vectors are the weights that torch uses.
         eye = torch.eye(before, dtype=torch.float64).unsqueeze(1)
         matrix = torch.nn.functional.interpolate(eye, size=after, mode="linear", align_corners=False).squeeze(1).T
     else:
-        # The length that a fine cell and a coarse cell have in common.
+        # The length that a fine cell and a coarse cell have in common; the image has length 1.
         edges = torch.arange(before + 1, dtype=torch.float64) / before
         cells = torch.arange(after + 1, dtype=torch.float64) / after
         low = torch.maximum(edges[None, :-1], cells[:-1, None])
@@ -80,13 +96,17 @@ def _resampling(before: int, after: int) -> Tensor:
 def laid_out(
     constants: Constants, grid: tuple[int, ...], biases: Biases, lay_back: Callable[[Tensor, int], Tensor]
 ) -> tuple[Tensor | None, Shares]:
-    """What constants add to the map, ``(B, 1, *grid)``, and to the parts that lie beside it.
+    """Divide the shares of constants into a map and named parts.
 
     Args:
-        constants: as the way back found them.
-        grid: of the map.
-        biases: where constants go that have positions.
-        lay_back: brings a map ``(B, 1, *spatial)`` of a view to its place.
+        constants: the shares of all constants, from the way back.
+        grid: spatial size of the map.
+        biases: ``"positions"``: shares of constants with positions go to the map; ``"apart"``: to the part ``"bias"``.
+        lay_back: ``lay_back(maps, view)`` brings maps ``(B, 1, *spatial)`` of a view to the image without the view's
+            transform.
+
+    Returns:
+        The map ``(B, 1, *grid)``, or None where no share has a position; and the named parts.
     """
     map_: Tensor | None = None
     shares: Shares = {}
@@ -95,9 +115,9 @@ def laid_out(
     def add(name: str, share: Tensor) -> None:
         shares[name] = shares[name] + share if name in shares else share
 
-    for view, own in constants.placed:
-        slots = constants.slots(view, own)
-        # What comes around the layer is no bias, wherever biases go.
+    for view, constants_grid in constants.placed:
+        slots = constants.slots(view, constants_grid)
+        # A share that reaches the embedding around the layer comes from the image: it is no bias.
         if slots[:, OTHER_PATHS].any():
             add(SLOTS[OTHER_PATHS], slots[:, OTHER_PATHS])
         if biases == "apart":
@@ -106,7 +126,7 @@ def laid_out(
         for slot in (NOWHERE, CLASS_TOKEN, REGISTERS):
             if slots[:, slot].any():
                 add(SLOTS[slot], slots[:, slot])
-        placed = lay_back(slots[:, FIRST_POSITION:].unflatten(1, own).unsqueeze(1), view)
+        placed = lay_back(slots[:, FIRST_POSITION:].unflatten(1, constants_grid).unsqueeze(1), view)
         placed = resample(placed, grid)
         map_ = placed if map_ is None else map_ + placed
     for slot, share in constants.unplaced.items():
@@ -115,11 +135,14 @@ def laid_out(
 
 
 def drop_noise(maps: Tensor, magnitude: Tensor) -> Tensor:
-    """Maps that are only rounding noise become exactly zero.
+    """Set maps that are only rounding noise to zero.
 
     Args:
-        maps: in the unit of the score, ``(B, ...)``.
-        magnitude: of the scores that the maps are made of, before a foil is taken off, ``(B,)``.
+        maps: maps in the unit of the score, ``(B, ...)``.
+        magnitude: magnitude of the scores before a foil is subtracted, ``(B,)``.
+
+    Returns:
+        The maps. A map whose largest magnitude is at most ``NOISE * magnitude`` is zero.
 
     Example:
         >>> drop_noise(torch.tensor([[2e-8, -1e-8], [2e-8, 0.5]]), torch.tensor([0.9, 0.9]))
@@ -131,11 +154,18 @@ def drop_noise(maps: Tensor, magnitude: Tensor) -> Tensor:
 
 
 def score_in_words(score: float, zero_embedding: float | None = None) -> str:
-    """``"0.731"``; of a distance ``"-3.00 = 11.0 explained + -14.0 of the zero embedding"``.
+    """A score in words.
 
     Args:
-        score: minus the score of its foil, if it has one.
-        zero_embedding: what the account starts from; None for measures that start from zero.
+        score: the score, minus the score of the foil where there is a foil.
+        zero_embedding: the score of the zero embedding, for distances. Default: None, for similarities that are zero
+            for the zero embedding.
+
+    Example:
+        >>> score_in_words(0.7312)
+        '0.731'
+        >>> score_in_words(-3.0, -14.0)
+        '-3.00 = 11.0 explained + -14.0 of the zero embedding'
     """
     if zero_embedding is None:
         return number_in_words(score)
@@ -144,27 +174,37 @@ def score_in_words(score: float, zero_embedding: float | None = None) -> str:
 
 
 def coverage_in_words(coverage: float, shares: Mapping[str, float]) -> str:
-    """``"explains 12 % of the score; class token 85 %, bias 3 %"``, for people.
-
-    Of a distance ``"explains 100 % of the 11.0"``, the explained score of :func:`score_in_words`.
+    """How much of the score a map explains, in words, with the other parts of at least half a percent.
 
     Args:
-        coverage: the map's share of the explained score.
-        shares: the parts of one query.
+        coverage: the sum of the map divided by the explained score.
+        shares: the named parts of the score of one query. With a part ``"zero embedding"`` the similarity is a
+            distance, and the words name the explained score of :func:`score_in_words`.
+
+    Example:
+        >>> coverage_in_words(0.12, {"map": 0.12, "class token": 0.85, "bias": 0.03, "rest": 0.0})
+        'explains 12 % of the score; class token 85 %, bias 3 %'
+        >>> coverage_in_words(1.0, {"map": 11.0, "zero embedding": -14.0, "rest": 0.0})
+        'explains 100 % of the 11.0'
     """
     parts = {name: value for name, value in shares.items() if name != ZERO_EMBEDDING}
     total = sum(parts.values())
     is_distance = ZERO_EMBEDDING in shares
-    if coverage != coverage:
+    if coverage != coverage:  # NaN
         return "the explained score is zero" if is_distance else "the score is zero"
     others = sorted(((name, value) for name, value in parts.items() if name != MAP), key=lambda pair: -abs(pair[1]))
-    shown = [f"{name} {_percent(value / total)}" for name, value in others if total and abs(value / total) >= 0.005]
+    words = [f"{name} {_percent(value / total)}" for name, value in others if total and abs(value / total) >= 0.005]
     whole = f"the {number_in_words(total)}" if is_distance else "the score"
-    return "; ".join([f"explains {_percent(coverage)} of {whole}", *([", ".join(shown)] if shown else [])])
+    return "; ".join([f"explains {_percent(coverage)} of {whole}", *([", ".join(words)] if words else [])])
 
 
 def number_in_words(value: float) -> str:
-    """Three digits: ``"0.731"``, ``"-3.00"``, ``"-61,000"``."""
+    """A number with three significant digits.
+
+    Example:
+        >>> number_in_words(0.7312), number_in_words(-3.0), number_in_words(-61000)
+        ('0.731', '-3.00', '-61,000')
+    """
     rounded = f"{value:#.3g}".removesuffix(".")
     return f"{float(rounded):,.0f}" if 1000 <= abs(value) < 1e9 else rounded
 

@@ -1,11 +1,10 @@
-"""What all layer methods of a similarity share: ``attribute``, from the inputs and the support to the maps."""
+"""The base class of the layer methods that explain a similarity: from the inputs and the support to the maps."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, overload
 
 import torch
 from captum.attr import LayerAttribution
@@ -31,27 +30,31 @@ Value = TypeVar("Value")
 
 
 class SimilarityLayerAttribution(LayerAttribution):
-    """Base of the layer methods that explain a similarity.
+    """Base class of the layer methods that explain a similarity.
 
-    A method defines :meth:`map_layers`, from a :class:`LayerCall` to the maps; ``attribute`` and ``details`` are
-    written here once. A method of your own is a subclass with that one function, made known by
-    :func:`~captum_fam.register_method`.
+    A subclass defines :meth:`map_layers`, which makes the maps from a :class:`LayerCall`. This class provides
+    ``attribute`` and ``details``. :func:`~captum_fam.register_method` makes a subclass known by a name.
 
     Args:
         forward_func: an embedding model, ``forward_func(x) -> (B, J)``, or a
-            :class:`~captum_fam.SimilarityToSupport`, which brings its support, similarity and foil.
-        layer: a module, its dotted name in ``forward_func``, or a list of these.
-        device_ids: order of the devices, where ``forward_func`` runs a DataParallel model of its own.
-        similarity: the measure the model decides with.
-        token_grid: rearranges the tensors of the layer into ``(B, N, *spatial)``; default: channels first.
+            :class:`~captum_fam.SimilarityToSupport`, which has a support, a similarity and a foil already.
+        layer: a module, its dotted name in ``forward_func``, or a list of modules and names.
+        device_ids: order of the devices of a ``DataParallel`` model that ``forward_func`` runs. Default: None, the
+            ``device_ids`` of ``forward_func``.
+        similarity: the similarity that the model decides with: a name, a
+            :class:`~captum_fam.similarity.Similarity`, or a differentiable function of two batches of embeddings. Leave
+            it out for a :class:`~captum_fam.SimilarityToSupport`. Default: "cosine".
+        token_grid: rearranges the tensors of the layer into ``(B, N, *spatial)``. Default: None, the tensors have that
+            form.
 
     Raises:
-        TypeError: for a layer that is no module or name, or a SimilarityToSupport inside a DataParallel.
-        ValueError: for a name that the model does not have, or a similarity beside a SimilarityToSupport.
+        TypeError: for a layer that is neither a module nor a name, or a SimilarityToSupport inside a DataParallel.
+        ValueError: for an empty list of layers, a name that the model does not have, a scripted or traced module, an
+            unknown similarity, or a similarity beside a SimilarityToSupport.
 
     Example:
         >>> class LayerNorm1(SimilarityLayerAttribution):
-        ...     '''The sum of absolute activations, which knows nothing of the support.'''
+        ...     '''The sum of absolute activations, which does not depend on the support.'''
         ...
         ...     def map_layers(self, call):
         ...         (tensors,) = call.activations
@@ -61,7 +64,7 @@ class SimilarityLayerAttribution(LayerAttribution):
     """
 
     needs_support = True
-    """Whether a call without a support is refused."""
+    """Whether ``attribute`` refuses a call without a support."""
 
     def __init__(
         self,
@@ -76,13 +79,13 @@ class SimilarityLayerAttribution(LayerAttribution):
             raise TypeError(f"forward_func: {WRAP_THE_MODEL}")
         if not isinstance(layer, nn.Module | str) and not len(layer):
             raise ValueError("layer is an empty list; pass at least one module or name")
-        owner = forward_func.model if isinstance(forward_func, SimilarityToSupport) else forward_func
-        resolved = (
-            resolve_layer(owner, layer)
+        model = forward_func.model if isinstance(forward_func, SimilarityToSupport) else forward_func
+        modules = (
+            resolve_layer(model, layer)
             if isinstance(layer, nn.Module | str)
-            else [resolve_layer(owner, one) for one in layer]
+            else [resolve_layer(model, module_or_name) for module_or_name in layer]
         )
-        LayerAttribution.__init__(self, forward_func, resolved, device_ids)
+        LayerAttribution.__init__(self, forward_func, modules, device_ids)
         if isinstance(forward_func, SimilarityToSupport):
             if similarity != "cosine":
                 raise ValueError("similarity is set by the SimilarityToSupport; give it there")
@@ -93,19 +96,46 @@ class SimilarityLayerAttribution(LayerAttribution):
 
     @property
     def scores(self) -> SimilarityToSupport | None:
-        """The forward function, where it brings its support."""
+        """The forward function where it is a SimilarityToSupport, else None."""
         return self.forward_func if isinstance(self.forward_func, SimilarityToSupport) else None
 
     @property
     def model(self) -> Callable[..., Any]:
-        """The embedding model."""
+        """The embedding model, without a SimilarityToSupport around it."""
         return self.forward_func if self.scores is None else self.scores.model
 
     @property
     def layers(self) -> list[nn.Module]:
-        """The explained layers."""
+        """The modules of the explained layers, a list for a single layer too."""
         layers = [self.layer] if isinstance(self.layer, nn.Module | str) else self.layer
         return [resolve_layer(self.model, layer) for layer in layers]
+
+    @overload
+    def attribute(
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        support: Support | Tensor | None = None,
+        target: TargetType = None,
+        additional_forward_args: Any = None,
+        attribute_to_layer_input: bool = False,
+        relu_attributions: bool = False,
+        attr_dim_summation: bool = True,
+        return_convergence_delta: Literal[False] = False,
+    ) -> Maps: ...
+
+    @overload
+    def attribute(
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        support: Support | Tensor | None = None,
+        target: TargetType = None,
+        additional_forward_args: Any = None,
+        attribute_to_layer_input: bool = False,
+        relu_attributions: bool = False,
+        attr_dim_summation: bool = True,
+        *,
+        return_convergence_delta: Literal[True],
+    ) -> tuple[Maps, Tensor | list[Tensor]]: ...
 
     @logged_attribute
     def attribute(
@@ -123,34 +153,38 @@ class SimilarityLayerAttribution(LayerAttribution):
 
         Args:
             inputs: queries, ``(B, C, H, W)``, or a tuple of the model's input tensors.
-            support: what the queries are compared with, travelling outside ``additional_forward_args`` because Captum
-                repeats those. Images ``(K, C, H, W)`` of one class shared by the batch; ``(B, K, C, H, W)``, one set
-                per query; embeddings ``(K, J)`` or ``(B, K, J)``; a :class:`~captum_fam.SupportSet` of several classes;
-                a :class:`~captum_fam.MemoryBank`, of which each query is compared with its own neighbors; or another
-                :class:`~captum_fam.Support`. Left out when ``forward_func`` is a
-                :class:`~captum_fam.SimilarityToSupport`.
-            target: the class to explain, in any form that Captum takes: an int, a tensor or list of B ints.
-                Default: the predicted class of each query.
-            additional_forward_args: further arguments of ``forward_func``.
-            attribute_to_layer_input: explain the input of the layer instead of its output.
-            relu_attributions: cut negative values of the map at zero, after a delta was taken.
-            attr_dim_summation: sum over the channels; False keeps the share of each channel, where a method has it.
-            return_convergence_delta: also return how far the map's sum is from what it is to sum to, for methods with
-                :meth:`has_convergence_delta`.
+            support: the images or embeddings that the queries are compared with. Images ``(K, C, H, W)`` of one class,
+                shared by the batch; images ``(B, K, C, H, W)``, one set per query; embeddings ``(K, J)`` or
+                ``(B, K, J)``; a :class:`~captum_fam.SupportSet` of several classes; a :class:`~captum_fam.MemoryBank`,
+                in which each query is compared with its own neighbors; or another :class:`~captum_fam.Support`. The
+                support is no part of ``additional_forward_args``, because Captum repeats those together with the
+                inputs. Leave the support out where ``forward_func`` is a :class:`~captum_fam.SimilarityToSupport`.
+                Default: None.
+            target: the class to explain, in any form that Captum takes: an int, a tensor or a list of B ints.
+                Default: None, the predicted class of each query.
+            additional_forward_args: further arguments of ``forward_func``. Default: None.
+            attribute_to_layer_input: explain the input of the layer instead of its output. Default: False.
+            relu_attributions: set negative values of the map to zero. The convergence delta is that of the map before.
+                Default: False.
+            attr_dim_summation: sum the map over the channels. False keeps the share of each channel, for methods whose
+                maps have such shares. Default: True.
+            return_convergence_delta: also return the sum of the map minus the value that the sum should have, for
+                methods whose :meth:`has_convergence_delta` is True. Default: False.
 
         Returns:
-            *Tensor* or *tuple[Tensor, ...]* of **attributions**, ``(B, 1, *spatial)`` of the layer, or
-            ``(B, N, *spatial)`` without summation; detached, in float32 at least. A tuple where the layer
-            gives several tensors; a list where ``layer`` is one. With ``return_convergence_delta`` a pair with
-            **delta**, ``(B,)``; a list for a list of layers.
+            *Tensor* or *tuple[Tensor, ...]* of **attributions**: ``(B, 1, *spatial)`` with the spatial size of the
+            layer, or ``(B, N, *spatial)`` without summation; detached, in float32 or float64. A tuple where the layer
+            gives several tensors; a list where ``layer`` is a list. With ``return_convergence_delta`` a pair of the
+            attributions and **delta**, ``(B,)``, or a list of deltas for a list of layers.
 
         Raises:
-            ValueError, TypeError: for a support, layer or option that does not fit; the message says which.
+            ValueError, TypeError: for a support, a layer or an option that does not fit; the message names the
+                argument.
             AssertionError: for a target that Captum refuses.
         """
         if return_convergence_delta and not self.has_convergence_delta():
             raise ValueError(f"return_convergence_delta: {self.get_name()} has no convergence delta")
-        with collected_notes(2) as notes:  # between here and the user stands what logs the call
+        with collected_notes(2) as notes:  # 2: the frame of logged_attribute lies between this one and the user's
             details = self.noted_details(
                 notes,
                 inputs,
@@ -173,7 +207,13 @@ class SimilarityLayerAttribution(LayerAttribution):
         relu_attributions: bool = False,
         attr_dim_summation: bool = True,
     ) -> AttributionDetails:
-        """As :meth:`attribute`, with scores, classes and what else the method computed beside the maps."""
+        """Compute the maps as :meth:`attribute` does, and keep everything else that the method computed.
+
+        Takes the arguments of :meth:`attribute`, except ``return_convergence_delta``, and raises the same errors.
+
+        Returns:
+            The maps with scores, classes, coverage and shares: :class:`AttributionDetails`.
+        """
         with collected_notes(1) as notes:
             return self.noted_details(
                 notes,
@@ -194,65 +234,89 @@ class SimilarityLayerAttribution(LayerAttribution):
         *args: object,
         **kwargs: object,
     ) -> None:
-        """Refuse repeated inputs of :meth:`attribute` without a target, where there are several classes.
+        """Refuse repeated noisy inputs of :meth:`attribute` without a target, where there are several classes.
 
-        Copies without noise have the class of the clean input, and need no target.
+        The arguments are those of :meth:`attribute`. Copies without noise have the class of the clean input and need no
+        target.
 
         Raises:
-            ValueError: for these.
+            ValueError: for noisy copies without a target, where the support has several classes.
         """
-        given = support if self.scores is None else self.scores.support
-        n_classes = given.n_classes if isinstance(given, Support) else 1
+        compared = support if self.scores is None else self.scores.support
+        n_classes = compared.n_classes if isinstance(compared, Support) else 1
         if target is not None or n_classes == 1 or not self.needs_support:
             return
+        # Captum puts the copies of one input side by side: equal neighbors in the batch are copies without noise.
         tensors = format_tensors(inputs)
-        same = torch.stack([(one[1:] == one[:-1]).flatten(1).all(1) for one in tensors]).all(0)
-        if same.any():
+        is_copy = torch.stack([(tensor[1:] == tensor[:-1]).flatten(1).all(1) for tensor in tensors]).all(0)
+        if is_copy.any():
             return
         raise ValueError(
-            "target is None, and the inputs are repeated with noise: each copy would be explained for the class of "
-            f"{n_classes} that it is predicted as. Pass that of the clean inputs, target=scores(inputs).argmax(1)"
+            "target is None, and the inputs are repeated with noise: each noisy copy would be explained for its own "
+            f"predicted class of {n_classes} classes. Pass the classes of the clean inputs, "
+            "target=scores(inputs).argmax(1)"
         )
 
     def activations_of(self, run: LayerRun) -> list[tuple[Tensor, ...]]:
-        """The layers' tensors as ``(B, N, *spatial)``; of several views of the input their mean, laid back."""
+        """The tensors of each layer as ``(B, N, *spatial)``.
+
+        A model of several :class:`~captum_fam.Views` has one tensor per view. Each tensor is laid back to the image
+        without its transform, and the mean over the views is returned.
+        """
         activations = []
         for passes in self.passes_of(run):
-            laid_back = [tuple(self.lay_back(tensor, view) for tensor in tensors) for view, tensors in passes]
-            count = len(laid_back)
+            per_view = [tuple(self.lay_back(tensor, view) for tensor in tensors) for view, tensors in passes]
+            count = len(per_view)
             activations.append(
-                laid_back[0] if count == 1 else tuple(sum(each) / count for each in zip(*laid_back, strict=True))
+                per_view[0] if count == 1 else tuple(sum(tensors) / count for tensors in zip(*per_view, strict=True))
             )
         return activations
 
     def passes_of(self, run: LayerRun) -> list[list[tuple[int | None, tuple[Tensor, ...]]]]:
-        """For each layer and each view of the input: the number of the view and the tensors as ``(B, N, *spatial)``."""
-        of_views = isinstance(self.model, Views)
+        """The number of the view and the tensors as ``(B, N, *spatial)``, for each layer and each view of the input.
+
+        The number is None for a model without :class:`~captum_fam.Views`.
+
+        Raises:
+            ValueError: for a tensor that is no grid of positions.
+        """
+        has_views = isinstance(self.model, Views)
         return [
             [
                 (
-                    one.view if of_views else None,
-                    tuple(lay_out(layer, tensor, run.embedding, self.model, self.token_grid) for tensor in one.tensors),
+                    pass_.view if has_views else None,
+                    tuple(
+                        lay_out(layer, tensor, run.embedding, self.model, self.token_grid) for tensor in pass_.tensors
+                    ),
                 )
-                for one in passes
+                for pass_ in passes
             ]
             for layer, passes in zip(self.layers, run.passes, strict=True)
         ]
 
     def lay_back(self, maps: Tensor, view: int | None) -> Tensor:
-        """Maps of a view, in the place of the image itself."""
+        """Bring maps of one view to the image without the view's transform.
+
+        Args:
+            maps: ``(B, N, *spatial)``, as the layer saw the transformed image.
+            view: number of the view; None: the image itself.
+        """
         return maps if view is None or not isinstance(self.model, Views) else self.model.lay_back(maps, view)
 
-    @abstractmethod
     def map_layers(self, call: LayerCall) -> LayerMaps:
-        """The maps of one call."""
+        """Make the maps of one call.
+
+        Args:
+            call: what the model gave for the queries, and the comparison with the support.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not define map_layers")
 
     def recording(self) -> dict[str, Any]:
-        """What the forward pass records besides activations and embedding: arguments of ``run_layers``."""
+        """What the forward pass records besides activations and embedding: keyword arguments of ``run_layers``."""
         return {}
 
     def watching(self, attribute_to_layer_input: bool) -> AbstractContextManager[Any]:
-        """Stands around the forward pass; what it gives is :attr:`LayerCall.watched`."""
+        """A context manager around the forward pass; the value of its ``as`` becomes :attr:`LayerCall.watched`."""
         return nullcontext()
 
     def noted_details(
@@ -266,20 +330,23 @@ class SimilarityLayerAttribution(LayerAttribution):
         relu_attributions: bool = False,
         attr_dim_summation: bool = True,
     ) -> AttributionDetails:
-        """As :meth:`details`, without a warning: what the user is to know is added to ``notes``."""
+        """Compute the details as :meth:`details` does, without issuing warnings.
+
+        The texts of the warnings are added to ``notes``. The other arguments are those of :meth:`attribute`.
+        """
         call = self.run(
             inputs, support, target, additional_forward_args, attribute_to_layer_input, attr_dim_summation, notes
         )
-        made = self.map_layers(call)
+        result = self.map_layers(call)
         is_list = not isinstance(self.layer, nn.Module | str)
         return AttributionDetails(
-            attributions=self._format(made.maps, relu_attributions),
+            attributions=self._format(call, result, relu_attributions),
             comparison=None if call.embedded is None else call.comparison,
-            contributions=made.contributions,
-            convergence_delta=_per_layer(made.convergence_deltas, is_list),
-            coverage=_per_layer(made.coverages, is_list),
-            shares=_per_layer(made.shares, is_list),
-            standard_error=made.standard_error,
+            contributions=result.contributions,
+            convergence_delta=_per_layer(result.convergence_deltas, is_list),
+            coverage=_per_layer(result.coverages, is_list),
+            shares=_per_layer(result.shares, is_list),
+            standard_error=result.standard_error,
             detected=[way.detected for way in call.run.ways] or None,
         )
 
@@ -293,20 +360,27 @@ class SimilarityLayerAttribution(LayerAttribution):
         attr_dim_summation: bool = True,
         notes: list[str] | None = None,
     ) -> LayerCall:
-        """Embed the support and run the model once."""
+        """Embed the support and run the model once.
+
+        The arguments are those of :meth:`attribute`; the texts of warnings are added to ``notes``.
+
+        Raises:
+            ValueError, TypeError: as :meth:`attribute`.
+        """
         formatted = format_tensors(inputs)
         args = format_additional_forward_args(additional_forward_args)
         if formatted[0].numel() == 0:
             raise ValueError(f"inputs is an empty batch, shape {tuple(formatted[0].shape)}")
         notes = [] if notes is None else notes
         notes += filter(None, [training_mode_in_words(self.model)])
-        given = self._given_support(support, formatted)
-        embedded = self._embed(given, formatted, args)
+        checked_support = self._check_support(support, formatted)
+        embedded = self._embed(checked_support, formatted, args)
         with self.watching(attribute_to_layer_input) as watched:
             run = run_layers(
                 self.model, formatted, self.layers, args, attribute_to_layer_input, self.device_ids, **self.recording()
             )
 
+        # Only for tokens whose shape does not show which dimension is the batch.
         def run_alone(layer: nn.Module) -> LayerRun:
             first = tuple(tensor[:1] for tensor in formatted)
             return run_layers(self.model, first, [layer], args, attribute_to_layer_input, self.device_ids)
@@ -319,7 +393,7 @@ class SimilarityLayerAttribution(LayerAttribution):
             self,
             formatted,
             args,
-            given,
+            checked_support,
             embedded,
             target,
             attribute_to_layer_input,
@@ -329,7 +403,8 @@ class SimilarityLayerAttribution(LayerAttribution):
             watched,
         )
 
-    def _given_support(self, support: Support | Tensor | None, inputs: tuple[Tensor, ...]) -> Support | None:
+    def _check_support(self, support: Support | Tensor | None, inputs: tuple[Tensor, ...]) -> Support | None:
+        """The support of the call or of the SimilarityToSupport, before its images are embedded."""
         if self.scores is not None:
             if support is not None and self.needs_support:
                 raise ValueError(
@@ -358,20 +433,37 @@ class SimilarityLayerAttribution(LayerAttribution):
             images = getattr(support, "inputs", inputs[0])
             if images.shape[1:] != inputs[0].shape:
                 raise
-            # A convolution takes a single image too, and as many channels as supports look like a set per query.
+            # A convolution takes a query (C, H, W) without a batch dimension. With as many supports as channels, the
+            # support (K, C, H, W) then looks like one set per query.
             raise ValueError(no_batch_dimension(inputs[0], images)) from error
 
-    def _format(self, maps: list[tuple[Tensor, ...]], relu_attributions: bool) -> Maps:
-        for tensors in maps:
-            for one in tensors:
-                if not one.isfinite().all():
-                    raise ValueError("layer: its activation contains NaN or inf")
+    def _format(self, call: LayerCall, result: LayerMaps, relu_attributions: bool) -> Maps:
+        """The maps in Captum's form, after a look at what the method gave."""
+        name, batch = type(self).__name__, len(call.run.embedding)
+        if not isinstance(result, LayerMaps) or len(result.maps) != len(call.run.passes):
+            raise TypeError(
+                f"map_layers of {name} must return LayerMaps with maps for each of {len(self.layers)} layers"
+            )
+        for maps in result.maps:
+            for tensor in maps if isinstance(maps, tuple) else ():
+                if tensor.dim() < 3 or len(tensor) != batch:
+                    raise ValueError(
+                        f"map_layers of {name} gave a map of shape {tuple(tensor.shape)}, expected (B, 1, *spatial) or "
+                        f"(B, N, *spatial) with B = {batch}"
+                    )
+                if not tensor.isfinite().all():
+                    raise ValueError("layer: its activation, or the map that is made of it, contains NaN or inf")
+            if not isinstance(maps, tuple):
+                raise TypeError(
+                    f"map_layers of {name} must give a tuple of tensors per layer, got {type(maps).__name__}"
+                )
+        layers = [tuple(tensor.detach() for tensor in tensors) for tensors in result.maps]
         if relu_attributions:
-            maps = [tuple(one.relu() for one in tensors) for tensors in maps]
-        outputs: list[Any] = [format_output(len(tensors) > 1, tensors) for tensors in maps]
+            layers = [tuple(tensor.relu() for tensor in tensors) for tensors in layers]
+        outputs: list[Any] = [format_output(len(tensors) > 1, tensors) for tensors in layers]
         return outputs[0] if isinstance(self.layer, nn.Module | str) else outputs
 
 
 def _per_layer(values: list[Value] | None, is_list: bool) -> Any:
-    """One value for one layer, a list for a list of layers."""
+    """The values as the user asked for them: a list for a list of layers, else the value of the one layer."""
     return values if values is None or is_list else values[0]

@@ -1,7 +1,7 @@
-"""Trivial maps as Captum layer attributions: the floor that every table of a map needs.
+"""Trivial maps as Captum layer attributions: baselines for every table of map methods.
 
-They are called like :class:`~captum_fam.LayerFAM`, so that a table of methods holds them too, and all of them are
-blind to the support: whatever it is, the map is the same.
+The baselines take the arguments of :class:`~captum_fam.LayerFAM`, so that a table can hold both. All baselines are
+support-blind: the map does not depend on the support.
 """
 
 from __future__ import annotations
@@ -22,14 +22,18 @@ from captum_fam.attr.tokens import TokenGridLike
 
 
 class SupportBlindAttribution(SimilarityLayerAttribution):
-    """Base of the baselines: one pass, and a map of the layer's activation (or of its size) alone.
+    """Base class of the baselines, whose maps depend only on the activation of the layer and on the inputs.
+
+    A subclass defines ``_map``.
 
     Args:
         forward_func: an embedding model, ``forward_func(x) -> (B, J)``, or a
             :class:`~captum_fam.SimilarityToSupport`.
-        layer: a module, its dotted name in ``forward_func``, or a list of these.
-        device_ids: order of the devices, where ``forward_func`` runs a DataParallel model of its own.
-        token_grid: rearranges the layer's tensors into ``(B, N, *spatial)``: :class:`~captum_fam.TokenGrid`.
+        layer: a module, its dotted name in ``forward_func``, or a list of modules and names.
+        device_ids: order of the devices of a ``DataParallel`` model that ``forward_func`` runs. Default: None, the
+            ``device_ids`` of ``forward_func``.
+        token_grid: rearranges the tensors of the layer into ``(B, N, *spatial)``, such as a
+            :class:`~captum_fam.TokenGrid`. Default: None, the tensors have that form.
     """
 
     needs_support = False
@@ -45,7 +49,7 @@ class SupportBlindAttribution(SimilarityLayerAttribution):
         super().__init__(forward_func, layer, device_ids, token_grid=token_grid)
 
     def map_layers(self, call: LayerCall) -> LayerMaps:
-        """A map of each tensor."""
+        """Make a map from each tensor."""
         queries = call.inputs[0]
         with plain_arithmetic(call.run.embedding.device):
             return LayerMaps(
@@ -57,21 +61,33 @@ class SupportBlindAttribution(SimilarityLayerAttribution):
 
     @abstractmethod
     def _map(self, activation: Tensor, inputs: Tensor, attr_dim_summation: bool) -> Tensor:
-        """The map ``(B, 1, *spatial)``, or what each channel adds to it, ``(B, N, *spatial)``."""
+        """Make the map of one tensor.
+
+        Args:
+            activation: ``(B, N, *spatial)``, float32 or float64.
+            inputs: the queries, ``(B, C, H, W)``.
+            attr_dim_summation: sum over the channels.
+
+        Returns:
+            ``(B, 1, *spatial)``, or without summation the share of each channel, ``(B, N, *spatial)``.
+        """
 
 
 class LayerUniform(SupportBlindAttribution):
-    """One everywhere: the map that says nothing. Support-blind.
+    """A map with the value one everywhere. Support-blind.
 
-    Min-max leaves nothing of a flat map, so that :func:`~captum_fam.metrics.energy_proportion` is NaN for it; what it
-    would have is :func:`~captum_fam.metrics.area_share`. Measures of the positive part take it as it is.
+    Min-max makes a constant map zero, so that :func:`~captum_fam.metrics.energy_proportion` of this map is NaN. Use
+    :func:`~captum_fam.metrics.area_share` for the energy proportion of a constant map. Measures of the positive part of
+    a map apply to this map as usual.
 
     Args:
         forward_func: an embedding model, ``forward_func(x) -> (B, J)``, or a
             :class:`~captum_fam.SimilarityToSupport`.
-        layer: a module, its dotted name in ``forward_func``, or a list of these.
-        device_ids: order of the devices, where ``forward_func`` runs a DataParallel model of its own.
-        token_grid: rearranges the layer's tensors into ``(B, N, *spatial)``: :class:`~captum_fam.TokenGrid`.
+        layer: a module, its dotted name in ``forward_func``, or a list of modules and names.
+        device_ids: order of the devices of a ``DataParallel`` model that ``forward_func`` runs. Default: None, the
+            ``device_ids`` of ``forward_func``.
+        token_grid: rearranges the tensors of the layer into ``(B, N, *spatial)``, such as a
+            :class:`~captum_fam.TokenGrid`. Default: None, the tensors have that form.
 
     Example:
         >>> LayerUniform(model, model.layer4).attribute(torch.rand(2, 3, 224, 224)).unique()
@@ -87,20 +103,24 @@ class LayerUniform(SupportBlindAttribution):
 
 
 class LayerCenterPrior(SupportBlindAttribution):
-    r"""A Gaussian around the middle of the image, or a box there, where photographers put objects. Support-blind.
+    r"""A Gaussian or a box in the middle of the image, where most photographs show their object. Support-blind.
 
-    :math:`L_p = \exp(-\|u_p - 1/2\|^2 / 2 \sigma^2)`, with u_p the center of the position in units of the sides.
+    The Gaussian is :math:`L_p = \exp(-\|u_p - 1/2\|^2 / 2 \sigma^2)`. The center u_p of the position is measured in
+    shares of the sides of the image.
 
     Args:
         forward_func: an embedding model, ``forward_func(x) -> (B, J)``, or a
             :class:`~captum_fam.SimilarityToSupport`.
-        layer: a module, its dotted name in ``forward_func``, or a list of these.
-        device_ids: order of the devices, where ``forward_func`` runs a DataParallel model of its own.
-        sigma: standard deviation, as a share of each side.
-        box: None; or the share of each side that a centered box of ones takes instead of the Gaussian. It has edges
-            that the layer's grid cannot hold, so that its map is as large as the input. 0.6 has an IoU of 0.52 on
-            the birds of CUB.
-        token_grid: rearranges the layer's tensors into ``(B, N, *spatial)``: :class:`~captum_fam.TokenGrid`.
+        layer: a module, its dotted name in ``forward_func``, or a list of modules and names.
+        device_ids: order of the devices of a ``DataParallel`` model that ``forward_func`` runs. Default: None, the
+            ``device_ids`` of ``forward_func``.
+        sigma: standard deviation of the Gaussian, as a share of each side. Default: 0.25.
+        box: side of a centered box of ones, as a share of each side, in (0, 1]; the box takes the place of the
+            Gaussian. The edges of the box lie between positions of the layer, so that this map has the size of the
+            input. A box of 0.6 has a mean IoU of 0.52 with the bounding boxes of the birds in CUB. Default: None, the
+            Gaussian.
+        token_grid: rearranges the tensors of the layer into ``(B, N, *spatial)``, such as a
+            :class:`~captum_fam.TokenGrid`. Default: None, the tensors have that form.
 
     Raises:
         ValueError: for a sigma that is not positive or a box that is not in (0, 1].
@@ -136,25 +156,27 @@ class LayerCenterPrior(SupportBlindAttribution):
         prior = activation.new_ones(1, 1, *(activation if self.box is None else inputs).shape[2:])
         for axis in range(2, prior.dim()):
             length = prior.shape[axis]
-            away = (torch.arange(length, dtype=prior.dtype, device=prior.device) + 0.5) / length - 0.5
-            factor = (-0.5 * (away / self.sigma) ** 2).exp() if self.box is None else away.abs() < self.box / 2
+            offset = (torch.arange(length, dtype=prior.dtype, device=prior.device) + 0.5) / length - 0.5
+            factor = (-0.5 * (offset / self.sigma) ** 2).exp() if self.box is None else offset.abs() < self.box / 2
             prior = prior * factor.view(-1, *[1] * (prior.dim() - 1 - axis))
         return _over_channels(prior.repeat(len(activation), *[1] * (prior.dim() - 1)), activation, attr_dim_summation)
 
 
 class LayerRandom(SupportBlindAttribution):
-    """Noise, uniform in [0, 1) at the layer's positions. Support-blind.
+    """Uniform noise in [0, 1) at the positions of the layer. Support-blind.
 
-    A query's map is drawn from the seed and the query itself: it is the same in every batch and process, and the
-    global random state is left as it was.
+    The noise depends on the seed and on the values of the query, so that the map of a query is the same in every batch
+    and every process. The global generator of torch is not used.
 
     Args:
         forward_func: an embedding model, ``forward_func(x) -> (B, J)``, or a
             :class:`~captum_fam.SimilarityToSupport`.
-        layer: a module, its dotted name in ``forward_func``, or a list of these.
-        device_ids: order of the devices, where ``forward_func`` runs a DataParallel model of its own.
-        seed: of the noise.
-        token_grid: rearranges the layer's tensors into ``(B, N, *spatial)``: :class:`~captum_fam.TokenGrid`.
+        layer: a module, its dotted name in ``forward_func``, or a list of modules and names.
+        device_ids: order of the devices of a ``DataParallel`` model that ``forward_func`` runs. Default: None, the
+            ``device_ids`` of ``forward_func``.
+        seed: seed of the noise. Default: 0.
+        token_grid: rearranges the tensors of the layer into ``(B, N, *spatial)``, such as a
+            :class:`~captum_fam.TokenGrid`. Default: None, the tensors have that form.
 
     Example:
         >>> first, second = (LayerRandom(model, model.layer4, seed=3).attribute(queries) for _ in range(2))
@@ -185,17 +207,19 @@ class LayerRandom(SupportBlindAttribution):
 
 
 class LayerMeanActivation(SupportBlindAttribution):
-    r"""The mean of the layer's activation maps, :math:`L = \frac1N \sum_n A^n`. Support-blind.
+    r"""The mean of the activation maps of the layer, :math:`L = \frac1N \sum_n A^n`. Support-blind.
 
-    LaFAM without its min-max (Karjauv and Albayrak, arXiv 2407.06059). FAM as published comes close to it wherever
-    contributions have both signs.
+    This is LaFAM without the min-max normalization (Karjauv and Albayrak, arXiv 2407.06059). The published FAM is close
+    to this map where contributions have both signs.
 
     Args:
         forward_func: an embedding model, ``forward_func(x) -> (B, J)``, or a
             :class:`~captum_fam.SimilarityToSupport`.
-        layer: a module, its dotted name in ``forward_func``, or a list of these.
-        device_ids: order of the devices, where ``forward_func`` runs a DataParallel model of its own.
-        token_grid: rearranges the layer's tensors into ``(B, N, *spatial)``: :class:`~captum_fam.TokenGrid`.
+        layer: a module, its dotted name in ``forward_func``, or a list of modules and names.
+        device_ids: order of the devices of a ``DataParallel`` model that ``forward_func`` runs. Default: None, the
+            ``device_ids`` of ``forward_func``.
+        token_grid: rearranges the tensors of the layer into ``(B, N, *spatial)``, such as a
+            :class:`~captum_fam.TokenGrid`. Default: None, the tensors have that form.
 
     Example:
         >>> LayerMeanActivation(model, model.layer4).attribute(torch.rand(2, 3, 224, 224)).shape
@@ -212,18 +236,20 @@ class LayerMeanActivation(SupportBlindAttribution):
 
 
 class LayerEigenCAM(SupportBlindAttribution):
-    r"""The layer's activation along its first principal direction, :math:`L = \sum_n v_n A^n`. Support-blind.
+    r"""The activation of the layer along its first principal direction, :math:`L = \sum_n v_n A^n`. Support-blind.
 
-    v is the first right singular vector of the activation as a (positions x channels) matrix that is not centered
-    (Muhammad and Yeasin, "Eigen-CAM", IJCNN 2020), with the sign that makes the map's mean positive. Where the mean is
-    zero, or two singular values are equal, the map is not determined.
+    v is the first right singular vector of the activation as a matrix (positions x channels), without centering
+    (Muhammad and Yeasin, "Eigen-CAM", IJCNN 2020). The sign of v makes the mean of the map positive. The map is not
+    unique where the mean is zero or the two largest singular values are equal.
 
     Args:
         forward_func: an embedding model, ``forward_func(x) -> (B, J)``, or a
             :class:`~captum_fam.SimilarityToSupport`.
-        layer: a module, its dotted name in ``forward_func``, or a list of these.
-        device_ids: order of the devices, where ``forward_func`` runs a DataParallel model of its own.
-        token_grid: rearranges the layer's tensors into ``(B, N, *spatial)``: :class:`~captum_fam.TokenGrid`.
+        layer: a module, its dotted name in ``forward_func``, or a list of modules and names.
+        device_ids: order of the devices of a ``DataParallel`` model that ``forward_func`` runs. Default: None, the
+            ``device_ids`` of ``forward_func``.
+        token_grid: rearranges the tensors of the layer into ``(B, N, *spatial)``, such as a
+            :class:`~captum_fam.TokenGrid`. Default: None, the tensors have that form.
 
     Example:
         >>> LayerEigenCAM(model, model.layer4).attribute(torch.rand(2, 3, 224, 224)).shape
@@ -239,7 +265,7 @@ class LayerEigenCAM(SupportBlindAttribution):
 
 
 def _over_channels(prior: Tensor, activation: Tensor, attr_dim_summation: bool) -> Tensor:
-    """A map in which no channel is more than another."""
+    """A map that does not depend on the channels; without summation every channel has an equal share."""
     if attr_dim_summation:
         return prior
     count = activation.shape[1]
@@ -247,17 +273,18 @@ def _over_channels(prior: Tensor, activation: Tensor, attr_dim_summation: bool) 
 
 
 def _weighted(activation: Tensor, weights: Tensor, attr_dim_summation: bool) -> Tensor:
+    """The activation maps ``(B, N, *spatial)`` times weights ``(B, N)``, or their sum over the channels."""
     if attr_dim_summation:
         return F.activation_map(activation, weights)
     return activation * weights.reshape(*weights.shape, *[1] * (activation.dim() - 2))
 
 
 def _first_direction(channels: Tensor) -> Tensor:
-    """First singular vector over the channels of ``(B, N, P)``, ``(B, N)``."""
-    # Unit scale, so that the squares below neither overflow nor underflow.
+    """The first singular vector over the channels, ``(B, N)``, of activations ``(B, N, P)``."""
+    # At unit scale the squares below neither overflow nor underflow.
     largest = channels.abs().amax((1, 2), keepdim=True)
     channels = channels / torch.where(largest > 0, largest, 1)
-    # The smaller of the two Gram matrices has the same leading singular value.
+    # Both Gram matrices, (N, N) and (P, P), have the same largest eigenvalue. The smaller matrix is faster.
     if channels.shape[1] <= channels.shape[2]:
         direction = torch.linalg.eigh(channels @ channels.mT).eigenvectors[..., -1]
     else:
@@ -268,6 +295,7 @@ def _first_direction(channels: Tensor) -> Tensor:
 
 
 def _generator(seed: int, query: Tensor) -> torch.Generator:
+    """A generator whose state depends on the seed and on the bytes of the query."""
     content = query.contiguous().view(torch.uint8).numpy().data
-    # A generator takes 32 bits of its seed, so that the two must be mixed and not put side by side.
+    # The generator uses only 32 bits of its seed: a checksum mixes the seed and the query into 32 bits.
     return torch.Generator().manual_seed(zlib.crc32(content, seed & 0xFFFFFFFF))

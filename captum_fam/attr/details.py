@@ -1,4 +1,4 @@
-"""Everything that a method computed on its way to the maps."""
+"""The maps of a call, with everything else that the method computed for the maps."""
 
 from __future__ import annotations
 
@@ -11,33 +11,36 @@ from captum_fam.attr.way_back.way import Detected
 from captum_fam.support import Comparison
 
 Maps = Tensor | tuple[Tensor, ...] | list[Tensor | tuple[Tensor, ...]]
-"""Maps of a layer, a tuple where the layer gives several tensors; a list for a list of layers."""
+"""The map of a layer; a tuple of maps where the layer gives several tensors; a list for a list of layers."""
 
 
 @dataclass(frozen=True, eq=False)
 class AttributionDetails:
-    """The result of ``details(...)`` of every method; what a method does not have is None.
+    """The result of ``details(...)`` of every method. A value that a method does not compute is None.
 
     Attributes:
-        attributions: what ``attribute`` returns.
-        comparison: queries and supports: similarities, scores, classes and support weights. None for a baseline that
-            was given no support.
-        contributions: C on the channels before Eq. 12, for each layer and tensor ``(B, N)``.
-        convergence_delta: the sum of the attributions minus what they are to sum to, ``(B,)``; a list for a list of
-            layers.
-        coverage: the sum of the attributions over the explained score, ``(B,)``; NaN where the score is zero. A list
-            for a list of layers.
-        shares: named parts of the score, each ``(B,)`` and computed by itself; they add up to ``comparison.score``. A
-            list for a list of layers. ``"map"`` and ``"rest"`` (what none of the parts accounts for) are always there;
-            where they exist, ``"class token"``, ``"registers"``, ``"bias"`` (constants behind the pooling; with
-            ``biases="apart"`` all constants, a class token that is joined behind the layer among them), ``"other
-            paths"`` (what comes from the image around the layer, as through a shortcut), ``"empty"`` (what Shapley
-            values leave: the score without any position) and ``"zero embedding"`` (where a distance starts from).
-        standard_error: of each position, ``(B, 1, *spatial)``, where the map is an estimate; zero where it is exact.
-            It is right on average over the positions; that of a single one is rough, as it comes of few orders.
-        detected: what the way back found out about the model by itself, for each layer: passes that count, a final
-            normalization, class tokens by their parameters' names. What is not right can be said by hand: ``Views``,
-            ``unit_norm``, ``token_grid``.
+        attributions: the maps that ``attribute`` returns.
+        comparison: similarities, scores, classes and support weights of the queries. None for a baseline without a
+            support.
+        contributions: C on the channels before Eq. 12 of the FAM paper, ``(B, N)`` for each layer and tensor.
+        convergence_delta: the sum of the attributions minus the value that the sum should have, ``(B,)``, in the unit
+            of the score. A list for a list of layers.
+        coverage: the sum of the attributions divided by the explained score, ``(B,)``; NaN where the score is zero. A
+            list for a list of layers.
+        shares: named parts of the score, ``(B,)`` each, whose sum is ``comparison.score``. A list for a list of layers.
+            Each part is computed alone, except ``"rest"``. Two parts are always there: ``"map"``, and ``"rest"``, the
+            score minus all other parts. The other parts are there where the model or the method has them:
+            ``"class token"``; ``"registers"``; ``"bias"``, the constants behind the pooling (with ``biases="apart"``
+            all constants, also a class token that is joined behind the layer); ``"other paths"``, what reaches the
+            embedding from the image around the layer, such as through a shortcut; ``"empty"``, the score without any
+            position, which Shapley values do not share out; and ``"zero embedding"``, the score of the zero vector,
+            from which a distance counts.
+        standard_error: the standard error of each position, ``(B, 1, *spatial)``, where the map is an estimate; zero
+            where the map is exact. The error is right on average over the positions; at a single position it is rough,
+            because few orders are sampled.
+        detected: what the way back measured of the model, one entry per layer: the passes that count, a final
+            normalization, class tokens by the names of their parameters. ``Views``, ``unit_norm`` and ``token_grid``
+            override a wrong finding.
     """
 
     attributions: Maps

@@ -1,4 +1,4 @@
-"""Where a query has counterparts in its support: position against position."""
+"""Matching positions of a query with positions of the support images, as a Captum layer attribution."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from captum_fam.support import SupportSet
 
 @dataclass(frozen=True)
 class Matches:
-    """For every position of each query its best partner in every support image.
+    """The best partner in every support image, for every position of each query.
 
     Attributes:
-        cosine: of the two descriptors, ``(B, *spatial, K)``.
-        position: row, column, ... of the partner in the support's activation, ``(B, *spatial, K, D)`` for D
-            spatial dimensions.
+        cosine: cosine of the descriptors of the position and its partner, ``(B, *spatial, K)``.
+        position: row, column, ... of the partner in the activation of the support image, ``(B, *spatial, K, D)`` for D
+            spatial dimensions, int64.
     """
 
     cosine: Tensor
@@ -38,32 +38,42 @@ class Matches:
 
 
 class LayerCorrespondence(SimilarityLayerAttribution):
-    r"""How well each position of the query is matched by some position of the support images.
+    r"""How well each position of the query matches the best position of the support images.
 
-    With descriptors :math:`\hat a_p` of the query and :math:`\hat b_q` of support image k (unit vectors, the
-    activation averaged over a window), the map of class c is the mean over its supports of the soft maximum
+    A descriptor is the activation at a position, averaged over a window and scaled to length one. With descriptors
+    :math:`\hat a_p` of the query and :math:`\hat b_q` of a support image with Q positions, the map of a class is the
+    mean over the support images of the class of the soft maximum
     :math:`\frac1r \log \frac1Q \sum_q \exp(r \langle \hat a_p, \hat b_q \rangle)`.
 
-    What it is: with a foil, the strongest of the maps here at finding the shared object among others. What it is
-    not: an account of the model's score. The model compares pooled embeddings; this compares positions, knows
-    nothing of the head, and its sum is no part of the similarity. Use :class:`LayerSimilarityCAM` for that, and
-    both to see whether they agree. A window also smooths the map, which by itself raises scores on large objects.
+    With a foil, this map is the strongest of the maps of this package at finding the shared object among others. The
+    map does not explain the score of the model: the model compares pooled embeddings, while this method compares
+    positions and does not use the head, and the sum of the map is no part of the similarity. Use
+    :class:`LayerSimilarityCAM` to explain the score, and both methods to see whether they agree. The window also
+    smooths the map, which alone raises scores on large objects.
 
-    A :class:`~captum_fam.SimilarityToSupport` brings a foil, applied at each position: ``"others"`` subtracts the
-    mean of the other classes' maps, ``"runner-up"`` the best of them (usually the clearest), a support set its
-    own. Without one the map shows everything that has a counterpart, background included.
+    The foil of a :class:`~captum_fam.SimilarityToSupport` applies at each position: ``"others"`` subtracts the mean of
+    the maps of the other classes, ``"runner-up"`` subtracts the largest of these maps (usually the clearest choice),
+    and a support set subtracts its own map. Without a foil the map shows everything that has a counterpart, background
+    included.
 
-    The support must hold images: positions cannot be read from embeddings. They go through the model in every call, in
-    batches of the set's ``batch_size``.
+    The support must hold images, because embeddings have no positions. The support images go through the model in every
+    call, in batches of the ``batch_size`` of the support set.
 
     Args:
-        forward_func: an embedding model or a :class:`~captum_fam.SimilarityToSupport`, as for :class:`LayerFAM`.
+        forward_func: an embedding model, ``forward_func(x) -> (B, J)``, or a
+            :class:`~captum_fam.SimilarityToSupport`, which has a support, a similarity and a foil already.
         layer: one module, or its dotted name.
-        device_ids: order of the devices, where ``forward_func`` runs a DataParallel model of its own.
-        similarity: only used to predict the class when ``target`` is None.
-        window: side of the window of a descriptor, odd.
-        sharpness: r of the soft maximum.
-        token_grid: rearranges the layer's tensors into ``(B, N, *spatial)``.
+        device_ids: order of the devices of a ``DataParallel`` model that ``forward_func`` runs. Default: None, the
+            ``device_ids`` of ``forward_func``.
+        similarity: predicts the class where ``target`` is None, and has no other effect. Default: "cosine".
+        window: side of the window of a descriptor, in positions of the layer, odd. Default: 3.
+        sharpness: r of the soft maximum, positive. Default: 20.
+        token_grid: rearranges the tensor of the layer into ``(B, N, *spatial)``, such as a
+            :class:`~captum_fam.TokenGrid`. Default: None, the tensor has that form.
+
+    Raises:
+        TypeError: for a list of layers; as :class:`SimilarityLayerAttribution`.
+        ValueError: for a window or sharpness out of range; as :class:`SimilarityLayerAttribution`.
 
     Example:
         >>> scores = SimilarityToSupport(model, SupportSet(images, labels), foil="runner-up")
@@ -96,14 +106,15 @@ class LayerCorrespondence(SimilarityLayerAttribution):
         return "Layer Correspondence"
 
     def map_layers(self, call: LayerCall) -> LayerMaps:
-        """The match of every position with the supports of the target class, minus that with the foil."""
+        """Compute the match of every position with the target class, minus the match with the foil."""
         if not call.sum_channels:
-            raise ValueError("attr_dim_summation: cosines of positions have no shares of channels")
+            raise ValueError("attr_dim_summation=False: cosines of positions have no shares of channels")
         support, foil = self._images_of(call), None if self.scores is None else self.scores.foil
         activation = self._single(call.activations[0])
         with plain_arithmetic(activation.device):
             query = descriptors(activation, self.window)
             classes = self._class_maps(query, support, call)
+            # The map of the target class; then the foil is subtracted at each position.
             target = call.comparison.target[:, None, None].expand(-1, classes.shape[1], 1)
             map_ = classes.gather(2, target)
             if isinstance(foil, SupportSet):
@@ -115,21 +126,33 @@ class LayerCorrespondence(SimilarityLayerAttribution):
                 else:
                     map_ = map_ - classes.masked_fill(is_target, 0).sum(2, keepdim=True) / (classes.shape[2] - 1)
             if foil is not None:
-                # A foil that equals the class leaves the rounding of two cosines.
+                # Where the foil equals the class, the difference is only the rounding noise of two cosines.
                 noise = 2 * F.rounding(query.shape[2], map_.dtype)
                 map_ = F.zero_within(map_, torch.full_like(map_, float(noise)))
         return LayerMaps([(map_.transpose(1, 2).reshape(len(activation), 1, *activation.shape[2:]),)])
 
     def match(self, inputs: Tensor, support: SupportSet | Tensor, additional_forward_args: object = None) -> Matches:
-        """Point to point: the best partner in each support image for every position of the queries.
+        """Find the best partner in each support image for every position of the queries.
+
+        Exchange queries and support for the best partner of every position of the support.
 
         Args:
             inputs: queries, ``(B, C, H, W)``.
-            support: K images or a :class:`~captum_fam.SupportSet` of them. Exchange both for the other side.
-            additional_forward_args: further arguments of ``forward_func``.
+            support: images ``(K, C, H, W)`` or a :class:`~captum_fam.SupportSet` of images.
+            additional_forward_args: further arguments of ``forward_func``. Default: None.
 
         Returns:
-            :class:`Matches`; multiply a position by the image's size over the activation's for pixels.
+            :class:`Matches`. Positions are cells of the layer's grid: multiply them by the size of the image divided by
+            the size of the grid to get pixels.
+
+        Raises:
+            ValueError: for a support of embeddings, a layer that gives several tensors or no grid of positions, or an
+                activation with NaN or inf.
+
+        Example:
+            >>> matches = LayerCorrespondence(model, model.layer4).match(queries, images)
+            >>> matches.cosine.shape, matches.position.shape
+            (torch.Size([8, 7, 7, 8]), torch.Size([8, 7, 7, 8, 2]))
         """
         in_training = training_mode_in_words(self.model)
         if in_training is not None:
@@ -139,19 +162,19 @@ class LayerCorrespondence(SimilarityLayerAttribution):
         size = support_set.batch_size
         with plain_arithmetic(activation.device):
             query = descriptors(activation, self.window)
-            found, grids = [], set()
+            best, grids = [], set()
             for images in _images(support_set).split(size):
                 partners = self._image_activation(images, additional_forward_args, False)
                 grids.add(tuple(partners.shape[2:]))
-                found.append(best_match(query, descriptors(partners, self.window)))
-            cosine, index = (torch.cat(parts, -1) for parts in zip(*found, strict=True))
-            (partner_grid,) = grids
+                best.append(best_match(query, descriptors(partners, self.window)))
+            cosine, index = (torch.cat(parts, -1) for parts in zip(*best, strict=True))
+            (partner_grid,) = grids  # the images of a support set have one size
         grid = activation.shape[2:]
         position = torch.stack(torch.unravel_index(index, partner_grid), -1)
         return Matches(cosine.unflatten(1, grid), position.unflatten(1, grid))
 
     def _images_of(self, call: LayerCall) -> SupportSet:
-        """The support with its images, of which the call holds the embeddings."""
+        """The support as images; ``call.embedded`` holds embeddings only."""
         support = call.support
         if not isinstance(support, SupportSet):
             raise ValueError(
@@ -161,14 +184,14 @@ class LayerCorrespondence(SimilarityLayerAttribution):
         return support
 
     def _class_maps(self, query: Tensor, support: SupportSet, call: LayerCall) -> Tensor:
-        """Mean match with the supports of each class, ``(B, P, C)``; a batch of supports at a time."""
+        """Mean match with the support images of each class, ``(B, P, classes)``, batch by batch of the support."""
         images = _images(support)
         members = support.class_weights(query.dtype).T.to(query.device)
         total = query.new_zeros(*query.shape[:2], support.n_classes)
         size = support.batch_size
-        for some, of_class in zip(images.split(size), members.split(size), strict=True):
-            partners = descriptors(self._image_activation(some, call.args, call.at_input), self.window)
-            total += soft_best_match(query, partners.to(query), self.sharpness) @ of_class
+        for batch, class_weights in zip(images.split(size), members.split(size), strict=True):
+            partners = descriptors(self._image_activation(batch, call.args, call.at_input), self.window)
+            total += soft_best_match(query, partners.to(query), self.sharpness) @ class_weights
         return total
 
     def _image_activation(self, images: Tensor, additional_forward_args: Any, at_input: bool) -> Tensor:

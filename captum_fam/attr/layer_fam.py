@@ -36,55 +36,70 @@ _NORMALIZATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 class LayerFAM(SimilarityLayerAttribution):
     r"""Feature Activation Map (FAM) of a model that decides by similarity instead of a classifier layer.
 
-    The contribution of each feature of the embedding to the query-support similarity (Eq. 15) is carried over
-    to the channels of the layer (Eq. 18), scaled to [0, 1] over the channels (Eq. 12), and weighs the layer's
-    activation maps: :math:`L = \sum_n \bar c_n A^n` (Eq. 13). One forward pass serves any number of supports;
-    no graph is kept of the backbone. The defaults are the method as published.
+    The contribution of each feature of the embedding to the query-support similarity (Eq. 15) becomes a contribution
+    of each channel of the layer (Eq. 18). The contributions are scaled to [0, 1] over the channels (Eq. 12) and weigh
+    the activation maps of the layer: :math:`L = \sum_n \bar c_n A^n` (Eq. 13). One forward pass serves any number of
+    supports; no graph of the backbone is kept. The defaults are the method as published.
 
     What to know before trusting a map:
 
-    - A weight is a contribution and holds :math:`z_n` already, so that the map is quadratic in the activation
-      and does not sum to the similarity: :class:`LayerSimilarityCAM` does.
-    - Eq. 12 gives channels that contribute nothing the weight -min C / (max C - min C). Where contributions
-      have both signs (linear heads, leaky activations) most of the map can be the plain sum of activations,
-      the same for every support. A warning is given when that share passes one half.
+    - The weight of a channel is a contribution, which has the activation :math:`z_n` as a factor already. The map is
+      therefore quadratic in the activation and does not sum to the similarity. The map of
+      :class:`LayerSimilarityCAM` does.
+    - Eq. 12 gives channels without a contribution the weight -min C / (max C - min C). Where contributions have both
+      signs (linear heads, leaky activations), most of the map can be the plain sum of the activations, which is the
+      same for every support. A warning is given where this part is more than half of the map.
     - :math:`1/|s_k|` in Eq. 15 gives the least similar of several supports the largest weight.
-    - Maps are as coarse as the layer; what a unit sees is larger than the cell it stands in.
+    - Maps are as coarse as the layer. The receptive field of a unit is larger than the cell of the unit in the map.
 
-    The signed score of a foil (:class:`~captum_fam.SimilarityToSupport`) goes through the same equations but for
-    Eq. 12, which would erase its sign: contributions stay as they are where the explained score has a foil.
+    A score with a foil (:class:`~captum_fam.SimilarityToSupport`) is signed. All equations but Eq. 12 apply to such a
+    score; Eq. 12 would erase the sign, so that by default the contributions of such a score are not scaled.
 
     Args:
         forward_func: an embedding model, ``forward_func(x) -> (B, J)``, or a
-            :class:`~captum_fam.SimilarityToSupport`, which brings its support, similarity and foil.
-        layer: the tensor that feeds the pooling, after the last activation function: a module, its dotted
-            name, or a list of these.
-        device_ids: order of the devices, where ``forward_func`` runs a DataParallel model of its own. With
-            ``transform="auto"`` or a module a DataParallel model of several devices is run on one.
+            :class:`~captum_fam.SimilarityToSupport`, which has a support, a similarity and a foil already.
+        layer: the layer whose tensor feeds the pooling, after the last activation function: a module, its dotted name,
+            or a list of modules and names.
+        device_ids: order of the devices of a ``DataParallel`` model that ``forward_func`` runs. With
+            ``transform="auto"`` or a module as ``transform``, a DataParallel model of several devices runs on one
+            device. Default: None, the ``device_ids`` of ``forward_func``.
         similarity: ``"cosine"``, ``"dot"``, ``"euclidean"``, ``"squared-euclidean"``, a
-            :class:`~captum_fam.similarity.Similarity`, or a differentiable metric of two batches.
-        transform: how contributions on the embedding become contributions on the channels.
-            ``"auto"``: one backward pass from the embedding to the layer, through the head alone. It equals
-            Eq. 15 for a pooling (GAP, GMP, LSE) without a head and Eq. 18 for a pooling and a linear head; a
-            final normalization is recognised and left out; a head that is not homogeneous of degree one is
-            followed to first order.
-            A ``torch.nn.Linear`` or its weight ``(J, N)``: Eq. 18 in closed form.
-            Another module of the model: its vector-Jacobian product at its own input.
-            With GeM, whose derivative does not sum to one over the positions, Eq. 15 needs the head or None.
-            None: the embedding is the pooled layer, J = N.
-        weighting: ``"paper"``, Eq. 18 as printed, C = W c'; ``"weights"``, W u with the similarity's linear
-            weights u, as in CAM; ``"contributions"``, z_n (W u)_n, which sums to the similarity less the
-            bias's share.
-        normalization: of the contributions over the channels: ``"minmax"`` (Eq. 12), ``"relu"`` (negative
-            ones cut, largest one), ``"maxabs"`` (largest magnitude one), ``"none"``; default, ``"auto"``:
-            ``"minmax"``, and ``"none"`` for a query whose score has a foil.
-        support_scale: ``"paper"`` divides by \|s_k\| (Eq. 15), at least 1e-6 of the most that it can be: 1 for the
-            cosine, the product of the norms for the dot product (:meth:`Similarity.bound
-            <captum_fam.similarity.Similarity.bound>`); ``"none"`` does not, and contributions sum to S.
-        unit_norm: whether the embedding is a vector times one number per sample, as behind a final normalization, which
-            ``transform="auto"`` leaves out. ``"auto"``: as measured in this call, see ``details(...).detected``; True
-            refuses an embedding that is not; False follows the embedding itself.
-        token_grid: rearranges the layer's tensors into ``(B, N, *spatial)``: :class:`~captum_fam.TokenGrid`.
+            :class:`~captum_fam.similarity.Similarity`, or a differentiable function of two batches of embeddings.
+            Default: "cosine".
+        transform: how contributions of the features of the embedding become contributions of the channels. Default:
+            "auto".
+
+            - ``"auto"``: one backward pass from the embedding to the layer. The pass equals Eq. 15 for a pooling (GAP,
+              GMP, LSE) without a head, and Eq. 18 for a pooling with a linear head. A final normalization is detected
+              and left out. A head that is not homogeneous of degree one is followed to first order.
+            - a ``torch.nn.Linear`` or its weight ``(J, N)``: Eq. 18 in closed form.
+            - another module of the model: the vector-Jacobian product of this module at its input.
+            - None: the embedding is the pooled layer, J = N.
+
+            The derivative of a GeM pooling does not sum to one over the positions: Eq. 15 needs the head or None there.
+        weighting: the weight of a channel. ``"paper"``: C = W c', Eq. 18 as printed; ``"weights"``: W u with the linear
+            weights u of the similarity, as in CAM; ``"contributions"``: z_n (W u)_n, which sums to the similarity minus
+            the share of the bias. Default: "paper".
+        normalization: how contributions are scaled over the channels. ``"minmax"``: Eq. 12; ``"relu"``: negative
+            contributions become zero and the largest one becomes 1; ``"maxabs"``: the largest magnitude becomes 1;
+            ``"none"``: not scaled; ``"auto"``: ``"none"`` for a query whose score has a foil, else ``"minmax"``.
+            Default: "auto".
+        support_scale: ``"paper"`` divides by \|s_k\| (Eq. 15), but at least by 1e-6 of the largest possible
+            \|s_k\|. The largest possible value is 1 for the cosine and the product of the norms for the dot product
+            (:meth:`Similarity.bound <captum_fam.similarity.Similarity.bound>`). ``"none"`` does not divide, so that
+            contributions sum to S. Default: "paper".
+        unit_norm: whether the embedding is another vector times one number per sample, as behind a final
+            normalization. ``transform="auto"`` leaves the normalization out. True: raise an error for an embedding
+            that is not normalized; False: never leave a normalization out; ``"auto"``: as measured in the call, see
+            ``details(...).detected``. Default: "auto".
+        token_grid: rearranges the tensors of the layer into ``(B, N, *spatial)``, such as a
+            :class:`~captum_fam.TokenGrid`. Default: None, the tensors have that form.
+
+    Raises:
+        ValueError: for an unknown option; for a similarity without linear weights where ``weighting`` is not
+            ``"paper"``; for ``weighting="contributions"`` with a weight as ``transform``; as
+            :class:`SimilarityLayerAttribution`.
+        TypeError: for another kind of ``transform``; as :class:`SimilarityLayerAttribution`.
 
     Example:
         >>> model = torchvision.models.resnet18(weights="DEFAULT").eval()
@@ -94,7 +109,7 @@ class LayerFAM(SimilarityLayerAttribution):
         >>> heatmap = LayerFAM.interpolate(attributions, queries.shape[2:], "bilinear")
 
     Reference: Liao, Gao and Zhang, "Feature Activation Map: Visual Explanation of Deep Learning Models for Image
-    Classification", https://arxiv.org/abs/2307.05017.
+    Classification", https://arxiv.org/abs/2307.05017. Numbers of equations are those of this paper.
     """
 
     def __init__(
@@ -143,7 +158,7 @@ class LayerFAM(SimilarityLayerAttribution):
             contributions = self._on_channels(call.run, on_embedding, call.activations)
             maps = []
             for tensors, on_channels in zip(call.activations, contributions, strict=True):
-                weights = [self._normalized(c, call.comparison.with_foil) for c in on_channels]
+                weights = [self._normalized(of_tensor, call.comparison.with_foil) for of_tensor in on_channels]
                 pairs = zip(tensors, weights, strict=True)
                 maps.append(tuple(_weighted(activation, weight, call.sum_channels) for activation, weight in pairs))
             self._note_support_blindness(call, contributions)
@@ -153,6 +168,7 @@ class LayerFAM(SimilarityLayerAttribution):
         return self._tape()
 
     def _tape(self) -> dict[str, Any]:
+        """What to record: nothing where Eq. 18 has a closed form, else the way back to the layer or to the head."""
         if self.transform is None or isinstance(self.transform, Tensor):
             return {}
         if self.transform == "auto":
@@ -162,15 +178,16 @@ class LayerFAM(SimilarityLayerAttribution):
         return {"tape": True, "head": self.transform}
 
     def _contributions(self, comparison: Comparison) -> Tensor:
-        """Eq. 15, c' on the features of the embedding; with other weightings the linear weights u. ``(B, J)``."""
+        """Eq. 15: contributions c' of the features of the embedding, or their linear weights u; ``(B, J)``."""
         are_weights = self.weighting != "paper"
         measure = self.similarity.weights if are_weights else self.similarity.contributions
         weights = comparison.support_weights
         if self.support_scale == "none":
             return comparison.over_supports(measure, weights)
         query, explained = comparison.query, comparison.explained
-        every = torch.ones_like(weights)
-        bound = comparison.over_supports(lambda query, support, _: self.similarity.bound(query, support), every)
+        ones = torch.ones_like(weights)
+        bound = comparison.over_supports(lambda query, support, _: self.similarity.bound(query, support), ones)
+        # w_k / |s_k|, and the error that the rounding of a small s_k makes in these shares.
         shares = F.support_shares(weights, explained, bound)
         errors = shares.abs() * F.shares_rounding(explained, query.shape[1], bound)
         return drop_rounding(
@@ -184,21 +201,23 @@ class LayerFAM(SimilarityLayerAttribution):
     def _on_channels(
         self, run: LayerRun, cotangent: Tensor, activations: list[tuple[Tensor, ...]]
     ) -> list[tuple[Tensor, ...]]:
-        """C for every tensor of every layer, ``(B, N)``."""
+        """Eq. 18: contributions C of the channels, ``(B, N)`` for every tensor of every layer."""
         is_contribution = self.weighting == "paper"
         if self.transform == "auto":
             contributions = [self._on_layer(way.pull(cotangent, is_contribution)) for way in run.ways]
-            # Eq. 12 would make the plain sum of activations of contributions that are all zero.
-            if cotangent.any() and not all(any(one.any() for one in tensors) for tensors in contributions):
+            # Contributions that are all zero mean that no gradient reached the layer. Eq. 12 would turn them into the
+            # plain sum of the activations.
+            if cotangent.any() and not all(any(tensor.any() for tensor in tensors) for tensors in contributions):
                 raise ValueError(NO_WAY_BACK)
             return contributions
         if self.transform is None:
             weight = cotangent * run.embedding if self.weighting == "contributions" else cotangent
         elif self._tape():
+            # A head that runs once per view adds up over its passes.
             passes = run.ways[0].pull(cotangent, is_contribution)
             weight = sum(
                 (self._sum_positions(gradient.flatten(1), tensor.flatten(1)) for ((gradient, tensor),) in passes[1:]),
-                start=self._sum_positions(*(one.flatten(1) for one in passes[0][0])),
+                start=self._sum_positions(*(tensor.flatten(1) for tensor in passes[0][0])),
             )
         else:
             matrix = self.transform.weight if isinstance(self.transform, nn.Module) else self.transform
@@ -213,32 +232,41 @@ class LayerFAM(SimilarityLayerAttribution):
         return [(weight,) * len(tensors) for tensors in activations]
 
     def _on_layer(self, passes: list[list[tuple[Tensor, Tensor]]]) -> tuple[Tensor, ...]:
-        """C for every tensor of a layer; contributions of several views of the input add up."""
+        """Contributions C of the channels for every tensor of a layer, summed over the views of the input."""
         grid = self.token_grid or (lambda tensor: tensor)
-        each = [[self._sum_positions(grid(g), grid(a)) for g, a in pairs] for pairs in passes]
+        per_view = [
+            [self._sum_positions(grid(gradient), grid(activation)) for gradient, activation in pairs]
+            for pairs in passes
+        ]
         return tuple(
-            torch.stack(tensors).sum(0) if len(tensors) > 1 else tensors[0] for tensors in zip(*each, strict=True)
+            torch.stack(tensors).sum(0) if len(tensors) > 1 else tensors[0] for tensors in zip(*per_view, strict=True)
         )
 
     def _sum_positions(self, gradient: Tensor, tensor: Tensor) -> Tensor:
+        """The gradient on ``(B, N, *spatial)``, or gradient x activation, summed over the positions: ``(B, N)``."""
         gradient = F.widen(gradient)
         if self.weighting == "contributions":
             gradient = gradient * tensor
         return gradient.flatten(2).sum(2) if gradient.dim() > 2 else gradient
 
     def _normalized(self, contributions: Tensor, with_foil: Tensor) -> Tensor:
-        """Eq. 12, the importance of each channel, ``(B, N)``, or what stands in its place."""
+        """Eq. 12: the weight of each channel, ``(B, N)``; another scale where ``normalization`` says so."""
         if self.normalization != "auto":
             return _NORMALIZATIONS[self.normalization](contributions)
         return torch.where(with_foil.unsqueeze(1), contributions, F.minmax(contributions))
 
     def _note_support_blindness(self, call: LayerCall, contributions: list[tuple[Tensor, ...]]) -> None:
-        """Note once, per object, where most of a map is the plain sum of activations."""
+        """Add a warning, once per object, where most of a map is the plain sum of activations."""
         if self._warned or self.normalization not in ("auto", "minmax"):
             return
-        groups = zip(call.activations, contributions, strict=True)
-        pairs = [pair for group in groups for pair in zip(*group, strict=True)]
-        blind = torch.stack([F.support_blind_share(a, c) > 0.5 for a, c in pairs]).any(0)
+        pairs = [
+            pair
+            for activations_and_contributions in zip(call.activations, contributions, strict=True)
+            for pair in zip(*activations_and_contributions, strict=True)
+        ]
+        blind = torch.stack(
+            [F.support_blind_share(activation, on_channels) > 0.5 for activation, on_channels in pairs]
+        ).any(0)
         if (blind & ~call.comparison.with_foil if self.normalization == "auto" else blind).any():
             self._warned = True
             call.notes.append(
@@ -248,13 +276,14 @@ class LayerFAM(SimilarityLayerAttribution):
 
 
 def _weighted(activation: Tensor, weights: Tensor, sum_channels: bool) -> Tensor:
-    """Eq. 13, the sum of activation maps weighted by channel, or each of them: ``(B, N, *spatial)``."""
+    """Eq. 13: the weighted activation maps ``(B, N, *spatial)``, or their sum over the channels."""
     if sum_channels:
         return F.activation_map(activation, weights)
     return F.widen(activation) * weights.reshape(*weights.shape, *[1] * (activation.dim() - 2))
 
 
 def _head_weight(matrix: object, cotangent: Tensor) -> Tensor:
+    """The weight of a linear head, ``(J, N)``, detached, with the dtype and device of ``cotangent``."""
     shape = tuple(matrix.shape) if isinstance(matrix, Tensor) else ()
     if not isinstance(matrix, Tensor) or matrix.dim() != 2 or matrix.shape[0] != cotangent.shape[1]:
         raise ValueError(f"transform has a weight of shape {shape}, expected (J, N) with J = {cotangent.shape[1]}")

@@ -1,4 +1,4 @@
-"""Hooks on layers for the time of one run: exchange what a layer gives, or watch which modules run."""
+"""Hooks for the time of one run: replace what a layer gives, or watch which modules run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ After = Callable[[nn.Module, tuple[Any, ...], Any], None]
 
 
 class _Active(threading.local):
-    """The runs of this thread, the innermost last: a hook acts in its own run alone."""
+    """The runs of this thread, the innermost last. A hook acts only in the run that it was made for."""
 
     def __init__(self) -> None:
         self.runs: list[object] = []
@@ -29,7 +29,11 @@ _ACTIVE = _Active()
 
 @contextmanager
 def active_run() -> Iterator[object]:
-    """Begin a run of this thread; gives the object that :func:`hook_layer` knows the run by."""
+    """Begin a run of this thread.
+
+    Yields:
+        The object that identifies the run in :func:`hook_layer`.
+    """
     run = object()
     _ACTIVE.runs.append(run)
     try:
@@ -42,26 +46,28 @@ def active_run() -> Iterator[object]:
 def hook_layer(
     layer: nn.Module, at_input: bool, run: object, replace: Callable[[nn.Module, Tensors], Tensors]
 ) -> Iterator[None]:
-    """Pass the layer's output (or input) through ``replace`` while the context lasts, in this run alone.
+    """Replace the output (or the input) of a layer while the context lasts.
 
-    The hook stands on the module, which other threads may run too, and a nested call may run again.
+    Other threads may run the same module, and a nested call may run the module again. The hook therefore acts only in
+    the given run.
 
     Args:
         layer: the module.
-        at_input: exchange what the layer takes instead of what the layer gives.
-        run: from :func:`active_run`.
-        replace: from the module that ran and its tensors to the tensors that go on in their place.
+        at_input: replace the input of the layer instead of the output.
+        run: the run to act in, from :func:`active_run`.
+        replace: from the layer and its tensors to the tensors with which the model goes on.
 
     Raises:
-        ValueError: in the run, where the layer takes or gives something that is no tensor, or no input by position.
+        ValueError: while the model runs, for a layer that takes or gives something other than tensors, or that takes no
+            input by position.
     """
 
-    # The module that runs may be a replica of the layer, in a thread of its own.
-    def exchange(module: nn.Module, given: Any) -> Any:
+    # DataParallel runs replicas of the layer, each in a thread of its own: these threads have no run.
+    def exchange(module: nn.Module, value: Any) -> Any:
         if _ACTIVE.runs[-1:] != [run] and not getattr(module, "_is_replica", False):
             return None
-        several = isinstance(given, tuple | list)
-        tensors = tuple(given) if several else (given,)
+        is_sequence = isinstance(value, tuple | list)
+        tensors = tuple(value) if is_sequence else (value,)
         for tensor in tensors:
             if not isinstance(tensor, Tensor):
                 raise ValueError(
@@ -71,9 +77,10 @@ def hook_layer(
         if not tensors:
             raise ValueError(f"layer {type(layer).__name__} takes no positional input; attribute to its output")
         replaced = replace(layer, tensors)
-        if not several:
+        if not is_sequence:
             return replaced[0]
-        return given._make(replaced) if hasattr(given, "_make") else type(given)(replaced)  # a named tuple stays one
+        # The model may read the fields of a named tuple, so that its type is kept.
+        return value._make(replaced) if hasattr(value, "_make") else type(value)(replaced)
 
     if at_input:
         handle = layer.register_forward_pre_hook(exchange)
@@ -89,12 +96,13 @@ def hook_layer(
 def watch_modules(
     modules: Iterable[nn.Module] | None, before: Before | None = None, after: After | None = None
 ) -> Iterator[None]:
-    """Be told of every call of some modules in this thread, while the context lasts.
+    """Call functions before and after modules run in this thread, while the context lasts.
 
     Args:
-        modules: which; None: all that run, also modules inside a plain function, which nobody has a list of.
-        before: ``before(module, args)`` is called when a module starts.
-        after: ``after(module, args, output)`` is called when a module has finished.
+        modules: the modules to watch; None: every module that runs, also modules inside a plain function, which no
+            ``named_modules()`` lists.
+        before: ``before(module, args)`` is called when a module starts. Default: None, no call.
+        after: ``after(module, args, output)`` is called when a module has finished. Default: None, no call.
     """
     thread = threading.get_ident()
 
@@ -111,7 +119,7 @@ def watch_modules(
             stack.callback(register_module_forward_pre_hook(on_start).remove)
             stack.callback(register_module_forward_hook(on_end).remove)
         for module in modules or ():
-            if not isinstance(module, torch.jit.ScriptModule):  # which takes no hooks
+            if not isinstance(module, torch.jit.ScriptModule):  # scripted modules take no hooks
                 if before is not None:
                     stack.callback(module.register_forward_pre_hook(on_start).remove)
                 if after is not None:
@@ -120,7 +128,7 @@ def watch_modules(
 
 
 def observe_layers(model: Callable[..., Any], layers: Sequence[nn.Module], inputs: Tensors) -> list[list[object]]:
-    """Run a model once, without a graph, to see what some of its layers give.
+    """Run a model once, without a graph, and collect the outputs of some layers.
 
     Args:
         model: called as ``model(*inputs)``.
@@ -128,7 +136,7 @@ def observe_layers(model: Callable[..., Any], layers: Sequence[nn.Module], input
         inputs: the model's input tensors.
 
     Returns:
-        For each layer what the layer gave, one entry per run of the layer; an empty list for a layer that did not run.
+        The outputs of each layer, one per run of the layer; an empty list for a layer that did not run.
 
     Example:
         >>> [(activation,)] = observe_layers(model, [model.layer4], (images,))
@@ -141,16 +149,20 @@ def observe_layers(model: Callable[..., Any], layers: Sequence[nn.Module], input
 
 @contextmanager
 def run_without_graph() -> Iterator[object]:
-    """A pass without a graph, through modules that are not compiled; gives the run that :func:`hook_layer` acts in."""
+    """Run without a graph and without compiled code while the context lasts.
+
+    Yields:
+        The run, for :func:`hook_layer`.
+    """
     with torch.inference_mode(False), torch.no_grad(), eager(), active_run() as run:
         yield run
 
 
 class _Stance:
-    """Hooks are part of what torch.compile has compiled: hooks added later are passed over, unless run eagerly.
+    """Lets compiled modules run eagerly: compiled code does not call hooks that are added after the compilation.
 
-    The stance belongs to the process, so that the first of several overlapping runs sets the stance and the last one
-    ends it.
+    The stance of ``torch.compile`` belongs to the process. The first of several overlapping runs sets the stance, and
+    the last run to finish resets it.
     """
 
     def __init__(self) -> None:
@@ -160,7 +172,7 @@ class _Stance:
 
     @contextmanager
     def eager(self) -> Iterator[None]:
-        # Importing the compiler takes seconds; where nobody has, nothing is compiled.
+        # Where the compiler was never imported, nothing is compiled. An import here would take seconds.
         set_stance = getattr(torch.compiler, "set_stance", None)  # torch >= 2.6
         if set_stance is None or "torch._dynamo" not in sys.modules:
             yield
@@ -183,5 +195,5 @@ _STANCE = _Stance()
 
 
 def eager() -> AbstractContextManager[None]:
-    """While the context lasts, compiled modules run as they were written, with their hooks."""
+    """Run compiled modules eagerly, with their hooks, while the context lasts."""
     return _STANCE.eager()

@@ -10,15 +10,23 @@ from torch import nn
 
 
 def resolve_layer(owner: Callable[..., Any], layer: nn.Module | str) -> nn.Module:
-    """The module of that name.
+    """Look up the module of a layer.
 
     Args:
         owner: the model.
-        layer: a module, which is given back, or its dotted name in the model.
+        layer: a module, or its dotted name in the model.
+
+    Returns:
+        The module of that name; ``layer`` itself where it is a module.
 
     Raises:
-        ValueError: for a name that the model does not have, or where hooks do not run: scripted and traced modules.
-        TypeError: for a layer that is neither a module nor a name, or a name without a module to look it up in.
+        ValueError: for a name that the model does not have; for scripted, traced and exported models, in which no hook
+            runs.
+        TypeError: for a layer that is neither a module nor a name; for a name where the model is no module.
+
+    Example:
+        >>> resolve_layer(model, "layer4") is model.layer4
+        True
     """
     if isinstance(owner, torch.jit.ScriptModule) or isinstance(layer, torch.jit.ScriptModule):
         where = "forward_func" if isinstance(owner, torch.jit.ScriptModule) else "layer"

@@ -1,4 +1,4 @@
-"""What the layers of a model give for one image: where positions are, and how much of the score each layer explains."""
+"""Measuring the layers of a model on one image: where positions are, and how much of the score each layer explains."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ _ADAPTIVE_POOLING = (nn.modules.pooling._AdaptiveAvgPoolNd, nn.modules.pooling._
 
 @dataclass(frozen=True)
 class TensorLayout:
-    """In which dimensions of a tensor the positions of the image are.
+    """Where the positions of the image are in a tensor.
 
     Attributes:
-        positions: h and w, or the number of tokens.
-        token_grid: lays the tensor out; None: it has the form ``(B, N, *spatial)``.
-        fits: whether the positions have the aspect of the image.
+        positions: the sizes ``(h, w)``, or the number of tokens ``(T,)``.
+        token_grid: rearranges the tensor into ``(B, N, *spatial)``; None: the tensor has that form.
+        fits: whether the positions have the aspect ratio of the image.
     """
 
     positions: tuple[int, ...]
@@ -45,14 +45,14 @@ class TensorLayout:
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """A layer that may be explained: what one pass through a module gave.
+    """A layer that may be explained: a module with the tensor that it gave.
 
     Attributes:
-        name: of the module.
-        module: itself.
-        tensor: number of the tensor; the same for modules that give the same one.
-        passes_on: whether the tensor came from another module and went through, as through an ``Identity``.
-        layout: where its positions are.
+        name: dotted name of the module.
+        module: the module.
+        tensor: number of the tensor. Modules that give the same tensor have the same number.
+        passes_on: whether the module only passes on a tensor of another module, like an ``Identity``.
+        layout: where positions are in the tensor.
     """
 
     name: str
@@ -63,29 +63,34 @@ class Candidate:
 
 
 class Measurement:
-    """What the layers of one model give for one image, and how much of the score each explains.
+    """The tensors of all layers of a model for one image, and how much of the score the map of each layer explains.
 
-    The model runs once on a pair of images, the first of the inputs and noise: tokens that are equal for both, such as
+    The model runs once on a pair of images: the first of the inputs, and noise. Tokens that are equal for both, such as
     a class token before the first attention, are no patches.
 
     Args:
         model: an embedding model.
-        inputs: images, ``(B, C, *spatial)``, of which the first is used.
+        inputs: images, ``(B, C, *spatial)``; the first image is used.
 
     Attributes:
-        outputs: what modules gave that has positions, in the order in which the modules finished.
-        runs: how often every module ran.
-        embedding: of both images, ``(2, J)``.
+        model: the model.
+        pair: the two images, ``(2, C, *spatial)``.
+        hints: numbers of special tokens, from the names of the parameters.
+        outputs: one candidate per module that gave a tensor with positions, in the order in which the modules finished.
+        runs: number of runs of every module.
+        embedding: the embeddings of both images, ``(2, J)``.
+        constant: for every number of tokens, the indices of tokens that do not depend on the image.
+        measured: the coverage of the candidates that were measured; None where no map can be made.
+        bypassed: measured candidates that a part of the score goes around.
+        flat: measured candidates whose map is zero everywhere.
     """
 
     def __init__(self, model: nn.Module, inputs: Tensor) -> None:
         self.model = model
         self.pair = torch.cat([inputs[:1], _noise_like(inputs[:1])])
         self.hints = TokenHints.of(model)
-        # Tokens that do not depend on the image, for every number of tokens, where it is first seen.
         self.constant: dict[int, list[int]] = {}
         self.measured: dict[Candidate, float | None] = {}
-        # Of these, those that a part of the score goes around, and those whose map is zero everywhere.
         self.bypassed: set[Candidate] = set()
         self.flat: set[Candidate] = set()
         self.outputs: list[Candidate] = []
@@ -93,23 +98,30 @@ class Measurement:
         self.embedding = self._observe()
 
     def candidates(self, names: set[str] | None) -> list[Candidate]:
-        """Layers to measure among the modules of these names, or all, in the order in which they end.
+        """The layers to measure, in the order in which their tensors were made.
 
-        Of modules that give the same tensor the outermost of those that made it.
+        For a tensor that several modules give, the candidate is the outermost module that did not just pass the tensor
+        on. Where any tensors have the aspect ratio of the image, only these are candidates.
+
+        Args:
+            names: names of the modules to choose from; None: all modules.
         """
         by_tensor: dict[int, Candidate] = {}
-        for one in self.outputs:
-            # With adaptive pooling begins the head.
-            skipped = self.runs[one.module] > 1 or isinstance(one.module, _ADAPTIVE_POOLING)
-            if skipped or (names is not None and one.name not in names):
+        for candidate in self.outputs:
+            # An adaptive pooling is the beginning of the head.
+            is_skipped = self.runs[candidate.module] > 1 or isinstance(candidate.module, _ADAPTIVE_POOLING)
+            if is_skipped or (names is not None and candidate.name not in names):
                 continue
-            if one.tensor not in by_tensor or not one.passes_on:
-                by_tensor[one.tensor] = one
-        found = [by_tensor[tensor] for tensor in sorted(by_tensor)]
-        return [one for one in found if one.layout.fits] or found
+            if candidate.tensor not in by_tensor or not candidate.passes_on:
+                by_tensor[candidate.tensor] = candidate
+        candidates = [by_tensor[tensor] for tensor in sorted(by_tensor)]
+        return [candidate for candidate in candidates if candidate.layout.fits] or candidates
 
     def coverage(self, candidate: Candidate) -> float | None:
-        """The share of the score that the map of this layer explains; None where no map can be made."""
+        """The share of the score that the map of a candidate explains; None where no map can be made.
+
+        The score is the similarity of the image to itself. The share is NaN on the meta device.
+        """
         if candidate not in self.measured:
             self.measured[candidate] = self._coverage(candidate)
         return self.measured[candidate]
@@ -118,29 +130,29 @@ class Measurement:
         if self.embedding.is_meta:
             return float("nan")
         cam = LayerSimilarityCAM(self.model, candidate.module, token_grid=candidate.layout.token_grid)
-        cam.has_warned = True  # a small coverage is what is looked for
+        cam.has_warned = True  # a small coverage is a result here, not a reason for a warning
         try:
             details = cam.details(self.pair[:1], support=self.embedding[:1])
-        except ValueError:  # no gradient comes back, or the form of the tensor is not what it looks like
+        except ValueError:  # no gradient reaches the layer, or the layout of the tensor was concluded wrongly
             return None
         assert isinstance(details.coverage, Tensor)
         assert isinstance(details.attributions, Tensor)
         assert isinstance(details.shares, dict)
         assert details.comparison is not None
-        # A branch beside a shortcut explains the score of the branch alone: the rest comes around it.
-        beside = details.shares.get(SLOTS[OTHER_PATHS])
-        if beside is not None and bool(beside.abs() > 0.01 * details.comparison.score.abs()):
+        # A branch beside a shortcut explains only the score of the branch: the rest of the score bypasses the branch.
+        other_paths = details.shares.get(SLOTS[OTHER_PATHS])
+        if other_paths is not None and bool(other_paths.abs() > 0.01 * details.comparison.score.abs()):
             self.bypassed.add(candidate)
         if not details.attributions.any():
             self.flat.add(candidate)
         return float(details.coverage)
 
     def has_influence(self, candidate: Candidate) -> bool:
-        """Whether the embeddings change where two images exchange what stands at the positions of this layer."""
+        """Whether the embeddings of the pair change when the two images exchange their values at the positions."""
 
         def exchange(_: nn.Module, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
             (tensor,), grid = tensors, candidate.layout.token_grid
-            # A grid only selects and rearranges: element numbers show which elements stand at positions.
+            # A grid only selects and rearranges: applied to element numbers, it shows which elements have positions.
             elements = torch.arange(tensor.numel(), device=tensor.device).view_as(tensor)
             placed = (elements if grid is None else grid(elements)).flatten(1)
             flat = tensor.flatten().clone()
@@ -151,16 +163,16 @@ class Measurement:
             return not torch.equal(self.model(self.pair), self.embedding)
 
     def reasons(self) -> str:
-        """Why no layer was found, as far as that can be told."""
-        several = [one.name for one in self.outputs if self.runs[one.module] > 1]
-        if several:
-            return f" ({several[-1]} and others run several times: for views of one image pass a Views model)"
+        """The likely reason why no layer was found, in words; "" without a likely reason."""
+        repeated = [candidate.name for candidate in self.outputs if self.runs[candidate.module] > 1]
+        if repeated:
+            return f" ({repeated[-1]} and others run several times: for views of one image pass a Views model)"
         if not self.runs:
             return " (no module was called: a scripted, traced or exported model? Pass the eager one)"
         return ""
 
     def _observe(self) -> Tensor:
-        """Fill :attr:`outputs` and :attr:`runs` in a pass of the pair; gives its embeddings, ``(2, J)``."""
+        """Run the pair once, fill :attr:`outputs` and :attr:`runs`, and return the embeddings, ``(2, J)``."""
         names = {module: name for name, module in self.model.named_modules() if name}
         known: dict[int, tuple[weakref.ref[Tensor], int, int]] = {}
         numbers = itertools.count()
@@ -171,11 +183,11 @@ class Measurement:
                 (output,) = output
             if not isinstance(output, Tensor) or not output.is_floating_point():
                 return
-            # The same object with the same version is the same tensor; an in-place operation makes it a new one. The
-            # weak reference tells whether the address was given to another object since.
+            # The same object with the same version is the same tensor; after an in-place operation the tensor counts as
+            # a new one. The weak reference shows whether the id belongs to another object by now.
             version = -1 if output.is_inference() else output._version
-            before, at, number = known.get(id(output), (None, -1, -1))
-            is_known = before is not None and before() is output and at == version
+            reference, known_version, number = known.get(id(output), (None, -1, -1))
+            is_known = reference is not None and reference() is output and known_version == version
             if not is_known:
                 number = next(numbers)
                 known[id(output)] = weakref.ref(output), version, number
@@ -188,7 +200,7 @@ class Measurement:
             return check_embedding(self.model(self.pair))
 
     def _layout(self, module: nn.Module, tensor: Tensor) -> TensorLayout | None:
-        """None for a tensor without positions."""
+        """Where positions are in a tensor; None for a tensor without positions."""
         image, shape = self.pair.shape[2:], tensor.shape
         if tensor.dim() == 3 and len(image) == 2:
             return self._layout_of_tokens(tensor)
@@ -197,7 +209,7 @@ class Measurement:
         scopes, can_be_last = [module, self.model], len(image) == 2
         first, last = fits_image(shape[2:], image), fits_image(shape[1:-1], image)
         if first and last:
-            # The embedding's features are not known yet. They would matter where no module has a size of its own.
+            # Both orders fit: numbers of channels decide. The length of the embedding is not known yet, hence 0.
             last = looks_channels_last(scopes, tensor, 0)
             first = not last
         if last and can_be_last:
@@ -207,10 +219,12 @@ class Measurement:
         return TensorLayout(tuple(shape[2:]), fits=first)
 
     def _layout_of_tokens(self, tokens: Tensor) -> TensorLayout | None:
+        """The layout of ``(2, T, N)`` or ``(T, 2, N)``; None where the tokens form no grid."""
         batch_dim = next((dim for dim in (0, 1) if tokens.shape[dim] == 2), None)
         if batch_dim is None:
             return None
-        # Blocks before the first attention show which tokens do not depend on the image; later all of them do.
+        # Before the first attention, constant tokens are equal for both images. Later, all tokens depend on the image,
+        # so that only the first tensor with this number of tokens is used.
         first, second = tokens.unbind(batch_dim)
         count = len(first)
         if count not in self.constant and not tokens.is_meta:
@@ -222,7 +236,7 @@ class Measurement:
 
 
 def _noise_like(image: Tensor) -> Tensor:
-    """Another image with values in the same range, by a generator of its own."""
+    """A noise image with the shape and the range of values of an image, without the global generator of torch."""
     low, high = image.detach().double().aminmax() if image.numel() and not image.is_meta else (0.0, 1.0)
     noise = torch.rand(image.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64, device="cpu")
     noise = noise.to(image.device)

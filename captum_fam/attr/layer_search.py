@@ -20,20 +20,21 @@ from captum_fam.support import SimilarityToSupport
 logger = logging.getLogger("captum_fam")
 
 LEAST_COVERAGE = 0.95
-"""A map that explains so much of its score will do."""
+"""The coverage at which the search accepts a layer without comparing it with the others."""
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
 @dataclass(frozen=True)
 class FoundLayer:
-    """A layer to explain, and how.
+    """A layer to explain, with the arguments and the quality of its maps.
 
     Attributes:
-        name: dotted name in the model.
-        module: the layer itself.
-        token_grid: lays its tensor out as ``(B, N, h, w)``; None where it has that form.
-        coverage: the map's share of the score of an image with itself; NaN on the meta device, which has no numbers.
+        name: dotted name of the layer in the model.
+        module: the layer.
+        token_grid: rearranges the tensor of the layer into ``(B, N, h, w)``; None where the tensor has that form.
+        coverage: the share of the score that the map explains, for an image compared with itself; NaN where no map can
+            be made, and on the meta device, which has no numbers.
     """
 
     name: str
@@ -43,35 +44,40 @@ class FoundLayer:
 
 
 def find_layer(model: nn.Module, inputs: Tensor) -> FoundLayer:
-    """Find the layer to explain: the last one whose map explains at least 95 % of the score, or the one of the most.
+    """Find the layer to explain: the last layer whose map explains at least 95 % of the score.
 
-    Candidates are the children of the model and the elements of its ``Sequential`` and ``ModuleList`` parts, whose
+    Candidates are the children of the model and the elements of its ``Sequential`` and ``ModuleList`` parts whose
     tensor has positions of the image: ``(B, N, *spatial)``, channels-last ``(B, h, w, N)``, or tokens, whose grid is
-    measured. All of the score must pass through them: a branch beside a shortcut, which leaves the rest to ``"other
-    paths"``, is only taken where there is no other layer.
+    measured. All of the score must pass through the layer: a branch beside a shortcut, which leaves the rest of the
+    score to the part ``"other paths"``, is chosen only where there is no other layer.
 
-    The last candidate is measured first, by the ``coverage`` of :class:`~captum_fam.LayerSimilarityCAM` for the first
-    image against itself. For most networks that settles it. A class token takes the score over from the patches block
-    by block; there the boundary is found by bisection. Where no layer reaches 95 %, layers whose coverage is within a
-    hundredth of the best are as good, and the last of them is taken: a bias behind the pooling, which no layer can
-    explain, does not move the choice.
+    A candidate is measured by the ``coverage`` of :class:`~captum_fam.LayerSimilarityCAM` for the first image compared
+    with itself. The last candidate is measured first, and in most networks it explains at least 95 %. A class token
+    takes the score over from the patches block by block; in such networks the last good block is found by bisection.
+    Where no layer reaches 95 %, the choice is the last layer whose coverage is within a hundredth of the best coverage:
+    a bias behind the pooling, which no layer can explain, does not change the choice.
 
-    With random weights the measurement is as good as anywhere. But where blocks start as identities (LayerScale of
-    1e-5), the class token is nearly a constant and patches explain next to nothing, mostly at the input of the first
-    block, which is taken then; and where no map is more than rounding noise, the last layer whose positions have any
+    The search works for random weights too, with two special cases. Where blocks start as identities (LayerScale of
+    1e-5), the class token is nearly constant and the patches explain very little, most at the input of the first block,
+    which is then chosen. Where all maps are only rounding noise, the choice is the last layer whose positions have any
     influence on the embedding.
 
-    The choice is logged at level ``INFO`` under ``"captum_fam"``. The model runs twice, and once with a way back, for
-    most networks; about nine times with a way back for one with a class token.
+    The choice is logged at level ``INFO`` under ``"captum_fam"``. For most networks the model runs twice without and
+    once with a backward pass; for networks with a class token there are about nine backward passes.
 
     Args:
-        model: an embedding model, ``(B, C, *spatial) -> (B, J)``, in eval mode, on the device of the inputs. A
-            :class:`~captum_fam.Views` or ``DataParallel`` is looked into.
-        inputs: one or more images; the first is used.
+        model: an embedding model, ``(B, C, *spatial) -> (B, J)``, in evaluation mode, on the device of the inputs. The
+            search looks inside a :class:`~captum_fam.Views`, a ``DataParallel`` and a
+            :class:`~captum_fam.SimilarityToSupport`.
+        inputs: one or more images, ``(B, C, *spatial)``; the first image is used.
+
+    Returns:
+        The layer, with its token grid and its coverage.
 
     Raises:
         TypeError: for a model that is no module, or inputs that are no tensor.
-        ValueError: if no module has positions, or the model is in training mode.
+        ValueError: for a model without a suitable layer, a model in training mode, or inputs that are no batch of
+            images.
 
     Example:
         >>> vit = torchvision.models.VisionTransformer(64, 16, num_layers=2, num_heads=2, hidden_dim=32, mlp_dim=64)
@@ -86,7 +92,7 @@ def find_layer(model: nn.Module, inputs: Tensor) -> FoundLayer:
     candidates = measurement.candidates(set(_blocks(model, "", measurement.runs)))
     chosen = _Choice(candidates, measurement).choose()
     if chosen is None:
-        # No block will do: any module may.
+        # No block is usable: search all modules.
         candidates = measurement.candidates(None)
         chosen = _Choice(candidates, measurement).choose()
     if chosen is None:
@@ -94,29 +100,34 @@ def find_layer(model: nn.Module, inputs: Tensor) -> FoundLayer:
             f"model {type(model).__name__} has no module with positions of the image that runs once and that the "
             f"embedding depends on{measurement.reasons()}; name a layer"
         )
-    found = _found(measurement, prefix, chosen)
+    layer = _to_found_layer(measurement, prefix, chosen)
     logger.info(
         "layer %s of %s explains %.0f %% of the score, by measuring %d of %d candidates; token grid: %s",
-        found.name,
+        layer.name,
         type(model).__name__,
-        100 * found.coverage,
+        100 * layer.coverage,
         len(measurement.measured),
         len(candidates),
-        found.token_grid,
+        layer.token_grid,
     )
-    return found
+    return layer
 
 
 def measure_layer(model: nn.Module, inputs: Tensor, layer: nn.Module | str) -> FoundLayer:
-    """What :func:`find_layer` would say of this layer: its token grid and coverage.
+    """Measure the token grid and the coverage of one layer, as :func:`find_layer` measures them.
 
     Args:
-        model: as there.
-        inputs: as there.
-        layer: a module of the model or its dotted name.
+        model: an embedding model, as for :func:`find_layer`.
+        inputs: one or more images, ``(B, C, *spatial)``; the first image is used.
+        layer: a module of the model, or its dotted name.
+
+    Returns:
+        The layer, with its token grid and its coverage.
 
     Raises:
-        ValueError: for a layer that is no module of the model, does not run once or has no positions.
+        TypeError: for a model that is no module, inputs that are no tensor, or a layer that is no module or name.
+        ValueError: for a layer that is no module of the model, runs several times or not at all, or gives no tensor
+            with positions; for a model in training mode.
 
     Example:
         >>> found = measure_layer(model, images, "layer4")
@@ -126,33 +137,38 @@ def measure_layer(model: nn.Module, inputs: Tensor, layer: nn.Module | str) -> F
     module = resolve_layer(model, layer)
     prefix, model, inputs = _inner(model, inputs)
     measurement = Measurement(model, inputs)
-    seen = next((one for one in measurement.outputs if one.module is module), None)
+    candidate = next((candidate for candidate in measurement.outputs if candidate.module is module), None)
     runs = measurement.runs[module]
-    if seen is None or runs > 1:
+    if candidate is None or runs > 1:
         name = layer if isinstance(layer, str) else type(module).__name__
-        what = f"runs {runs} times" if runs > 1 else "gives no tensor with positions of the image"
-        raise ValueError(f"layer {name!r} of {type(model).__name__} {what}; name another, or use find_layer")
-    found = _found(measurement, prefix, seen)
-    return replace(found, name=layer) if isinstance(layer, str) else found
+        reason = f"runs {runs} times" if runs > 1 else "gives no tensor with positions of the image"
+        raise ValueError(f"layer {name!r} of {type(model).__name__} {reason}; name another, or use find_layer")
+    measured = _to_found_layer(measurement, prefix, candidate)
+    return replace(measured, name=layer) if isinstance(layer, str) else measured
 
 
-def _found(measurement: Measurement, prefix: str, one: Candidate) -> FoundLayer:
-    """A candidate by its name in the model behind ``prefix``."""
-    coverage = measurement.coverage(one)
+def _to_found_layer(measurement: Measurement, prefix: str, candidate: Candidate) -> FoundLayer:
+    """The result for a candidate. The prefix leads from the user's model to the model inside its wrappers."""
+    coverage = measurement.coverage(candidate)
     return FoundLayer(
-        prefix + one.name, one.module, one.layout.token_grid, float("nan") if coverage is None else coverage
+        prefix + candidate.name,
+        candidate.module,
+        candidate.layout.token_grid,
+        float("nan") if coverage is None else coverage,
     )
 
 
 class _Choice:
-    """Which candidate to take: the last whose map explains the score.
+    """The choice of a candidate: the last one whose map explains the score.
 
     Args:
-        candidates: in the order in which they end.
-        measurement: of the model that they belong to.
+        candidates: the candidates, in the order in which the modules finished.
+        measurement: the measurement of their model.
 
     Attributes:
-        shares: the coverage of candidates that were measured and can be taken.
+        candidates: the candidates.
+        measurement: the measurement.
+        shares: the coverage of the measured candidates that are usable.
     """
 
     def __init__(self, candidates: Sequence[Candidate], measurement: Measurement) -> None:
@@ -160,32 +176,35 @@ class _Choice:
         self.measurement = measurement
         self.shares: dict[Candidate, float] = {}
 
-    def is_usable(self, one: Candidate) -> bool:
-        """Whether a map can be made here, of the whole score, that is not zero everywhere."""
-        share = self.measurement.coverage(one)
-        # Behind the last attention no position reaches the class token.
-        if share is not None and one not in self.measurement.bypassed and one not in self.measurement.flat:
-            self.shares[one] = share
-        return one in self.shares
+    def is_usable(self, candidate: Candidate) -> bool:
+        """Whether a candidate has a map that is not zero, and all of the score passes through the layer."""
+        share = self.measurement.coverage(candidate)
+        # Maps behind the last attention are zero: no position there reaches the class token.
+        is_bypassed, is_flat = candidate in self.measurement.bypassed, candidate in self.measurement.flat
+        if share is not None and not is_bypassed and not is_flat:
+            self.shares[candidate] = share
+        return candidate in self.shares
 
-    def is_good(self, one: Candidate) -> bool:
-        """Whether the map of a candidate explains enough: 95 %, or what the best one explains up to a hundredth."""
-        if one not in self.shares:
+    def is_good(self, candidate: Candidate) -> bool:
+        """Whether a map explains 95 % of the score, or at most a hundredth less than the best map measured so far."""
+        if candidate not in self.shares:
             return False
         best = max(map(_explained, self.shares.values()))
-        return _explained(self.shares[one]) >= min(LEAST_COVERAGE, best - 0.01 * abs(best) - NOISE)
+        return _explained(self.shares[candidate]) >= min(LEAST_COVERAGE, best - 0.01 * abs(best) - NOISE)
 
     def choose(self) -> Candidate | None:
-        """The candidate; None where the embedding depends on none."""
+        """Measure candidates until the choice is clear; None where the embedding depends on no candidate."""
         candidates = list(self.candidates)
         while candidates and not self.is_usable(candidates[-1]):
             candidates.pop()
         if not candidates:
             return self._without_usable()
-        if not _explained(self.shares[candidates[-1]]) < LEAST_COVERAGE:  # NaN will do
+        if not _explained(self.shares[candidates[-1]]) < LEAST_COVERAGE:  # "not <" accepts NaN too
             return candidates[-1]
-        # Tokens may join or be pooled where the positions change. In between, what the map explains only falls.
-        stages = [list(stage) for _, stage in itertools.groupby(candidates, lambda one: one.layout.positions)]
+        # Candidates in a row with the same positions form a stage. Within a stage, the coverage falls from block to
+        # block; between stages it can rise, because tokens may be joined or pooled there. So the first candidate of a
+        # stage shows whether the stage has any good candidate. The last stage is tried first.
+        stages = [list(stage) for _, stage in itertools.groupby(candidates, lambda item: item.layout.positions)]
         for stage in [stages[-1], *stages[:-1]]:
             while stage and not self.is_usable(stage[0]):
                 stage.pop(0)
@@ -194,10 +213,10 @@ class _Choice:
             if stage is not stages[-1] and self.is_good(candidates[-1]):
                 return candidates[-1]
         self._bisect([stage for stage in stages if stage and self.is_good(stage[0])][-1][1:])
-        return [one for one in candidates if self.is_good(one)][-1]
+        return [candidate for candidate in candidates if self.is_good(candidate)][-1]
 
     def _bisect(self, between: list[Candidate]) -> None:
-        """Measure candidates of one stage, whose first is good, until the last good one is known."""
+        """Measure candidates of a stage, behind its first, good candidate, until the last good one is known."""
         while between:
             middle = len(between) // 2
             if not self.is_usable(between[middle]):
@@ -208,21 +227,27 @@ class _Choice:
                 between = between[:middle]
 
     def _without_usable(self) -> Candidate | None:
-        """The best of layers that a part of the score goes around; else the last that has any influence at all."""
-        coverages = {one: self.measurement.coverage(one) for one in reversed(self.candidates)}
-        beside = {one: share for one, share in coverages.items() if share is not None}
-        if any(one not in self.measurement.flat for one in beside):
-            return max(beside, key=lambda one: _explained(beside[one]))
-        return next((one for one in beside if self.measurement.has_influence(one)), None)
+        """The candidate with the best map that is not zero; else the last candidate with any influence."""
+        coverages = {candidate: self.measurement.coverage(candidate) for candidate in reversed(self.candidates)}
+        shares = {candidate: share for candidate, share in coverages.items() if share is not None}
+        if any(candidate not in self.measurement.flat for candidate in shares):
+            return max(shares, key=lambda candidate: _explained(shares[candidate]))
+        return next((candidate for candidate in shares if self.measurement.has_influence(candidate)), None)
 
 
 def _explained(coverage: float) -> float:
-    """1 for a map that adds up to the score; one that adds up to more is as far off as one that adds up to less."""
+    """A measure with the maximum 1 for a map that sums to the score; too much and too little count alike."""
     return 1 - abs(1 - coverage)
 
 
 def _blocks(module: nn.Module, prefix: str, ran: dict[nn.Module, int]) -> Iterator[str]:
-    """Names of the children of the model and, where they are made of blocks, of these."""
+    """Names of the children of a model; for containers and children made of blocks, the names of the blocks too.
+
+    Args:
+        module: the model, or a part of it.
+        prefix: the dotted name of the part, with a dot at the end; "" for the model.
+        ran: the modules that ran. Containers such as a ``ModuleList`` do not run themselves.
+    """
     for name, child in module.named_children():
         yield prefix + name
         if isinstance(child, _CONTAINERS) or child not in ran or _is_made_of_blocks(child):
@@ -230,7 +255,7 @@ def _blocks(module: nn.Module, prefix: str, ran: dict[nn.Module, int]) -> Iterat
 
 
 def _is_made_of_blocks(module: nn.Module) -> bool:
-    """Whether two modules of one class, with parts of their own, stand in a row in it."""
+    """Whether a container in the module holds two modules of one class that have children."""
     for part in module.modules():
         if isinstance(part, _CONTAINERS):
             kinds = [type(child) for child in part.children() if next(child.children(), None) is not None]
@@ -240,20 +265,24 @@ def _is_made_of_blocks(module: nn.Module) -> bool:
 
 
 def _inner(model: object, inputs: object) -> tuple[str, nn.Module, Tensor]:
-    """The model that a wrapper runs, the prefix of its modules' names, and its inputs."""
+    """The prefix of names, the model inside all wrappers, and the inputs that this model gets.
+
+    Raises:
+        TypeError, ValueError: as :func:`find_layer`.
+    """
     if not isinstance(inputs, Tensor):
         raise TypeError(f"inputs must be a tensor of images (B, C, H, W), got {type(inputs).__name__}")
     if isinstance(model, SimilarityToSupport):
         return _inner(model.model, inputs)
     if not isinstance(model, nn.Module):
         raise TypeError(
-            f"model must be a torch.nn.Module, whose modules can be looked through, got {type(model).__name__}; pass "
-            "the module that embeds, or name the layer"
+            f"model must be a torch.nn.Module, whose submodules can be searched, got {type(model).__name__}; pass the "
+            "module that embeds, or name the layer"
         )
     name = module_in_training_mode(model)
     if name is not None:
         raise ValueError(
-            f"model is in training mode ({name}), where a measurement depends on dropout and moves batch statistics; "
+            f"model is in training mode ({name}), where a measurement depends on dropout and changes batch statistics; "
             "call model.eval() first, or name the layer"
         )
     if inputs.dim() < 3 or not len(inputs):

@@ -39,40 +39,50 @@ _Account = tuple[tuple[Tensor, ...], Shares]
 
 
 class LayerSimilarityCAM(SimilarityLayerAttribution):
-    r"""Class activation map of a similarity: every position's share of the score, adding up to it.
+    r"""Class activation map of a similarity: the share of every position in the score. The shares sum to the score.
 
-    With u the linear weights of the similarity at the embedding (for the cosine, the mean unit support over
-    the query's norm) and every scale of the network behind the layer held at its value in this pass (norms, deviations
-    of normalization layers, attention weights, gates: :mod:`captum_fam.attr.way_back`), the map is
-    :math:`M_p = \sum_n A_{n,p}\, \partial \langle Z', u \rangle / \partial A_{n,p}`. For average pooling and a linear
-    head W this is :math:`\frac1P \sum_n (W \bar t)_n A_{n,p} / \|Z'\|`, CAM with the support in the place of the
-    classifier's weights.
+    Let u be the linear weights of the similarity at the embedding (for the cosine, the mean of the unit supports
+    divided by the norm of the query). Every scale of the network behind the layer is held at its value in this pass:
+    norms, deviations of normalization layers, attention weights and gates (:mod:`captum_fam.attr.way_back`). The map is
 
-    What the network behind the layer adds by itself, a bias or a shift, acts at the positions of its own output; its
-    share, gradient x bias, is laid on the map there (Srinivas and Fleuret, "Full-Gradient Representation for Neural
-    Network Visualization", NeurIPS 2019). So the map adds up to the explained score, at an early layer too, but for the
-    parts that have no place in the image: a class token, registers, biases behind the pooling. ``details`` names them,
-    and a warning is given where the map explains less than half of the score. Parts that cannot be followed (scripted
-    code, autograd functions of the user, log-sum-exp pooling) keep their own gradient; what that misses is the
-    ``"rest"``. With a foil the map is signed and sums to the difference of the scores.
+    .. math:: M_p = \sum_n A_{n,p}\, \partial \langle Z', u \rangle / \partial A_{n,p}.
+
+    For average pooling and a linear head W this is :math:`\frac1P \sum_n (W \bar t)_n A_{n,p} / \|Z'\|`: CAM with the
+    support in the place of the weights of the classifier.
+
+    A bias or shift behind the layer acts at the positions of the output of its own module. Its share of the score,
+    gradient x bias, is added to the map at these positions (Srinivas and Fleuret, "Full-Gradient Representation for
+    Neural Network Visualization", NeurIPS 2019). The map therefore sums to the explained score, at an early layer too,
+    except for parts that have no place in the image: a class token, registers, and biases behind the pooling.
+    ``details`` names these parts, and a warning is given where the map explains less than half of the score. Code that
+    cannot be followed (scripted code, autograd functions of the user, log-sum-exp pooling) keeps its own gradient; the
+    part of the score that this gradient misses is the ``"rest"``. With a foil the map is signed and sums to the
+    difference of the scores.
 
     For distances the explained score counts from the zero vector: see :mod:`captum_fam.similarity`.
 
-    A layer that runs several times is explained where the embedding depends on one of its passes, or where the model is
-    a :class:`~captum_fam.Views`. Each of several layers costs a pass.
+    A layer that runs several times can be explained where the embedding depends on one of the passes only, or where the
+    model is a :class:`~captum_fam.Views`. Several layers need one forward pass per layer.
 
     Args:
         forward_func: an embedding model, ``forward_func(x) -> (B, J)``, or a
-            :class:`~captum_fam.SimilarityToSupport`, which brings its support, similarity and foil.
-        layer: a module, its dotted name in ``forward_func``, or a list of these.
-        device_ids: for the same signature as all layer methods of Captum; the pass is made on one device.
-        similarity: the measure the model decides with.
-        token_grid: rearranges the layer's tensors into ``(B, N, *spatial)``: :class:`~captum_fam.TokenGrid`.
-            Tokens that it drops have shares of their own, ``"class token"`` and ``"registers"``.
-        biases: ``"positions"`` lays the shares of biases where they act; ``"apart"`` keeps them off the map.
+            :class:`~captum_fam.SimilarityToSupport`, which has a support, a similarity and a foil already.
+        layer: a module, its dotted name in ``forward_func``, or a list of modules and names.
+        device_ids: an argument of all layer methods of Captum, without an effect here: the pass runs on one device.
+            Default: None.
+        similarity: the similarity that the model decides with: a name, a
+            :class:`~captum_fam.similarity.Similarity`, or a differentiable function of two batches of embeddings.
+            Default: "cosine".
+        token_grid: rearranges the tensors of the layer into ``(B, N, *spatial)``, such as a
+            :class:`~captum_fam.TokenGrid`. Tokens that the grid leaves out have the shares ``"class token"`` and
+            ``"registers"``. Default: None, the tensors have that form.
+        biases: ``"positions"`` adds the share of a bias to the map where the bias acts; ``"apart"`` leaves biases out
+            of the map. Default: "positions".
 
     Raises:
-        ValueError: for a similarity without linear weights (``EuclideanDifference``), or unknown ``biases``.
+        ValueError: for a similarity without linear weights (``EuclideanDifference``), or unknown ``biases``; as
+            :class:`SimilarityLayerAttribution`.
+        TypeError: as :class:`SimilarityLayerAttribution`.
 
     Example:
         >>> cam = LayerSimilarityCAM(SimilarityToSupport(model, support, foil="others"), model.layer4)
@@ -94,7 +104,7 @@ class LayerSimilarityCAM(SimilarityLayerAttribution):
         if biases not in get_args(Biases):
             raise ValueError(f'biases must be "positions" or "apart", got {biases!r}')
         self.biases = biases
-        # Set it to be spared the warning that a map explains little.
+        # Whether the warning of a map that explains little has been given. Set True to suppress the warning.
         self.has_warned = False
 
     @classmethod
@@ -103,7 +113,7 @@ class LayerSimilarityCAM(SimilarityLayerAttribution):
 
     @property
     def multiplies_by_inputs(self) -> bool:
-        """Whether attributions hold the activation as a factor, in Captum's words: True."""
+        """True: attributions are gradient x activation. Captum asks every method for this property."""
         return True
 
     def has_convergence_delta(self) -> bool:
@@ -119,33 +129,34 @@ class LayerSimilarityCAM(SimilarityLayerAttribution):
         *,
         support: Support | Tensor | None = None,
     ) -> Tensor:
-        """The sum of attributions less the explained score, ``(B,)``: Captum's signature, and the support.
+        """The sum of the attributions minus the explained score, ``(B,)``. Captum's signature, with the support added.
 
         Args:
-            attributions: of one layer, as :meth:`attribute` gave them; not cut at zero.
-            start_point: not looked at: attributions count from the zero embedding, whose score is the baseline.
+            attributions: the result of :meth:`attribute` for one layer, without ``relu_attributions``.
+            start_point: not used: attributions count from the zero embedding, whose score is the baseline.
             end_point: the queries, ``(B, C, H, W)``, or a tuple of the model's input tensors.
-            target: as in :meth:`attribute`.
-            additional_forward_args: as there.
-            support: as there.
+            target: the target of :meth:`attribute`. Default: None, the predicted class of each query.
+            additional_forward_args: further arguments of ``forward_func``. Default: None.
+            support: the support of :meth:`attribute`. Default: None, that of the SimilarityToSupport.
 
         Raises:
-            ValueError: for attributions of another batch than the queries.
+            ValueError: for attributions with another batch size than the queries; as :meth:`attribute`.
+            TypeError, AssertionError: as :meth:`attribute`.
         """
         comparison = self.run(end_point, support, target, additional_forward_args, False).comparison
         tensors = attributions if isinstance(attributions, tuple | list) else (attributions,)
         explained = comparison.explained_score
-        if any(not isinstance(one, Tensor) or len(one) != len(explained) for one in tensors):
+        if any(not isinstance(tensor, Tensor) or len(tensor) != len(explained) for tensor in tensors):
             raise ValueError(f"attributions must be tensors of a batch of {len(explained)}, as end_point is")
-        return sum((one.flatten(1).sum(1) for one in tensors if isinstance(one, Tensor)), start=-explained)
+        return sum((tensor.flatten(1).sum(1) for tensor in tensors if isinstance(tensor, Tensor)), start=-explained)
 
     def map_layers(self, call: LayerCall) -> LayerMaps:
-        """The way back with scales held, from the weights of the embedding to shares of positions and named parts."""
-        self.passes_of(call.run)  # refuses a layer that does not fit before the work is done
+        """Go back from the weights of the embedding, with scales held, to the shares of positions and named parts."""
+        self.passes_of(call.run)  # raises the error for an unsuitable layer before the backward pass
         comparison = call.comparison
         with plain_arithmetic(call.run.embedding.device):
             weights = comparison.over_supports(self.similarity.weights, comparison.support_weights)
-            # Of what the score is made, before a foil is taken off: rounding noise is relative to it.
+            # The magnitude of the score before the foil is subtracted: rounding noise is relative to this number.
             sizes = torch.maximum(comparison.similarities.abs(), comparison.explained.abs())
             magnitude = (comparison.support_weights.abs() * sizes).sum(1)
             accounts = [self._account(way, weights, call, magnitude) for way in call.run.ways]
@@ -153,7 +164,7 @@ class LayerSimilarityCAM(SimilarityLayerAttribution):
         shares = [parts for _, parts in accounts]
         coverages = [_ratio(parts[MAP], explained) for parts in shares]
         if not self.has_warned:
-            self._note_little(call, shares, coverages, magnitude)
+            self._note_low_coverage(call, shares, coverages, magnitude)
         return LayerMaps(
             [maps for maps, _ in accounts],
             convergence_deltas=[parts[MAP] - explained for parts in shares],
@@ -167,24 +178,32 @@ class LayerSimilarityCAM(SimilarityLayerAttribution):
     def _account(self, way: Way, weights: Tensor, call: LayerCall, magnitude: Tensor) -> _Account:
         """The maps of one layer and the named parts of the score."""
         live, (pulled, constants) = way.live, way.account(weights)
-        comparison, of_views = call.comparison, isinstance(self.model, Views)
+        comparison, has_views = call.comparison, isinstance(self.model, Views)
         maps: list[Tensor] = []
         off_map = Constants(len(weights))
         for start, pairs in zip(live, pulled, strict=True):
-            view = start.view if of_views else None
-            laid_out_pairs = [[one if self.token_grid is None else self.token_grid(one) for one in p] for p in pairs]
-            shares = [F.widen(gradient) * activation for gradient, activation in laid_out_pairs]
+            view = start.view if has_views else None
+            grid_pairs = [
+                [tensor if self.token_grid is None else self.token_grid(tensor) for tensor in pair] for pair in pairs
+            ]
+            shares = [F.widen(gradient) * activation for gradient, activation in grid_pairs]
             if call.sum_channels:
                 shares = [share.sum(1, keepdim=True) for share in shares]
             shares = [self.lay_back(share, view) for share in shares]
-            # Views of other sizes have other grids over the same image.
-            maps = [a + resample(b, tuple(a.shape[2:])) for a, b in zip(maps, shares, strict=True)] if maps else shares
+            if maps:
+                # Views of different sizes have different grids over the same image.
+                shares = [
+                    map_ + resample(share, tuple(map_.shape[2:])) for map_, share in zip(maps, shares, strict=True)
+                ]
+            maps = shares
+            # Tokens that the grid leaves out have shares beside the map.
             for (gradient, activation), where in zip(pairs, start.where, strict=True):
                 if self.token_grid is not None:
                     off_map.add(gradient, activation, None, None, where, start.view)
         grid = tuple(maps[0].shape[2:])
         placed, parts = laid_out(constants, grid, self.biases, self.lay_back)
         if placed is not None:
+            # A map with channels takes an equal part of the constants in every channel.
             maps[0] = maps[0] + placed / maps[0].shape[1]
         maps = [drop_noise(map_, magnitude) for map_ in maps]
         for key in off_map.placed:
@@ -195,12 +214,14 @@ class LayerSimilarityCAM(SimilarityLayerAttribution):
         start_score = comparison.score - comparison.explained_score
         if start_score.any():
             parts[ZERO_EMBEDDING] = start_score
-        total = sum((one.flatten(1).sum(1) for one in maps), start=torch.zeros_like(comparison.score))
+        total = sum((map_.flatten(1).sum(1) for map_ in maps), start=torch.zeros_like(comparison.score))
         rest = comparison.score - total - sum(parts.values())
         return tuple(maps), {MAP: total, **parts, REST: rest}
 
-    def _note_little(self, call: LayerCall, shares: list[Shares], coverages: list[Tensor], magnitude: Tensor) -> None:
-        """Note, once per object, a map that explains less than half of its score."""
+    def _note_low_coverage(
+        self, call: LayerCall, shares: list[Shares], coverages: list[Tensor], magnitude: Tensor
+    ) -> None:
+        """Add a warning, once per object, for a map that explains less than half of its score."""
         for parts, coverage in zip(shares, coverages, strict=True):
             missing = _missing(parts, magnitude)
             worst = int(missing.argmax())
@@ -212,31 +233,36 @@ class LayerSimilarityCAM(SimilarityLayerAttribution):
                 return
 
     def _better_layer(self, inputs: tuple[Tensor, ...], coverage: float) -> str:
-        """Which layer explains more, in words."""
-        from captum_fam.attr.layer_search import find_layer  # it measures layers by this class
+        """The advice of the warning: which layer explains more."""
+        from captum_fam.attr.layer_search import find_layer  # find_layer imports this class
 
-        advice = "Choose an earlier layer, or one around what the layer is a part of"
-        # Passes in training mode would move the statistics of batch norms.
+        advice = "Choose an earlier layer, or a module that contains this layer"
+        # A search in training mode would change the running statistics of batch norms.
         model = self.model
         if not isinstance(model, nn.Module) or module_in_training_mode(model) or len(inputs) > 1:
             return advice
         try:
-            found = find_layer(model, inputs[0])
+            better = find_layer(model, inputs[0])
         except ValueError:
             return advice
-        if found.coverage <= max(coverage, 0.0) + 0.05 or found.module in self.layers:
+        if better.coverage <= max(coverage, 0.0) + 0.05 or better.module in self.layers:
             return "No layer explains more"
-        return f"Layer {found.name!r} explains {100 * found.coverage:.0f} % of the similarity of a query to itself"
+        return f"Layer {better.name!r} explains {100 * better.coverage:.0f} % of the similarity of a query to itself"
 
 
 def _ratio(part: Tensor, whole: Tensor) -> Tensor:
+    """``part / whole``; NaN where the whole is zero."""
     return torch.where(whole == 0, torch.nan, part / torch.where(whole == 0, 1.0, whole))
 
 
 def _missing(shares: Shares, magnitude: Tensor) -> Tensor:
-    """What the map misses of the score, over the larger of the score and the sum of absolute parts, ``(B,)``."""
+    """The part of the score that the map does not explain, as a fraction, ``(B,)``.
+
+    The fraction is relative to the larger of the absolute score and the sum of the absolute parts: parts of opposite
+    signs can leave a score near zero.
+    """
     parts = torch.stack([share for name, share in shares.items() if name != ZERO_EMBEDDING])
     score, size = parts.sum(0), parts.abs().sum(0)
     whole = torch.maximum(score.abs(), size)
-    # Of a score that is only rounding noise nothing is missing.
+    # A score that is only rounding noise has no missing part.
     return torch.where(whole <= NOISE * magnitude, 0.0, (score - shares[MAP]).abs() / whole)

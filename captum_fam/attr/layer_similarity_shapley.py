@@ -20,66 +20,73 @@ from captum_fam.attr.account import MAP, REST
 from captum_fam.attr.base import SimilarityLayerAttribution
 from captum_fam.attr.call import LayerCall, LayerMaps
 from captum_fam.attr.tokens import TokenGridLike
-from captum_fam.similarity import Cosine, SimilarityLike
+from captum_fam.similarity import SimilarityLike
 from captum_fam.support import Comparison, Support
 
 TailLike = Literal["auto"] | Callable[[Tensor], Tensor]
 
 EMPTY = "empty"
-"""The share of the score that is there without any position."""
+"""The name of the part of the score that the model gives without any position."""
 
 NOT_FINITE = (
-    "tail gives NaN or inf for an activation with only some of its positions kept, the others being zero; where it "
-    "divides by a norm or a sum, bound that from below as torch.nn.functional.normalize does"
+    "tail gives NaN or inf for an activation in which some positions are set to zero; where the tail divides by a norm "
+    "or a sum, bound that from below, as torch.nn.functional.normalize does"
 )
 
 
 class LayerSimilarityShapley(SimilarityLayerAttribution):
-    r"""What each position of a layer adds to the similarity, averaged over the orders in which positions can come.
+    r"""The Shapley value of each position of a layer: the mean rise of the score when the position is added.
 
-    The players are the positions of the layer. A set T of them is worth v(T), the model's own score of the target
-    class, less its foil, for the activation with the positions of T kept and all others set to zero:
-    :math:`v(T) = \sum_k w_k\, s(\mathrm{tail}(A_T), Z_k)`. The support weights w are those of the whole query, negative
-    on a foil; so a runner-up, and the neighbors of a memory bank, are those of the whole query for every set. The map
-    is the Shapley value of each position,
+    The players are the positions of the layer. The value v(T) of a set T of positions is the score of the target class,
+    minus the score of the foil, for the activation :math:`A_T` with the positions of T kept and all others set to zero:
+    :math:`v(T) = \sum_k w_k\, s(\mathrm{tail}(A_T), Z_k)`. The support weights w, which are negative on a foil, are
+    the weights for the whole query, also where the choice of a runner-up or of the neighbors in a memory bank would
+    change with the set. The map is the Shapley value of each position (Shapley, "A Value for n-Person Games", 1953),
 
     .. math:: \phi_p = \sum_{T \not\ni p} \frac{|T|!\,(P-|T|-1)!}{P!}\, \bigl(v(T \cup p) - v(T)\bigr),
 
-    and sums to v(all) - v(none), for any head. What a score has without any position, v(none), is the share
-    ``"empty"``. For the cosine it is 0 where the tail embeds an empty activation as the zero vector, else the cosine of
-    what the tail makes of zeros, such as the bias of its head. For a distance it is minus the distance from there.
+    and sums to v(all) - v(none), for any head. The score without any position, v(none), is the share ``"empty"``: the
+    score of the embedding of zeros, which for the cosine is 0 unless a bias of the head makes this embedding non-zero.
 
-    Use it where the tail is no pooling with a linear head: :class:`LayerSimilarityCAM` follows such a tail with its
-    scales held, this one runs it. A position that only repeats what others say already gets less here.
+    Use this method where the tail, the part of the model behind the layer, is more than a pooling and a linear head.
+    :class:`LayerSimilarityCAM` makes such a tail linear by holding its scales; this method runs the tail. A position
+    that repeats the content of other positions gets a smaller value here.
 
-    How: random orders, each with its reverse; a position adds what the score rises by when it comes. Most of the
-    variance is taken off by two games whose values are known (``sampled_values`` in ``captum_fam/attr/_shapley.py``).
-    Grids of few positions, such as 3 x 3, are computed exactly. Only the tail is run, about ``n_permutations`` times
-    the number of positions for each query; where it begins with a mean over the positions, the means of many sets are
-    one matrix product. All queries have the same orders: a map does not depend on the batch.
+    The values are estimated from random orders of the positions, each order together with its reverse: the rise of the
+    score when a position joins the positions before it. Two games with known values are subtracted first, which removes
+    most of the variance (``sampled_values`` in ``captum_fam/attr/_shapley.py``). Small grids, such as 3 x 3, are
+    computed exactly from all sets. Only the tail runs, about ``n_permutations`` times the number of positions for each
+    query. Where the tail begins with a mean over the positions, one matrix product gives the means of many sets. All
+    queries share the same orders, so that a map does not depend on the batch.
 
     Args:
         forward_func: an embedding model, ``forward_func(x) -> (B, J)``, or a
-            :class:`~captum_fam.SimilarityToSupport`, which brings its support, similarity and foil.
+            :class:`~captum_fam.SimilarityToSupport`, which has a support, a similarity and a foil already.
         layer: one module, or its dotted name.
-        device_ids: order of the devices, where ``forward_func`` runs a DataParallel model of its own.
-        similarity: the measure the model decides with.
-        tail: from the layer's tensor, as the layer gives it, to the embedding: a module or function
-            ``(B, N, *spatial) -> (B, J)``. ``"auto"`` takes the modules that run behind the layer, one after the other;
-            what functions do between modules is seen as far as it changes the embeddings of these queries. Both must
-            make the model's own embeddings of the queries, for the cosine up to a positive factor.
-        n_permutations: orders of the positions, an even number of at least four. The standard error falls with its
-            root; with 128, on 13 x 13 positions of bird photographs, it is 15 % of the spread of a map (correlation
-            0.99 with the map of 2,048), and 7 % with a foil.
-        seed: of the orders; torch's own generator is left as it is.
-        max_batch: how many masked activations are held at once. Means of positions take no more room.
-        show_progress: show a progress bar.
-        token_grid: rearranges the layer's tensor into ``(B, N, *spatial)``: :class:`~captum_fam.TokenGrid`. The players
-            are the positions of the grid; tokens that it drops are always kept.
+        device_ids: order of the devices of a ``DataParallel`` model that ``forward_func`` runs. Default: None, the
+            ``device_ids`` of ``forward_func``.
+        similarity: the similarity that the model decides with: a name, a
+            :class:`~captum_fam.similarity.Similarity`, or a differentiable function of two batches of embeddings.
+            Default: "cosine".
+        tail: from the tensor of the layer, as the layer gives it, to the embedding: a module or function
+            ``(B, N, *spatial) -> (B, J)``. ``"auto"`` chains the modules that run behind the layer. Functions between
+            the modules are not seen, but checked: the tail must give the embeddings that the model gives for the
+            queries, up to a positive factor per query for similarities that ignore the length of the embedding, such
+            as the cosine. Default: "auto".
+        n_permutations: number of orders of the positions, even and at least 4. The standard error falls with the square
+            root of this number. With 128 orders, on 13 x 13 positions of bird photographs, the standard error is 15 %
+            of the spread of the values of a map (correlation 0.99 with the map of 2,048 orders), and 7 % with a foil.
+            Default: 128.
+        seed: seed of the orders. The global generator of torch is not used. Default: 0.
+        max_batch: how many masked activations are in memory at once; means need no more memory. Default: 16.
+        show_progress: show a progress bar. Default: False.
+        token_grid: rearranges the tensor of the layer into ``(B, N, *spatial)``, such as a
+            :class:`~captum_fam.TokenGrid`. The players are the positions of the grid; tokens that the grid leaves out
+            are never set to zero. Default: None, the tensor has that form.
 
     Raises:
-        TypeError: for a list of layers.
-        ValueError: for an option out of range.
+        TypeError: for a list of layers; as :class:`SimilarityLayerAttribution`.
+        ValueError: for an option out of range; as :class:`SimilarityLayerAttribution`.
 
     Example:
         >>> shapley = LayerSimilarityShapley(SimilarityToSupport(model, support, foil="others"), model.layer4)
@@ -104,7 +111,7 @@ class LayerSimilarityShapley(SimilarityLayerAttribution):
     ) -> None:
         super().__init__(forward_func, layer, device_ids, similarity=similarity, token_grid=token_grid)
         if not isinstance(self.layer, nn.Module):
-            raise TypeError("layer must be one module: the positions of several layers are no players of one game")
+            raise TypeError("layer must be one module: the positions of several layers cannot share one score")
         if not callable(tail) and tail != "auto":
             raise ValueError(f'tail must be "auto" or a function of the layer\'s tensor, got {tail!r}')
         if n_permutations < 4 or n_permutations % 2:
@@ -123,7 +130,7 @@ class LayerSimilarityShapley(SimilarityLayerAttribution):
 
     @property
     def multiplies_by_inputs(self) -> bool:
-        """Whether attributions hold the activation as a factor, in Captum's words: True."""
+        """True: a position with zero activation has value zero. Captum asks every method for this property."""
         return True
 
     def has_convergence_delta(self) -> bool:
@@ -140,19 +147,20 @@ class LayerSimilarityShapley(SimilarityLayerAttribution):
         support: Support | Tensor | None = None,
         attribute_to_layer_input: bool = False,
     ) -> Tensor:
-        """The sum of attributions less v(all) - v(none), ``(B,)``: Captum's signature, and the support.
+        """The sum of the attributions minus (v(all) - v(none)), ``(B,)``. Captum's signature, with the support added.
 
         Args:
-            attributions: as :meth:`attribute` gave them; not cut at zero.
-            start_point: not looked at: attributions count from the activation with no position kept.
+            attributions: the result of :meth:`attribute`, without ``relu_attributions``.
+            start_point: not used: attributions count from the activation with all positions set to zero.
             end_point: the queries, ``(B, C, H, W)``, or a tuple of the model's input tensors.
-            target: as in :meth:`attribute`.
-            additional_forward_args: as there.
-            support: as there.
-            attribute_to_layer_input: as there.
+            target: the target of :meth:`attribute`. Default: None, the predicted class of each query.
+            additional_forward_args: further arguments of ``forward_func``. Default: None.
+            support: the support of :meth:`attribute`. Default: None, that of the SimilarityToSupport.
+            attribute_to_layer_input: whether the input of the layer was explained. Default: False.
 
         Raises:
-            ValueError: for attributions of another batch than the queries.
+            ValueError: for attributions with another batch size than the queries; as :meth:`attribute`.
+            TypeError, AssertionError: as :meth:`attribute`.
         """
         call = self.run(end_point, support, target, additional_forward_args, attribute_to_layer_input)
         players, comparison = self._players(call), call.comparison
@@ -166,9 +174,9 @@ class LayerSimilarityShapley(SimilarityLayerAttribution):
             return attributions.flatten(1).sum(1) - comparison.score + empty
 
     def map_layers(self, call: LayerCall) -> LayerMaps:
-        """The Shapley value of every position, in a game whose sets are run through the tail."""
+        """Compute the Shapley value of every position, by running the tail on sets of positions."""
         if not call.sum_channels:
-            raise ValueError("attr_dim_summation: the players are positions, which have no shares of channels")
+            raise ValueError("attr_dim_summation=False: the players are positions, which have no shares of channels")
         players, comparison = self._players(call), call.comparison
         total = len(comparison.query) * n_sets(players.count, self.n_permutations)
         progress = tqdm(total=total, desc=self.get_name(), unit="set", disable=not self.show_progress)
@@ -176,7 +184,7 @@ class LayerSimilarityShapley(SimilarityLayerAttribution):
             orders = antithetic_orders(players.count, self.n_permutations, self.seed).to(comparison.query.device)
             games = players.games(comparison, self.max_batch, progress.update)
             results = [shapley_values(game, orders) for game in games]
-            maps, errors, empty, _ = (torch.stack(each) for each in zip(*results, strict=True))
+            maps, errors, empty, _ = (torch.stack(values) for values in zip(*results, strict=True))
             shares = {MAP: maps.sum(1), EMPTY: empty}
             shares[REST] = comparison.score - shares[MAP] - empty
             explained = comparison.explained_score
@@ -191,21 +199,20 @@ class LayerSimilarityShapley(SimilarityLayerAttribution):
             )
 
     def watching(self, attribute_to_layer_input: bool) -> AbstractContextManager[Any]:
-        """Notes the modules behind the layer, where the tail is made of them."""
+        """Note the modules that run behind the layer, for ``tail="auto"``."""
         return ModulesBehind(self.layers[0], attribute_to_layer_input) if self.tail == "auto" else nullcontext()
 
     def _players(self, call: LayerCall) -> _Players:
-        """What is needed to run the tail alone."""
+        """The positions of the layer, with the tail that embeds sets of positions."""
         grids = call.activations[0]
         run = call.run
-        tensors = [tensor for one in run.passes[0] for tensor in one.tensors]
+        tensors = [tensor for pass_ in run.passes[0] for tensor in pass_.tensors]
         if len(tensors) != 1:
             raise ValueError(
                 f"layer {type(self.layers[0]).__name__} gives {len(tensors)} tensors to the embedding, in views of the "
-                "input or at once; LayerSimilarityShapley plays with the positions of one: explain one view, or "
-                "another layer"
+                "input or in one pass; LayerSimilarityShapley needs one tensor: explain one view, or another layer"
             )
-        up_to_scale = isinstance(self.similarity, Cosine)
+        up_to_scale = self.similarity.ignores_length
         with torch.inference_mode(False), torch.no_grad():
             if callable(self.tail):
                 tail = given_tail(self.tail, tensors[0], run.embedding, up_to_scale)
@@ -215,16 +222,17 @@ class LayerSimilarityShapley(SimilarityLayerAttribution):
 
 
 class _Players:
-    """The positions of a layer.
+    """The positions of a layer, as players of one game per query.
 
     Args:
-        tail: from the layer's tensor to the embedding.
-        activation: the layer's tensor, ``(B, ...)``.
+        tail: from the tensor of the layer to the embedding.
+        activation: the tensor of the layer, ``(B, ...)``.
         grid: rows, columns, ... of the positions.
-        token_grid: lays the tensor out as ``(B, N, *grid)``.
+        token_grid: rearranges the tensor into ``(B, N, *grid)``; None: the tensor has that form.
 
     Attributes:
-        count: of the positions.
+        grid: rows, columns, ... of the positions.
+        count: number of positions, P.
     """
 
     def __init__(
@@ -234,7 +242,7 @@ class _Players:
         self.count = math.prod(grid)
         self._tail = tail
         self._activation = activation
-        self._position = None if token_grid is None else _position_of_each_number(activation, token_grid)
+        self._position = None if token_grid is None else _position_of_each_element(activation, token_grid)
 
     def games(
         self,
@@ -242,12 +250,12 @@ class _Players:
         max_batch: int,
         count: Callable[[int], object] = lambda n_sets: None,
     ) -> Iterator[Game]:
-        """The game of each query: the score of the sets of positions.
+        """The game of each query: the score of sets of positions.
 
         Args:
-            comparison: of the queries.
-            max_batch: how many masked activations are held at once.
-            count: is told how many sets were played.
+            comparison: the comparison of the queries with the support.
+            max_batch: how many masked activations are in memory at once.
+            count: called with the number of sets after each batch of sets. Default: a function that does nothing.
         """
         for query, activation in enumerate(self._activation.split(1)):
             support, weights = comparison.supports_of(query)
@@ -266,14 +274,15 @@ class _Players:
 
 
 class _GameOfMasks(Game):
-    """The score of an activation with all but some positions set to zero.
+    """A game that sets all positions outside a set to zero and runs the tail.
 
     Args:
-        tail: from the layer's tensor to the embedding.
-        activation: of one query, ``(1, ...)``.
-        position: that each number of the activation belongs to; None where these are ``(1, N, *positions)``.
-        score: of embeddings, ``(M, J) -> (M,)``.
-        max_batch: how many masked activations are held at once.
+        tail: from the tensor of the layer to the embedding.
+        activation: the tensor of one query, ``(1, ...)``.
+        position: the position of each element of the activation, ``(elements,)``; None for a tensor
+            ``(1, N, *positions)``.
+        score: the score of embeddings, ``(M, J) -> (M,)``.
+        max_batch: how many masked activations are in memory at once.
     """
 
     def __init__(
@@ -289,23 +298,25 @@ class _GameOfMasks(Game):
         if self._position is None:
             kept = sets.view(len(sets), 1, *self._activation.shape[2:])
         else:
+            # One more column, always True, for elements without a position: they are always kept.
             kept = nn.functional.pad(sets, (0, 1), value=True)[:, self._position]
             kept = kept.view(len(sets), *self._activation.shape[1:])
         return self._score(self._tail(self._activation * kept))
 
 
 class _GameOfMeans(Game):
-    """The same where the tail begins with a mean over the positions: it is taken of sets without a masked activation.
+    """The game for a tail that begins with a mean over the positions: means of sets need no masked activations.
 
     Args:
-        tail: from the layer's tensor to the embedding.
-        activation: of one query, ``(1, N, *positions)``.
-        score: of embeddings, ``(M, J) -> (M,)``.
-        max_batch: how many masked activations there is room for.
+        tail: from the tensor of the layer to the embedding.
+        activation: the tensor of one query, ``(1, N, *positions)``.
+        score: the score of embeddings, ``(M, J) -> (M,)``.
+        max_batch: how many masked activations would fit into memory.
     """
 
     def __init__(self, tail: LayerTail, activation: Tensor, score: Step, max_batch: int) -> None:
         width, n_positions = activation[0].flatten(1).shape
+        # A set takes a row of positions and a mean, where a masked activation takes their product.
         super().__init__(max(1, max_batch * width * n_positions // (width + n_positions)))
         self._terms = F.widen(activation[0]).flatten(1).T / n_positions
         self._dtype = activation.dtype
@@ -319,19 +330,21 @@ class _GameOfMeans(Game):
         return self._of_means(means)
 
     def along(self, orders: Tensor) -> Tensor:
-        return torch.cat([self._along(some) for some in orders.split(self._max_orders)])
+        return torch.cat([self._along(chunk) for chunk in orders.split(self._max_orders)])
 
     def _along(self, orders: Tensor) -> Tensor:
+        """The sets along an order are running sums of the terms of their positions."""
         return self._of_means(self._terms[orders[:, :-1]].cumsum(1).flatten(0, 1)).view(len(orders), -1)
 
     def _of_means(self, means: Tensor) -> Tensor:
         return self._score(self._tail.from_mean(means.to(self._dtype)))
 
 
-def _position_of_each_number(activation: Tensor, token_grid: TokenGridLike) -> Tensor:
-    """The position that each number of a sample belongs to, and one beyond the last for what the grid drops."""
+def _position_of_each_element(activation: Tensor, token_grid: TokenGridLike) -> Tensor:
+    """The position of each element of a sample, ``(elements,)``; P for elements that the grid leaves out."""
     size = activation[0].numel()
-    numbers = token_grid(torch.arange(size, device=activation.device).view(1, *activation.shape[1:]))[0].flatten(1)
-    position = torch.full((size,), numbers.shape[1], device=activation.device)
-    position[numbers] = torch.arange(numbers.shape[1], device=activation.device).expand_as(numbers)
+    # A token grid only selects and rearranges: applied to element numbers, it shows where each element goes.
+    elements = token_grid(torch.arange(size, device=activation.device).view(1, *activation.shape[1:]))[0].flatten(1)
+    position = torch.full((size,), elements.shape[1], device=activation.device)
+    position[elements] = torch.arange(elements.shape[1], device=activation.device).expand_as(elements)
     return position

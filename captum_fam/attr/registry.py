@@ -1,8 +1,9 @@
-"""Map methods by name, with what a caller has to know of each.
+"""Map methods by name, with the properties that callers need.
 
-A method is anything made as ``method(scores, layer, **options)`` from a :class:`~captum_fam.SimilarityToSupport` and a
-module, with ``attribute(inputs, target=...)`` that gives ``(B, N, *spatial)``: the layer methods of Captum and of this
-package, and your own. :func:`register_method` makes one known by a name, in ``explain``, on the command line and in the
+A map method is a class or function that takes ``(scores, layer, **options)``, a
+:class:`~captum_fam.SimilarityToSupport` and a module, and returns an object whose ``attribute(inputs, target=...)``
+gives maps ``(B, N, *spatial)``. Layer methods of Captum and of this package are map methods, and users can add methods
+of their own. :func:`register_method` makes a method known by a name: in ``explain``, on the command line and in the
 tables of the experiments.
 """
 
@@ -11,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 from captum.attr import LayerGradCam
 from torch import Tensor
@@ -40,16 +41,18 @@ class MapMethod:
     """A map method and its properties.
 
     Attributes:
-        name: by which it is asked for.
+        name: the name of the method in ``explain``, on the command line and in tables.
         make: a class or function of ``(scores, layer, **options)``.
-        takes_foil: whether the map knows of a foil.
-        needs_images: whether the support must hold images, because positions are compared.
-        takes_tokens: whether it takes ``token_grid=``, which lays tokens out as an image.
-        signed: whether negative values speak against the match.
-        support_blind: whether the map knows neither support nor foil, as that of a baseline.
-        adds_up: whether the map's sum is the score, so that maps of several layers have a mean.
-        unit: of the map's values: the ``"score"``, the layer's ``"activation"``, a ``"cosine"``, or ``"none"``. In the
-            unit of the score or a cosine, a map can be too small to be more than rounding noise.
+        takes_foil: whether the map depends on the foil. Default: True.
+        needs_images: whether the support must hold images, because positions are compared. Default: False.
+        takes_tokens: whether ``make`` takes ``token_grid=``, which lays tokens out as an image. Default: True.
+        signed: whether negative values are evidence against the match. Default: True.
+        support_blind: whether the map depends on neither support nor foil, like the map of a baseline. Default: False.
+        adds_up: whether the sum of the map is the score, so that the mean of the maps of several layers makes sense.
+            Default: False.
+        unit: unit of the values of the map: ``"score"``, ``"activation"`` (of the layer), ``"cosine"`` or ``"none"``. A
+            map in the unit of the score or of a cosine can be so small that it is only rounding noise. Default:
+            "score".
 
     Example:
         >>> get_method("uniform").support_blind
@@ -67,16 +70,20 @@ class MapMethod:
     unit: Unit = "score"
 
     def without_noise(self, maps: Tensor, magnitude: Callable[[], Tensor]) -> Tensor:
-        """Maps of this method; one that is only rounding noise is exactly zero, and no scale can bring it up.
+        """Set maps of this method that are only rounding noise to zero, so that no color scale can show the noise.
 
-        A map is noise where its largest value is within a millionth of what it is made of
-        (:func:`~captum_fam.attr.account.drop_noise`): the scores before the foil, or one for cosines. Maps in the unit
-        of the activation stay as they are: contributions that have cancelled to rounding are zero already.
+        A map is noise where its largest magnitude is at most a millionth of the magnitude of the numbers from which the
+        map was computed (:func:`~captum_fam.attr.account.drop_noise`): the scores before a foil is subtracted, or 1 for
+        cosines. Maps in the unit of the activation are returned unchanged: FAM has already set contributions to zero
+        that are only rounding noise.
 
         Args:
             maps: ``(B, N, *spatial)``.
-            magnitude: gives that of the scores, ``(B,)``, where it is needed:
-                :attr:`Comparison.magnitude <captum_fam.Comparison.magnitude>`.
+            magnitude: a function that gives the magnitudes of the scores, ``(B,)``; called for maps in the unit of the
+                score only. See :attr:`Comparison.magnitude <captum_fam.Comparison.magnitude>`.
+
+        Returns:
+            The maps, ``(B, N, *spatial)``.
         """
         if self.unit == "cosine":
             return drop_noise(maps, maps.new_ones(len(maps)))
@@ -84,7 +91,7 @@ class MapMethod:
 
 
 METHODS: dict[str, MapMethod] = {}
-"""The registered methods by name: look them up when they are needed, as :func:`register_method` adds to them."""
+"""The registered methods by name. Read the table at the time of use, because :func:`register_method` adds methods."""
 
 
 def register_method(
@@ -99,21 +106,26 @@ def register_method(
     adds_up: bool = False,
     unit: Unit = "score",
 ) -> Any:
-    """Make a method known by a name; as a function, or as a decorator of a class.
+    """Make a method known by a name. Call the function, or use it as a decorator of a class.
 
     Args:
-        name: letters, digits, ``-``, ``_`` and ``+``.
-        make: a class or function of ``(scores, layer, **options)``.
-        takes_foil: whether the map knows of a foil. Default: True.
+        name: the name, of letters, digits, ``-``, ``_`` and ``+``.
+        make: a class or function of ``(scores, layer, **options)``. Default: None, return a decorator.
+        takes_foil: whether the map depends on the foil. Default: True.
         needs_images: whether the support must hold images. Default: False.
-        takes_tokens: whether it takes ``token_grid=``. Default: True.
-        signed: whether negative values speak against the match. Default: True.
-        support_blind: whether the map knows neither support nor foil. Default: False.
-        adds_up: whether the map's sum is the score. Default: False.
-        unit: of the map's values, see :class:`MapMethod`. Default: the score.
+        takes_tokens: whether ``make`` takes ``token_grid=``. Default: True.
+        signed: whether negative values are evidence against the match. Default: True.
+        support_blind: whether the map depends on neither support nor foil. Default: False.
+        adds_up: whether the sum of the map is the score. Default: False.
+        unit: unit of the values of the map, see :class:`MapMethod`. Default: "score".
+
+    Returns:
+        ``make``; or without ``make`` a decorator that registers a class and returns it.
 
     Raises:
-        ValueError: for a name that is taken or has other characters.
+        ValueError: for a name that is registered already, has other characters or ends in ``-foil`` or ``-runner-up``,
+            or an unknown unit.
+        TypeError: for something that cannot be called.
 
     Example:
         >>> from captum_fam.attr import LayerMaps, SimilarityLayerAttribution
@@ -127,10 +139,16 @@ def register_method(
     """
     if not isinstance(name, str) or not re.fullmatch(r"[\w+-]+", name):
         raise ValueError(f"name must be letters, digits, '-', '_' and '+', got {name!r}")
+    if name.endswith(("-foil", "-runner-up")):
+        raise ValueError(f"name {name!r} ends as the names of tables do that ask for a foil; choose another")
     if name in METHODS:
-        raise ValueError(f"name {name!r} is taken by {METHODS[name].make.__name__}; choose another")
+        raise ValueError(f"name {name!r} is taken by another method; choose another")
+    if unit not in get_args(Unit):
+        raise ValueError(f"unit must be one of {', '.join(get_args(Unit))}, got {unit!r}")
 
     def register(make: MakeOrDecorated) -> MakeOrDecorated:
+        if not callable(make):
+            raise TypeError(f"make must be a class or a function of (scores, layer), got {type(make).__name__}")
         METHODS[name] = MapMethod(
             name, make, takes_foil, needs_images, takes_tokens, signed, support_blind, adds_up, unit
         )
@@ -140,14 +158,16 @@ def register_method(
 
 
 def get_method(method: str | Make | MapMethod) -> MapMethod:
-    """A method by its name, its class, or itself; name and class give the same.
+    """Look up a method with its properties.
 
-    A class that is not registered goes by its own name, and takes tokens where it is a
-    :class:`~captum_fam.attr.base.SimilarityLayerAttribution`.
+    Args:
+        method: the name of a registered method; its class, which gives the same result; or a :class:`MapMethod`, which
+            is returned. A class that is not registered gets its own name and the default properties;
+            ``takes_tokens`` is True for a :class:`~captum_fam.attr.base.SimilarityLayerAttribution` only.
 
     Raises:
         ValueError: for an unknown name.
-        TypeError: for anything that is neither a name nor callable.
+        TypeError: for an argument that is neither a name, nor callable, nor a MapMethod.
 
     Example:
         >>> get_method("similarity-cam").adds_up, get_method(LayerSimilarityCAM).name
@@ -161,15 +181,16 @@ def get_method(method: str | Make | MapMethod) -> MapMethod:
         return METHODS[method]
     if not callable(method):
         raise TypeError(f"method must be a name or a layer method's class, got {type(method).__name__}")
-    for known in METHODS.values():
-        if known.make is method:
-            return known
-    is_own = isinstance(method, type) and issubclass(method, SimilarityLayerAttribution)
-    return MapMethod(getattr(method, "__name__", type(method).__name__), method, takes_tokens=is_own)
+    # A class that is registered keeps the properties that it was registered with.
+    for registered in METHODS.values():
+        if registered.make is method:
+            return registered
+    takes_tokens = isinstance(method, type) and issubclass(method, SimilarityLayerAttribution)
+    return MapMethod(getattr(method, "__name__", type(method).__name__), method, takes_tokens=takes_tokens)
 
 
 def list_methods() -> list[str]:
-    """The names of all methods.
+    """The names of all registered methods, in the order of their registration.
 
     Example:
         >>> "grad-cam" in list_methods()

@@ -1,4 +1,4 @@
-"""An embedding made of several views of an image, such as the image and its mirror image."""
+"""An embedding that combines several views of an image, such as the image and its mirror image."""
 
 from __future__ import annotations
 
@@ -33,25 +33,27 @@ NAMED_VIEWS: dict[str, tuple[Transform, Transform]] = {
     "hflip": (_mirror, _mirror),
     "vflip": (_flip, _flip),
 }
+"""The transform and its inverse for every view that has a name."""
 
 
 class Views(nn.Module):
-    r"""The embedding of several views of each image, :math:`Z = \sum_v f(\tau_v(x))`, and the way back for maps.
+    r"""A model that combines the embeddings of several views of each image, :math:`Z = \sum_v f(\tau_v(x))`.
 
-    Re-identification, face verification and retrieval add the embedding of the mirror image. A layer of such a model
-    runs once per view. The methods of this package explain all of these passes together: the map of each view is laid
-    back by the inverse of its transform, and the maps are summed, so that an exact map still adds up to the score.
+    Models for re-identification, face verification and retrieval often add the embedding of the mirror image. A layer
+    of such a model runs once per view. The methods of this package explain all views together: the map of each view is
+    brought back to the image by the inverse of the transform of the view, and the maps are summed. An exact map of such
+    a model therefore still sums to the score.
 
     Args:
         model: maps a batch of images to embeddings ``(B, J)``.
-        views: ``"identity"``, ``"hflip"``, ``"vflip"``, or pairs of a transform of images ``(B, C, *spatial)`` and its
-            inverse on maps ``(B, 1, *spatial)``, which are as small as the layer.
-        combine: the ``"mean"`` of the embeddings, or their ``"sum"``.
-        normalize: None; ``"before"``: each embedding is scaled to length one before they are combined; ``"after"``:
-            the combination is.
+        views: each view is ``"identity"``, ``"hflip"``, ``"vflip"``, or a pair of functions: the transform of images
+            ``(B, C, *spatial)``, and its inverse on maps ``(B, 1, *spatial)`` with the spatial size of the layer.
+        combine: ``"mean"`` or ``"sum"`` of the embeddings. Default: "mean".
+        normalize: ``"before"``: scale each embedding to length one before they are combined; ``"after"``: scale the
+            combination to length one; None: no scaling. Default: None.
 
     Raises:
-        ValueError: for an unknown view, combination or normalization, or without a view.
+        ValueError: for an unknown view, combination or normalization, or for an empty sequence of views.
         TypeError: for a view that is neither a name nor a pair of functions.
 
     Example:
@@ -81,7 +83,7 @@ class Views(nn.Module):
         self.normalize = normalize
 
     def forward(self, inputs: Tensor, *args: Any) -> Tensor:
-        """The combined embedding ``(B, J)``; further arguments go to the model with each view."""
+        """Compute the combined embedding ``(B, J)``. The model gets the further arguments with each view."""
         embeddings = []
         for index, (transform, _) in enumerate(self.views):
             with running_view(index):
@@ -93,7 +95,7 @@ class Views(nn.Module):
         return _unit(total) if self.normalize == "after" else total
 
     def lay_back(self, maps: Tensor, view: int) -> Tensor:
-        """Maps of one view, ``(B, N, *spatial)``, in the place of the untransformed image."""
+        """Bring maps ``(B, N, *spatial)`` of one view back to the image without the transform of the view."""
         return self.views[view][1](maps)
 
     def extra_repr(self) -> str:
@@ -105,9 +107,10 @@ def _unit(embedding: Tensor) -> Tensor:
 
 
 def _pair(view: ViewLike) -> tuple[Transform, Transform]:
+    """The transform and the inverse of a view."""
     if isinstance(view, str):
         if view not in NAMED_VIEWS:
-            raise ValueError(f"views: {view!r} is unknown; give {', '.join(NAMED_VIEWS)} or (transform, inverse)")
+            raise ValueError(f"views: {view!r} is unknown; pass {', '.join(NAMED_VIEWS)} or (transform, inverse)")
         return NAMED_VIEWS[view]
     if not isinstance(view, tuple) or len(view) != 2 or not all(callable(part) for part in view):
         raise TypeError(f"views: expected a name or a pair (transform, inverse on maps), got {view!r}")

@@ -1,1 +1,1 @@
-"""The command ``captum-fam``: :mod:`captum_fam.cli.main` reads it, every subcommand is a module of its own."""
+"""The program ``captum-fam``: :mod:`captum_fam.cli.main` starts it, and every subcommand has its own module."""

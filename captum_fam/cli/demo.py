@@ -1,4 +1,4 @@
-"""``captum-fam demo``: the offline example."""
+"""The subcommand ``captum-fam demo``: an example that needs no download."""
 
 from __future__ import annotations
 
@@ -10,17 +10,40 @@ from captum_fam.demo.run import run_demo
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Fill the parser of the subcommand."""
+    """Add the options of the subcommand to its parser.
+
+    Args:
+        parser: parser of the subcommand.
+
+    Example:
+        >>> parser = argparse.ArgumentParser()
+        >>> add_options(parser)
+        >>> parser.parse_args(["--seed", "3"]).seed
+        3
+    """
     parser.description = (
-        "Explain why the built-in few-shot network matches a query with its support, on planted scenes whose truth is "
-        "known to the pixel. Needs no download."
+        "Explain why the built-in few-shot network matches a query with its support, on drawn scenes in which the "
+        "pixels of the shared object are known. Needs no download."
     )
-    parser.add_argument("--out", type=Path, default=default_out(parser), metavar="DIR", help="default: %(default)s")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the scenes; default: %(default)s")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=default_out(parser),
+        metavar="DIR",
+        help="folder of the results; default: %(default)s",
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the scenes; default: %(default)s")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run the subcommand."""
+    """Run the subcommand.
+
+    Args:
+        options: the parsed options.
+
+    Returns:
+        The exit code 0.
+    """
     print(run_demo(options.out, seed=options.seed))
     return 0

@@ -1,4 +1,4 @@
-"""``captum-fam explain``: image files, compared by any embedding model of the package."""
+"""The subcommand ``captum-fam explain``: explains why image files match, for any embedding model of the package."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ Classes = Mapping[str, Sequence[Path]]
 
 @dataclass(frozen=True)
 class ExplainJob:
-    """What is explained, by what, and where the results go: the options, checked as far as no model is needed.
+    """The options of the subcommand, read and checked; only the checks that need the model are left.
 
     Attributes:
-        queries: the name of each query file.
-        supports: files by class.
-        foil: what the class is contrasted with: a word, or files by class; None: nothing.
-        target: the explained class; None: the predicted one.
-        methods: that make the maps.
-        model: which network, and what is changed in it.
-        run: how it works through the images.
+        queries: name of each query, by the path of its file.
+        supports: files of the supports, by class.
+        foil: ``"others"``, ``"runner-up"``, or files of the foil by class; None for no foil.
+        target: the class to explain; None for the predicted class of each query.
+        methods: the methods that compute the maps.
+        model: the options that name the model.
+        run: the options for the work through the images.
         out: folder of the results.
     """
 
@@ -50,50 +50,79 @@ class ExplainJob:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Fill the parser of the subcommand."""
+    """Add the options of the subcommand to its parser.
+
+    Args:
+        parser: parser of the subcommand.
+
+    Example:
+        >>> parser = argparse.ArgumentParser()
+        >>> add_options(parser)
+        >>> options = parser.parse_args(["query.jpg", "--support", "wren.jpg", "robin.jpg"])
+        >>> [str(path) for path in options.support]
+        ['wren.jpg', 'robin.jpg']
+    """
     parser.description = (
-        "Explain why query images match their support, by the embeddings of a network. Images are squashed to a "
-        "square, so that nothing is cut off."
+        "Explain why query images match their support in the embeddings of a network. Images are squashed to a square, "
+        "so that nothing is cut off."
     )
     parser.epilog = (
         "examples: captum-fam explain query.jpg --support wrens/*.jpg --foil jays/ | "
         "captum-fam explain photos/ --support birds/ --foil others --methods fam,similarity-cam. "
-        "Writes for each query a figure, the overlays and the maps (.npz), and one manifest.json. Exit code: 0; "
-        "1 if an image could not be read and the others are done; 2 for options that cannot be followed."
+        "Writes a figure, the overlays and the maps (.npz) per query, and one manifest.json. Exit code: 0 if all "
+        "queries are explained; 1 if some images could not be read, and all others are done; 2 for wrong options."
     )
     files: dict[str, Any] = {"nargs": "+", "type": Path}
-    parser.add_argument("queries", **files, metavar="QUERY", help="images, or folders of images; before --support")
+    parser.add_argument(
+        "queries", **files, metavar="QUERY", help="images, or folders of images; must come before --support"
+    )
     parser.add_argument(
         "--support",
         **files,
         required=True,
         metavar="IMAGE_OR_FOLDER",
-        help="images or a folder of one class; or a folder of class folders, or several folders, each a class: then "
-        "the predicted class is explained",
+        help="images, or a folder of images, of one class; or several classes, as a folder of class folders or as "
+        "several folders: then the predicted class is explained",
     )
     parser.add_argument(
         "--foil",
         nargs="+",
         metavar="FOIL",
-        help="why this class and not that: 'others', 'runner-up', or images or folders to contrast with; fam then "
-        "leaves out its min-max, which would erase the sign",
+        help="explain why this class and not the foil: 'others', 'runner-up', or images or folders of the foil; fam "
+        "then leaves out its min-max normalization, which would erase the sign",
     )
-    parser.add_argument("--target", metavar="CLASS", help="explain this class instead of the predicted one")
+    parser.add_argument("--target", metavar="CLASS", help="explain this class instead of the predicted class")
     parser.add_argument(
         "--methods",
         type=names_of(list_methods(), "method"),
         default=("fam",),
         metavar="NAME,NAME,...",
-        help=f"{', '.join(list_methods())}; default: fam",
+        help=f"methods that compute the maps: {', '.join(list_methods())}; default: fam",
     )
     add_fields(parser, ModelOptions)
     add_fields(parser, RunOptions)
-    parser.add_argument("--out", type=Path, default=default_out(parser), metavar="DIR", help="default: %(default)s")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=default_out(parser),
+        metavar="DIR",
+        help="folder of the results; default: %(default)s",
+    )
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run the subcommand."""
+    """Run the subcommand.
+
+    Args:
+        options: the parsed options.
+
+    Returns:
+        The exit code: 1 if an image could not be read, else 0.
+
+    Raises:
+        ValueError: as :func:`read_job` and :func:`explain_files`.
+    """
     job = read_job(options)
     n_explained, n_unreadable = explain_files(job)
     print(f"{n_explained} explained, {n_unreadable} unreadable: {job.out}")
@@ -101,10 +130,17 @@ def run(options: argparse.Namespace) -> int:
 
 
 def read_job(options: argparse.Namespace) -> ExplainJob:
-    """The options as a job.
+    """Read and check the options.
+
+    Args:
+        options: the parsed options.
+
+    Returns:
+        The job.
 
     Raises:
-        ValueError: for files that are not there or are no classes, a foil without another class, or an unknown target.
+        ValueError: for files that do not exist or do not form classes, a foil that needs another class, or an unknown
+            target.
     """
     queries = find_queries(options.queries)
     supports = find_classes(options.support, "--support")
@@ -121,13 +157,17 @@ def read_job(options: argparse.Namespace) -> ExplainJob:
 
 
 def explain_files(job: ExplainJob) -> tuple[int, int]:
-    """Explain every query and write the results; the manifest stands only where all of them do.
+    """Explain every query and write the results; the manifest is written last.
+
+    Args:
+        job: the queries, supports, methods and model.
 
     Returns:
-        How many queries were explained, and how many images, of queries and supports, could not be read.
+        The number of explained queries, and the number of images that could not be read, supports included.
 
     Raises:
-        ValueError: for a model that cannot be loaded or does not go with a method, or a class without readable images.
+        ValueError: for a model that cannot be loaded, a method that cannot explain the model, or a class without
+            readable images.
     """
     net = job.model.load()
     _check_tokens(job, net)
@@ -151,14 +191,14 @@ def explain_files(job: ExplainJob) -> tuple[int, int]:
 
 
 def _make_explainers(job: ExplainJob, net: EmbeddingModel, reader: ImageReader) -> list[Explainer]:
-    """One per method, with the support and the foil of the job."""
+    """One explainer per method, with the support and the foil of the job."""
     keep_images = any(method.needs_images for method in job.methods)
     support = reader.support_set(job.supports, "--support", keep_images)
     foil = job.foil
     foil_support: Foil | SupportSet | None = (
         foil if foil is None or isinstance(foil, str) else reader.support_set(foil, "--foil", keep_images)
     )
-    # A method that takes no token grid has been refused for layers of tokens, the others are told of the grid.
+    # A layer of tokens needs a token grid. Methods that take no token grid were refused for such a layer before.
     grid: dict[str, Any] = {"token_grid": net.token_grid} if net.token_grid else {}
     return [
         Explainer(
@@ -177,7 +217,9 @@ def _make_explainers(job: ExplainJob, net: EmbeddingModel, reader: ImageReader) 
 def _check_tokens(job: ExplainJob, net: EmbeddingModel) -> None:
     refused = [method.name for method in job.methods if not method.takes_tokens]
     if net.token_grid and refused:
-        raise ValueError(f"--methods {','.join(refused)}: cannot explain the tokens of {net.name}; take another")
+        raise ValueError(
+            f"--methods {','.join(refused)}: cannot explain the tokens of {net.name}; choose another method"
+        )
 
 
 def _read_foil(words: Sequence[str] | None, n_classes: int) -> Foil | Classes | None:
@@ -186,14 +228,14 @@ def _read_foil(words: Sequence[str] | None, n_classes: int) -> Foil | Classes | 
     if words[0] not in ("others", "runner-up"):
         return find_classes([Path(word) for word in words], "--foil")
     if len(words) > 1:
-        raise ValueError(f"--foil {words[0]} stands alone, without files")
+        raise ValueError(f"--foil {words[0]} takes no files or other words, got {' '.join(words[1:])}")
     if n_classes < 2:
         raise ValueError(f"--foil {words[0]} needs supports of at least two classes; give a folder of class folders")
     return cast(Foil, words[0])
 
 
 def _class_name(target: str | None, classes: Sequence[str]) -> str | None:
-    """The class that ``--target`` names, or numbers."""
+    """The class that ``--target`` gives by name, or by number in the order of the classes."""
     if target is None or target in classes:
         return target
     if target.isdecimal() and int(target) < len(classes):

@@ -1,4 +1,4 @@
-"""The files that ``captum-fam explain`` writes: per query a figure, overlays and arrays, and one manifest."""
+"""The files that ``captum-fam explain`` writes: a figure, overlays and arrays per query, and one manifest."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from captum_fam.images import UnreadableImageError, read_image
 from captum_fam.models import EmbeddingModel
 
 _THUMBNAIL_SIDE = 160  # pixels
-_SHOWN = 9  # pictures per panel of the figure
+_MAX_PICTURES = 9  # per panel of the figure
 
 
 class Pictures:
-    """Thumbnails of supports and foils for the figures, read when first shown.
+    """Thumbnails of supports and foils for the figures; a file is read when it is first shown.
 
     Args:
-        supports: files by class.
-        foil: ``"others"``, ``"runner-up"``, files by class, or None.
+        supports: files of the supports, by class.
+        foil: ``"others"``, ``"runner-up"``, files of the foil by class, or None for no foil.
     """
 
     def __init__(self, supports: Mapping[str, Sequence[Path]], foil: str | Mapping[str, Sequence[Path]] | None) -> None:
@@ -33,15 +33,25 @@ class Pictures:
         self._thumbnails: dict[Path, Image | None] = {}
 
     def supports(self, target: str) -> list[Image]:
-        """Of the explained class."""
+        """The supports of a class.
+
+        Args:
+            target: the class.
+
+        Returns:
+            Thumbnails of the readable files, at most nine.
+        """
         return self._read(self.support_files[target])
 
     def foils(self, target: str, scores: Mapping[str, float]) -> tuple[str, list[Image]]:
-        """What the class is contrasted with, in words and pictures.
+        """The foil of a class, as a title and as pictures.
 
         Args:
             target: the explained class.
-            scores: of every class.
+            scores: score of the query by class.
+
+        Returns:
+            The title of the panel, and thumbnails of the readable files, at most nine.
         """
         others = {name: score for name, score in scores.items() if name != target}
         if self.foil is None:
@@ -51,21 +61,22 @@ class Pictures:
             return f"foil: runner-up\n{best}", self.supports(best)
         if isinstance(self.foil, str):
             return "foil: other classes", self._read([self.support_files[name][0] for name in others])
-        first_of_each_class_first = zip_longest(*self.foil.values())
-        files = [path for paths in first_of_each_class_first for path in paths if path]
+        # The first file of every class, then the second file of every class, and so on.
+        rounds = zip_longest(*self.foil.values())
+        files = [path for files_of_round in rounds for path in files_of_round if path]
         name = ", ".join(self.foil)
         return "foil" if name == "foil" else f"foil\n{name}", self._read(files)
 
     def _read(self, paths: Sequence[Path]) -> list[Image]:
-        shown = paths[:_SHOWN]
-        for path in shown:
+        first_paths = paths[:_MAX_PICTURES]
+        for path in first_paths:
             if path not in self._thumbnails:
                 self._thumbnails[path] = _read_thumbnail(path)
-        return [image for path in shown if (image := self._thumbnails[path])]
+        return [image for path in first_paths if (image := self._thumbnails[path])]
 
 
 def _read_thumbnail(path: Path) -> Image | None:
-    """None for a file that cannot be read: the run has named it when it was to be embedded."""
+    """A thumbnail; None for a file that cannot be read, which the run has reported when it embedded the supports."""
     try:
         thumbnail = read_image(path)
     except UnreadableImageError:
@@ -75,14 +86,14 @@ def _read_thumbnail(path: Path) -> Image | None:
 
 
 class QueryWriter:
-    """Writes queries one by one, and at the end the manifest, whose entries are those of :meth:`Explanation.save`.
+    """Writes the queries one by one, and the manifest at the end. Entries are as in :meth:`Explanation.save`.
 
     Args:
-        out: the folder of the results.
-        pictures: of supports and foils.
+        out: folder of the results.
+        pictures: thumbnails of supports and foils.
 
     Attributes:
-        queries: the entries of the queries that are written.
+        queries: manifest entries of the queries that are written.
     """
 
     def __init__(self, out: Path, pictures: Pictures) -> None:
@@ -90,16 +101,19 @@ class QueryWriter:
         self.pictures = pictures
         self.queries: list[dict[str, Any]] = []
         self._about: dict[str, Any] = {}
-        (out / MANIFEST).unlink(missing_ok=True)  # it would speak of another run
+        (out / MANIFEST).unlink(missing_ok=True)  # of an earlier run
 
     def write(self, explanations: Sequence[Explanation], index: int, path: Path, size: tuple[int, int]) -> str:
-        """Write the files of one query, all or none; gives the line that says so.
+        """Write the files of one query, all or none.
 
         Args:
-            explanations: of a batch, one per method.
-            index: of the query in the batch.
-            path: of its file.
-            size: height and width of the file's image.
+            explanations: explanations of a batch of queries, one per method.
+            index: position of the query in the batch.
+            path: path of the image file.
+            size: height and width of the image in the file, in pixels.
+
+        Returns:
+            A line of text that reports the result.
         """
         with write_all_or_nothing(self.out) as scratch:
             entry = write_query(explanations, index, scratch)
@@ -109,17 +123,17 @@ class QueryWriter:
             drawing.save(scratch / figure)
         self.queries.append({"file": str(path), "image_size": size, **entry, "figure": figure})
         first = explanations[0]
-        options = {one.method: one.about["options"] for one in explanations}
+        options = {explanation.method: explanation.about["options"] for explanation in explanations}
         self._about = {**first.about, "options": options, "classes": list(first.class_names)}
         return f"{path}: {target} {_line(explanations, index)} -> {self.out / figure}"
 
     def finish(self, net: EmbeddingModel, model: ModelOptions, unreadable: Mapping[Path, str]) -> None:
-        """Write the manifest: what :meth:`Explanation.save` writes, with the files, the weights and the preprocessing.
+        """Write the manifest: the entries of :meth:`Explanation.save`, the files, the weights and the preprocessing.
 
         Args:
-            net: the model as it was loaded.
-            model: the options that named it.
-            unreadable: the reason for each file that could not be read.
+            net: the loaded model.
+            model: the options that name the model.
+            unreadable: reason for each file that could not be read.
         """
         foil = self.pictures.foil
         manifest = {
@@ -133,8 +147,8 @@ class QueryWriter:
                 "mean": net.mean,
                 "std": net.std,
             },
-            "support_files": _as_text(self.pictures.support_files),
-            "foil_files": {} if foil is None or isinstance(foil, str) else _as_text(foil),
+            "support_files": _paths_as_text(self.pictures.support_files),
+            "foil_files": {} if foil is None or isinstance(foil, str) else _paths_as_text(foil),
             "queries": self.queries,
             "unreadable": [{"file": str(path), "error": reason} for path, reason in unreadable.items()],
             "versions": versions(),
@@ -144,21 +158,23 @@ class QueryWriter:
 
 
 def _line(explanations: Sequence[Explanation], index: int) -> str:
-    """The score, what maps explain of it, and which are flat, in words."""
-    first = next((one for one in explanations if one.coverage is not None), explanations[0])
-    notes = [f"{one.method} {one.account_text(index)}" for one in explanations if one.coverage is not None]
-    notes += [f"{one.method} is zero everywhere" for one in explanations if not one.attributions[index].any()]
+    """The score, the share of the score that each map explains, and the methods whose map is zero, as text."""
+    accounts = [explanation for explanation in explanations if explanation.coverage is not None]
+    flat = [explanation for explanation in explanations if not explanation.attributions[index].any()]
+    first = accounts[0] if accounts else explanations[0]
+    notes = [f"{explanation.method} {explanation.account_text(index)}" for explanation in accounts]
+    notes += [f"{explanation.method} is zero everywhere" for explanation in flat]
     return first.score_text(index) + (f" ({' | '.join(notes)})" if notes else "")
 
 
 def _describe_weights(weights: str, layout: str | None) -> dict[str, str]:
-    """The name; of a file its hash too, and whose naming of the parameters it had, where that is known."""
+    """The name of the weights; for a file its path, its hash and its layout of parameter names, if that is known."""
     path = Path(weights)
     if not path.is_file():
         return {"name": weights}
-    known = {} if layout is None else {"layout": layout}
-    return {"file": weights, "sha256": sha256_of_file(path), **known}
+    layout_entry = {} if layout is None else {"layout": layout}
+    return {"file": weights, "sha256": sha256_of_file(path), **layout_entry}
 
 
-def _as_text(classes: Mapping[str, Sequence[Path]]) -> dict[str, list[str]]:
+def _paths_as_text(classes: Mapping[str, Sequence[Path]]) -> dict[str, list[str]]:
     return {name: [str(path) for path in paths] for name, paths in classes.items()}

@@ -1,6 +1,6 @@
 """The program ``captum-fam``: global options, plug-ins, and the table of subcommands.
 
-Only the module of the subcommand that runs is imported, so that ``--help`` and ``--version`` answer at once.
+Only the module of the subcommand that runs is imported, so that ``--help`` and ``--version`` print without delay.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from captum_fam.cli.plugins import load_plugin
 
 
 class Command(NamedTuple):
-    """A subcommand that is not imported yet.
+    """A subcommand whose module is not imported yet.
 
     Attributes:
-        module: has ``add_options(parser)``, which also sets the default ``run``: from the options to an exit code.
-        help: one line for ``captum-fam --help``.
+        module: name of the module, which has a function ``add_options(parser)``. The function sets the default ``run``
+            of the parser: a function from the parsed options to an exit code.
+        help: line of ``captum-fam --help``.
     """
 
     module: str
@@ -50,25 +51,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Args:
-        arguments: the words after ``captum-fam``. Default: those of the process.
+        arguments: the words after ``captum-fam``; None for the words on the command line of the process. Default: None.
 
     Returns:
-        0; 1 where a part of the work could not be done; 2 for options that cannot be followed; 130 after Ctrl-C.
+        The exit code: 0; 1 if a part of the work could not be done; 2 for wrong options; 130 after Ctrl-C.
+
+    Raises:
+        SystemExit: after ``--help`` and ``--version``, and for options that the parser refuses.
     """
-    given = _program_parser().parse_args(arguments)
+    program_options = _program_parser().parse_args(arguments)
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
         try:
-            # Before the options of the command are built: they list the registered methods, models and protocols.
-            for plugin in given.plugin:
+            # Plug-ins come first, because the help of the command lists the registered methods, models and protocols.
+            for plugin in program_options.plugin:
                 load_plugin(plugin)
-            options = make_parser(given.command).parse_args(given.words)
+            options = make_parser(program_options.command).parse_args(program_options.words)
             code: int = options.run(options)
         except KeyboardInterrupt:
             print("captum-fam: interrupted", file=sys.stderr)
             return 130
         except (ValueError, RuntimeError, OSError, ImportError) as error:
-            if given.traceback:
+            if program_options.traceback:
                 raise
             print(f"captum-fam: error: {error}", file=sys.stderr)
             return 2
@@ -76,20 +80,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def make_parser(command: str) -> argparse.ArgumentParser:
-    """The parser of one subcommand, whose module is imported for it.
+    """The parser of a subcommand; imports the module of the subcommand.
 
     Args:
         command: a key of ``COMMANDS``.
+
+    Returns:
+        The parser with all options.
+
+    Example:
+        >>> make_parser("demo").parse_args([]).seed
+        0
     """
-    # argparse, because a shell turns --support birds/*.jpg into many words after one option, which typer and click
-    # take one word at a time.
+    # argparse, because a shell turns --support birds/*.jpg into many words after one option. typer and click take only
+    # one word per option.
     parser = argparse.ArgumentParser(prog=f"captum-fam {command}", allow_abbrev=False)
     import_module(COMMANDS[command].module).add_options(parser)
     return parser
 
 
 def _program_parser() -> argparse.ArgumentParser:
-    """The global options and the name of a command; the words behind it are left to the command's own parser."""
+    """The parser of the global options and the name of the command; the words after the name belong to the command."""
     parser = argparse.ArgumentParser(
         prog="captum-fam",
         usage="%(prog)s [-h] [--version] [--traceback] [--plugin MODULE_OR_FILE.py] COMMAND ...",

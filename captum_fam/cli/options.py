@@ -1,4 +1,4 @@
-"""Options of the command line from the fields of dataclasses: name, type, default and help are said once, there."""
+"""Options of the command line from fields of dataclasses, which define name, type, default and help of an option."""
 
 from __future__ import annotations
 
@@ -23,11 +23,14 @@ def option(
     """A field of a dataclass that :func:`add_fields` makes an option of the command line.
 
     Args:
-        help: what the option does, in lower case. A default that is not None is added to it.
-        default: of the field; a field without one is an option that must be given.
-        metavar: what stands for the value in the help. Default: by the field's type.
-        choices: the values that are allowed. Default: those of a ``Literal``, else any.
-        parse: from the word to the value. Default: by the field's type.
+        help: what the option does, in lower case. :func:`add_fields` adds the default to this text.
+        default: default of the field. Without a default the option is required.
+        metavar: placeholder for the value in the help. Default: by the type of the field.
+        choices: the allowed values. Default: the values of a ``Literal``, else all values.
+        parse: function from the word to the value. Default: by the type of the field.
+
+    Returns:
+        A field of :mod:`dataclasses` that holds these properties as metadata.
 
     Example:
         >>> @dataclasses.dataclass
@@ -49,17 +52,20 @@ def add_fields(
     skip: Collection[str] = (),
     defaults: Mapping[str, Any] | None = None,
 ) -> None:
-    """Add an option for every field of a dataclass whose metadata has a ``"help"``.
+    """Add an option to a parser for every :func:`option_fields` of a dataclass.
 
-    ``Literal`` fields take one of its values; ``bool`` fields are switches, with a ``--no-`` form where
-    they are on by default; ``tuple`` fields take
-    several values with commas between; ``X | None`` fields take an X.
+    A ``Literal`` field takes one of the literal values. A ``bool`` field is a switch, with a ``--no-`` form if the
+    switch is on by default. A ``tuple`` field takes several values, separated by commas. An ``X | None`` field takes
+    an X.
 
     Args:
-        parser: that gets the options.
+        parser: parser that gets the options.
         owner: the dataclass.
-        skip: names of fields that are no options here.
-        defaults: values in place of the fields' own defaults, by name.
+        skip: names of fields that do not become options. Default: none.
+        defaults: values that replace the defaults of fields, by name. Default: none.
+
+    Example:
+        See :func:`option`.
     """
     hints = get_type_hints(owner)
     for field in option_fields(owner):
@@ -70,29 +76,50 @@ def add_fields(
 
 
 def option_fields(owner: type) -> list[dataclasses.Field[Any]]:
-    """The fields of a dataclass that are options of the command line."""
+    """The fields of a dataclass that are made by :func:`option`.
+
+    Args:
+        owner: the dataclass.
+
+    Returns:
+        The fields, in the order of their definition.
+    """
     return [field for field in dataclasses.fields(owner) if "help" in field.metadata]
 
 
 def read_fields(owner: Callable[..., T], options: argparse.Namespace, **others: Any) -> T:
-    """Make a dataclass of the parsed options.
+    """Make an instance of a dataclass from parsed options.
 
     Args:
         owner: the dataclass.
-        options: the parsed words; fields that were skipped keep their own default.
-        **others: further fields, which are no options or replace one.
+        options: the parsed options; a field without a parsed option keeps its default.
+        **others: values of further fields; they replace parsed options of the same name.
+
+    Returns:
+        The instance.
+
+    Example:
+        See :func:`option`.
     """
     fields = option_fields(owner)  # type: ignore[arg-type]
-    given = {field.name: getattr(options, field.name) for field in fields if hasattr(options, field.name)}
-    return owner(**{**given, **others})
+    parsed = {field.name: getattr(options, field.name) for field in fields if hasattr(options, field.name)}
+    return owner(**{**parsed, **others})
 
 
 def names_of(known: Collection[str], what: str) -> Callable[[str], tuple[str, ...]]:
-    """The type of an option that takes some of the known names, with commas between.
+    """A type for an option that takes one or more known names, separated by commas.
 
     Args:
-        known: the names.
-        what: what they name, for the message.
+        known: the known names.
+        what: the kind of thing that the names stand for, for the message.
+
+    Returns:
+        A function from a word to a tuple of names without repetitions. It raises ``argparse.ArgumentTypeError`` for an
+        unknown name.
+
+    Example:
+        >>> names_of(["fam", "cam"], "method")("cam, fam,cam")
+        ('cam', 'fam')
     """
 
     def parse(text: str) -> tuple[str, ...]:
@@ -106,14 +133,40 @@ def names_of(known: Collection[str], what: str) -> Callable[[str], tuple[str, ..
 
 
 def positive(text: str) -> int:
-    """A whole number of at least 1, as the type of an option."""
+    """A type for an option that takes a whole number of at least 1.
+
+    Args:
+        text: the word on the command line.
+
+    Returns:
+        The number.
+
+    Raises:
+        argparse.ArgumentTypeError: if the word is no such number.
+
+    Example:
+        >>> positive("32")
+        32
+    """
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text}")
     return int(text)
 
 
 def default_out(parser: argparse.ArgumentParser, suffix: str = "") -> Path:
-    """Where a command writes by default: a folder or file named as the command, ``captum-fam-explain``."""
+    """The folder or file to which a command writes by default, with the name of the command.
+
+    Args:
+        parser: parser of the command.
+        suffix: end of the name, such as ``".png"``. Default: empty.
+
+    Returns:
+        A path relative to the current folder.
+
+    Example:
+        >>> str(default_out(argparse.ArgumentParser("captum-fam explain")))
+        'captum-fam-explain'
+    """
     return Path(parser.prog.replace(" ", "-") + suffix)
 
 
@@ -124,50 +177,53 @@ def _default(field: dataclasses.Field[Any]) -> Any:
 
 
 def _arguments(field: dataclasses.Field[Any], hint: Any, default: Any) -> dict[str, Any]:
-    """What ``add_argument`` is told of a field."""
-    hint = _without_none(hint)
+    """The arguments of ``add_argument`` for a field."""
+    value_type = _without_none(hint)
     text = field.metadata["help"]
-    is_switch = hint is bool and default is False
+    is_switch = value_type is bool and default is False
     if default not in (dataclasses.MISSING, None, "", ()) and not is_switch:
-        text = f"{text}; default: {_in_words(default)}"
+        text = f"{text}; default: {_as_text(default)}"
     arguments: dict[str, Any] = {"help": text.replace("%", "%%")}
     arguments |= {"required": True} if default is dataclasses.MISSING else {"default": default}
-    if hint is bool:
+    if value_type is bool:
         return {**arguments, "action": "store_true" if is_switch else argparse.BooleanOptionalAction}
-    return {**arguments, **_value(field.metadata, hint)}
+    return {**arguments, **_value_arguments(field.metadata, value_type)}
 
 
-def _value(metadata: Mapping[str, Any], hint: Any) -> dict[str, Any]:
-    """How a value is read: by the metadata, else by the type."""
+def _value_arguments(metadata: Mapping[str, Any], value_type: Any) -> dict[str, Any]:
+    """The arguments of ``add_argument`` that say how a value is read: from the metadata, else from the type."""
     metavar, choices, parse = (metadata.get(name) for name in ("metavar", "choices", "parse"))
-    if choices is None and get_origin(hint) is Literal:
-        choices = get_args(hint)
+    if choices is None and get_origin(value_type) is Literal:
+        choices = get_args(value_type)
     if choices is not None:
         return {"choices": choices, "type": type(next(iter(choices))), "metavar": metavar}
     if parse is not None:
         return {"type": parse, "metavar": metavar or "N"}
-    if get_origin(hint) is tuple:
-        item = get_args(hint)[0]
-        return {"type": _several(item), "metavar": metavar or "VALUE,..."}
-    known = {int: "N", float: "X", Path: "PATH"}
-    return {"type": hint if hint in known else str, "metavar": metavar or known.get(hint, "NAME")}
+    if get_origin(value_type) is tuple:
+        item_type = get_args(value_type)[0]
+        return {"type": _comma_separated(item_type), "metavar": metavar or "VALUE,..."}
+    placeholders = {int: "N", float: "X", Path: "PATH"}
+    return {
+        "type": value_type if value_type in placeholders else str,
+        "metavar": metavar or placeholders.get(value_type, "NAME"),
+    }
 
 
 def _without_none(hint: Any) -> Any:
-    """X of ``X | None``."""
+    """The type X of ``X | None``; any other type as it is."""
     if get_origin(hint) in (Union, types.UnionType):
         return next(part for part in get_args(hint) if part is not type(None))
     return hint
 
 
-def _several(item: Callable[[str], Any]) -> Callable[[str], tuple[Any, ...]]:
-    def values(text: str) -> tuple[Any, ...]:
-        return tuple(item(part.strip()) for part in text.split(",") if part.strip())
+def _comma_separated(item_type: Callable[[str], Any]) -> Callable[[str], tuple[Any, ...]]:
+    def parse(text: str) -> tuple[Any, ...]:
+        return tuple(item_type(part.strip()) for part in text.split(",") if part.strip())
 
-    return values
+    return parse
 
 
-def _in_words(default: Any) -> str:
+def _as_text(default: Any) -> str:
     if isinstance(default, bool):
         return "yes" if default else "no"
     return ",".join(map(str, default)) if isinstance(default, tuple) else str(default)

@@ -1,10 +1,10 @@
-"""Code of the user's own that is imported before a command runs, so that what it registers can be named there."""
+"""Plug-ins: code of a user that is imported before a command runs, and whose registered names the command accepts."""
 
 from __future__ import annotations
 
 import sys
 from importlib import import_module
-from importlib.util import module_from_spec, spec_from_file_location
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 
 
@@ -12,10 +12,14 @@ def load_plugin(name: str) -> None:
     """Import a module, or a file that ends in ``.py``.
 
     Args:
-        name: ``package.module``, or the path of a file, which is imported under its own name without ``.py``.
+        name: ``package.module``, or the path of a file. The module of a file has the name of the file without ``.py``.
 
     Raises:
-        ImportError: if there is no such module or file, or it raises; the message names both.
+        ImportError: if there is no such module or file, or if its code raises an exception. The message has the name
+            and the exception.
+
+    Example:
+        >>> load_plugin("json")
     """
     try:
         if name.endswith(".py"):
@@ -27,16 +31,20 @@ def load_plugin(name: str) -> None:
 
 
 def _import_file(path: Path) -> None:
-    found = sys.modules.get(path.stem)
-    if found is not None:
-        if getattr(found, "__file__", None) == str(path):
-            return  # imported before, as by an earlier run in this process
+    imported = sys.modules.get(path.stem)
+    if imported is not None:
+        if getattr(imported, "__file__", None) == str(path):
+            return  # by an earlier run in this process
         raise ImportError(f"a module called {path.stem} is imported already; give the file another name")
+    # The folder of the file may be on the path of Python already: then the file itself is what is found.
+    installed = find_spec(path.stem)
+    if installed is not None and installed.origin != str(path):
+        raise ImportError(f"a module called {path.stem} is installed, and others import it; give the file another name")
     spec = spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None:
         raise ImportError("it is no Python file")
     module = module_from_spec(spec)
-    # Objects of its classes are pickled for worker processes, which looks the module up by name.
+    # Worker processes get pickled objects of the classes of the plug-in. Pickle looks up the module by its name.
     sys.modules[path.stem] = module
     try:
         spec.loader.exec_module(module)

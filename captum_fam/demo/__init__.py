@@ -1,4 +1,4 @@
-"""The offline demo: planted scenes, whose truth is known to the pixel, and a small network trained on them."""
+"""The offline demo: planted scenes with known object masks, and a small network trained on such scenes."""
 
 from captum_fam.demo.network import load_demo_network
 from captum_fam.demo.rendering import Scene, render_scene

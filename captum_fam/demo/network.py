@@ -12,13 +12,14 @@ from captum_fam.models import Conv4Net
 def load_demo_network() -> Conv4Net:
     """The few-shot network of ``captum-fam demo``, in eval mode on the CPU.
 
-    A :class:`~captum_fam.models.Conv4Net` trained on base classes of :class:`~captum_fam.demo.PlantedScenes`; the file
-    ``conv4net.json`` beside the weights says how. The network takes raw images in [0, 1], ``(B, 3, H, W)``, best at
-    84x84, without any normalization, and returns ``(B, 64)`` embeddings for the cosine. On novel classes, whose
-    textures it has never seen, its 5-way 1-shot accuracy is 74.5 % ± 0.9 % (chance: 20 %).
+    A :class:`~captum_fam.models.Conv4Net` trained on the base classes of :class:`~captum_fam.demo.PlantedScenes`; the
+    file ``conv4net.json`` beside the weights has the settings of the training. The network takes images
+    ``(B, 3, H, W)`` in [0, 1], without normalization and preferably of 84 x 84 pixels, and returns embeddings
+    ``(B, 64)`` to compare by the cosine. On the novel classes, whose textures the training did not have, its 5-way
+    1-shot accuracy is 74.5 % ± 0.9 % (chance: 20 %).
 
     Returns:
-        The network, whose layer to attribute to is ``features``.
+        The network; explain its layer ``features``.
 
     Example:
         >>> network = load_demo_network()

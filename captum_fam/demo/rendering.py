@@ -1,4 +1,4 @@
-"""Drawing one planted scene, whose truth is known to the pixel."""
+"""Drawing one planted scene, with the exact masks of its objects."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ Box = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class Scene:
-    """One image and the truth about it.
+    """One image, and the class, mask and box of each of its objects.
 
     Attributes:
         image: float32 ``(3, H, W)``, RGB in [0, 1], not normalized.
-        label: the object's class, a position in :data:`~captum_fam.demo.scene_classes.CLASSES`.
-        mask: bool ``(H, W)``: the pixels that the object touches.
-        box: tight half-open pixel box ``(x0, y0, x1, y1)`` of ``mask``.
+        label: the class of the object, a position in :data:`~captum_fam.demo.scene_classes.CLASSES`.
+        mask: the pixels that the object covers wholly or in part, bool ``(H, W)``.
+        box: the smallest half-open box ``(x0, y0, x1, y1)`` around ``mask``, in pixels.
         distractor_labels: the classes of the D distractors.
-        distractor_masks: bool ``(D, H, W)``; the masks of one scene do not overlap.
-        distractor_boxes: the D boxes.
+        distractor_masks: the pixels of each distractor, bool ``(D, H, W)``; no two masks of a scene overlap.
+        distractor_boxes: the box of each distractor.
     """
 
     image: Tensor
@@ -50,21 +50,21 @@ def render_scene(
 ) -> Scene:
     """Draw one scene.
 
-    All lengths are shares of the image's side, sqrt(height * width): the same seed at twice the size is the same scene
-    in finer detail.
+    All lengths are fractions of the side sqrt(height * width) of the image, so that the same seed gives the same scene
+    at every size, with more detail in a larger image.
 
     Args:
         label: the class of the object, a position in :data:`~captum_fam.demo.scene_classes.CLASSES`.
         distractor_labels: the classes of the distractors. Default: no distractors.
         size: the side, or ``(height, width)``, in pixels, at least 16. Default: 84.
-        seed: a non-negative number or several; equal seeds give equal scenes. Default: 0.
+        seed: a non-negative number or a sequence of such numbers; equal seeds give equal scenes. Default: 0.
 
     Returns:
-        The scene. Object and distractors each cover about 6 to 22 % of the image, 13 % on average, and less where many
-        objects or an elongated image leave no room for that.
+        The scene. The object and each distractor cover about 6 to 22 % of the image, 13 % on average, and less if many
+        objects, or a long and narrow image, leave too little room.
 
     Raises:
-        ValueError: for a label that is no position in ``CLASSES``, or a size that is too small.
+        ValueError: for a label that is no position in ``CLASSES``, or a side below 16 pixels.
 
     Example:
         >>> scene = render_scene(3, [100, 120], size=(60, 90), seed=1)
@@ -79,7 +79,8 @@ def render_scene(
     if unknown:
         raise ValueError(f"a label must be in 0..{len(CLASSES) - 1} (see CLASSES), got {unknown[0]}")
 
-    # Film grain takes as many draws as there are pixels: its own stream leaves the rest the same at every size.
+    # Film grain needs a random number per pixel. It has a random stream of its own, so that the rest of the scene is
+    # the same at every size.
     rng, grain = (np.random.default_rng(stream) for stream in np.random.SeedSequence(seed).spawn(2))
     canvas = _background(rng, height, width)
     canvas += 0.015 * grain.standard_normal(canvas.shape, dtype=np.float32)
@@ -107,12 +108,12 @@ def _tight_box(mask: Mask) -> Box:
 def _places(
     rng: np.random.Generator, labels: Sequence[int], height: int, width: int
 ) -> list[tuple[float, float, float]]:
-    """Center x, center y and outer radius of each object, in pixels: inside the image, no two touching."""
+    """Center x, center y and outer radius of each object in pixels; all are inside the image, and none touch."""
     side = math.sqrt(height * width)
     discs = math.pi * np.array([share_of_disc(CLASSES[label].silhouette) for label in labels])
     radius = side * np.sqrt(rng.uniform(0.11, 0.24, len(labels)) / discs)
     radius = np.minimum(radius, 0.45 * min(height, width))
-    # All tries are drawn at once, so that what is drawn later does not depend on how many of them failed.
+    # All tries are drawn at once, so that later random numbers do not depend on the number of failed tries.
     tries = rng.random((400, len(labels), 2))
     first, second = np.triu_indices(len(labels), k=1)
     while True:
@@ -123,7 +124,7 @@ def _places(
         if fits.any():
             chosen = np.column_stack([centers[fits.argmax()], radius])
             return [(x, y, r) for x, y, r in chosen.tolist()]
-        radius = 0.97 * radius  # no try had room for all objects
+        radius = 0.97 * radius  # in no try was there room for all objects: make them smaller
 
 
 def _paint(
@@ -138,7 +139,7 @@ def _paint(
     dx = (np.arange(width, dtype=np.float32)[columns] + 0.5 - cx)[None, :]
     turn = rng.uniform(0, 2 * math.pi)
     x, y = turned(dx, dy, turn), turned(dx, dy, turn + math.pi / 2)
-    # Pixels from the edge: positive inside the object, negative outside.
+    # The distance from the outline in pixels: positive inside the object, negative outside.
     inside = radius * outline(kind.silhouette, np.arctan2(y, x)) - np.hypot(x, y)
 
     repeat = REPEATS[kind.grain] * side * rng.uniform(0.9, 1.1)
@@ -146,10 +147,10 @@ def _paint(
     light_share = TEXTURES[kind.texture](x / repeat + shift_x, y / repeat + shift_y)
     colors = np.array(PALETTES[kind.palette]) + rng.normal(0.0, 0.03, (2, 3))
     dark, light = colors.astype(np.float32)[:, :, None, None]
-    # Light falls from one side, and a dark rim parts every object from any ground.
+    # Light comes from one side, and a dark rim separates every object from any background.
     shade = 1.0 + 0.14 / radius * turned(dx, dy, rng.uniform(0, 2 * math.pi))
     rim = 0.45 + 0.55 * np.clip(inside / (0.022 * side), 0.0, 1.0)
-    # Cover grows inwards from the outline: the soft edge stays within the mask.
+    # Opacity rises from 0 at the outline to 1 one pixel further in, so that the soft edge stays within the mask.
     cover = np.clip(inside, 0.0, 1.0)
     patch = canvas[:, rows, columns]
     patch += cover * ((dark + (light - dark) * light_share) * (shade * rim) - patch)
@@ -157,12 +158,13 @@ def _paint(
 
 
 def _background(rng: np.random.Generator, height: int, width: int) -> Array:
-    """A muted ground (3, H, W): a gradient, clouds, often a faint wallpaper, and scattered clutter."""
+    """A background of muted colors, (3, H, W): a gradient, clouds, often a faint wallpaper, and scattered clutter."""
     side = math.sqrt(height * width)
     x = ((np.arange(width, dtype=np.float32) + 0.5) / side)[None, :]
     y = ((np.arange(height, dtype=np.float32) + 0.5) / side)[:, None]
 
     def muted() -> Array:
+        """A random color of low saturation, (3, 1, 1)."""
         color = rng.uniform(0.25, 0.8) + rng.uniform(0.1, 0.35) * (rng.random(3) - 0.5)
         return color.astype(np.float32)[:, None, None]
 
@@ -171,7 +173,7 @@ def _background(rng: np.random.Generator, height: int, width: int) -> Array:
     first, last = muted(), muted()
     canvas = first + (last - first) * slope
     for _ in range(5):
-        # From 0.8 to 6 waves per side: large clouds as well as small ones.
+        # Between 0.8 and 6 waves per side, so that there are large and small clouds.
         pace = 2 * math.pi * 0.8 * 7.5 ** rng.random()
         turn, phase = rng.uniform(0, 2 * math.pi), rng.uniform(0, 2 * math.pi)
         cloud = np.sin(pace * math.cos(turn) * x + phase) * np.cos(pace * math.sin(turn) * y + turn)

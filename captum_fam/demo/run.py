@@ -1,4 +1,4 @@
-"""What ``captum-fam demo`` does: explain matches on planted scenes, where the truth is known to the pixel."""
+"""The command ``captum-fam demo``: explain matches of planted scenes, in which the object's mask is known."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class _Method:
     """A method of the demo's table.
 
     Attributes:
-        title: in words.
-        name: in the registry of map methods.
-        foil: as for :func:`~captum_fam.explain`.
-        is_drawn: whether the figure shows the method.
+        title: the title of the row.
+        name: the name in the registry of map methods.
+        foil: as for :func:`~captum_fam.explain`. Default: None, no foil.
+        is_drawn: whether the figure shows the method. Default: False.
     """
 
     title: str
@@ -40,7 +40,7 @@ class _Method:
     is_drawn: bool = False
 
 
-# The first tells which queries are matched; all methods explain the same scores, apart from the foil.
+# The scores of the first method decide which queries are matched. All methods without a foil have the same scores.
 _METHODS = (
     _Method("FAM", "fam", is_drawn=True),
     _Method("SimilarityCAM", "similarity-cam"),
@@ -56,12 +56,13 @@ class DemoRow:
     """How well the maps of one method find the object that query and support share.
 
     Attributes:
-        title: the method in words.
-        energy: mean over queries of the share of the map's positive part that lies inside the object.
-        standard_error: of ``energy``; NaN for a single query.
-        hits: share of queries whose map has its maximum inside the object.
-        n_zero: queries left out of ``energy`` because their map has no positive part.
-        coverage: mean over queries of what the map explains of the score; None for methods without an account of it.
+        title: the title of the method.
+        energy: the share of the map's positive part that lies inside the object, averaged over the queries.
+        standard_error: the standard error of ``energy``; NaN for a single query.
+        hits: the share of queries whose map has its maximum inside the object.
+        n_zero: the number of queries that ``energy`` leaves out because their map has no positive part.
+        coverage: the share of the score that the map explains, averaged over the queries; None for a method that gives
+            no account of the score. Default: None.
     """
 
     title: str
@@ -73,13 +74,15 @@ class DemoRow:
 
     @classmethod
     def of(cls, title: str, energies: Tensor, hits: Tensor, coverages: Tensor | None = None) -> DemoRow:
-        """The row of a method from one value per query.
+        """Average the values of all queries.
 
         Args:
-            title: the method in words.
-            energies: ``(n,)``, NaN for a map without a positive part.
-            hits: boolean ``(n,)``, or the chance of a hit.
-            coverages: ``(n,)``, NaN where the score is zero; None for a method without an account of the score.
+            title: the title of the method.
+            energies: the share of each map's positive part inside the object, ``(n,)``; NaN for a map without a
+                positive part.
+            hits: whether each map has its maximum inside the object, boolean ``(n,)``; or the chance of that.
+            coverages: the share of each score that the map explains, ``(n,)``; NaN for a score of zero. Default: None,
+                the method gives no account of the score.
 
         Example:
             >>> DemoRow.of("FAM", torch.tensor([0.25, 0.75, torch.nan]), torch.tensor([True, False, False])).energy
@@ -93,7 +96,7 @@ class DemoRow:
 
     @property
     def cells(self) -> list[str]:
-        """The row as the table shows it: title, energy, hits and remarks."""
+        """The cells of the row in the table: title, energy, hits and remarks."""
         remarks = [] if self.coverage is None else [f"explains {100 * self.coverage:.0f} % of the score"]
         remarks += [f"{self.n_zero} zero maps left out"] if self.n_zero else []
         numbers = [f"{self.energy:.3f} ± {self.standard_error:.3f}", f"{self.hits:.0%}"]
@@ -102,13 +105,13 @@ class DemoRow:
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What the demo found.
+    """The result of the demo; printed, it is a table.
 
     Attributes:
-        figure: the file with the first query that was matched correctly.
-        rows: one per method, the constant map last.
-        n_matched: queries matched correctly, over which the rows are taken.
-        n_queries: all queries.
+        figure: the file with the figure of the first query that was matched correctly.
+        rows: one row per method, and last a row for a constant map.
+        n_matched: the number of queries that were matched correctly; the rows are averages over these queries.
+        n_queries: the number of all queries.
     """
 
     figure: Path
@@ -129,14 +132,20 @@ class DemoResult:
 
 @dataclass
 class _Measured:
-    """The values of one method, in batches of queries."""
+    """The values of one method, in one tensor per episode."""
 
     energies: list[Tensor] = field(default_factory=list)
     hits: list[Tensor] = field(default_factory=list)
     coverages: list[Tensor] = field(default_factory=list)
 
     def add(self, explanation: Explanation, queries: Tensor, masks: Tensor) -> None:
-        """Measure the maps of these queries, whose objects have the masks ``(n, H, W)``."""
+        """Measure maps of an episode.
+
+        Args:
+            explanation: the explanation of all queries of the episode.
+            queries: the positions of the n queries to measure, ``(n,)``.
+            masks: the mask of the object of each of these queries, ``(n, H, W)``.
+        """
         maps = explanation.maps[queries, 0]
         self.energies.append(energy_proportion(maps, masks, energy="positive"))
         maximum = maps.flatten(1).argmax(1, keepdim=True)
@@ -145,27 +154,27 @@ class _Measured:
             self.coverages.append(explanation.coverage[queries])
 
     def row(self, title: str) -> DemoRow:
-        """The means over all queries."""
+        """The averages over all queries."""
         coverages = torch.cat(self.coverages) if self.coverages else None
         return DemoRow.of(title, torch.cat(self.energies), torch.cat(self.hits), coverages)
 
 
 def run_demo(out: str | Path = "captum-fam-demo", *, seed: int = 0, episodes: int = 24) -> DemoResult:
-    """Explain the matches of the built-in network, measure the maps, and draw the first.
+    """Explain matches of the built-in network on planted scenes, measure the maps, and draw the first match.
 
-    Every query shares with the support of its class one object and nothing else; the foil is the supports of the
-    other four classes. Queries that the network matches with another class are counted, and not explained.
+    Each query shares one object, and nothing else, with the support of its class. The foil is the support of the four
+    other classes. Only queries that the network matches correctly are measured.
 
     Args:
-        out: folder of the figure ``demo.png``. Default: ``captum-fam-demo``.
-        seed: of the scenes. Default: 0.
-        episodes: of five classes, one support and one query per class. Default: 24.
+        out: the folder for the figure ``demo.png``. Default: ``captum-fam-demo``.
+        seed: the seed of the scenes. Default: 0.
+        episodes: the number of episodes, each of five classes with one support and one query. Default: 24.
 
     Returns:
-        The numbers and the figure; printed, they are a table.
+        The averages, and the file of the figure.
 
     Raises:
-        RuntimeError: if the network matches no query, as only weights do that were not shipped with the package.
+        RuntimeError: if the network matches no query, which means that its weights are not those of the package.
 
     Example:
         >>> result = run_demo("demo", episodes=1)
@@ -202,7 +211,7 @@ def run_demo(out: str | Path = "captum-fam-demo", *, seed: int = 0, episodes: in
     if figure is None:
         raise RuntimeError("the demo's network matched no query; its weights are not those that it was shipped with")
     area = torch.cat(areas)
-    # A constant map has as much energy inside as the object has area, and as large a chance of a hit.
+    # For a constant map, the energy inside the object and the chance of a hit both equal the area of the object.
     rows = [*(measured[method].row(method.title) for method in _METHODS), DemoRow.of("constant map (area)", area, area)]
     return DemoResult(figure, tuple(rows), len(area), _WAY * episodes)
 

@@ -1,7 +1,7 @@
 """The classes of the objects in planted scenes: a texture in a palette on a silhouette.
 
-Each of the three is shared by many classes, so neither color nor shape gives a class away. The textures of the novel
-classes occur in no base scene at all.
+Many classes share each texture, palette and silhouette, so that neither color nor shape identifies a class. The
+textures of the novel classes do not occur in base scenes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from captum_fam.demo.textures import BASE_TEXTURES, NOVEL_TEXTURES, Array, distance_to_middle
 
 REPEATS = {"fine": 0.075, "coarse": 0.14}
-"""By grain, the length of one repeat of a texture over the scene's side, sqrt(height * width)."""
+"""The length of one repeat of a texture by its grain, as a fraction of the scene's side sqrt(height * width)."""
 
 PALETTES = {
     "ink-cream": ((0.11, 0.12, 0.17), (0.96, 0.92, 0.82)),
@@ -26,20 +26,20 @@ PALETTES = {
     "forest-lime": ((0.04, 0.31, 0.17), (0.74, 0.89, 0.32)),
     "brown-sky": ((0.36, 0.19, 0.09), (0.55, 0.82, 0.97)),
 }
-"""By name, a dark and a light color, RGB in [0, 1]."""
+"""The dark and the light color of each palette, RGB in [0, 1]."""
 
 _SILHOUETTES = ("disc", "square", "triangle", "hexagon", "star", "flower", "gear", "egg")
 
 
 @dataclass(frozen=True)
 class SceneClass:
-    """What all objects of one class share; place, size, rotation, tint and light vary.
+    """A class of objects. Objects of one class differ in place, size, rotation, tint and light.
 
     Attributes:
-        grain: ``"fine"`` or ``"coarse"``: the length of one repeat of the texture.
-        palette: a dark and a light color, such as ``"navy-coral"``.
-        texture: the pattern, such as ``"zigzag"``.
-        silhouette: the shape, such as ``"star"``.
+        grain: the length of one repeat of the texture, ``"fine"`` or ``"coarse"``.
+        palette: the name of a dark and a light color, such as ``"navy-coral"``.
+        texture: the name of the pattern, such as ``"zigzag"``.
+        silhouette: the name of the shape, such as ``"star"``.
     """
 
     grain: str
@@ -52,14 +52,14 @@ class SceneClass:
 
 
 def _combine(textures: Iterable[str]) -> list[SceneClass]:
-    """All combinations in a fixed, mixed order, with the silhouettes spread evenly over them."""
+    """The classes of all combinations of texture, grain and palette, in a mixed order that is always the same."""
     combinations = [
         SceneClass(grain, palette, texture, _SILHOUETTES[(3 * t + 5 * p + g) % len(_SILHOUETTES)])
         for t, texture in enumerate(textures)
         for g, grain in enumerate(REPEATS)
         for p, palette in enumerate(PALETTES)
     ]
-    # Of the first thirty seeds, the one that spreads all traits most evenly over objects and distractors.
+    # Seed 15 is the one of the first thirty seeds that spreads all traits most evenly over objects and distractors.
     order = np.random.default_rng(15).permutation(len(combinations))
     return [combinations[i] for i in order]
 
@@ -69,11 +69,17 @@ CLASSES: tuple[SceneClass, ...] = (*_combine(BASE_TEXTURES), *_combine(NOVEL_TEX
 
 
 def outline(silhouette: str, angle: Array) -> Array:
-    """The distance from the center of a silhouette to its edge in each direction, at most 1.
+    """The distance from the center of a silhouette to its edge, by direction.
 
     Args:
-        silhouette: the name in :attr:`SceneClass.silhouette`.
+        silhouette: the name of the shape.
         angle: directions in radians, of any shape.
+
+    Returns:
+        Distances of the same shape as ``angle``, at most 1.
+
+    Raises:
+        KeyError: for an unknown silhouette.
 
     Example:
         >>> outline("square", np.array([0.0, math.pi / 4])).round(3)
@@ -91,13 +97,17 @@ def outline(silhouette: str, angle: Array) -> Array:
         return 0.55 / (1.0 - 0.9 * distance_to_middle(angle * (5 / (2 * math.pi))))
     corners, roundness = {"triangle": (3, 0.3), "square": (4, 0.1), "hexagon": (6, 0.0)}[silhouette]
     step = 2 * math.pi / corners
-    # A regular polygon in polar coordinates, mixed with the disc around it as far as its corners are round.
+    # A regular polygon in polar coordinates, mixed with the disc around it; a larger share of the disc rounds the
+    # corners more.
     return roundness + (1 - roundness) * math.cos(step / 2) / np.cos(angle % step - step / 2)
 
 
 @functools.cache
 def share_of_disc(silhouette: str) -> float:
-    """The area of a silhouette over the area of the disc around it.
+    """The area of a silhouette divided by the area of the disc around it.
+
+    Args:
+        silhouette: the name of the shape.
 
     Example:
         >>> share_of_disc("disc")

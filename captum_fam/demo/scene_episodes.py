@@ -12,10 +12,10 @@ from captum_fam.demo.rendering import Scene
 
 @dataclass(frozen=True)
 class Episode:
-    """A few-shot task: ``way`` classes, ``shot`` support scenes and some query scenes per class.
+    """A few-shot task: ``way`` classes with ``shot`` support scenes and ``query`` query scenes each.
 
-    Scenes are ordered class by class. No distractor class occurs in both a support and a query scene, and none is one
-    of the episode's classes: all that a query shares with a support scene of its class is the object.
+    Scenes are ordered by class. Distractors belong to none of the classes of the episode, and no class of distractors
+    occurs in both a support and a query scene. So a query shares only its object with a support scene of its class.
 
     Attributes:
         classes: the ``way`` classes, positions in :data:`~captum_fam.demo.scene_classes.CLASSES`.
@@ -29,7 +29,7 @@ class Episode:
 
     @property
     def support_images(self) -> Tensor:
-        """The support, float32 ``(way * shot, 3, H, W)``."""
+        """The images of the support, float32 ``(way * shot, 3, H, W)``."""
         return torch.stack([scene.image for scene in self.support])
 
     @property
@@ -39,7 +39,7 @@ class Episode:
 
     @property
     def query_images(self) -> Tensor:
-        """The queries, float32 ``(way * query, 3, H, W)``."""
+        """The images of the queries, float32 ``(way * query, 3, H, W)``."""
         return torch.stack([scene.image for scene in self.query])
 
     @property

@@ -1,12 +1,12 @@
-"""Planted scenes: procedural images in which the truth about a match is known to the pixel.
+"""Planted scenes: generated images in which the exact mask of the object that decides a match is known.
 
-A scene shows one object of a labeled class on a cluttered background, beside one or two distractors of other
-classes. The exact masks of all of them are known, so a map that claims to show *what a query shares with its support*
-can be held against where that object is. Everything is drawn from a seed; nothing is downloaded.
+A scene shows one object of a labeled class on a cluttered background, beside one or two distractors of other classes.
+The masks of object and distractors are known. So a map that claims to show what a query shares with its support can be
+compared with the mask of the object. All scenes are drawn from a seed; nothing is downloaded.
 
-A class is a texture in a palette on a silhouette. Each of the three is shared by many classes, and distractors have
-the sizes and contrasts of the object, so neither color nor shape nor saliency gives a class away. The textures of
-the novel classes occur in no base scene at all.
+A class is a texture in a palette on a silhouette. Many classes share each texture, palette and silhouette, and
+distractors have the same sizes and contrasts as objects, so that neither color nor shape nor saliency identifies a
+class. The textures of the novel classes do not occur in base scenes.
 """
 
 from __future__ import annotations
@@ -26,28 +26,29 @@ Split = Literal["base", "novel"]
 # Positions in CLASSES.
 _OBJECTS = {"base": range(96), "novel": range(144, 168)}
 _DISTRACTORS = {"base": range(96, 144), "novel": range(168, 192)}
-# First entry of the seed of everything drawn for a split or an episode, so that no two streams meet.
+# The first entry of every seed, so that splits and episodes have different random streams.
 _SPLIT_STREAM = {"base": 0, "novel": 1}
 _EPISODE_STREAM = 2
 
 
 class PlantedScenes(Dataset[tuple[Tensor, int]]):
-    """A data set of planted scenes: ``(image, label)`` items, and the whole truth by :meth:`scene`.
+    """A data set of planted scenes with items ``(image, label)``; :meth:`scene` gives an item with masks and boxes.
 
-    Item ``i`` depends on ``seed``, ``split``, ``size`` and ``i`` alone, whatever worker draws it, and shows class
-    ``classes[i % len(classes)]``. Scenes are drawn when asked for, in about two milliseconds at 84x84.
+    Item ``i`` shows class ``classes[i % len(classes)]``. The item depends on ``seed``, ``split``, ``size`` and ``i``
+    only, not on the worker process that draws it. Items are drawn when they are read, which takes about two
+    milliseconds at 84 x 84 pixels.
 
     Args:
-        split: ``"base"`` (96 classes) or ``"novel"`` (24 classes, of textures that no base scene shows). Default:
-            ``"base"``.
+        split: ``"base"`` with 96 classes, or ``"novel"`` with 24 classes, whose textures occur in no base scene.
+            Default: ``"base"``.
         length: the number of scenes. Default: 10,000.
         size: the side, or ``(height, width)``, in pixels, at least 16. Default: 84.
         seed: a non-negative number. Default: 0.
 
     Attributes:
         classes: the labels of the objects.
-        distractor_classes: the labels of the distractors: 48 other classes of the base split, or 24 of the novel one.
-        targets: the label of every item.
+        distractor_classes: the labels of the distractors: 48 other classes for the base split, 24 for the novel split.
+        targets: the label of each item.
 
     Raises:
         ValueError: for another split.
@@ -80,7 +81,10 @@ class PlantedScenes(Dataset[tuple[Tensor, int]]):
         return scene.image, scene.label
 
     def scene(self, index: int) -> Scene:
-        """The scene of item ``index``, masks and boxes included.
+        """The scene of an item, with masks and boxes.
+
+        Args:
+            index: the position of the item.
 
         Raises:
             IndexError: for an index outside the data set.
@@ -99,10 +103,10 @@ class PlantedScenes(Dataset[tuple[Tensor, int]]):
             seed: a non-negative number; equal seeds give equal episodes of this data set. Default: 0.
 
         Returns:
-            The episode, whose scenes are drawn anew and are no items of this data set.
+            The episode. Its scenes are not items of this data set.
 
         Raises:
-            ValueError: for more classes than there are, or a count below one.
+            ValueError: for more classes than the split has, or a number below one.
         """
         if not 1 <= way <= len(self.classes):
             raise ValueError(f"way must be in 1..{len(self.classes)} for the {self.split} split, got {way}")
@@ -121,7 +125,7 @@ class PlantedScenes(Dataset[tuple[Tensor, int]]):
         return Episode(tuple(classes), scenes(shot, pool[:half], 0), scenes(query, pool[half:], 1))
 
     def _draw(self, label: int, distractors: Sequence[int], seed: tuple[int, ...]) -> Scene:
-        """A scene with one or two of the distractors."""
+        """A scene with one or two distractors of the given classes."""
         rng = np.random.default_rng(seed)
         chosen = rng.choice(distractors, rng.integers(1, 3), replace=False)
         return render_scene(label, chosen.tolist(), size=self.size, seed=(*seed, 1))

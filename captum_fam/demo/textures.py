@@ -1,6 +1,7 @@
 """The textures of planted scenes.
 
-A texture maps points, in units of one repeat, to the share of the palette's light color in [0, 1].
+A texture is a function of coordinates, in units of one repeat. It returns the share of the light color of the palette
+at each point, in [0, 1].
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ Texture = Callable[[Array, Array], Array]
 
 
 def _soft_step(height: Array, slope: float) -> Array:
-    """A threshold at zero with soft edges, which small images show without aliasing."""
+    """A threshold at zero with soft edges, so that small images have no aliasing."""
     return np.clip(0.5 + slope * height, 0.0, 1.0)
 
 
 def distance_to_middle(x: Array) -> Array:
-    """The distance to the middle of the repeat: 0.5 at its ends, 0 in between.
+    """The distance to the middle of the repeat: 0.5 at the ends of the repeat, 0 in the middle.
 
     Example:
         >>> distance_to_middle(np.array([0.0, 0.25, 0.5, 1.5]))
@@ -50,7 +51,7 @@ def _checks(x: Array, y: Array) -> Array:
 
 
 def _hexagonal(x: Array, y: Array) -> Array:
-    """Distance to the nearest point of a hexagonal lattice, made of two rectangular ones."""
+    """The distance to the nearest point of a hexagonal lattice, which consists of two rectangular lattices."""
     tall = math.sqrt(3)
     return np.minimum(
         np.hypot(distance_to_middle(x), tall * distance_to_middle(y / tall)),
@@ -83,20 +84,20 @@ def _trellis(x: Array, y: Array) -> Array:
 
 
 def _blobs(x: Array, y: Array) -> Array:
-    """Waves whose lengths and directions have no common repeat, so that no two blobs are alike."""
+    """Waves whose lengths and directions have no common repeat, so that all blobs look different."""
     waves = [np.cos(2 * math.pi * pace * turned(x, y, k * 2.4) + k) for k, pace in enumerate((0.47, 0.55, 0.61, 0.7))]
     return _soft_step(np.sum(waves, axis=0), 1.5)
 
 
 def _petals(x: Array, y: Array) -> Array:
-    """Circles around the corners of a square grid; a petal is where two of them overlap."""
+    """Circles around the corners of a square grid; two circles overlap in a petal."""
     across, along = x % 1.0, y % 1.0
     corners = [np.hypot(across - i, along - j) for i in (0, 1) for j in (0, 1)]
     return _soft_step(0.7 - np.sort(np.stack(corners), axis=0)[1], 7.0)
 
 
 def _scales(x: Array, y: Array) -> Array:
-    row = np.floor(2 * y)  # as the scales of a roof: every other row is shifted by half a scale
+    row = np.floor(2 * y)  # every other row is shifted by half a scale
     arc = np.hypot((x + 0.5 * (row % 2)) % 1.0 - 0.5, 0.6 * (2 * y - row))
     return np.clip(1.0 - 6.4 * np.abs(arc - 0.25), 0.0, 1.0)
 
@@ -153,6 +154,6 @@ NOVEL_TEXTURES: dict[str, Texture] = {
 TEXTURES = BASE_TEXTURES | NOVEL_TEXTURES
 """All textures by name."""
 
-# Of base textures only, or a novel texture would occur in base scenes.
+# Base textures only: novel textures must not occur in base scenes.
 WALLPAPERS = ("stripes", "checks", "dots", "zigzag", "bricks", "blobs")
 """The textures that may cover a background faintly."""

@@ -1,4 +1,4 @@
-"""Embedding whole data sets."""
+"""Embedding whole data sets, batch by batch."""
 
 from captum_fam.embedding.batch_loader import Batch, BatchLoader, OnError
 from captum_fam.embedding.embedded_dataset import EmbeddedDataset, RowBlock

@@ -1,4 +1,4 @@
-"""A data set batch by batch, in order, past items that cannot be read."""
+"""Reading a data set batch by batch, in order, and skipping items that cannot be read."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ OnError = Literal["raise", "skip"]
 
 
 class Batch(NamedTuple):
-    """Items of a data set.
+    """B items of a data set.
 
     Attributes:
-        indices: the positions of the items in the data set, ``(B,)``.
+        indices: the positions of the items in the data set, int64 ``(B,)``.
         images: ``(B, C, H, W)``.
-        labels: ``(B,)``.
-        boxes: per item ``(n, 4)``; empty for a data set without boxes.
+        labels: int64 ``(B,)``.
+        boxes: the boxes of each item, ``(n, 4)``; an empty tuple for a data set without boxes.
     """
 
     indices: Tensor
@@ -32,22 +32,23 @@ class Batch(NamedTuple):
 
 
 class BatchLoader:
-    """Batches of a data set of ``(image, label)`` or ``(image, label, boxes)``, in order.
+    """Batches of a data set, in order.
 
-    With ``on_error="skip"`` the loading goes on where an image file is missing or broken: such items are left out, and
-    ``skipped`` says which and why. Trouble of the machine (a disk that fails, too many open files) is always raised.
+    With ``on_error="skip"``, items whose image file is missing or broken are skipped; ``skipped`` gives their positions
+    and the reasons. Errors of the machine, such as a failing disk or too many open files, are raised in any case.
 
     Args:
-        dataset: a map-style data set: of this package, or any other such as torchvision's ``ImageFolder``.
-        indices: the positions to read, in this order. Default: all.
-        batch_size: items per batch; items that are skipped are missing in their batch. Default: 64.
+        dataset: a map-style data set with items ``(image, label)`` or ``(image, label, boxes)``, from this package or
+            any other, such as torchvision's ``ImageFolder``.
+        indices: the positions to read, in this order. Default: None, all.
+        batch_size: items per batch; a batch with skipped items is smaller. Default: 64.
         num_workers: processes that read, as in ``torch.utils.data.DataLoader``. Default: 0, this process.
-        on_error: ``"raise"`` what the data set raises, or ``"skip"`` items whose image cannot be read.
+        on_error: ``"raise"`` the errors of the data set, or ``"skip"`` items whose image cannot be read.
             Default: ``"raise"``.
-        left_out: items to skip without reading them, with the reason. Default: none.
+        left_out: positions to skip without reading them, with the reasons. Default: None, no item.
 
     Attributes:
-        skipped: of the items read so far those left out, by position, with the reason.
+        skipped: the positions that have been skipped so far, with the reasons.
 
     Raises:
         ValueError: for an unknown ``on_error``, or images of different sizes in a batch.
@@ -76,19 +77,23 @@ class BatchLoader:
             batch_size,
             num_workers=num_workers,
             collate_fn=_collate,
-            # A generator for this loader alone: DataLoader draws from the global one otherwise.
+            # Without a generator of its own, a DataLoader would draw from PyTorch's global generator.
             generator=torch.Generator(),
         )
 
     def __len__(self) -> int:
-        """The number of batches, were nothing skipped."""
+        """The number of batches if no item is skipped."""
         return len(self._loader)
 
     def __iter__(self) -> Iterator[Batch]:
         return (batch for batch, _ in self.with_skipped() if batch is not None)
 
     def with_skipped(self) -> Iterator[tuple[Batch | None, dict[int, str]]]:
-        """Each batch with the items that are missing in it; None in place of a batch without any item."""
+        """Iterate over batches together with the items that were skipped in them.
+
+        Yields:
+            A batch, or None if all its items were skipped; and the skipped positions with the reasons.
+        """
         self.skipped.clear()
         for batch, skipped in self._loader:
             self.skipped.update(skipped)
@@ -96,7 +101,7 @@ class BatchLoader:
 
 
 class _Numbered(Dataset[Any]):
-    """Items with their positions; the reason in the place of an item that cannot be read."""
+    """Items with their positions; for an item that is skipped, the reason as a text in the place of the item."""
 
     def __init__(self, dataset: Dataset[Any], indices: Sequence[int], skip: bool, left_out: Mapping[int, str]) -> None:
         self.dataset = dataset
@@ -114,13 +119,14 @@ class _Numbered(Dataset[Any]):
         try:
             return index, self.dataset[index]
         except (OSError, UnreadableImageError) as error:
-            # PIL raises OSErrors without a number for broken files.
+            # For a broken file, PIL raises an OSError without an error number; ENOENT is a missing file.
             if not self.skip or getattr(error, "errno", None) not in (None, errno.ENOENT):
                 raise
             return index, str(error)
 
 
 def _collate(items: list[tuple[int, Any]]) -> tuple[Batch | None, dict[int, str]]:
+    """A batch of the items that were read, and the reasons of the items that were skipped."""
     skipped = {index: item for index, item in items if isinstance(item, str)}
     read = [(index, item) for index, item in items if not isinstance(item, str)]
     if not read:

@@ -1,4 +1,4 @@
-"""What was computed from the items of a data set, row by row, in memory and in files."""
+"""Rows computed from the items of a data set, in memory and in files."""
 
 from __future__ import annotations
 
@@ -14,15 +14,20 @@ from captum_fam._files import write_all_or_nothing
 
 @dataclass
 class RowBlock:
-    """Rows of some items of a data set, which are stored in one file.
+    """Rows computed from some items of a data set, which are stored in one file.
 
     Attributes:
-        columns: what was computed, by name, each ``(n, ...)``; without a name where no item could be used.
-        items: the position of each row in the data set, ``(n,)``.
-        labels: ``(n,)``.
-        boxes: per row ``(m, 4)``; empty for a data set without boxes.
-        skipped: items that could not be used, by position, with the reason.
-        n_items: the length of the data set.
+        columns: the computed values by name, each ``(n, ...)``; empty if no item of the block could be used.
+        items: the position of each row's item in the data set, int64 ``(n,)``.
+        labels: the label of each row, int64 ``(n,)``.
+        boxes: the boxes of each row, ``(m, 4)``; empty for a data set without boxes.
+        skipped: the positions of items that could not be used, with the reasons. Default: none.
+        n_items: the number of items of the whole data set. Default: 0.
+
+    Example:
+        >>> block = RowBlock({"means": torch.rand(2, 3)}, torch.tensor([4, 5]), torch.tensor([0, 1]), [], n_items=9)
+        >>> block.first_item, block.n_bytes
+        (4, 24)
     """
 
     columns: dict[str, Tensor]
@@ -34,38 +39,49 @@ class RowBlock:
 
     @property
     def first_item(self) -> int:
-        """The smallest position of its items, used or not."""
+        """The smallest position of the items of this block, used or skipped."""
         return min([*self.items.tolist(), *self.skipped])
 
     @property
     def n_bytes(self) -> int:
-        """What the columns hold."""
+        """The size of the columns in bytes."""
         return sum(column.nbytes for column in self.columns.values())
 
     def save(self, folder: Path) -> None:
-        """Write the block into a folder, under the number of its first item.
+        """Write the block to a file that is named after the first item.
+
+        Args:
+            folder: the folder of all blocks; it is created if it does not exist.
 
         Raises:
-            OSError: if it cannot be written.
+            OSError: if the file cannot be written; the message gives the size of a row.
         """
         try:
             with write_all_or_nothing(folder) as scratch:
                 torch.save(vars(self), scratch / f"{self.first_item:010d}.pt")
-        except (OSError, RuntimeError) as error:  # torch.save has a RuntimeError for a full disk
+        except (OSError, RuntimeError) as error:  # torch.save raises RuntimeError if the disk is full
             per_item = self.n_bytes / max(len(self.items), 1) / 2**20
             raise OSError(
-                f"{folder} cannot be written: {error}. It takes {per_item:.2f} MiB per item. What is done is safe; "
-                "make room, or choose a folder elsewhere"
+                f"{folder} cannot be written: {error}. It takes {per_item:.2f} MiB per item. Finished rows are safe: "
+                "make room, or choose a folder on another disk"
             ) from error
 
     @classmethod
     def load_all(cls, folder: Path) -> list[RowBlock]:
-        """The blocks of a folder. Their columns stay in the files until rows of them are read."""
+        """Open all blocks of a folder. Columns are mapped into memory, so that only rows that are used are read.
+
+        Args:
+            folder: the folder of all blocks.
+        """
         return [cls(**torch.load(path, weights_only=True, mmap=True)) for path in sorted(folder.glob("*.pt"))]
 
     @classmethod
     def join(cls, blocks: Sequence[RowBlock]) -> RowBlock:
-        """One block of several."""
+        """Join several blocks of one data set to one block.
+
+        Args:
+            blocks: at least one block.
+        """
         filled = [block for block in blocks if len(block.items)] or blocks[:1]
         return cls(
             columns={name: torch.cat([block.columns[name] for block in filled]) for name in filled[0].columns},
@@ -78,23 +94,33 @@ class RowBlock:
 
 
 class EmbeddedDataset:
-    """The rows of a data set in the order of its items, whatever blocks they lie in.
+    """The rows of a data set in the order of its items, from blocks in any order.
 
     Args:
-        blocks: of one data set, at least one of them with a row.
+        blocks: the blocks of one data set; at least one of them has a row.
 
     Attributes:
-        items: the position of each row in the data set, ``(n,)`` ascending.
-        labels: ``(n,)``.
-        boxes: per row ``(m, 4)``; empty for a data set without boxes.
-        skipped: the other items, by position, with the reason.
+        items: the position of each row's item in the data set, int64 ``(n,)`` ascending.
+        labels: the label of each row, int64 ``(n,)``.
+        boxes: the boxes of each row, ``(m, 4)``; empty for a data set without boxes.
+        skipped: the positions of items without a row, with the reasons.
+
+    Example:
+        >>> first, second = torch.tensor([[0.0], [1.0]]), torch.tensor([[2.0]])
+        >>> blocks = [
+        ...     RowBlock({"means": second}, torch.tensor([2]), torch.tensor([0]), []),
+        ...     RowBlock({"means": first}, torch.tensor([0, 1]), torch.tensor([1, 1]), []),
+        ... ]
+        >>> rows = EmbeddedDataset(blocks)
+        >>> rows.column("means").flatten(), rows.labels, rows.rows("means", torch.tensor([2]))
+        (tensor([0., 1., 2.]), tensor([1, 1, 0]), tensor([[2.]]))
     """
 
     def __init__(self, blocks: Sequence[RowBlock]) -> None:
         self._blocks = [block for block in blocks if len(block.items)]
         items = torch.cat([block.items for block in self._blocks])
         self._order = items.argsort()
-        # Where row r is: in block `_block_of_row[r]`, at `_place_in_block[r]`.
+        # Row r is in block `_block_of_row[r]`, at position `_place_in_block[r]`.
         sizes = torch.tensor([len(block.items) for block in self._blocks])
         self._block_of_row = torch.arange(len(sizes)).repeat_interleave(sizes)[self._order]
         self._place_in_block = torch.cat([torch.arange(int(size)) for size in sizes])[self._order]
@@ -109,15 +135,30 @@ class EmbeddedDataset:
         return len(self.items)
 
     def column(self, name: str) -> Tensor:
-        """All rows of a column, ``(n, ...)``, in memory."""
+        """Read all rows of a column into memory.
+
+        Args:
+            name: the name of the column.
+
+        Returns:
+            ``(n, ...)``.
+        """
         return torch.cat([block.columns[name] for block in self._blocks])[self._order]
 
     def rows(self, name: str, rows: Tensor) -> Tensor:
-        """Some rows of a column, ``(len(rows), ...)``; no others are read from the files."""
+        """Read some rows of a column into memory; no other rows are read from the files.
+
+        Args:
+            name: the name of the column.
+            rows: positions of rows, ``(m,)``, in any order.
+
+        Returns:
+            ``(m, ...)``.
+        """
         first = self._blocks[0].columns[name]
-        taken = torch.empty(len(rows), *first.shape[1:], dtype=first.dtype)
+        values = torch.empty(len(rows), *first.shape[1:], dtype=first.dtype)
         blocks, places = self._block_of_row[rows], self._place_in_block[rows]
         for block in blocks.unique().tolist():
-            here = blocks == block
-            taken[here] = self._blocks[block].columns[name][places[here]]
-        return taken
+            in_block = blocks == block
+            values[in_block] = self._blocks[block].columns[name][places[in_block]]
+        return values

@@ -1,4 +1,4 @@
-"""Every item of a data set through a function once: it survives its process, and processes may share it."""
+"""Running a function over all items of a data set: resumable after a crash, and shared by several processes."""
 
 from __future__ import annotations
 
@@ -18,27 +18,39 @@ from captum_fam.embedding.embedded_dataset import EmbeddedDataset, RowBlock
 T = TypeVar("T")
 Compute = Callable[[Batch], Mapping[str, Tensor]]
 
-# A block of so many bytes is stored before it has all its batches: it is in memory until then.
+# Batches wait in memory until their block is full. A block of this many bytes is stored before, to bound the memory.
 _BLOCK_BYTES = 64 * 2**20
+# How many stored rows are computed again to check that model and data set are the same.
 _N_COMPARED = 4
 
 
 class Processes(Protocol):
-    """Processes that share the work and see the same files."""
+    """The processes that share the work. All of them must see the same files.
+
+    Example:
+        >>> processes: Processes = OneProcess()
+        >>> processes.share([3, 4]), processes.is_first
+        ([3, 4], True)
+    """
 
     @property
     def is_first(self) -> bool:
-        """Whether this process removes what belongs to all."""
+        """Whether this process is the one that removes shared files."""
 
     def share(self, items: Sequence[T]) -> list[T]:
-        """The items of this process."""
+        """The part of the items that this process works on; each item belongs to exactly one process."""
 
     def wait(self) -> None:
-        """Until all processes are here."""
+        """Wait until all processes have called this method."""
 
 
 class OneProcess:
-    """This process alone."""
+    """:class:`Processes` for a single process, which does all the work.
+
+    Example:
+        >>> OneProcess().share([3, 4])
+        [3, 4]
+    """
 
     is_first = True
 
@@ -47,29 +59,29 @@ class OneProcess:
         return list(items)
 
     def wait(self) -> None:
-        """There is nobody to wait for."""
+        """Return at once, because there is no other process."""
 
 
 class DatasetEmbedder:
-    """Runs the items of a data set through a function, batch by batch, and keeps the rows that it gives.
+    """Run a function over a data set, batch by batch, and keep the rows that the function returns.
 
-    With a folder the work survives its process: rows are stored in blocks of some batches, also when the work is
-    interrupted, and the same call goes on with the items of which there is no block. It must be of the same data set,
-    function and batch size. Batches are the same however many processes share them, and so are the rows.
+    With a folder, an interrupted run can be repeated: rows are stored in blocks of several batches, also at an
+    exception, and the next run computes the items that are in no block yet. It needs the same data set, function and
+    batch size. The batches, and so the rows, do not depend on how many processes share the work.
 
     Args:
-        compute: of a batch of B items rows by name, each ``(B, ...)``.
+        compute: maps a batch of B items to rows by name, each ``(B, ...)``.
         dataset: items ``(image, label)`` or ``(image, label, boxes)``, the same at every reading.
-        folder: of the blocks; None keeps them in memory. Default: None.
+        folder: the folder of the blocks. Default: None, the rows stay in memory.
         batch_size: items per batch. Default: 64.
-        num_workers: processes that read. Default: 0.
+        num_workers: processes that read images. Default: 0, this process.
         on_error: ``"raise"``, or ``"skip"`` items whose image cannot be read. Default: ``"raise"``.
-        on_not_finite: ``"raise"``, or ``"skip"`` items in whose rows there is NaN or inf. Default: ``"raise"``.
-        left_out: the items, with the reason, that an earlier run went on without. They are not read, and any other must
-            be usable. None: any may be left out. Default: None.
-        batches_per_block: of which a crash loses the last at most. Default: 16.
-        processes: that share the work. Default: this one alone.
-        progress: the text of a progress bar; None shows none. Default: None.
+        on_not_finite: ``"raise"``, or ``"skip"`` items whose rows have NaN or inf. Default: ``"raise"``.
+        left_out: the positions of the items that an earlier run skipped, with the reasons. They are skipped without
+            reading them, and any other unusable item is an error. Default: None, no earlier run.
+        batches_per_block: batches per stored block; a crash loses one block at most. Default: 16.
+        processes: the processes that share the work. Default: None, this process alone.
+        progress: the text of a progress bar. Default: None, no progress bar.
 
     Example:
         >>> dataset = [(torch.rand(3, 8, 8), label) for label in (0, 1, 1)]
@@ -110,11 +122,14 @@ class DatasetEmbedder:
         self._pending: list[RowBlock] = []
 
     def run(self) -> EmbeddedDataset:
-        """Compute what no block has yet, and give all rows.
+        """Compute the rows that are in no block yet.
+
+        Returns:
+            All rows, including the rows of earlier runs and of other processes.
 
         Raises:
-            ValueError: if no item can be used; at an item with NaN or inf that may not be skipped; or at the first item
-                that is unusable and not one of ``left_out``. Rows from before that item are kept.
+            ValueError: if no item can be used, an item gives NaN or inf and ``on_not_finite`` is ``"raise"``, or an
+                item is unusable that is not in ``left_out``. Rows from before the error are stored.
             OSError: if the folder cannot be written.
         """
         self._compute_batches(self._share_of_work())
@@ -131,17 +146,18 @@ class DatasetEmbedder:
         return EmbeddedDataset(blocks)
 
     def stored(self) -> list[RowBlock]:
-        """The blocks that are there already."""
+        """The blocks that have been stored already."""
         return self._in_memory if self.folder is None else RowBlock.load_all(self.folder)
 
     def check_stored(self, column: str) -> None:
-        """Compute a few stored rows again, so that rows of another function or data set are noticed.
+        """Compute a few stored rows again, to refuse rows of another function or data set.
 
         Args:
-            column: to compare.
+            column: the name of the column to compare.
 
         Raises:
-            ValueError: if the rows differ by more than another batch size explains, or the data set has another length.
+            ValueError: if the rows differ by more than a change of the batch size can explain, or the data set has
+                another length.
         """
         blocks = self.stored()
         if blocks:
@@ -149,12 +165,15 @@ class DatasetEmbedder:
             self.check_rows(f"{self.folder}", block, column)
 
     def check_rows(self, where: str, rows: RowBlock, column: str) -> None:
-        """As :meth:`check_stored`, for rows that were read from elsewhere.
+        """Compute the first four rows of a block again, to refuse rows of another function or data set.
 
         Args:
-            where: the rows are from, for messages.
-            rows: of which the first four are compared.
-            column: to compare.
+            where: the file or folder of the rows, for the message.
+            rows: the block.
+            column: the name of the column to compare.
+
+        Raises:
+            ValueError: as for :meth:`check_stored`.
         """
         remedy = "delete it, or choose another path"
         if rows.n_items != self.n_items:
@@ -166,7 +185,7 @@ class DatasetEmbedder:
         before, now = rows.columns[column][:_N_COMPARED], self.compute(batch)[column].cpu()
         same = before.shape == now.shape and torch.equal(rows.labels[:_N_COMPARED], batch.labels)
         if same:
-            # Another batch size changes the last bits of an embedding, another model more.
+            # A change of the batch size changes the last bits of an embedding; another model changes much more.
             tolerance = 0.03 if now.dtype in (torch.float16, torch.bfloat16) else 1e-3
             before, now = before.double().flatten(1), now.double().flatten(1)
             same = bool(((before - now).norm(dim=1) <= tolerance * now.norm(dim=1)).all())
@@ -174,24 +193,25 @@ class DatasetEmbedder:
             raise ValueError(f"{where} was made with another model or dataset: its first items differ; {remedy}")
 
     def _share_of_work(self) -> list[int]:
-        """The items of this process that are in no block, batch by batch."""
-        todo = torch.ones(self.n_items, dtype=torch.bool)
+        """The items that are in no block and belong to this process, batch after batch."""
+        is_missing = torch.ones(self.n_items, dtype=torch.bool)
         for block in self.stored():
-            todo[block.items] = False
-            todo[list(block.skipped)] = False
-        # All have read before any process writes, so that they agree on what is left to do.
+            is_missing[block.items] = False
+            is_missing[list(block.skipped)] = False
+        # No process writes before all have read the blocks, so that all agree on the missing items.
         self.processes.wait()
         starts = range(0, self.n_items, self.batch_size)
         batches = [
             (start + chunk.nonzero()[:, 0]).tolist()
-            for start, chunk in zip(starts, todo.split(self.batch_size), strict=False)
+            for start, chunk in zip(starts, is_missing.split(self.batch_size), strict=False)
         ]
         return [item for batch in self.processes.share([batch for batch in batches if batch]) for item in batch]
 
     def _compute_batches(self, items: Sequence[int]) -> None:
+        """Compute and store the rows of these items."""
         if not items:
             return
-        # Where the items to leave out are known, an unreadable file is an error that names the item: see _check_usable.
+        # If the items to leave out are known, _check_usable raises the error for an unreadable file.
         on_error = self.on_error if self.left_out is None else "skip"
         loader = BatchLoader(self.dataset, items, self.batch_size, self.num_workers, on_error, self.left_out)
         bar = tqdm(total=len(items), desc=self.progress, unit="img", disable=self.progress is None)
@@ -204,12 +224,12 @@ class DatasetEmbedder:
                 if full or len(self._pending) == self.batches_per_block:
                     self._store_pending()
         finally:
-            # Also when the loop was interrupted: nothing that was computed is lost.
+            # After an exception too, so that no computed row is lost.
             self._store_pending()
             bar.close()
 
     def _rows(self, batch: Batch | None, skipped: dict[int, str]) -> RowBlock:
-        """The rows of a batch, without the items that cannot be used."""
+        """A block with the rows of a batch, without the items that cannot be used."""
         if batch is None:
             self._check_usable(skipped)
             nothing = torch.empty(0, dtype=torch.int64)
@@ -223,20 +243,21 @@ class DatasetEmbedder:
         self._check_usable(skipped)
         if not_finite:
             columns = {name: column[finite] for name, column in columns.items()}
-        # No zip(strict=True): a data set without boxes has none at all.
+        # Not strict, because a data set without boxes gives an empty tuple.
         boxes = [box for box, usable in zip(batch.boxes, finite.tolist(), strict=False) if usable]
         return RowBlock(columns, batch.indices[finite], batch.labels[finite], boxes, skipped, self.n_items)
 
     def _check_usable(self, skipped: Mapping[int, str]) -> None:
-        """Stop at an item that an earlier run could use."""
-        further = sorted(skipped.keys() - self.left_out.keys()) if self.left_out is not None else []
-        if further:
+        """Raise an error for an item that is unusable now and was usable in an earlier run."""
+        newly_skipped = sorted(skipped.keys() - self.left_out.keys()) if self.left_out is not None else []
+        if newly_skipped:
             raise ValueError(
-                f"dataset: {skipped[further[0]]}; usable when this run began, so that its units would change without "
-                "it: restore it, or begin another run in another folder"
+                f"dataset: {skipped[newly_skipped[0]]}; usable when this run began, so that the results would change "
+                "without this item: restore it, or begin another run in another folder"
             )
 
     def _store_pending(self) -> None:
+        """Store the pending batches as one block."""
         if not self._pending:
             return
         block = RowBlock.join(self._pending)
@@ -246,13 +267,22 @@ class DatasetEmbedder:
             try:
                 block.save(self.folder)
             except OSError:
-                self._pending = []  # the caller's `finally` would try the full disk again
+                self._pending = []  # otherwise the `finally` of the caller would try to write again
                 raise
         self._pending = []
 
 
 def reason_not_finite(dataset: Dataset[Any], item: int) -> str:
-    """Why an item with NaN or inf is left out, with its file where the data set knows it."""
+    """The reason for skipping an item with NaN or inf, as a text.
+
+    Args:
+        dataset: the data set; if it has ``records`` with a ``path``, the text names the file of the item.
+        item: the position of the item.
+
+    Example:
+        >>> reason_not_finite([("image", 0)], 0)
+        'its features hold NaN or inf'
+    """
     reason = "its features hold NaN or inf"
     records = getattr(dataset, "records", ())
     return f"{records[item].path}: {reason}" if item < len(records) else reason

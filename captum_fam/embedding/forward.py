@@ -1,4 +1,4 @@
-"""Embedding a stack of images that is in memory."""
+"""Embedding images that are in memory."""
 
 from __future__ import annotations
 
@@ -14,16 +14,24 @@ from captum_fam._captum import run_forward
 def embed_images(
     forward_func: Callable[..., Any], images: Tensor, additional_forward_args: Any = None, batch_size: int = 64
 ) -> Tensor:
-    """Embeddings of images, in chunks and without a graph: ``(K, ...)`` -> ``(K, J)``.
+    """Embed images batch by batch, without a graph.
 
     Args:
         forward_func: maps a batch of images to embeddings ``(B, J)``.
-        images: K images as the model takes them.
-        additional_forward_args: further arguments of ``forward_func``.
-        batch_size: how many images go through the model at once.
+        images: images as the model takes them, ``(K, ...)``.
+        additional_forward_args: further arguments of ``forward_func``. Default: None.
+        batch_size: how many images go through the model at once. Default: 64.
+
+    Returns:
+        ``(K, J)``.
 
     Raises:
-        TypeError, ValueError: for an output that is no batch of vectors.
+        TypeError: if ``forward_func`` does not return a floating-point tensor.
+        ValueError: if ``forward_func`` returns another shape than ``(B, J)``.
+
+    Example:
+        >>> embed_images(lambda images: images.mean((2, 3)), torch.rand(5, 3, 8, 8), batch_size=2).shape
+        torch.Size([5, 3])
     """
     with torch.inference_mode(False), torch.no_grad():
         chunks = [
@@ -34,11 +42,21 @@ def embed_images(
 
 
 def check_embedding(embedding: object) -> Tensor:
-    """Refuse a forward function whose output is not a batch of vectors.
+    """Check that the output of a forward function is a batch of vectors.
+
+    Args:
+        embedding: the output.
+
+    Returns:
+        The output itself, ``(B, J)``.
 
     Raises:
         TypeError: for anything but a floating-point tensor.
         ValueError: for a shape that is not ``(B, J)``.
+
+    Example:
+        >>> check_embedding(torch.zeros(2, 64)).shape
+        torch.Size([2, 64])
     """
     if not isinstance(embedding, Tensor):
         raise TypeError(

@@ -1,4 +1,4 @@
-"""Cutting an embedding model in two at the layer that is explained."""
+"""Cuts an embedding model into two parts at the layer to explain."""
 
 from __future__ import annotations
 
@@ -11,25 +11,30 @@ from torch import Tensor, fx, nn
 
 from captum_fam.attr.layer_hooks import observe_layers
 from captum_fam.attr.tokens import looks_channels_last
-from captum_fam.experiments.split_model import TwoPartModel, probe_images
+from captum_fam.experiments.two_part_model import TwoPartModel, probe_images
 from captum_fam.functional import unit
 from captum_fam.models import EmbeddingModel
 
 
 def split_model(net: EmbeddingModel, layer: str | None = None) -> TwoPartModel:
-    """Cut an embedding model at the layer that its pooling takes, or at another.
+    """Cut an embedding model at the layer that is pooled, or at another layer.
 
-    A normalization at the end is left out where the similarity is the cosine, which does not see it.
+    For the cosine similarity a normalization at the end of the model is left out, because the cosine does not depend on
+    it.
 
     Args:
-        net: as :func:`~captum_fam.models.create_model` gives it; ``torch.fx`` must be able to trace it, unless it
-            begins with that layer under the name ``features``, as the networks of the paper do.
-        layer: dotted name of a module in ``net.model`` with output ``(B, N, h, w)``; ``torch.fx`` must be able to trace
-            the modules that it lies in, all others run as they are. None: that which the pooling takes.
+        net: result of :func:`~captum_fam.models.create_model`. ``torch.fx`` must be able to trace the model, unless the
+            model begins with the pooled layer under the name ``features``, as the networks of the paper do.
+        layer: dotted name of a module in ``net.model`` with output ``(B, N, h, w)``. ``torch.fx`` must be able to trace
+            the modules that contain this module; it does not trace all others. None for the layer that is pooled.
+            Default: None.
+
+    Returns:
+        The model in two parts.
 
     Raises:
-        ValueError: if the embedding is not made of the layer's output alone, or the model cannot be cut there; the
-            message says why and what to do.
+        ValueError: if the embedding depends on anything else than the output of the layer, or if the model cannot be
+            cut at the layer; the message names the reason and a remedy.
 
     Example:
         >>> model = split_model(create_model("squeezenet1_0"), "features.5")
@@ -44,7 +49,7 @@ def split_model(net: EmbeddingModel, layer: str | None = None) -> TwoPartModel:
                 f"model {net.name}: its embedding is no pooling of layer {net.layer!r}; it cannot be cut there unless "
                 "the layer is named (--layer, or layer= in Python), and gives (B, N, h, w)"
             )
-        # What of the model is pooling and what head is not known: all of it is the rest.
+        # The pooling and the head in the model are not known: everything behind the layer becomes the rest.
         pooling, head, end = nn.Identity(), None, None
     layer = layer or net.layer
     probe = probe_images(net.size)
@@ -67,11 +72,11 @@ def split_model(net: EmbeddingModel, layer: str | None = None) -> TwoPartModel:
         rest=rest if layer != end else None,
     ).eval()
     with torch.inference_mode():
-        whole, again = net.model(probe), parts(probe)
+        expected, embedding = net.model(probe), parts(probe)
     if net.similarity == "cosine":
-        whole, again = unit(whole), unit(again)
-    if not _is_same(again, whole):
-        raise ValueError(f"model {net.name}: what follows layer {layer!r} does not make its embedding of it")
+        expected, embedding = unit(expected), unit(embedding)
+    if not _is_close(embedding, expected):
+        raise ValueError(f"model {net.name}: the embedding cannot be computed from the output of layer {layer!r}")
     return parts
 
 
@@ -79,9 +84,9 @@ def cut_earlier(model: TwoPartModel, layer: str, name: str) -> None:
     """Move a part of the backbone of a model to its tail.
 
     Args:
-        model: is changed.
-        layer: dotted name of a module in its backbone, behind which the backbone is to end.
-        name: of the model, for messages.
+        model: model, which changes in place.
+        layer: dotted name of a module in the backbone; the backbone ends behind this module afterwards.
+        name: name of the model, for messages.
 
     Raises:
         ValueError: if the model cannot be cut there.
@@ -89,8 +94,8 @@ def cut_earlier(model: TwoPartModel, layer: str, name: str) -> None:
     probe = probe_images(model.size)
     backbone, rest = cut(model.backbone, layer, None, probe, name)
     with torch.no_grad():
-        if not _is_same(rest(backbone(probe).clone()), model.backbone(probe)):
-            raise ValueError(f"model {name}: what follows layer {layer!r} does not make its activation of it")
+        if not _is_close(rest(backbone(probe).clone()), model.backbone(probe)):
+            raise ValueError(f"model {name}: the activation cannot be computed from the output of layer {layer!r}")
     model.backbone = backbone
     model.tail.rest = rest if model.tail.rest is None else nn.Sequential(rest, model.tail.rest)
 
@@ -98,19 +103,21 @@ def cut_earlier(model: TwoPartModel, layer: str, name: str) -> None:
 def cut(
     model: nn.Module, layer: str, end: str | None, probe: Tensor, name: str
 ) -> tuple[fx.GraphModule, fx.GraphModule]:
-    """Two modules: from a model's input to a layer's output, and from there to the output of another, or of the model.
-
-    Both share the modules of the model, under the same names.
+    """Cut a model behind a layer, with ``torch.fx``.
 
     Args:
-        model: takes one tensor.
-        layer: dotted name of the module to cut behind.
-        end: dotted name of the module to go to; None: to the end.
-        probe: an input.
-        name: of the model, for messages.
+        model: module that takes one tensor.
+        layer: dotted name of the module behind which the model is cut.
+        end: dotted name of the module with whose output the second part ends; None for the output of the model.
+        probe: an input of the model.
+        name: name of the model, for messages.
+
+    Returns:
+        Two modules: from the input of the model to the output of the layer, and from the output of the layer to the
+        output of ``end``. Both share the modules of the model, under the same names.
 
     Raises:
-        ValueError: if the model cannot be cut there; the message says why and what to do.
+        ValueError: if the model cannot be cut at the layer; the message names the reason and a remedy.
     """
 
     def refuse(reason: str) -> ValueError:
@@ -122,19 +129,19 @@ def cut(
         raise refuse(f"it is no module of the model; there are {', '.join(close)}")
     (outputs,) = observe_layers(model, [modules[layer]], (probe,))
     if len(outputs) != 1:
-        raise refuse(f"it runs {len(outputs)} times; choose one that runs once")
+        raise refuse(f"it runs {len(outputs)} times; choose a layer that runs once")
     (output,) = outputs
     if not isinstance(output, Tensor) or output.dim() != 4:
-        got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise refuse(f"it gives {got}, and the protocols take (B, N, h, w); choose a layer of feature maps")
+        output_form = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise refuse(f"it gives {output_form}, and the protocols take (B, N, h, w); choose a layer of feature maps")
     if looks_channels_last([modules[layer], model], output, output.shape[1]):
         raise refuse(f"it gives {tuple(output.shape)}, channels last; choose a layer with (B, N, h, w)")
     tracer = _Tracer({layer, *([end] if end else [])})
     try:
         graph = tracer.trace(model)
-    except Exception as error:  # tracing fails in as many ways as there are models
+    except Exception as error:  # tracing can raise any exception
         raise refuse(
-            f"torch.fx does not trace the modules around it ({error}); choose another, or give a factory of a "
+            f"torch.fx does not trace the modules around it ({error}); choose another layer, or give a factory of a "
             "TwoPartModel (--model package.module:factory) with backbone, pooling and rest"
         ) from error
     start = tracer.outputs[layer]
@@ -143,30 +150,32 @@ def cut(
     needed = _needed(stop, start)
     if start not in needed or any(node.op == "placeholder" for node in needed):
         raise refuse(
-            "what runs behind it takes other tensors too, or none of it, as inside a block with a shortcut; choose the "
-            "whole block"
+            "the modules behind it also take other tensors, or do not take its output, as inside a block with a "
+            "shortcut; choose the whole block"
         )
     return _part(model, graph, _needed(start), None, start), _part(model, graph, needed, start, stop)
 
 
-def _is_same(made: Tensor, expected: Tensor) -> bool:
-    return made.shape == expected.shape and torch.allclose(made, expected, rtol=1e-3, atol=1e-5)
+def _is_close(result: Tensor, expected: Tensor) -> bool:
+    return result.shape == expected.shape and torch.allclose(result, expected, rtol=1e-3, atol=1e-5)
 
 
 class _Tracer(fx.Tracer):
-    """Traces the modules around some others and notes what each module gives; all further modules run as they are.
+    """Traces the modules that contain the named modules, and records the output of each module.
+
+    All other modules are not traced; they run as they are.
 
     Args:
-        names: dotted names of these others.
+        names: dotted names of modules.
     """
 
     def __init__(self, names: set[str]) -> None:
         super().__init__()
-        self._around = {name[:at] for name in names for at, letter in enumerate(name) if letter == "."}
+        self._containers = {name[:position] for name in names for position, letter in enumerate(name) if letter == "."}
         self.outputs: dict[str, fx.Node] = {}
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return module_qualified_name not in self._around
+        return module_qualified_name not in self._containers
 
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -178,21 +187,21 @@ class _Tracer(fx.Tracer):
 
 
 def _needed(end: fx.Node, start: fx.Node | None = None) -> set[fx.Node]:
-    """The nodes that a node is made of, itself included, without those that go into ``start``."""
-    found: set[fx.Node] = set()
-    waiting = [end]
-    while waiting:
-        node = waiting.pop()
-        if node not in found:
-            found.add(node)
-            waiting += [] if node is start else node.all_input_nodes
-    return found
+    """The nodes on which the node ``end`` depends, with ``end`` itself, searched backward up to ``start``."""
+    needed: set[fx.Node] = set()
+    pending = [end]
+    while pending:
+        node = pending.pop()
+        if node not in needed:
+            needed.add(node)
+            pending += [] if node is start else node.all_input_nodes
+    return needed
 
 
 def _part(
     model: nn.Module, graph: fx.Graph, nodes: set[fx.Node], start: fx.Node | None, end: fx.Node
 ) -> fx.GraphModule:
-    """These nodes of a model's graph as a module, whose input takes the place of ``start``."""
+    """A module of nodes of the graph of a model; the input of the module takes the place of the node ``start``."""
     part = fx.Graph()
     copies = {} if start is None else {start: part.placeholder("activation")}
     for node in graph.nodes:

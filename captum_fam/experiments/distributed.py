@@ -1,4 +1,4 @@
-"""The processes that share an evaluation: one, or those that torchrun started."""
+"""The processes that share an evaluation or a training: a single process, or the processes that torchrun started."""
 
 from __future__ import annotations
 
@@ -17,12 +17,18 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those that share the work. They need a common file system for the results.
+    """The place of this process among the processes that share the work.
+
+    The processes need a common file system for the results.
 
     Attributes:
-        rank: of this process.
-        size: number of processes.
-        device: of this process.
+        rank: number of this process, counted from zero. Default: 0.
+        size: number of processes. Default: 1.
+        device: device of this process. Default: ``"cpu"``.
+
+    Example:
+        >>> Ranks(rank=1, size=3).share(["a", "b", "c", "d", "e"])
+        ['b', 'e']
     """
 
     rank: int = 0
@@ -31,20 +37,31 @@ class Ranks:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process writes what belongs to all."""
+        """Whether this process writes the files that all processes share."""
         return self.rank == 0
 
     def share(self, items: Sequence[T]) -> list[T]:
-        """Every ``size``-th of the items, from ``rank`` on."""
+        """The items of this process: every ``size``-th item, beginning with item ``rank``.
+
+        Args:
+            items: the items of all processes.
+        """
         return list(items[self.rank :: self.size])
 
     def wait(self) -> None:
-        """Until all processes are here."""
+        """Wait until all processes have called this method."""
         if self.size > 1:
             self.gather(None)
 
     def gather(self, value: T) -> list[T]:
-        """The values of all processes, by rank, on each of them."""
+        """Exchange values between the processes.
+
+        Args:
+            value: value of this process, which can be pickled.
+
+        Returns:
+            The values of all processes in the order of the ranks, the same list in every process.
+        """
         if self.size == 1:
             return [value]
         values: list[T | None] = [None] * self.size
@@ -54,29 +71,38 @@ class Ranks:
 
 @contextmanager
 def joined(device: str | None = None) -> Iterator[Ranks]:
-    """This process as one of those that torchrun started, or alone.
+    """A context in which this process belongs to the processes that torchrun started, if torchrun started it.
 
-    The group is of gloo on CPUs and of nccl on GPUs; one that is there already is used and left.
+    The process group uses gloo on CPUs and nccl on GPUs. A process group that exists already is used, and stays.
 
     Args:
-        device: None: a GPU for each process where there are any, else the CPU.
+        device: device of this process; ``"cuda"`` or None for the GPU with the local rank of the process, but None for
+            the CPU if there is no GPU. Default: None.
+
+    Yields:
+        The place of this process.
+
+    Example:
+        >>> with joined("cpu") as ranks:
+        ...     ranks
+        Ranks(rank=0, size=1, device='cpu')
     """
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda":
         device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
-    chosen = torch.device(device)
-    if chosen.type == "cuda":
-        torch.cuda.set_device(chosen)
-    given = distributed.is_available() and distributed.is_initialized()
-    if not given and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+    torch_device = torch.device(device)
+    if torch_device.type == "cuda":
+        torch.cuda.set_device(torch_device)
+    group_exists = distributed.is_available() and distributed.is_initialized()
+    if not group_exists and int(os.environ.get("WORLD_SIZE", 1)) > 1:
         # One process may build a memory bank for hours while the others wait.
-        distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=timedelta(days=7))
-    elif not given:
+        distributed.init_process_group("nccl" if torch_device.type == "cuda" else "gloo", timeout=timedelta(days=7))
+    elif not group_exists:
         yield Ranks(device=device)
         return
     try:
         yield Ranks(distributed.get_rank(), distributed.get_world_size(), device)
     finally:
-        if not given:
+        if not group_exists:
             distributed.destroy_process_group()

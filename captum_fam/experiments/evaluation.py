@@ -1,4 +1,4 @@
-"""Running a protocol to its table: resumable, by one process or several."""
+"""Runs a protocol and writes its table; a run can be resumed, and can have several processes."""
 
 from __future__ import annotations
 
@@ -32,34 +32,39 @@ def evaluate(
     wrong: int = 0,
     about: Mapping[str, Any] | None = None,
 ) -> Evaluation | None:
-    """Run a protocol, or what an earlier run of the same settings left to do, and write its table.
+    """Run a protocol, or the remaining units of an earlier run with the same settings, and write the table.
 
-    ``out`` gets ``records-*.jsonl`` while the run goes on, and ``skipped.json``, the images that it does without, which
-    are in the records of ``contrastive``; then ``results.csv``, ``summary.json``, ``examples.png`` and, if asked for,
-    ``wrong.csv`` and ``wrong.png``. A run that is killed goes on when it is started again; one that is finished, and
-    has these figures, needs no image any more; a folder of other settings is refused.
+    During the run the folder ``out`` gets ``records-*.jsonl``, the results of the units, and ``skipped.json``, the
+    images that are left out (for ``contrastive`` these are in the records). At the end it gets ``results.csv``,
+    ``summary.json``, ``examples.png`` and, if requested, ``wrong.csv`` and ``wrong.png``. A run that was killed
+    continues when it is started again. A finished run with all requested figures is read without its images.
 
     Args:
         protocol: the experiment.
         out: folder of the results.
         ranks: the processes that share the units. Default: this process alone.
         progress: show progress bars. Default: False.
-        examples: queries in the figure; 0 for no figure. Default: 4.
-        wrong: show as many of the most confident mistakes, with maps of the predicted and of the true class. Default:
-            0, no figure.
-        about: what else ``summary.json`` is to say, such as the names of model and data. Default: nothing.
+        examples: number of queries in ``examples.png``; 0 for no figure. Default: 4.
+        wrong: number of the most confident mistakes in ``wrong.png``, with maps for the predicted and the true class;
+            0 for no figure. Default: 0.
+        about: further entries of ``summary.json``, such as the names of model and data. Default: none.
 
     Returns:
-        The table; None on all ranks but the first.
+        The table in the first process, None in all others.
 
     Raises:
-        ValueError: if ``out`` holds results of other settings, no query could be read, or an image that is still
+        ValueError: if ``out`` holds results of other settings, if no query could be read, or if an image that is still
             needed has become unusable since the run began.
-        OSError: if the disk is full; what is done is safe.
+        OSError: if the disk is full; the results so far are safe.
 
     Example:
-        >>> evaluation = evaluate(FewShot(model, dataset, episodes=600), "results")
-        >>> evaluation.methods["fam"]["energy"].value
+        >>> from captum_fam.experiments import FewShot, Panel, get_methods, load_dataset, load_model
+        >>> model = load_model("demo")
+        >>> scenes = load_dataset("scenes:120", "novel", model)
+        >>> protocol = FewShot(model, scenes, Panel(get_methods("fam,uniform")), episodes=3, query=2)
+        >>> evaluation = evaluate(protocol, "results")
+        >>> evaluation.methods["fam"]["energy"].value > evaluation.methods["uniform"]["energy"].value
+        True
     """
     ranks = ranks or Ranks()
     out = Path(out)
@@ -93,7 +98,7 @@ def evaluate(
 
 
 def _run_units(prepared: PreparedProtocol[Any], store: ResultStore, missing: Sequence[int], progress: bool) -> None:
-    """Run this process's share of the units that are missing."""
+    """Run the share of this process in the missing units."""
     protocol, ranks = prepared.protocol, store.ranks
     bar = tqdm(
         total=len(protocol),
@@ -105,28 +110,26 @@ def _run_units(prepared: PreparedProtocol[Any], store: ResultStore, missing: Seq
     with bar:
         for record in prepared.run(ranks.share(missing)):
             store.append(record)
-            # The other processes are about as far.
+            # The other processes have finished about as many units.
             bar.update(min(ranks.size, bar.total - bar.n))
 
 
 def _finished_summary(out: Path, records: Sequence[UnitRecord], figures: Mapping[str, int]) -> dict[str, Any] | None:
-    """The summary of a run that has left the figures that are asked for; None where they have yet to be drawn."""
+    """The summary of a finished run; None if there is no summary, or a requested figure is missing."""
     path = out / "summary.json"
     if not path.is_file():
         return None
     summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     has_rows = {"examples": any(record.rows for record in records), "wrong": bool(find_mistakes(records))}
-    drawn = all(
+    has_figures = all(
         summary.get("figures", {}).get(name) == count and ((out / f"{name}.png").is_file() or not has_rows[name])
         for name, count in figures.items()
         if count
     )
-    return summary if drawn else None
+    return summary if has_figures else None
 
 
-def _write_table(
-    evaluation: Evaluation, made_with: Mapping[str, Any], figures: Mapping[str, int], folder: Path
-) -> None:
+def _write_table(evaluation: Evaluation, settings: Mapping[str, Any], figures: Mapping[str, int], folder: Path) -> None:
     """Write ``results.csv`` and ``summary.json``."""
     rows = evaluation.rows()
     with (folder / "results.csv").open("w", newline="", encoding="utf-8") as file:
@@ -134,7 +137,7 @@ def _write_table(
         writer.writeheader()
         writer.writerows(rows)
     summary = {
-        **made_with,
+        **settings,
         "counts": evaluation.counts,
         "skipped": {str(item): reason for item, reason in evaluation.skipped.items()},
         "bank_skipped": {str(item): reason for item, reason in evaluation.bank_skipped.items()},

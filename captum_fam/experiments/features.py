@@ -1,4 +1,4 @@
-"""Every image through the backbone once: activations and embeddings of a data set."""
+"""Activations and embeddings of a data set, for which every image passes through the backbone once."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from torch.utils.data import Dataset
 
 from captum_fam.embedding import Batch, DatasetEmbedder, EmbeddedDataset
 from captum_fam.experiments.distributed import Ranks
-from captum_fam.experiments.split_model import TwoPartModel
+from captum_fam.experiments.two_part_model import TwoPartModel
 
 Kept = Literal["activations", "images"]
 
 
 class Features:
-    """The features of the items of a data set that could be used, row by row.
+    """The features of the usable items of a data set, one row per item.
 
-    Embeddings are in memory; activations and images are in files, from which the rows that are asked for are read.
+    Embeddings are in memory. Activations and images are in files; only the requested rows are read.
 
     Args:
-        rows: with the column ``"embeddings"``, and those of what was kept.
+        rows: columns ``"embeddings"`` and, if kept, ``"activations"`` and ``"images"``.
 
     Attributes:
         embeddings: ``(n, J)``.
-        labels: ``(n,)``.
-        items: the position of each row in the data set, ``(n,)`` ascending.
-        boxes: per row ``(m, 4)``; empty where the data set has none.
-        skipped: the other items, by position, with the reason.
+        labels: class of each row, ``(n,)``.
+        items: position of each row in the data set, ``(n,)``, ascending.
+        boxes: boxes of each row, ``(m, 4)``; empty if the data set has no boxes.
+        skipped: reason for each item without a row, by position in the data set.
     """
 
     def __init__(self, rows: EmbeddedDataset) -> None:
@@ -46,11 +46,25 @@ class Features:
         return len(self._rows)
 
     def activations(self, rows: Tensor) -> Tensor:
-        """Activations of some rows, ``(len(rows), N, h, w)`` on the CPU."""
+        """Read the activations of rows.
+
+        Args:
+            rows: indices of the rows, int64 ``(k,)``.
+
+        Returns:
+            ``(k, N, h, w)`` on the CPU.
+        """
         return self._rows.rows("activations", rows)
 
     def images(self, rows: Tensor) -> Tensor:
-        """Images of some rows as the backbone takes them, ``(len(rows), 3, H, W)`` on the CPU."""
+        """Read the images of rows, as inputs of the backbone.
+
+        Args:
+            rows: indices of the rows, int64 ``(k,)``.
+
+        Returns:
+            ``(k, 3, H, W)`` on the CPU.
+        """
         return self._rows.rows("images", rows)
 
 
@@ -67,29 +81,32 @@ def extract(
     name: str = "features",
     left_out: Mapping[int, str] | None = None,
 ) -> Features:
-    """Run all images through the model, the processes sharing them.
+    """Compute the features of all images of a data set; several processes share the images.
 
-    Batches are the same however many processes there are, and so are the features. Images that cannot be read, and
-    images whose features hold NaN or inf, are left out and named in ``skipped``. What a killed process has extracted is
-    kept in ``folder``, and the same call goes on from there; a folder that holds all of it is read instead. The call
-    must be of the same model, data set and batch size.
+    Neither the batches nor the features depend on the number of processes. Images that cannot be read, and images whose
+    features hold NaN or inf, are left out and listed in ``skipped``. If the process is killed, the features so far stay
+    in ``folder``, and the same call continues from them. If ``folder`` holds all features, they are read instead of
+    computed. The call must have the same model, data set and batch size.
 
     Args:
-        model: from :meth:`TwoPartModel.fast_copy`.
+        model: result of :meth:`TwoPartModel.fast_copy`.
         dataset: items ``(image, label)`` or ``(image, label, boxes)``.
-        folder: for the files; :func:`discard` removes it.
-        keep: ``"activations"`` and ``"images"`` as asked for. Default: activations.
+        folder: folder of the files; :func:`discard` removes the folder.
+        keep: what is kept beside the embeddings, ``"activations"``, ``"images"`` or both. Default: activations.
         batch_size: images per batch. Default: 32.
-        num_workers: processes that read. Default: 0.
-        ranks: the processes that share the work. Default: this one alone.
+        num_workers: number of processes that read images. Default: 0.
+        ranks: the processes that share the work. Default: this process alone.
         progress: show a progress bar. Default: False.
-        name: on the bar. Default: ``"features"``.
-        left_out: the items, with the reason, that a run does without whatever has become of them since it began; any
-            other must be usable. None: any may be left out. Default: None.
+        name: label of the progress bar. Default: ``"features"``.
+        left_out: reason for each item to leave out, by position, whether or not the item is usable now; all other items
+            must be usable. None leaves out the items that are not usable. Default: None.
+
+    Returns:
+        The features.
 
     Raises:
-        ValueError: if nothing could be read; or at the first item that is unusable and not one of ``left_out``. What
-            was extracted before it is kept.
+        ValueError: if no image could be read; or, with ``left_out``, at the first other item that is not usable. The
+            features of the items before stay in ``folder``.
         OSError: if the disk is full.
     """
     ranks = ranks or Ranks()
@@ -116,5 +133,12 @@ def extract(
 
 
 def discard(folder: str | Path) -> None:
-    """Remove the files of :func:`extract`."""
+    """Remove the files of :func:`extract`.
+
+    Args:
+        folder: the folder, which need not exist.
+
+    Example:
+        >>> discard("no-such-folder")
+    """
     shutil.rmtree(folder, ignore_errors=True)

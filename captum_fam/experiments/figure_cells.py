@@ -1,4 +1,4 @@
-"""The cells of a figure of several models: a query, what a model compares the query with, and the model's maps."""
+"""The cells of a figure of several models: the query, the support, and the maps of a model."""
 
 from __future__ import annotations
 
@@ -16,52 +16,67 @@ from captum_fam.geometry import Squash, box_areas
 from captum_fam.images import image_to_tensor
 from captum_fam.visualization import GridCell
 
-_PHOTOGRAPH = 480  # pixels of the longer side
+_PHOTOGRAPH_SIDE = 480  # pixels of the longer side
 
 Prepared = PreparedProtocol[Any]
 CellOfColumn = tuple[str, GridCell]
-"""The title of a column, and the cell that a query has there."""
+"""The title of a column, and the cell of a query in this column."""
 
 
 def view_photograph(prepared: Prepared, dataset: Dataset[Any], item: int) -> Tensor:
-    """An item of a dataset with the pixels and the shape of its file, ``(3, H, W)`` in [0, 1], at most 480 pixels long.
+    """The image of an item in the shape of its file, with at most 480 pixels per side.
 
-    Only where the model sees the whole photograph squashed, so that a map lies on the pixels of the file alike; else,
-    and where the dataset has no photographs, as the model sees it.
+    If the photograph is cropped for the model, or if the data set has no photographs, this is the input of the model. A
+    photograph in the shape of its file is possible only for a model that squashes images, because then the map covers
+    the whole photograph.
+
+    Args:
+        prepared: the prepared protocol.
+        dataset: data set of the item.
+        item: position of the item.
+
+    Returns:
+        ``(3, H, W)`` in [0, 1].
     """
     if not hasattr(dataset, "photograph") or not isinstance(getattr(dataset, "geometry", None), Squash):
         return prepared.model_view(dataset, item)
     photograph = dataset.photograph(item)
-    photograph.thumbnail((_PHOTOGRAPH, _PHOTOGRAPH))
+    photograph.thumbnail((_PHOTOGRAPH_SIDE, _PHOTOGRAPH_SIDE))
     return image_to_tensor(photograph)
 
 
 def query_cell(prepared: Prepared, item: int, title: str) -> GridCell:
-    """A query with its boxes, as far as they are in sight.
+    """The cell of a query, with the parts of its boxes inside the image.
 
     Args:
-        prepared: the protocol that asked the query.
-        item: position of the query in the dataset.
-        title: above the query.
+        prepared: the prepared protocol of the query.
+        item: position of the query in the data set.
+        title: title above the query.
+
+    Returns:
+        The cell.
     """
     image = prepared.image(item)
-    view, _, *boxes = prepared.protocol.dataset[item]
+    model_input, _, *boxes = prepared.protocol.dataset[item]
     if not boxes:
         return GridCell(image, title)
     _, height, width = image.shape
-    # The image is the model's view, or the whole photograph that was squashed to it.
-    in_image = Squash((height, width)).map_boxes(boxes[0], view.shape[2], view.shape[1])
+    # Boxes are in pixels of the input of the model. The image is this input, or the photograph that was squashed to it.
+    in_image = Squash((height, width)).map_boxes(boxes[0], model_input.shape[2], model_input.shape[1])
     return GridCell(image, title, boxes=in_image[box_areas(in_image) > 0].tolist())
 
 
 def support_cell(example: Example) -> GridCell:
-    """What a query was compared with.
+    """The cell of a support.
+
+    Args:
+        example: a query and a class.
 
     Raises:
-        ValueError: if there is no image of it.
+        ValueError: if there is no image of the support.
     """
     if example.support is None:
-        raise ValueError("supports: a memory bank has no images to show; leave them out")
+        raise ValueError("supports: a memory bank has no images to show; leave out the supports")
     return GridCell(example.support)
 
 
@@ -75,19 +90,22 @@ def class_cells(
     supports: bool,
     title: str = "",
 ) -> Iterator[CellOfColumn]:
-    """What a model says of a query and a class: the support and the maps of the query, column by column.
+    """The cells of a model for a query and a class: the support, and the maps of the query.
 
-    Where the support is explained by its similarity to the query, as a retrieved image is, its map stands beside each
-    map of the query, in the place of the support.
+    If the support is explained too, as a retrieved image is, the map of the support is beside each map of the query,
+    and there is no separate cell of the support.
 
     Args:
         prepared: the protocol, prepared with the model.
-        record: of the query's unit.
-        query: the row of the query in the record.
+        record: record of the unit of the query.
+        query: row of the query in the record.
         label: the class.
-        methods: whose maps to show; the columns have their names, unless there is only one.
-        supports: show what the query was compared with.
-        title: above each map of the query. Default: none.
+        methods: the methods of the maps; their names are the titles of the columns if there are several methods.
+        supports: whether the support is shown.
+        title: title above each map of the query. Default: empty.
+
+    Yields:
+        The title of each column, with the cell.
 
     Raises:
         ValueError: for supports of a memory bank, which has no images.
@@ -107,7 +125,13 @@ def class_cells(
 
 
 def titled_class(prepared: Prepared, label: int, role: str = "") -> str:
-    """The name of a class as a figure writes it, behind what the class is to the query, if anything."""
+    """The name of a class in a figure, after its role.
+
+    Args:
+        prepared: the prepared protocol, which knows the names.
+        label: the class.
+        role: role of the class for the query, such as ``"true"``. Default: empty, no role.
+    """
     name = class_title(prepared.protocol.class_name(label))
     return f"{role}: {name}" if role else name
 
@@ -115,5 +139,5 @@ def titled_class(prepared: Prepared, label: int, role: str = "") -> str:
 def _map_cell(prepared: Prepared, method: TableMethod, example: Example, title: str = "") -> GridCell:
     if method.foil and not example.has_foil:
         return GridCell(example.image, f"{title}\nno other class to contrast with".strip())
-    found = prepared.maps(method, example.scores_for, example.activation, example.target)
-    return GridCell(example.image, title, found.maps[0].cpu())
+    result = prepared.maps(method, example.scores_for, example.activation, example.target)
+    return GridCell(example.image, title, result.maps[0].cpu())

@@ -1,4 +1,4 @@
-"""Gradient descent: the loop that all trainings share."""
+"""Gradient descent: the loop of all trainings."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-B = TypeVar("B")
+Batch = TypeVar("Batch")
 
 
 def fit(
-    batches: Iterable[B],
-    loss_of: Callable[[B], Tensor],
+    batches: Iterable[Batch],
+    loss_of: Callable[[Batch], Tensor],
     optimizer: torch.optim.Optimizer,
     *,
     schedule: torch.optim.lr_scheduler.LRScheduler | None = None,
@@ -21,17 +21,18 @@ def fit(
 ) -> Iterator[Tensor]:
     """Take one step of an optimizer per batch.
 
-    A step is taken when its loss is asked for, so that the caller's loop decides what happens between two steps.
+    A step is taken when the caller asks for the next loss. So the loop of the caller decides what happens between two
+    steps.
 
     Args:
-        batches: what ``loss_of`` takes, one per step.
-        loss_of: the loss of a batch, a scalar.
-        optimizer: of the parameters behind the loss.
-        schedule: of the learning rate, moved on after each step. Default: None.
-        scaler: of the gradients in float16. Default: None.
+        batches: arguments of ``loss_of``, one batch per step.
+        loss_of: function from a batch to its loss, a scalar.
+        optimizer: optimizer of the parameters on which the loss depends.
+        schedule: schedule of the learning rate, which advances after each step. Default: None.
+        scaler: scaler of the gradients, for training in float16. Default: None.
 
     Yields:
-        The loss of each step, without its graph.
+        The loss of each step, detached.
 
     Example:
         >>> weight = torch.tensor(3.0, requires_grad=True)
@@ -39,7 +40,7 @@ def fit(
         >>> [round(float(loss), 4) for loss in fit([1.0, 2.0], lambda batch: batch * weight**2, optimizer)]
         [9.0, 11.52]
     """
-    # A scaler that is not enabled scales by nothing.
+    # A scaler that is not enabled leaves the gradients as they are.
     scaler = scaler or torch.amp.GradScaler(enabled=False)
     for batch in batches:
         loss = loss_of(batch)

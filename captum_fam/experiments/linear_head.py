@@ -1,4 +1,4 @@
-"""A linear head on frozen features, trained in seconds: the transformation module of the paper's section IV-D."""
+"""A linear head on frozen features: the transformation module of section IV-D of the FAM paper (arXiv 2307.05017)."""
 
 from __future__ import annotations
 
@@ -24,30 +24,34 @@ def train_head(
     temperature: float = 0.1,
     seed: int = 0,
 ) -> nn.Linear:
-    """Train ``Linear(N, width)`` so that the cosine tells the classes apart.
+    """Train ``Linear(N, width)`` so that the cosine similarity of the outputs separates the classes.
 
-    A softmax over the cosines to one learned proxy per class (Zhai and Wu, BMVC 2019), by AdamW on all features at
-    once.
+    The loss is the cross-entropy of a softmax over the cosines to one learned proxy per class (Zhai and Wu, BMVC 2019).
+    AdamW minimizes the loss on all features at once, which takes seconds.
 
     Args:
-        features: pooled activations of the training classes, ``(n, N)``.
-        labels: their classes, ``(n,)``, any integers.
-        width: J. Default: 128.
-        steps: of the optimizer. Default: 300.
-        learning_rate: falls to zero along a cosine. Default: 3e-3.
-        weight_decay: of the optimizer. Default: 1e-2.
-        temperature: of the softmax. Default: 0.1.
-        seed: of the initial weights. Default: 0.
+        features: pooled activations of the training images, ``(n, N)``.
+        labels: class of each image, any integers ``(n,)``.
+        width: number of outputs J. Default: 128.
+        steps: number of steps of the optimizer. Default: 300.
+        learning_rate: initial learning rate, which falls to zero along a cosine. Default: 3e-3.
+        weight_decay: weight decay of the optimizer. Default: 1e-2.
+        temperature: temperature of the softmax. Default: 0.1.
+        seed: seed of the initial weights. Default: 0.
 
     Returns:
-        The head, in eval mode, with a bias as the paper's models have one.
+        The head in eval mode, with a bias as in the models of the paper.
 
     Raises:
         ValueError: for fewer than two classes.
+
+    Example:
+        >>> train_head(torch.rand(20, 64), torch.arange(20) % 4, width=8, steps=2)
+        Linear(in_features=64, out_features=8, bias=True)
     """
     classes, target = labels.unique(return_inverse=True)
     if len(classes) < 2:
-        raise ValueError(f"labels must be of two classes at least, got {len(classes)}")
+        raise ValueError(f"labels must be of at least two classes, got {len(classes)}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         head = nn.Linear(features.shape[1], width)
@@ -61,22 +65,42 @@ def train_head(
         return cross_entropy(cosines / temperature, target.cpu())
 
     for _ in fit(range(steps), loss_of, optimizer, schedule=schedule):
-        pass  # the steps are all there is to do
+        pass  # The loop takes the steps.
     return head.eval().requires_grad_(False)
 
 
 def save_head(head: nn.Linear, path: str | Path) -> None:
-    """Write the head's weight and bias, all of the file or nothing."""
+    """Write the weight and the bias of a head; the file is written completely or not at all.
+
+    Args:
+        head: the head.
+        path: path of the file.
+
+    Example:
+        >>> save_head(nn.Linear(64, 8), "head.pt")
+        >>> load_head("head.pt")
+        Linear(in_features=64, out_features=8, bias=True)
+    """
     path = Path(path)
     with write_all_or_nothing(path.parent) as scratch:
         torch.save(head.state_dict(), scratch / path.name)
 
 
 def load_head(path: str | Path) -> nn.Linear:
-    """Read what :func:`save_head` or ``captum-fam train metric`` wrote, or any state dict of a ``torch.nn.Linear``.
+    """Read a head: a file of :func:`save_head` or ``captum-fam train metric``, or any state dict of ``nn.Linear``.
+
+    Args:
+        path: path of the file.
+
+    Returns:
+        The head in eval mode, without gradients.
 
     Raises:
-        ValueError: if the file holds something else.
+        ValueError: if the file cannot be read, or holds something else.
+        ImportError: for a file of ``.safetensors`` without the library.
+
+    Example:
+        See :func:`save_head`.
     """
     state = read_state_dict(path)
     weight = state.get("weight")

@@ -1,4 +1,4 @@
-"""One figure of several models: the same queries, maps in columns per model, and the accuracy of each model above."""
+"""A figure of several models: a row per query, a block of columns per model, and the accuracy of each model."""
 
 from __future__ import annotations
 
@@ -18,29 +18,30 @@ from captum_fam.visualization import ColumnBlock, GridCell, MapFigure, visualize
 
 ClearValue = Literal["zero", "minmax"]
 
-_TO_ONE = ("auto", "minmax", "relu")  # normalizations of a map to [0, 1], where there is no foil
-# Which classes have maps, and what they are to the query.
+_WITHOUT_SIGN = ("auto", "minmax", "relu")  # normalizations to [0, 1], for a method without a foil
+# The columns of the records whose classes have maps, with the role of the class in the title of a map.
 _ROLES: dict[Which, dict[Literal["label", "predicted"], str]] = {
-    "correct": {"label": ""},  # true and predicted
+    "correct": {"label": ""},  # which is also the predicted class
     "any": {"predicted": "predicted"},
     "wrong": {"predicted": "predicted", "label": "true"},
 }
 
 
 def check_scale(methods: Sequence[TableMethod], scale: ClearValue) -> None:
-    """Refuse signed maps for ``"minmax"``, which would lose where their zero is.
+    """Refuse signed maps for the scale ``"minmax"``, in which the zero of a map cannot be seen.
 
     Args:
-        methods: whose maps are to be drawn.
-        scale: as for :func:`model_figure`.
+        methods: methods of the maps.
+        scale: as in :func:`model_figure`.
 
     Raises:
-        ValueError: for a method with a foil, with signed maps, or with a normalization that keeps a sign.
+        ValueError: for ``"minmax"`` and a method with a foil, with signed maps, or with a normalization that keeps the
+            sign.
     """
     signed = [method.name for method in methods if not _is_unsigned(method)]
     if signed and scale == "minmax":
         raise ValueError(
-            f"scale minmax: {', '.join(signed)} is signed, and would lose what speaks against the match; use zero"
+            f"scale minmax: {', '.join(signed)} is signed, and would lose the evidence against the match; use zero"
         )
 
 
@@ -53,34 +54,39 @@ def model_figure(
     supports: bool = True,
     scale: ClearValue = "zero",
 ) -> MapFigure:
-    """The paper's Figs. 2, 3 and 5, and for ``"wrong"`` Fig. 4, where each model has a map for either class.
+    """Draw a figure like Figs. 2, 3 and 5 of the FAM paper, or Fig. 4 for ``which="wrong"``.
 
     Args:
-        runs: blocks of columns.
-        queries: rows.
-        methods: columns of each block.
-        which: as for :func:`~captum_fam.experiments.figure_queries.choose_queries`: for ``"correct"``, the default,
-            maps explain the true class, which is the predicted one; for ``"any"`` the predicted one; for ``"wrong"``
-            both.
-        supports: show what the query was compared with; retrieved images have maps too. Default: True.
-        scale: of each map: ``"zero"``, the default, is clear and the largest magnitude has the full color; or
-            ``"minmax"``, clear is the smallest value, as in the paper, which shows what differs within maps that are
-            large everywhere.
+        runs: runs of the models, which are the blocks of columns.
+        queries: queries, which are the rows.
+        methods: methods, which are the columns of each block.
+        which: as in :func:`~captum_fam.experiments.figure_queries.choose_queries`. For ``"correct"`` maps explain the
+            true class, which is also predicted; for ``"any"`` the predicted class; for ``"wrong"`` there are maps for
+            both classes. Default: ``"correct"``.
+        supports: whether the supports are shown; retrieved images also have maps. Default: True.
+        scale: ``"zero"`` makes the value zero transparent, and the largest magnitude fully colored; ``"minmax"`` makes
+            the smallest value transparent, as in the paper, which shows differences within maps that are large
+            everywhere. Default: ``"zero"``.
+
+    Returns:
+        The figure.
 
     Raises:
-        ValueError: for ``"minmax"`` and signed maps, see :func:`check_scale`; or if there are no supports to show.
+        ValueError: for ``"minmax"`` and signed maps, see :func:`check_scale`; or for supports that have no images.
     """
     check_scale(methods, scale)
     protocol = runs[0].prepared.protocol
-    # Episodes are the same for all models, and so is the support of a class that all of them predict.
+    # All models have the same episodes. So they share the support of a class that all of them predict.
     shared_support = supports and which == "correct" and protocol.by_unit
-    own_supports = supports and not shared_support
+    supports_per_model = supports and not shared_support
     rows = []
-    # Per model, the titles of the columns: those of the first row, which all rows share.
+    # Titles of the columns, per model; all rows have the titles of the first row.
     columns: list[tuple[str, ...]] = []
     for query in queries:
         row = _query_cells(runs[0], query, which, shared_support)
-        by_model = [_model_cells(run, query, at, methods, which, own_supports) for at, run in enumerate(runs)]
+        by_model = [
+            _model_cells(run, query, number, methods, which, supports_per_model) for number, run in enumerate(runs)
+        ]
         columns = columns or [tuple(title for title, _ in cells) for cells in by_model]
         row += [_scaled(cell, scale) for cells in by_model for _, cell in cells]
         rows.append(row)
@@ -93,7 +99,10 @@ def model_figure(
 
 
 def format_percent(result: Result) -> str:
-    """A share with its 95 % interval in percent.
+    """A share with its 95 % interval, as text in percent.
+
+    Args:
+        result: the share.
 
     Example:
         >>> format_percent(Result(0.659, 0.008, n=600, n_nan=0, n_empty=0))
@@ -104,7 +113,7 @@ def format_percent(result: Result) -> str:
 
 
 def _query_cells(run: ModelRun, query: FigureQuery, which: Which, with_support: bool) -> list[GridCell]:
-    """The query, and its support where all models share it."""
+    """The cell of the query, and the cell of the support if all models share it."""
     label = query.column("label")[0]
     title = titled_class(run.prepared, label, "" if which == "correct" else "true")
     cells = [query_cell(run.prepared, query.item, title)]
@@ -114,13 +123,13 @@ def _query_cells(run: ModelRun, query: FigureQuery, which: Which, with_support: 
 
 
 def _model_cells(
-    run: ModelRun, query: FigureQuery, at: int, methods: Sequence[TableMethod], which: Which, supports: bool
+    run: ModelRun, query: FigureQuery, number: int, methods: Sequence[TableMethod], which: Which, supports: bool
 ) -> list[CellOfColumn]:
-    """The cells of one model, the ``at``-th, for a query."""
-    record, row = query.places[at]
+    """The cells of a query for the model with this number."""
+    record, row = query.places[number]
     cells: list[CellOfColumn] = []
     for column, role in _ROLES[which].items():
-        label = query.column(column)[at]
+        label = query.column(column)[number]
         title = titled_class(run.prepared, label, role) if role else ""
         cells += class_cells(run.prepared, record, row, label, methods, supports=supports, title=title)
     return cells
@@ -133,11 +142,11 @@ def _scaled(cell: GridCell, scale: ClearValue) -> GridCell:
 
 
 def _is_unsigned(method: TableMethod) -> bool:
-    return method.foil is None and (not method.is_signed or _normalization(method) in _TO_ONE)
+    return method.foil is None and (not method.is_signed or _normalization(method) in _WITHOUT_SIGN)
 
 
 def _normalization(method: TableMethod) -> object:
-    """The normalization of a method's maps, as given or by default; None for a method without the option."""
+    """The normalization of the maps of a method; None for a method without this option."""
     parameters = inspect.signature(get_method(method.base).make).parameters
     default = parameters["normalization"].default if "normalization" in parameters else None
     return method.options.get("normalization", default)

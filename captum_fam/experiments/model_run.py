@@ -1,4 +1,4 @@
-"""One model's answers to all queries, which figures of several models choose from."""
+"""The answers of a model to all queries, among which a figure of several models chooses."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from captum_fam.metrics import Result
 
 @dataclass(frozen=True)
 class ModelRun:
-    """One model's answers to all queries.
+    """The answers of a model to all queries.
 
     Attributes:
-        label: what the figure calls the model.
+        label: name of the model in the figure.
         prepared: the protocol, prepared with the model.
-        records: of all units.
-        accuracy: with its interval; Recall@1 for retrieval.
+        records: records of all units.
+        accuracy: accuracy with its interval; Recall@1 for retrieval.
     """
 
     label: str
@@ -37,21 +37,26 @@ class ModelRun:
 def run_model(
     label: str, protocol: Protocol, folder: str | Path, *, device: str = "cpu", progress: bool = False
 ) -> ModelRun:
-    """Put all queries to a model.
+    """Run a protocol with a model, without any maps.
 
     Args:
-        label: what the figure is to call the model.
-        protocol: with ``Panel((), ())``: maps are made of the chosen queries only.
-        folder: an empty one for the features, which the figure is then drawn from.
-        device: of the model. Default: ``"cpu"``.
+        label: name of the model in the figure.
+        protocol: protocol with ``Panel((), ())``, because maps are computed for the chosen queries only.
+        folder: empty folder for the features, which the figure also needs.
+        device: device of the model. Default: ``"cpu"``.
         progress: show progress bars. Default: False.
 
+    Returns:
+        The answers of the model.
+
     Raises:
-        ValueError: if the folder is not empty.
+        ValueError: if the folder is not empty, or no image could be read.
     """
     folder = Path(folder)
     if folder.is_dir() and any(folder.iterdir()):
-        raise ValueError(f"folder {folder} is not empty: it may hold another model's features; give each its own")
+        raise ValueError(
+            f"folder {folder} is not empty: it may hold the features of another model; give one folder per model"
+        )
     prepared = protocol.prepare(folder / "features", Ranks(device=device), progress)
     prepared.view = partial(view_photograph, prepared)
     units = prepared.run(range(len(protocol)))

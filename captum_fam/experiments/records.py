@@ -1,8 +1,8 @@
-"""Results that survive their process: one line per unit of work, and the settings that it was made with.
+"""Results that survive the end of a process: one line per unit of work, and the settings of the run.
 
-A folder holds ``run.json``, the settings, and ``records-R.jsonl``, the lines that rank R wrote, each whole or not
-there. Units that have a line are done, whichever process did them, so that a run may be resumed with another number
-of processes.
+A folder holds the settings, ``run.json``, and the lines of each process, ``records-R.jsonl`` for rank R. A line is
+complete, or it does not count. A unit with a line is done, whichever process wrote the line. So a run can be resumed
+with another number of processes.
 """
 
 from __future__ import annotations
@@ -32,15 +32,21 @@ Column = list[Any]
 
 @dataclass
 class QueryColumns:
-    """What a model made of the queries of a unit, one entry per query in each column.
+    """The answers of a model to the queries of a unit, one entry per query in each column.
 
     Attributes:
-        item: position in the dataset.
+        item: position of the query in the data set.
         label: the true class.
-        predicted: the class that the model decided for.
-        confidence: in that decision; what it is depends on the protocol.
-        correct: 1 where the model decided for the true class, else 0.
-        numbers: further numbers of the model's own by their name in the table, such as ``"recall@2"``.
+        predicted: the predicted class.
+        confidence: confidence of the prediction, whose definition depends on the protocol.
+        correct: 1 if the predicted class is the true class, else 0.
+        numbers: further numbers of the model, by their name in the table, such as ``"recall@2"``.
+
+    Example:
+        >>> columns = QueryColumns(item=[4], label=[0], predicted=[1], confidence=[0.9], correct=[0])
+        >>> columns.extend(QueryColumns(item=[7], label=[1], predicted=[1], confidence=[0.8], correct=[1]))
+        >>> columns.item, columns.correct
+        ([4, 7], [0, 1])
     """
 
     item: Column = field(default_factory=list)
@@ -54,7 +60,11 @@ class QueryColumns:
         return len(self.item)
 
     def extend(self, further: QueryColumns) -> None:
-        """Add the entries of further queries at the end."""
+        """Append the entries of further queries.
+
+        Args:
+            further: columns of the further queries.
+        """
         for name in ("item", "label", "predicted", "confidence", "correct"):
             getattr(self, name).extend(getattr(further, name))
         _extend(self.numbers, further.numbers)
@@ -62,13 +72,13 @@ class QueryColumns:
 
 @dataclass
 class MethodColumns:
-    """What the measures made of the maps of one method, one entry per explained query in each column.
+    """The values of the measures for the maps of one method, one entry per explained query in each column.
 
     Attributes:
-        nan: 1 where the map holds NaN or inf, else 0.
-        empty: 1 where the map is flat, else 0.
-        no_positive: 1 where the map has no positive value, else 0.
-        kept: by measure, what it keeps, by names of its own.
+        nan: 1 if the map holds NaN or inf, else 0.
+        empty: 1 if the map is flat, else 0.
+        no_positive: 1 if the map has no positive value, else 0.
+        kept: the values of each measure, by the name of the measure and the name of the value.
     """
 
     nan: Column = field(default_factory=list)
@@ -77,7 +87,11 @@ class MethodColumns:
     kept: dict[str, dict[str, Column]] = field(default_factory=dict)
 
     def extend(self, further: MethodColumns) -> None:
-        """Add the entries of further queries at the end."""
+        """Append the entries of further queries.
+
+        Args:
+            further: columns of the further queries.
+        """
         for name in ("nan", "empty", "no_positive"):
             getattr(self, name).extend(getattr(further, name))
         for measure, columns in further.kept.items():
@@ -86,14 +100,20 @@ class MethodColumns:
 
 @dataclass
 class UnitRecord:
-    """The results of one unit: an episode, a batch, a mosaic.
+    """The results of one unit: an episode, a batch or a mosaic.
 
     Attributes:
-        unit: its number.
-        queries: what the model made of the queries.
-        rows: which of the queries are explained, as positions in the columns of ``queries``.
-        explained: by method, what the measures made of the maps of these.
-        skipped: items of the dataset that could not be used, with the reason, where the unit is the first to find out.
+        unit: number of the unit.
+        queries: answers of the model to the queries.
+        rows: positions of the explained queries in the columns of ``queries``.
+        explained: values of the measures for the explained queries, by method.
+        skipped: reason for each item of the unit that could not be used, by position in the data set, if the protocol
+            reads its images unit by unit.
+
+    Example:
+        >>> record = UnitRecord(3, QueryColumns(item=[4], label=[0], predicted=[1], confidence=[0.9], correct=[0]))
+        >>> UnitRecord.from_json(record.to_json()) == record
+        True
     """
 
     unit: int
@@ -103,24 +123,28 @@ class UnitRecord:
     skipped: dict[int, str] = field(default_factory=dict)
 
     def add_explained(self, rows: Column, explained: Mapping[str, MethodColumns]) -> None:
-        """Add explained queries.
+        """Append explained queries.
 
         Args:
-            rows: their positions in the columns of ``queries``.
-            explained: by method, what the measures made of their maps.
+            rows: positions of the queries in the columns of ``queries``.
+            explained: values of the measures for these queries, by method.
         """
         self.rows.extend(rows)
         for method, columns in explained.items():
             self.explained.setdefault(method, MethodColumns()).extend(columns)
 
     def to_json(self) -> dict[str, Any]:
-        """The record as JSON has it."""
+        """The record in types that JSON can hold."""
         explained = {method: vars(columns) for method, columns in self.explained.items()}
         return {**vars(self), "queries": vars(self.queries), "explained": explained}
 
     @classmethod
     def from_json(cls, entry: Mapping[str, Any]) -> UnitRecord:
-        """The record that :meth:`to_json` gave, read back."""
+        """The record of an entry.
+
+        Args:
+            entry: result of :meth:`to_json`, which may have been written and read.
+        """
         return cls(
             entry["unit"],
             QueryColumns(**entry["queries"]),
@@ -131,26 +155,52 @@ class UnitRecord:
 
 
 def by_item(reasons: Mapping[str, str]) -> dict[int, str]:
-    """Reasons by item, whose number JSON has made text."""
+    """Reasons by item, from JSON, in which the number of an item is a text.
+
+    Args:
+        reasons: reasons by the text of the number.
+
+    Example:
+        >>> by_item({"7": "corrupt"})
+        {7: 'corrupt'}
+    """
     return {int(item): reason for item, reason in reasons.items()}
 
 
 def jsonable(values: Tensor) -> Column:
-    """Numbers as JSON has them: None in place of NaN, and float32 in its shortest form.
+    """Numbers as JSON values: None in place of NaN, and float32 numbers with as few digits as possible.
 
     Args:
         values: one number per query, ``(B,)``.
+
+    Returns:
+        A list of B values.
+
+    Example:
+        >>> jsonable(torch.tensor([0.1, torch.nan]))
+        [0.1, None]
     """
     array = values.detach().cpu().numpy()
     if array.dtype.kind != "f":
         return list(array.astype(int).tolist())
-    # float32 to text and back is exact, with half the digits of a double.
+    # The shortest text of a float32 number gives the same float32 number, and has half as many digits as a double.
     texts = array.astype(np.float32).astype(str)
     return [None if text == "nan" else float(text) for text in texts]
 
 
 def as_numbers(column: Column) -> Tensor:
-    """A column of numbers in float64, ``(B,)``, NaN in place of None."""
+    """A column of numbers as a tensor.
+
+    Args:
+        column: B numbers, or None for an undefined number.
+
+    Returns:
+        float64 ``(B,)``, NaN in place of None.
+
+    Example:
+        >>> as_numbers([0.5, None])
+        tensor([0.5000,    nan], dtype=torch.float64)
+    """
     return torch.tensor(np.array(column, dtype=float))
 
 
@@ -163,34 +213,50 @@ class ResultStore:
     """The records of one run, one line of JSON per unit.
 
     Args:
-        folder: made where it is missing.
-        settings: what the results depend on, as JSON can hold it; a folder of other settings is refused.
-        ranks: the processes that write here. Default: this process alone.
+        folder: folder of the results, which is created if it does not exist.
+        settings: everything on which the results depend, in types that JSON can hold.
+        ranks: the processes that write to the folder. Default: this process alone.
+
+    Attributes:
+        done: numbers of the units that have a record.
 
     Raises:
-        ValueError: if the folder has results of other settings.
+        ValueError: if the folder holds results of other settings.
         OSError: if the folder cannot be written.
+
+    Example:
+        >>> store = ResultStore("my-results", {"seed": 0})
+        >>> store.append(UnitRecord(unit=3))
+        >>> store.close()
+        >>> ResultStore("my-results", {"seed": 0}).done
+        frozenset({3})
     """
 
     def __init__(self, folder: str | Path, settings: Mapping[str, Any], ranks: Ranks | None = None) -> None:
         self.folder = Path(folder)
         self.ranks = ranks or Ranks()
         if self.ranks.is_first:
-            # As JSON has the settings: a tuple is a list there.
+            # By way of JSON, which turns tuples into lists, so that the settings equal those in the file.
             check_same_settings(self.folder / _SETTINGS, json.loads(json.dumps(settings)), "results of another run")
         self.ranks.wait()
         self.done = frozenset(entry["unit"] for entry in self._read())
         self._path = self.folder / f"records-{self.ranks.rank}.jsonl"
         self._file: FileIO | None = None
         self._synced = 0.0
-        # No process writes before every process has read, so that all agree on what is left to do.
+        # Wait until every process has read the records, so that all processes have the same remaining units.
         self.ranks.wait()
 
     def append(self, record: UnitRecord) -> None:
-        """Add the record of a unit; it is in the file when this returns, and on the disk within a second.
+        """Append the record of a unit.
+
+        When this method returns, the record is in the file. It is on the disk after the next call that comes a second
+        or more later, or after :meth:`close`.
+
+        Args:
+            record: record of the unit.
 
         Raises:
-            OSError: if it cannot be written; what was there before is still there.
+            OSError: if the record cannot be written; the records before are still in the file.
         """
         if self._file is None:
             self._file = FileIO(self._path, "a+b")
@@ -206,25 +272,25 @@ class ResultStore:
             self._file.truncate(end)
             raise OSError(
                 error.errno,
-                f"{self._path} cannot be written: {error.strerror}. What is done is safe; make room and give the "
-                "same command again",
+                f"{self._path} cannot be written: {error.strerror}. The results so far are safe; free some space and "
+                "repeat the command",
             ) from error
 
     def sync(self) -> None:
-        """Have the system put on the disk what it holds."""
+        """Wait until the system has written all records to the disk."""
         if self._file is not None:
             os.fsync(self._file.fileno())
             self._synced = time.monotonic()
 
     def close(self) -> None:
-        """Put everything on the disk and close the file."""
+        """Write all records to the disk, and close the file."""
         if self._file is not None:
             self.sync()
             self._file.close()
             self._file = None
 
     def records(self) -> list[UnitRecord]:
-        """The records of all processes by unit."""
+        """The records of all processes, sorted by unit."""
         by_unit = {entry["unit"]: entry for entry in self._read()}
         return [UnitRecord.from_json(by_unit[unit]) for unit in sorted(by_unit)]
 
@@ -232,17 +298,18 @@ class ResultStore:
         for path in sorted(self.folder.glob("records-*.jsonl")):
             with path.open("rb") as file:
                 for line in file:
-                    # A line without its end was being written when the process died.
+                    # A line without an end is incomplete: its process died while it wrote the line.
                     if line.endswith(b"\n"):
                         yield json.loads(line)
 
 
 def _cut_torn_line(file: FileIO) -> None:
-    """Remove what follows the last end of a line."""
+    """Remove an incomplete last line."""
     end = file.seek(0, os.SEEK_END)
-    position, block = end, 1 << 16
+    # The end of the last complete line is searched backward, block by block.
+    position, block_size = end, 1 << 16
     while position > 0:
-        start = max(0, position - block)
+        start = max(0, position - block_size)
         file.seek(start)
         line_end = file.read(position - start).rfind(b"\n")
         if line_end >= 0:

@@ -1,4 +1,4 @@
-"""The figures of a finished run: examples, and the mistakes that the model was most sure of."""
+"""The figures of a finished run: examples, and the most confident mistakes of the model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,14 @@ from captum_fam.visualization import visualize_grid
 
 
 def draw_examples(prepared: PreparedProtocol[Any], records: Sequence[UnitRecord], count: int, folder: Path) -> None:
-    """Draw the first explained query of each of the first records, ``examples.png``."""
+    """Draw ``examples.png``: the first explained query of each of the first records.
+
+    Args:
+        prepared: the prepared protocol.
+        records: records of all units.
+        count: number of queries.
+        folder: folder of the figure.
+    """
     protocol = prepared.protocol
     rows = []
     for record in [record for record in records if record.rows][:count]:
@@ -26,9 +33,15 @@ def draw_examples(prepared: PreparedProtocol[Any], records: Sequence[UnitRecord]
 
 
 def draw_mistakes(prepared: PreparedProtocol[Any], records: Sequence[UnitRecord], count: int, folder: Path) -> None:
-    """Draw the mistakes of the largest confidence, ``wrong.png``, and list them in ``wrong.csv``.
+    """Draw ``wrong.png``, the most confident mistakes, and list them in ``wrong.csv``.
 
-    Each has maps of the first method for the predicted and for the true class.
+    Each mistake has maps of the first method for the predicted and the true class.
+
+    Args:
+        prepared: the prepared protocol.
+        records: records of all units.
+        count: number of mistakes.
+        folder: folder of the two files.
     """
     protocol = prepared.protocol
     mistakes = sorted(find_mistakes(records), key=lambda mistake: -mistake[0].queries.confidence[mistake[1]])
@@ -50,7 +63,14 @@ def draw_mistakes(prepared: PreparedProtocol[Any], records: Sequence[UnitRecord]
 
 
 def find_mistakes(records: Sequence[UnitRecord]) -> list[tuple[UnitRecord, int]]:
-    """The records and rows of the queries that were not classified correctly."""
+    """The queries that were not classified correctly.
+
+    Args:
+        records: records of all units.
+
+    Returns:
+        The record of each query, and the row of the query in this record.
+    """
     return [
         (record, query)
         for record in records

@@ -1,4 +1,4 @@
-"""The table of a protocol: from the records of its units to numbers with their intervals."""
+"""The table of a protocol: numbers with their intervals, computed from the records of all units."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ class Evaluation:
     """The table of a protocol.
 
     Attributes:
-        protocol: its name.
-        model: the model's own numbers: ``"accuracy"``, ``"recall@K"``.
-        methods: by method and column.
-        counts: units, queries, explained queries, and items that were left out.
-        skipped: the items that were left out with the reason, by their position in the dataset.
-        bank_skipped: the same of the dataset that a memory bank is made of.
+        protocol: name of the protocol.
+        model: numbers of the model, ``"accuracy"`` and ``"recall@K"``.
+        methods: numbers of the maps, by method and column.
+        counts: numbers of units, queries, explained queries, and items that were left out.
+        skipped: reason for each item that was left out, by its position in the data set.
+        bank_skipped: reason for each item that was left out of the memory bank, by its position in the data set of the
+            bank. Default: empty.
     """
 
     protocol: str
@@ -55,29 +56,33 @@ def summarize_records(
     skipped: dict[int, str] | None = None,
     bank_skipped: dict[int, str] | None = None,
 ) -> Evaluation:
-    """The table of all records.
+    """Compute the table of a protocol.
 
     Args:
-        protocol: whose records these are.
-        records: of all units.
-        skipped: items of the dataset that could not be used, with the reason, besides those that the records name.
+        protocol: protocol of the records.
+        records: records of all units.
+        skipped: reason for each item that could not be used, by position, beside the items in the records. Default:
+            none.
+        bank_skipped: reason for each item of the data set of a memory bank that could not be used, by position.
             Default: none.
-        bank_skipped: the same of the dataset that a memory bank is made of. Default: none.
+
+    Returns:
+        The table.
 
     Raises:
-        ValueError: if no query could be read, or records lack columns that others have.
+        ValueError: if no query could be read, or if some records lack columns that others have.
     """
     queries, query_units = _join_queries(records)
     if not len(queries):
         raise ValueError(f"{protocol.name}: no query could be read")
     explained_units = _units([len(record.rows) for record in records], records)
     methods: dict[str, dict[str, Result]] = {}
-    # Without one explained query there is nothing to take a mean of.
+    # Without an explained query there are no numbers of the maps.
     for method in protocol.panel.methods if len(explained_units) else ():
         columns = _join_explained(records, method.name)
         _check_even(_named_columns(columns), len(explained_units), method.name)
         methods[method.name] = protocol.panel.results(columns, explained_units if protocol.by_unit else None)
-    all_skipped = {**(skipped or {}), **{item: why for record in records for item, why in record.skipped.items()}}
+    all_skipped = {**(skipped or {}), **{item: reason for record in records for item, reason in record.skipped.items()}}
     return Evaluation(
         protocol.name,
         {
@@ -98,13 +103,14 @@ def summarize_records(
 
 
 def _mean(column: Column, groups: Tensor | None) -> Result:
-    mean = SampleMean()
+    # This process has the records of all processes, and must not wait for them.
+    mean = SampleMean(sync_on_compute=False)
     mean.update(as_numbers(column), groups=groups)
     return mean.result()
 
 
 def _units(lengths: Sequence[int], records: Sequence[UnitRecord]) -> Tensor:
-    """The unit of each row of the joined columns."""
+    """The unit of each row of the joined columns, from the number of rows per record."""
     units = torch.tensor([record.unit for record in records], dtype=torch.int64)
     return units.repeat_interleave(torch.tensor(lengths, dtype=torch.int64))
 
@@ -134,25 +140,29 @@ def _named_columns(columns: MethodColumns) -> dict[str, Column]:
     }
 
 
-def _check_even(columns: dict[str, Column], length: int, whose: str) -> None:
+def _check_even(columns: dict[str, Column], length: int, owner: str) -> None:
     uneven = [name for name, column in columns.items() if len(column) != length]
     if uneven:
         raise ValueError(
-            f"the records of {whose} do not all have the columns {', '.join(uneven)}; start anew in another folder"
+            f"the records of {owner} do not all have the columns {', '.join(uneven)}; start again in another folder"
         )
 
 
 def _entry(result: Result) -> dict[str, Any]:
-    """A result as JSON and CSV have it: an undefined number is empty."""
+    """A result for JSON and CSV, with None for an undefined number."""
     entry = result._asdict()
     entry = {"mean": entry.pop("value"), "ci95": entry.pop("half_width"), **entry}
     return {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in entry.items()}
 
 
 def format_table(evaluation: Evaluation) -> str:
-    """The table for the terminal: one row per method, one column per measure, each with its 95 % interval."""
+    """The table as text for a terminal: one row per method, one column per measure, with 95 % intervals.
+
+    Args:
+        evaluation: the table.
+    """
     counts = ", ".join(f"{count} {name}" for name, count in evaluation.counts.items())
-    own = ", ".join(f"{name} {_number(result)}" for name, result in evaluation.model.items())
+    model_numbers = ", ".join(f"{name} {_number(result)}" for name, result in evaluation.model.items())
     measures = list(dict.fromkeys(measure for table in evaluation.methods.values() for measure in table))
     head = ["method", *measures, "n", "nan", "empty"]
     body = [
@@ -165,7 +175,7 @@ def format_table(evaluation: Evaluation) -> str:
         if table
     ]
     lines = align_columns([head, *body]) if body else []
-    return "\n".join([f"{evaluation.protocol}: {counts}", f"model: {own}", *lines])
+    return "\n".join([f"{evaluation.protocol}: {counts}", f"model: {model_numbers}", *lines])
 
 
 def _number(result: Result) -> str:

@@ -1,12 +1,12 @@
-"""The methods and baselines of a table, by name, and what they explain.
+"""The methods and baselines of a table, by name.
 
-``NAME`` is a method of :mod:`captum_fam.attr.registry` or one of the :data:`DRAWN` baselines; ``NAME-foil`` explains
-the score minus that of the foil, ``NAME-runner-up`` minus that of the runner-up whatever the foil is;
-``NAME[option=value,...]`` sets options of the method, as ``fam[normalization=maxabs]-foil``.
+``NAME`` is a method of :mod:`captum_fam.attr.registry` or a baseline in :data:`DRAWN`. ``NAME-foil`` explains the score
+minus the score of the foil, and ``NAME-runner-up`` the score minus the score of the runner-up for any choice of the
+foil. ``NAME[option=value,...]`` sets options of the method, for example ``fam[normalization=maxabs]-foil``.
 
-A method explains the activation at which the model is cut. ``NAME[layers=LAYER]`` explains another layer behind it,
-named as in the model's tail, and ``similarity-cam[layers=activation+rest.features.10+rest]`` is the mean of the maps of
-several: each adds up to the same score, and so does their mean.
+A method explains the activation at which the model is cut. ``NAME[layers=LAYER]`` explains another layer, behind the
+cut, by its name in the tail of the model. ``similarity-cam[layers=activation+rest.features.10+rest]`` gives the mean of
+the maps of several layers: each map adds up to the same score, so that the mean does too.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ DEFAULT_METHODS = (
 
 
 class Drawing(NamedTuple):
-    """What a baseline shows in the place of its scaled map, which min-max leaves nothing of.
+    """The mask and the box of a baseline whose map is flat, so that min-max would leave neither.
 
     Attributes:
-        mask: in [0, 1] at the size of the images, ``(B, 1, H, W)``: what is masked by it, and where its energy lies.
-        box: ``(4,)``, left, top, right and bottom in pixels.
+        mask: mask in [0, 1] of the size of the images, ``(B, 1, H, W)``, which is also the energy of the baseline.
+        box: left, top, right and bottom in pixels, ``(4,)``.
     """
 
     mask: Tensor
@@ -56,12 +56,13 @@ class Drawing(NamedTuple):
 
 
 class Maps(NamedTuple):
-    """What a method gives for a batch.
+    """The maps of a method for a batch.
 
     Attributes:
         maps: ``(B, 1, h, w)``, detached.
-        coverage: of a method whose maps add up, their sum over the explained score, ``(B,)``; NaN where that is zero.
-        drawing: of a baseline that draws its mask and box itself.
+        coverage: for a method whose maps add up to the score, the sum of each map divided by the explained score,
+            ``(B,)``, NaN where the score is zero; None for all other methods. Default: None.
+        drawing: mask and box of a baseline that draws them itself; None for all other methods. Default: None.
     """
 
     maps: Tensor
@@ -70,26 +71,52 @@ class Maps(NamedTuple):
 
 
 def draw_center_box(activation: Tensor, size: tuple[int, int]) -> Maps:
-    """One in the box in the middle of the image, at the size of the image, which has the edges of the box."""
+    """The map that is one inside the box in the middle of the image, and zero outside.
+
+    The map has the size of the image, because a smaller map could not have the edges of the box.
+
+    Args:
+        activation: ``(B, N, h, w)``, for the batch size, dtype and device.
+        size: height and width of the images, in pixels.
+
+    Example:
+        >>> draw_center_box(torch.rand(2, 6, 7, 7), (224, 224)).maps.shape
+        torch.Size([2, 1, 224, 224])
+    """
     box = centered_box(size).to(activation.device)
     return Maps(box_mask(box[None], size).to(activation).expand(len(activation), 1, *size))
 
 
 def draw_uniform(activation: Tensor, size: tuple[int, int]) -> Maps:
-    """One everywhere: the whole image for its box, and a mask of 0.5, the middle of what other maps hide."""
+    """The map that is one everywhere, with the whole image as its box, and with a mask of 0.5 everywhere.
+
+    Args:
+        activation: ``(B, N, h, w)``, for the shape, dtype and device.
+        size: height and width of the images, in pixels.
+
+    Example:
+        >>> draw_uniform(torch.rand(2, 6, 7, 7), (224, 224)).drawing.box
+        tensor([  0.,   0., 224., 224.])
+    """
     mask = activation.new_full((len(activation), 1, *size), 0.5)
     box = torch.tensor([0.0, 0.0, size[1], size[0]], device=activation.device)
     return Maps(torch.ones_like(activation[:, :1]), drawing=Drawing(mask, box))
 
 
 DRAWN: dict[str, Callable[[Tensor, tuple[int, int]], Maps]] = {"center-box": draw_center_box, "uniform": draw_uniform}
-"""Baselines by name that look at nothing: functions of the activation ``(B, N, h, w)`` and the size of the images."""
+"""Baselines by name whose maps do not depend on the images: functions of the activation and the size of the images."""
 
-_DRAWN_INSTEAD = {("center", "box"): "center-box"}  # options whose edges the grid of an activation cannot hold
+# Options of methods whose edges do not fit the grid of an activation, with the baseline that replaces them.
+_DRAWN_INSTEAD = {("center", "box"): "center-box"}
 
 
-def list_methods() -> tuple[str, ...]:
-    """The names of all methods and baselines that there are now."""
+def list_table_methods() -> tuple[str, ...]:
+    """The names of all methods and baselines, registered methods included.
+
+    Example:
+        >>> "fam" in list_table_methods(), "uniform" in list_table_methods()
+        (True, True)
+    """
     return tuple(dict.fromkeys((*METHODS, *DRAWN)))
 
 
@@ -98,11 +125,12 @@ class TableMethod:
     """A method of a table.
 
     Attributes:
-        name: as it was asked for.
-        base: its name without foil and options.
-        foil: what is subtracted from the explained score.
-        options: of the method's constructor.
-        layers: names of what it explains in the model's tail; of several the mean.
+        name: full name, with foil and options.
+        base: name without foil and options.
+        foil: foil whose score is subtracted from the explained score; None for no foil. Default: None.
+        options: options of the constructor of the method. Default: none.
+        layers: names of the explained layers in the tail of the model; the maps of several layers are averaged.
+            Default: ``("activation",)``.
     """
 
     name: str
@@ -114,14 +142,17 @@ class TableMethod:
     def maps(
         self, scores_for: ScoresFor, tail: nn.Module, activation: Tensor, target: Tensor, size: tuple[int, int]
     ) -> Maps:
-        """Maps of a batch.
+        """Compute the maps of a batch.
 
         Args:
-            scores_for: gives the scores on activations, for a foil.
-            tail: of the model.
+            scores_for: function from a foil to the scores of activations.
+            tail: tail of the model.
             activation: ``(B, N, h, w)``.
             target: the explained class of each query, ``(B,)``.
-            size: height and width of the images.
+            size: height and width of the images, in pixels.
+
+        Returns:
+            Maps ``(B, 1, h, w)``, without rounding noise, with the share of the score that they cover.
 
         Raises:
             ValueError: for a layer that the tail does not have.
@@ -129,36 +160,45 @@ class TableMethod:
         if self.base in DRAWN:
             return DRAWN[self.base](activation, size)
         layers = self.modules(tail)
-        mean = len(layers) > 1
+        has_several_layers = len(layers) > 1
         scores = scores_for(self.foil)
         entry = get_method(self.base)
-        attribution = entry.make(scores, layers if mean else layers[0], **self.options)
-        # The coverage has a column of its own, and a method is made for each batch.
+        attribution = entry.make(scores, layers if has_several_layers else layers[0], **self.options)
+        # The warning of a low coverage is left out: the coverage has its own column, and each batch would warn again.
         attribution.has_warned = True
         details = attribution.details(activation, target=target) if hasattr(attribution, "details") else None
         if details is None:
             maps, coverage = attribution.attribute(activation, target=target), None
-        elif not mean:
+        elif not has_several_layers:
             maps, coverage = details.attributions, details.coverage
         else:
-            # Only methods whose maps add up explain several layers, and such methods know what the maps cover.
+            # Only methods whose maps add up to the score explain several layers, and such methods have a coverage.
             maps, coverage = mean_of_layers(details.attributions), torch.stack(details.coverage).mean(0)
+        if maps.dim() != activation.dim() or len(maps) != len(activation):
+            raise ValueError(
+                f"method {self.name!r} gave maps of shape {tuple(maps.shape)} for an activation of "
+                f"{tuple(activation.shape)}; expected (B, 1, h, w) or (B, N, h, w)"
+            )
         maps = maps.detach().sum(1, keepdim=True)
 
         @torch.no_grad()
         def magnitude() -> Tensor:
             comparison = None if details is None else details.comparison
-            size: Tensor = (scores.compare(activation) if comparison is None else comparison).magnitude
-            return size
+            score_magnitude: Tensor = (scores.compare(activation) if comparison is None else comparison).magnitude
+            return score_magnitude
 
-        kept = entry.without_noise(maps, magnitude)
+        # A map that is only rounding noise becomes zero.
+        clean_maps = entry.without_noise(maps, magnitude)
         if coverage is not None:
-            # A map that was nothing but rounding noise covers nothing.
-            coverage = coverage.masked_fill(maps.flatten(1).any(1) & ~kept.flatten(1).any(1), 0)
-        return Maps(kept, coverage)
+            # Such a map covers nothing of the score.
+            coverage = coverage.masked_fill(maps.flatten(1).any(1) & ~clean_maps.flatten(1).any(1), 0)
+        return Maps(clean_maps, coverage)
 
     def modules(self, tail: nn.Module) -> list[nn.Module]:
-        """The layers that are explained.
+        """The explained layers.
+
+        Args:
+            tail: tail of the model.
 
         Raises:
             ValueError: for a name that the tail does not have.
@@ -166,22 +206,22 @@ class TableMethod:
         known = dict(tail.named_modules())
         missing = [layer for layer in self.layers if not layer or layer not in known]
         if missing:
-            # What a network is made of, without what lies in its blocks.
+            # The message lists the modules of the network, without the modules inside its blocks.
             names = [name for name in known if name == "activation" or re.fullmatch(r"rest(\.\w+){0,2}", name)]
             raise ValueError(
                 f"method {self.name!r}: {', '.join(missing)} is no layer behind the activation, where the model is "
-                f"cut; there are {', '.join(names)}. Cut it before the first that you name (--layer)"
+                f"cut; there are {', '.join(names)}. Cut the model before the first layer that you name (--layer)"
             )
         return [known[layer] for layer in self.layers]
 
     @property
     def needs_images(self) -> bool:
-        """Whether the method needs the supports before they are embedded, as where it compares positions."""
+        """Whether the method needs the supports before they are embedded, for example to compare positions."""
         return self.base not in DRAWN and get_method(self.base).needs_images
 
     @property
     def is_signed(self) -> bool:
-        """Whether zero has a meaning in the maps: they speak for the match above it and against it below."""
+        """Whether the maps are signed: positive values are evidence for the match, negative values against it."""
         return self.base not in DRAWN and get_method(self.base).signed
 
 
@@ -189,8 +229,12 @@ def get_methods(names: str | Sequence[str], foil: Foil = "others") -> tuple[Tabl
     """Methods by name.
 
     Args:
-        names: ``NAME``, ``NAME-foil`` or ``NAME[option=value,...]``; several in a list, or with commas between.
-        foil: what a foil is: the mean of the ``"others"``, or the ``"runner-up"``. Default: the others.
+        names: ``NAME``, ``NAME-foil`` or ``NAME[option=value,...]``; several names in a list, or separated by commas.
+        foil: the foil of ``NAME-foil``: ``"others"`` for the mean of all other classes, or ``"runner-up"``. Default:
+            ``"others"``.
+
+    Returns:
+        The methods without repetitions.
 
     Raises:
         ValueError: for an unknown name or an option that cannot be read.
@@ -199,17 +243,17 @@ def get_methods(names: str | Sequence[str], foil: Foil = "others") -> tuple[Tabl
         >>> [method.base for method in get_methods("fam, grad-cam-foil")]
         ['fam', 'grad-cam']
     """
-    # Commas within brackets belong to the options.
-    each = re.split(r",(?![^\[]*\])", names) if isinstance(names, str) else list(names)
-    return tuple(dict.fromkeys(_parse(name.strip(), foil) for name in each if name.strip()))
+    # Commas in brackets separate options, all other commas separate names.
+    separate = re.split(r",(?![^\[]*\])", names) if isinstance(names, str) else list(names)
+    return tuple(dict.fromkeys(_parse(name.strip(), foil) for name in separate if name.strip()))
 
 
 def _parse(name: str, foil: Foil) -> TableMethod:
     parts = re.fullmatch(r"([\w+-]+?)(?:\[([^\]]*)\])?(-foil|-runner-up)?", name)
-    if parts is None or parts[1] not in list_methods():
+    if parts is None or parts[1] not in list_table_methods():
         raise ValueError(
-            f"method {name!r} is unknown; give {', '.join(list_methods())}, each with -foil or -runner-up behind it, "
-            "or [option=value,...] as in fam[normalization=none], or [layers=LAYER+LAYER]"
+            f"method {name!r} is unknown; give {', '.join(list_table_methods())}; a name may end with -foil or "
+            "-runner-up, or with [option=value,...] as in fam[normalization=none], or [layers=LAYER+LAYER]"
         )
     base, in_brackets, suffix = parts.groups()
     options: dict[str, Any] = {}
@@ -221,20 +265,20 @@ def _parse(name: str, foil: Foil) -> TableMethod:
     layers = tuple(layer.strip() for layer in str(options.pop("layers", "activation")).split("+"))
     for option in options:
         if (base, option) in _DRAWN_INSTEAD:
-            instead = _DRAWN_INSTEAD[base, option]
+            baseline = _DRAWN_INSTEAD[base, option]
             raise ValueError(
-                f"method {name!r}: {option} has edges that the activation's grid cannot hold; use {instead}"
+                f"method {name!r}: the edges of {option} do not fit the grid of the activation; use {baseline}"
             )
     if base in DRAWN and in_brackets:
         raise ValueError(f"method {name!r}: {base} has no options")
     if len(layers) > 1 and not get_method(base).adds_up:
-        others = ", ".join(one for one, entry in METHODS.items() if entry.adds_up)
+        additive = ", ".join(other for other, entry in METHODS.items() if entry.adds_up)
         raise ValueError(
-            f"method {name!r}: maps of several layers have a mean only where each adds up to the score, as of "
-            f"{others}; name one layer"
+            f"method {name!r}: maps of several layers have a mean only if each map adds up to the score, as for "
+            f"{additive}; name one layer"
         )
-    chosen: Foil | None = "runner-up" if suffix == "-runner-up" else foil if suffix else None
-    return TableMethod(name, base, chosen, options, layers)
+    method_foil: Foil | None = "runner-up" if suffix == "-runner-up" else foil if suffix else None
+    return TableMethod(name, base, method_foil, options, layers)
 
 
 def _number_or_text(text: str) -> str | int | float:

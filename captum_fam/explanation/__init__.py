@@ -1,4 +1,4 @@
-"""Explaining queries in one call, and the result that can be drawn and saved."""
+"""Explaining queries in one call; the result can be drawn and saved."""
 
 from captum_fam.explanation.explainer import Explainer, explain
 from captum_fam.explanation.figure import compare_figure

@@ -22,7 +22,7 @@ Value = TypeVar("Value")
 
 @dataclass
 class ExplainedBatch:
-    """What a method gave for some of the queries: the fields of an :class:`Explanation` with a row per query."""
+    """The result of a method for a batch of queries: the fields of an :class:`Explanation` with a value per query."""
 
     attributions: Tensor
     scores: Tensor
@@ -42,28 +42,28 @@ def explain_batch(
     target: Tensor | None,
     notes: list[str],
 ) -> ExplainedBatch:
-    """Maps, scores and accounts of a batch.
+    """Compute maps, scores and the account of each map for a batch of queries.
 
     Args:
-        method: what the attribution is an object of.
-        attribution: made with the scores and a layer.
-        scores: the forward function.
+        method: the entry of the method in the registry.
+        attribution: an object of the method, made with the scores and one or more layers.
+        scores: the forward function of the attribution.
         inputs: queries ``(B, ...)``.
-        target: classes ``(B,)``; None: the predicted ones.
-        notes: what the user is to be warned of is added.
+        target: the class of each query, ``(B,)``; None for the predicted classes.
+        notes: the list to which warnings for the user are added.
 
     Raises:
         ValueError: for attributions of more than one tensor, of the wrong shape, or with NaN or inf.
     """
     if isinstance(attribution, SimilarityLayerAttribution):
-        # One run of the model gives map and scores.
+        # The methods of this package give maps and scores from one run of the model.
         details = attribution.noted_details(notes, inputs, target=target)
     else:
         details = _details_of(attribution, scores, inputs, target)
     comparison = details.comparison
     assert comparison is not None
     explained = ExplainedBatch(
-        mean_of_layers([_check_attributions(one, inputs) for one in _listed(details.attributions)]),
+        mean_of_layers([_check_attributions(maps, inputs) for maps in _per_layer(details.attributions)]),
         comparison.scores.detach(),
         comparison.predicted,
         comparison.target if target is None else target,
@@ -71,13 +71,14 @@ def explain_batch(
     if details.contributions is not None:
         explained.contributions = details.contributions[0][0]
     if details.convergence_delta is not None:
-        explained.convergence_delta = torch.stack(_listed(details.convergence_delta)).mean(0).detach()
+        explained.convergence_delta = torch.stack(_per_layer(details.convergence_delta)).mean(0).detach()
     if details.coverage is not None and details.shares is not None:
-        # Of layers the mean: all explain the same score, so that the mean of the quotients is that of the mean.
-        explained.coverage = torch.stack(_listed(details.coverage)).mean(0)
-        shares = _listed(details.shares)
+        # Coverage is map sum divided by score. All layers explain the same score, so that the mean of the coverages is
+        # the coverage of the mean map.
+        explained.coverage = torch.stack(_per_layer(details.coverage)).mean(0)
+        shares = _per_layer(details.shares)
         explained.shares = join_shares(shares, lambda parts: torch.stack(parts).mean(0))
-        _count_from_zero(explained, comparison)
+        _split_off_zero_embedding(explained, comparison)
     _drop_noise(explained, method, comparison)
     return explained
 
@@ -85,43 +86,48 @@ def explain_batch(
 def _details_of(
     attribution: Any, scores: SimilarityToSupport, inputs: Tensor, target: Tensor | None
 ) -> AttributionDetails:
-    """The details that a method of Captum does not give itself."""
+    """The details of a method of Captum, which returns maps and at most a convergence delta."""
     with torch.no_grad():
-        comparison = scores.compare(inputs)
-    target = comparison.predicted if target is None else target
+        comparison = scores.compare_quietly(inputs)  # the method itself calls the scores, and warns
+    classes = comparison.predicted if target is None else target
+    comparison.members.weights(classes)  # refuses a class without any support, whose score is -inf
     if getattr(attribution, "has_convergence_delta", bool)():
-        maps, delta = attribution.attribute(inputs, target=target, return_convergence_delta=True)
+        maps, delta = attribution.attribute(inputs, target=classes, return_convergence_delta=True)
         return AttributionDetails(maps, comparison, convergence_delta=delta)
-    return AttributionDetails(attribution.attribute(inputs, target=target), comparison)
+    return AttributionDetails(attribution.attribute(inputs, target=classes), comparison)
 
 
-def _count_from_zero(explained: ExplainedBatch, comparison: Comparison) -> None:
-    """What is there without any position counts from the zero embedding, as the explained score does."""
-    start = (comparison.score - comparison.explained_score).detach()
-    if explained.shares is not None and EMPTY in explained.shares and start.any():
-        empty = explained.shares[EMPTY] - start
-        explained.shares = {**explained.shares, EMPTY: empty, ZERO_EMBEDDING: start}
+def _split_off_zero_embedding(explained: ExplainedBatch, comparison: Comparison) -> None:
+    """Split the share that is there without any position into the score of the zero embedding and the rest.
+
+    The explained score of a distance is relative to the score of the zero embedding, so that the shares must be too.
+    """
+    score_of_zero = (comparison.score - comparison.explained_score).detach()
+    if explained.shares is not None and EMPTY in explained.shares and score_of_zero.any():
+        empty = explained.shares[EMPTY] - score_of_zero
+        explained.shares = {**explained.shares, EMPTY: empty, ZERO_EMBEDDING: score_of_zero}
 
 
 def _drop_noise(explained: ExplainedBatch, method: MapMethod, comparison: Comparison) -> None:
-    """Set maps that are only rounding noise to zero; what they lose has no place in their account either."""
+    """Set maps that are only rounding noise to zero, and move their sums from the map to the rest in the account."""
     magnitude = comparison.magnitude.detach()
     maps = method.without_noise(explained.attributions, lambda: magnitude)
-    lost = (explained.attributions - maps).flatten(1).sum(1)
-    was_lost = explained.attributions.flatten(1).any(1) & ~maps.flatten(1).any(1)
+    removed = (explained.attributions - maps).flatten(1).sum(1)
+    was_removed = explained.attributions.flatten(1).any(1) & ~maps.flatten(1).any(1)
     explained.attributions = maps
     if explained.convergence_delta is not None:
-        explained.convergence_delta = explained.convergence_delta - lost
+        explained.convergence_delta = explained.convergence_delta - removed
     if explained.coverage is not None and explained.shares is not None:
-        shares = {**explained.shares, MAP: explained.shares[MAP] - lost, REST: explained.shares[REST] + lost}
+        shares = {**explained.shares, MAP: explained.shares[MAP] - removed, REST: explained.shares[REST] + removed}
         total = torch.stack([share for name, share in shares.items() if name != ZERO_EMBEDDING]).sum(0)
         explained.shares = shares
-        explained.coverage = explained.coverage.masked_fill(was_lost, 0)
-        # Nothing is a share of a score that is noise itself.
+        explained.coverage = explained.coverage.masked_fill(was_removed, 0)
+        # A score that is only noise has no meaningful shares.
         explained.coverage.masked_fill_(total.abs() <= NOISE * magnitude, torch.nan)
 
 
 def _check_attributions(attributions: object, inputs: Tensor) -> Tensor:
+    """The maps ``(B, N, *spatial)`` of a method summed over their channels, ``(B, 1, *spatial)``."""
     if not isinstance(attributions, Tensor):
         raise ValueError(f"layer: the method gave a {type(attributions).__name__}; choose a layer of one tensor")
     if attributions.dim() != inputs.dim() or len(attributions) != len(inputs):
@@ -135,16 +141,31 @@ def _check_attributions(attributions: object, inputs: Tensor) -> Tensor:
 
 
 def join_shares(accounts: Sequence[Shares | None], join: Callable[[list[Tensor]], Tensor]) -> Shares | None:
-    """The parts of several accounts, joined by name; a part that an account does not have is zero there."""
+    """Join the shares of several accounts by name.
+
+    Args:
+        accounts: the shares of each account; None for an account that a method does not give.
+        join: joins the values of one share, such as ``torch.cat`` or a mean. An account without a share of this name
+            adds zeros.
+
+    Returns:
+        The joined shares, the rest last; None if there is no account.
+
+    Example:
+        >>> first, second = torch.tensor([0.5]), torch.tensor([0.1])
+        >>> join_shares([{"map": first}, {"map": first, "bias": second}], torch.cat)
+        {'map': tensor([0.5000, 0.5000]), 'bias': tensor([0.0000, 0.1000])}
+    """
     known = [account for account in accounts if account is not None]
     names = dict.fromkeys(name for account in known for name in account)
     order = [name for name in names if name != REST] + [name for name in names if name == REST]
     zeros = [torch.zeros_like(account[MAP]) for account in known]
-    return {
+    joined = {
         name: join([account.get(name, zero) for account, zero in zip(known, zeros, strict=True)]) for name in order
-    } or None
+    }
+    return joined or None
 
 
-def _listed(of_layers: Value | list[Value]) -> list[Value]:
-    """What there is of each layer, where one layer stands alone too."""
-    return of_layers if isinstance(of_layers, list) else [of_layers]
+def _per_layer(values: Value | list[Value]) -> list[Value]:
+    """One value per layer: methods return a list for a list of layers, and the value alone for a single layer."""
+    return values if isinstance(values, list) else [values]

@@ -44,33 +44,42 @@ def explain(
     batch_size: int = 32,
     **method_kwargs: Any,
 ) -> Explanation:
-    """Explain why queries match their class.
+    """Explain why each query matches its class.
 
     Args:
         model: maps a batch to embeddings ``(B, J)``; in eval mode.
         inputs: queries as the model takes them, ``(B, C, H, W)``.
-        support: images or embeddings of one class, shared by the queries or ``(B, K, ...)`` one set per query; a
-            :class:`~captum_fam.SupportSet`, a :class:`~captum_fam.MemoryBank` or any other
-            :class:`~captum_fam.Support`.
-        layer: whose map to make: a module or its dotted name in ``model``. None: found by measurement, with its token
-            grid (:func:`~captum_fam.attr.layer_search.find_layer`). For ``"similarity-cam"`` also a list: the mean of
-            the maps on the finest of their grids, each being an account of the same score.
+        support: a :class:`~captum_fam.SupportSet`, a :class:`~captum_fam.MemoryBank` or any other
+            :class:`~captum_fam.Support`; or images or embeddings of one class, ``(K, ...)`` shared by all queries or
+            ``(B, K, ...)`` with one set per query.
+        layer: the layer whose map is made: a module, or its dotted name in ``model``. ``"similarity-cam"`` also takes a
+            list of layers, and gives the mean of their maps on the finest of their grids; each of the maps accounts for
+            the same score. Default: None, :func:`~captum_fam.attr.layer_search.find_layer` finds a layer and its token
+            grid by measurement.
         method: ``"fam"``, ``"similarity-cam"``, ``"grad-cam"``, ``"mean-activation"`` or another registered
-            name (:func:`~captum_fam.attr.list_methods`); or a layer method's class, of Captum's or your own. Maps of
-            several channels are summed over them.
-        target: the class to explain, one for all or one per query, as index or name; None: the predicted class.
-        similarity: as for :class:`~captum_fam.SimilarityToSupport`.
-        foil: what the class is contrasted with, as there.
-        aggregate: of the similarities to several supports, as there.
-        images: the queries for display, in [0, 1], of any sizes; None: the inputs, each brought to [0, 1] by its
-            smallest and largest value.
-        names: of the queries, for the files; None: ``query-0``, ``query-1``, ...
-        class_names: in the order of the class indices; None: those of ``support``.
-        batch_size: how many queries go through the model at once.
+            name (:func:`~captum_fam.attr.list_methods`); or the class of a layer method of Captum or of your own.
+            Maps of several channels are summed over the channels. Default: ``"fam"``.
+        target: the class to explain, as index or name: one class for all queries, or one class per query. Default:
+            None, the predicted class of each query.
+        similarity: a name, a :class:`~captum_fam.similarity.Similarity` or a callable metric. Default: None, the
+            similarity of the support if it has one, else the cosine.
+        foil: the score that is subtracted from the score of the class: ``"others"``, ``"runner-up"``, a
+            :class:`~captum_fam.SupportSet` or a tensor, as for :class:`~captum_fam.SimilarityToSupport`. Default:
+            None, no foil.
+        aggregate: ``"mean"``, or ``"prototype"`` to compare with the mean embedding of a class, as for
+            :class:`~captum_fam.SimilarityToSupport`. Default: ``"mean"``.
+        images: the queries for display, in [0, 1], of any sizes. Default: None, the inputs, each scaled to [0, 1] by
+            its smallest and largest value.
+        names: names of the queries, which become file names. Default: None, ``query-0``, ``query-1``, ...
+        class_names: C names in the order of the class indices. Default: None, the names in ``support``.
+        batch_size: how many queries go through the model at once. Default: 32.
         **method_kwargs: further arguments of the method's constructor.
 
+    Returns:
+        Maps, scores and accounts of all queries.
+
     Raises:
-        ValueError, TypeError: for arguments that do not fit; the message says which.
+        ValueError, TypeError: for arguments that do not fit; the message names the argument.
 
     Example:
         >>> why = explain(model, queries, SupportSet(images, labels), method="similarity-cam", foil="others")
@@ -97,19 +106,20 @@ def explain(
 
 
 class Explainer:
-    """:func:`explain` for queries that come one batch after the other.
+    """:func:`explain` for several batches of queries that share a support.
 
-    Supports are embedded once, a layer is found once, by the first queries, and a method that warns does so once.
+    The support is embedded once, and a layer is searched for once, with the first batch.
 
     Args:
-        model, support, layer, method, similarity, foil, aggregate, class_names, batch_size, **method_kwargs: as there.
+        model, support, layer, method, similarity, foil, aggregate, class_names, batch_size, **method_kwargs: the
+            arguments of :func:`explain` with the same names.
 
     Raises:
-        ValueError, TypeError: as there.
+        ValueError, TypeError: as :func:`explain`.
 
     Example:
         >>> explainer = Explainer(model, support, method="similarity-cam")
-        >>> explanations = [explainer.explain(some) for some in queries.split(4)]
+        >>> explanations = [explainer.explain(batch) for batch in queries.split(4)]
     """
 
     def __init__(
@@ -126,15 +136,21 @@ class Explainer:
         batch_size: int = 32,
         **method_kwargs: Any,
     ) -> None:
+        if isinstance(model, SimilarityToSupport):
+            raise TypeError(
+                "model is a SimilarityToSupport, whose outputs are no embeddings; pass its model and support"
+            )
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         self._model = model
-        self._given = support
+        self._support = support
         self._class_names = class_names
         self._layer = layer
         self._method = get_method(method)
-        self._of_scores: dict[str, Any] = {"similarity": similarity, "foil": foil, "aggregate": aggregate}
+        self._score_options: dict[str, Any] = {"similarity": similarity, "foil": foil, "aggregate": aggregate}
         self._options = method_kwargs
         self._batch_size = batch_size
-        self._made: tuple[Any, SimilarityToSupport] | None = None
+        self._attribution: tuple[Any, SimilarityToSupport] | None = None
         if isinstance(support, Support):
             self._classes_of(support)
 
@@ -146,7 +162,17 @@ class Explainer:
         images: Sequence[ImageLike] | Tensor | None = None,
         names: Sequence[str] | None = None,
     ) -> Explanation:
-        """Explain a batch of queries: the arguments of :func:`explain` of these names."""
+        """Explain a batch of queries.
+
+        Args:
+            inputs: queries as the model takes them, ``(B, C, H, W)``.
+            target: the class to explain, as for :func:`explain`. Default: None, the predicted class of each query.
+            images: the queries for display, as for :func:`explain`. Default: None, the scaled inputs.
+            names: names of the queries. Default: None, ``query-0``, ``query-1``, ...
+
+        Raises:
+            ValueError, TypeError: for arguments that do not fit; the message names the argument.
+        """
         with collected_notes(1) as notes:
             return self.noted(notes, inputs, target=target, images=images, names=names)
 
@@ -159,24 +185,35 @@ class Explainer:
         images: Sequence[ImageLike] | Tensor | None = None,
         names: Sequence[str] | None = None,
     ) -> Explanation:
-        """As :meth:`explain`, without a warning: what the user is to know is added to ``notes``."""
+        """Explain a batch of queries as :meth:`explain` does, but collect warnings in a list.
+
+        Args:
+            notes: the list to which warnings for the user are added.
+            inputs: as for :meth:`explain`.
+            target: as for :meth:`explain`. Default: None.
+            images: as for :meth:`explain`. Default: None.
+            names: as for :meth:`explain`. Default: None.
+
+        Raises:
+            ValueError, TypeError: for arguments that do not fit; the message names the argument.
+        """
         _check_inputs(inputs)
-        support = self._given if isinstance(self._given, Support) else support_from_tensor(self._given, (inputs,))
+        support = self._support if isinstance(self._support, Support) else support_from_tensor(self._support, (inputs,))
         support.check_queries((inputs,), None)
         classes = self._classes_of(support)
-        queries = _check_names(names, len(inputs))
+        query_names = _check_names(names, len(inputs))
         if images is None:
             images = _stretch(inputs)
         elif len(images) != len(inputs):
             raise ValueError(f"images must be one per query: got {len(images)} for {len(inputs)} queries")
-        chosen = _class_indices(target, classes, inputs)
+        targets = _class_indices(target, classes, inputs)
         batches = []
-        for start, some in zip(range(0, len(inputs), self._batch_size), inputs.split(self._batch_size), strict=True):
-            attribution, scores = self._make(inputs, support.for_queries(start, start + len(some)))
-            of_some = None if chosen is None else chosen[start : start + len(some)]
-            batches.append(explain_batch(self._method, attribution, scores, some, of_some, notes))
+        for start, batch in zip(range(0, len(inputs), self._batch_size), inputs.split(self._batch_size), strict=True):
+            attribution, scores = self._make(inputs, support.for_queries(start, start + len(batch)))
+            batch_targets = None if targets is None else targets[start : start + len(batch)]
+            batches.append(explain_batch(self._method, attribution, scores, batch, batch_targets, notes))
         joined: dict[str, Any] = {
-            one.name: _join([getattr(batch, one.name) for batch in batches]) for one in fields(ExplainedBatch)
+            field.name: _join([getattr(batch, field.name) for batch in batches]) for field in fields(ExplainedBatch)
         }
         joined["shares"] = join_shares([batch.shares for batch in batches], torch.cat)
         size, mode = inputs.shape[2:], _INTERPOLATION[inputs.dim()]
@@ -184,7 +221,7 @@ class Explainer:
             method=self._method.name,
             maps=LayerAttribution.interpolate(joined["attributions"], size, mode),
             class_names=classes,
-            names=queries,
+            names=query_names,
             images=images,
             support_blind=self._method.support_blind,
             about=self._about(scores, classes),
@@ -192,34 +229,37 @@ class Explainer:
         )
 
     def _classes_of(self, support: Support) -> tuple[str, ...]:
+        """The names of the classes; an error if there are not as many as classes."""
         classes = tuple(self._class_names or support.class_names)
         if len(classes) != support.n_classes:
             raise ValueError(f"class_names has {len(classes)} names for the {support.n_classes} classes of the support")
         return classes
 
     def _make(self, inputs: Tensor, support: Support) -> tuple[Any, SimilarityToSupport]:
-        """The method and the scores that it explains, made once for a support that all queries share."""
-        if self._made is not None and not support.per_query:
-            return self._made
+        """The attribution object and its scores, made once for a support that all queries share, else per batch."""
+        if self._attribution is not None and not support.per_query:
+            return self._attribution
         if self._layer is None:
-            found = find_layer(self._model, inputs)  # type: ignore[arg-type]  # it refuses what is no module
-            self._layer = found.name
-            if found.token_grid is not None and self._method.takes_tokens:
-                self._options = {"token_grid": found.token_grid, **self._options}
+            best = find_layer(self._model, inputs)  # type: ignore[arg-type]  # find_layer refuses a model that is no module
+            self._layer = best.name
+            if best.token_grid is not None and self._method.takes_tokens:
+                self._options = {"token_grid": best.token_grid, **self._options}
         is_list = not isinstance(self._layer, nn.Module | str)
         if is_list and not self._method.adds_up:
             raise ValueError(
-                f"layer is a list, of which {self._method.name} has no mean: only maps that add up to the score, as of "
-                "similarity-cam, account for one and the same; name one layer"
+                f"layer is a list, but the maps of {self._method.name} have no mean over layers: only maps that add up "
+                "to the score have one, such as those of similarity-cam; name one layer"
             )
-        layers = [resolve_layer(self._model, one) for one in _as_list(self._layer)]
-        scores = SimilarityToSupport(self._model, support, **self._of_scores)
+        layers = [resolve_layer(self._model, layer) for layer in _as_list(self._layer)]
+        scores = SimilarityToSupport(self._model, support, **self._score_options)
         attribution = self._method.make(scores, layers if is_list else layers[0], **self._options)
-        self._made = attribution, scores
-        return self._made
+        self._attribution = attribution, scores
+        return self._attribution
 
     def _about(self, scores: SimilarityToSupport, classes: tuple[str, ...]) -> dict[str, Any]:
-        model, foil = self._model, self._of_scores["foil"]
+        """Model, layer, similarity, foil, supports and options, as JSON can represent them."""
+        model = self._model
+        foil = getattr(scores.support, "foil", None) if scores.foil is None else scores.foil
         assert self._layer is not None
         layers = [layer if isinstance(layer, str) else _name_in(model, layer) for layer in _as_list(self._layer)]
         options = {key: value if isinstance(value, str) else repr(value) for key, value in self._options.items()}
@@ -261,16 +301,16 @@ def _check_names(names: Sequence[str] | None, count: int) -> tuple[str, ...]:
 
 
 def _class_indices(target: Any, classes: tuple[str, ...], inputs: Tensor) -> Tensor | None:
-    """``(B,)``, from one class for all or one per query, by index or name."""
+    """The class index of each query, ``(B,)``, from one class for all queries or one per query, by index or name."""
     if target is None:
         return None
-    each = [target] if np.ndim(target) == 0 else list(target)
-    each = each * len(inputs) if len(each) == 1 else each
-    if len(each) != len(inputs):
+    targets = [target] if np.ndim(target) == 0 else list(target)
+    targets = targets * len(inputs) if len(targets) == 1 else targets
+    if len(targets) != len(inputs):
         raise ValueError(
-            f"target must be one class for all or one per query: got {len(each)} for {len(inputs)} queries"
+            f"target must be one class for all or one per query: got {len(targets)} for {len(inputs)} queries"
         )
-    return torch.tensor([_class_index(one, classes) for one in each], device=inputs.device)
+    return torch.tensor([_class_index(label, classes) for label in targets], device=inputs.device)
 
 
 def _class_index(target: Any, classes: tuple[str, ...]) -> int:
@@ -278,11 +318,12 @@ def _class_index(target: Any, classes: tuple[str, ...]) -> int:
         return classes.index(target)
     if not isinstance(target, str) and 0 <= int(target) < len(classes):
         return int(target)
-    shown = ", ".join(classes[:10]) + (", ..." if len(classes) > 10 else "")
-    raise ValueError(f"target {target!r} is none of the {len(classes)} classes {shown}")
+    first_classes = ", ".join(classes[:10]) + (", ..." if len(classes) > 10 else "")
+    raise ValueError(f"target {target!r} is none of the {len(classes)} classes {first_classes}")
 
 
 def _stretch(inputs: Tensor) -> Tensor:
+    """Each query scaled to [0, 1] by its smallest and largest value, for display."""
     flat = inputs.detach().flatten(1)
     low, high = flat.amin(1, keepdim=True), flat.amax(1, keepdim=True)
     span = torch.where(high > low, high - low, 1.0)
@@ -290,5 +331,6 @@ def _stretch(inputs: Tensor) -> Tensor:
 
 
 def _name_in(model: object, layer: nn.Module) -> str:
+    """The dotted name of a layer in a model; its class name if the model does not contain it."""
     modules = model.named_modules() if isinstance(model, nn.Module) else []
     return next((name for name, module in modules if module is layer), type(layer).__name__)

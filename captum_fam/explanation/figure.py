@@ -19,20 +19,40 @@ def compare_figure(
     foils: Sequence[ImageLike] | Tensor = (),
     foil_title: str = "foil",
 ) -> MapFigure:
-    """One query, explained by several methods: each map has a scale of its own, as their units differ."""
+    """Draw one query with the maps of several methods; each map has its own color scale, because units differ.
+
+    Args:
+        explanations: explanations of the same queries, one per method.
+        index: the position of the query. Default: 0.
+        supports: images of the support, for display. Default: none.
+        foils: images of the foil, for display. Default: none.
+        foil_title: the title above the images of the foil. Default: ``"foil"``.
+
+    Returns:
+        The figure; a notebook shows it.
+
+    Raises:
+        ValueError: for images outside [0, 1].
+
+    Example:
+        >>> from captum_fam.explanation import compare_figure
+        >>> methods = ("fam", "similarity-cam")
+        >>> explanations = [explain(model, queries, support, layer="layer4", method=method) for method in methods]
+        >>> compare_figure(explanations, index=2).save("query-2.png")
+    """
     from captum_fam.visualization import visualize_match
 
     first = explanations[0]
-    target, predicted = (first.class_names[int(which[index])] for which in (first.target, first.predicted))
-    titled = {_title(one): one for one in explanations}
+    target, predicted = (first.class_names[int(labels[index])] for labels in (first.target, first.predicted))
+    by_title = {_title(explanation): explanation for explanation in explanations}
     support_title = "support" if target == "support" else f"support\n{target}"
     count = first.about.get("supports", {}).get(target, 0)
     return visualize_match(
         first.images[index],
-        {title: one.attributions[index] for title, one in titled.items()},
+        {title: explanation.attributions[index] for title, explanation in by_title.items()},
         supports=supports,
         foils=foils,
-        notes={title: _notes(one, index) for title, one in titled.items()},
+        notes={title: _notes(explanation, index) for title, explanation in by_title.items()},
         scale="own",
         titles={
             "query": f"query\npredicted: {predicted}" if len(first.class_names) > 1 else "query",
@@ -42,13 +62,13 @@ def compare_figure(
     )
 
 
-def _title(one: Explanation) -> str:
-    """The method, and a foil where it knows of one."""
-    has_foil = one.about.get("foil") is not None and not one.support_blind
-    return f"{one.method}\nwith foil" if has_foil else one.method
+def _title(explanation: Explanation) -> str:
+    """The name of the method, and whether the map shows a contrast with a foil."""
+    has_foil = explanation.about.get("foil") is not None and not explanation.support_blind
+    return f"{explanation.method}\nwith foil" if has_foil else explanation.method
 
 
-def _notes(one: Explanation, index: int) -> str:
-    """What stands above a map: a score only where the method knows the support."""
-    score = [] if one.support_blind else [f"score {one.score_text(index)}"]
-    return "\n".join([*score, one.account_text(index)])
+def _notes(explanation: Explanation, index: int) -> str:
+    """The lines above a map: the score, unless the method does not depend on it, and the account of the map."""
+    score = [] if explanation.support_blind else [f"score {explanation.score_text(index)}"]
+    return "\n".join([*score, explanation.account_text(index)])

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from captum_fam.visualization import ImageLike, MapFigure
 
 NO_ACCOUNT = "no account of the score"
-"""What is said of a map whose sum is no part of the score."""
+"""The account text for a map whose sum is no part of the score."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,26 +29,31 @@ class Explanation:
 
     Attributes:
         method: the name of the method.
-        maps: the attributions at the inputs' size, bilinear, not normalized, ``(B, 1, H, W)``.
-        attributions: as the method gave them at the layer, ``(B, 1, h, w)``; exactly zero where there was nothing but
-            rounding noise (:meth:`MapMethod.without_noise <captum_fam.attr.MapMethod.without_noise>`).
-        scores: of every class, minus its foil where there is one, ``(B, C)``.
-        predicted: the class of the largest score, ``(B,)``.
+        maps: the attributions resized bilinearly to the size of the inputs, not normalized, ``(B, 1, H, W)``.
+        attributions: the attributions at the layer, ``(B, 1, h, w)``; a map that is only rounding noise is exactly zero
+            (:meth:`MapMethod.without_noise <captum_fam.attr.MapMethod.without_noise>`).
+        scores: the score of every class minus the score of its foil, ``(B, C)``.
+        predicted: the predicted class, ``(B,)``.
         target: the explained class, ``(B,)``.
         class_names: C names.
-        names: B names, of the queries.
-        images: B images in [0, 1], for overlays; of any sizes.
+        names: the names of the B queries.
+        images: B images in [0, 1], of any sizes, for overlays.
         contributions: what each channel of the layer adds to the similarity, before any normalization, ``(B, N)``;
-            None for methods without.
-        convergence_delta: the map's sum minus the explained score, ``(B,)``, of ``"shapley"`` minus the part of it that
-            is there without any position; None for methods without.
-        coverage: the map's sum over the explained score, ``(B,)``, NaN where that is zero; None for methods that give
-            no account of the score, as all but ``"similarity-cam"`` and ``"shapley"``.
-        shares: named parts that add up to the score, each ``(B,)``, of methods with a coverage: ``"map"``, ``"class
-            token"``, ``"bias"``, ..., ``"rest"``. A distance starts from the score of the zero embedding, the part
-            ``"zero embedding"``: the explained score is the others.
-        support_blind: whether the method knows neither support nor foil, as baselines.
+            None if the method computes none.
+        convergence_delta: the sum of the map minus the explained score, ``(B,)``; for ``"shapley"`` the explained score
+            does not include the part that is there without any position. None if the method computes none.
+        coverage: the sum of the map divided by the explained score, ``(B,)``; NaN if the explained score is zero. None
+            if the method gives no account of the score: only ``"similarity-cam"`` and ``"shapley"`` do.
+        shares: named parts that add up to the score, each ``(B,)``: ``"map"``, ``"class token"``, ``"bias"``, ...,
+            ``"rest"``. For a distance, the part ``"zero embedding"`` is the score of the zero embedding, and the other
+            parts add up to the explained score. None if there is no ``coverage``.
+        support_blind: whether the map depends neither on the support nor on the foil, as for baselines.
         about: model, layer, similarity, foil and options, for the manifest.
+
+    Example:
+        >>> why = explain(model, queries, support, layer="layer4", method="similarity-cam")
+        >>> why.maps.shape, why.names[0]
+        (torch.Size([8, 1, 224, 224]), 'query-0')
     """
 
     method: str
@@ -72,22 +77,36 @@ class Explanation:
 
     @property
     def target_scores(self) -> Tensor:
-        """The score of the target class, minus its foil, ``(B,)``."""
+        """The score of the target class minus the score of its foil, ``(B,)``."""
         return self.scores.gather(1, self.target.unsqueeze(1)).squeeze(1)
 
     @property
     def flat(self) -> Tensor:
-        """Which maps are the same everywhere, as one of zeros is, boolean ``(B,)``."""
+        """Which maps have the same value everywhere, such as zero, boolean ``(B,)``."""
         from captum_fam.metrics.maps import find_empty
 
         return find_empty(self.attributions)
 
     def score_text(self, index: int = 0) -> str:
-        """``"0.731"``; for a distance ``"-3.00 = 11.0 explained + -14.0 of the zero embedding"``."""
+        """The score of one query in words.
+
+        Args:
+            index: the position of the query. Default: 0.
+
+        Returns:
+            For example ``"0.731"``; for a distance ``"-3.00 = 11.0 explained + -14.0 of the zero embedding"``.
+        """
         return score_in_words(float(self.target_scores[index]), self._parts(index).get(ZERO_EMBEDDING))
 
     def account_text(self, index: int = 0) -> str:
-        """What the map is to the score: ``"explains 12 % of the score; class token 85 %, bias 3 %"``."""
+        """What the map of one query explains of the score, in words.
+
+        Args:
+            index: the position of the query. Default: 0.
+
+        Returns:
+            For example ``"explains 12 % of the score; class token 85 %, bias 3 %"``.
+        """
         if self.coverage is not None:
             return coverage_in_words(float(self.coverage[index]), self._parts(index))
         if self.convergence_delta is not None:
@@ -99,7 +118,14 @@ class Explanation:
         return {name: float(share[index]) for name, share in (self.shares or {}).items()}
 
     def overlay(self, index: int = 0) -> Image:
-        """The map of one query over its image: see :mod:`captum_fam.visualization` for the colors."""
+        """Draw the map of one query over its image; :mod:`captum_fam.visualization.colors` explains the colors.
+
+        Args:
+            index: the position of the query. Default: 0.
+
+        Returns:
+            An RGB image of the size of the query's image.
+        """
         from captum_fam.visualization import overlay
 
         return overlay(self.images[index], self.attributions[index])
@@ -107,16 +133,31 @@ class Explanation:
     def figure(
         self, index: int = 0, supports: Sequence[ImageLike] | Tensor = (), foils: Sequence[ImageLike] | Tensor = ()
     ) -> MapFigure:
-        """One query with its supports, map and score."""
+        """Draw one query with its supports, map and score.
+
+        Args:
+            index: the position of the query. Default: 0.
+            supports: images of the support, for display. Default: none.
+            foils: images of the foil, for display. Default: none.
+        """
         return compare_figure([self], index, supports, foils)
 
     def save(self, folder: str | Path) -> None:
-        """Write arrays, overlays and a manifest; the manifest stands only where all the files do.
+        """Write arrays, overlays and a manifest. A folder with a manifest has all files that the manifest lists.
 
-        For each query ``NAME.npz`` with the map (``METHOD``), the attributions (``METHOD.layer``) and, where there
-        are any, ``METHOD.contributions``, ``METHOD.delta``, ``METHOD.coverage`` and ``METHOD.shares.PART``; the overlay
-        ``NAME.METHOD.png``; and ``manifest.json`` with model, layer, similarity, foil, scores, what the maps explain of
-        them, sizes and versions.
+        These files are written:
+
+        - ``NAME.npz`` per query: the map (``METHOD``), the attributions at the layer (``METHOD.layer``) and, if the
+          method gives them, ``METHOD.contributions``, ``METHOD.delta``, ``METHOD.coverage`` and
+          ``METHOD.shares.PART``;
+        - ``NAME.METHOD.png`` per query: the map over the image;
+        - ``manifest.json``: model, layer, similarity, foil, scores, the account of each map, sizes and versions.
+
+        Args:
+            folder: the folder to write to; it is created if it does not exist.
+
+        Raises:
+            OSError: if the files cannot be written; files of an earlier call are still there.
         """
         with write_all_or_nothing(folder) as scratch:
             queries = [write_query([self], index, scratch) for index in range(len(self))]

@@ -1,4 +1,4 @@
-"""The files of one query."""
+"""Writing the files of one query."""
 
 from __future__ import annotations
 
@@ -16,42 +16,63 @@ if TYPE_CHECKING:
 
 
 def write_query(explanations: Sequence[Explanation], index: int, folder: Path) -> dict[str, Any]:
-    """Write arrays and overlays of one query, by one or more methods; gives its entry of the manifest."""
+    """Write the arrays and overlays of one query, explained by one or more methods.
+
+    Args:
+        explanations: explanations of the same queries, one per method.
+        index: the position of the query.
+        folder: an existing folder.
+
+    Returns:
+        The entry of the query in the manifest, as JSON can represent it.
+
+    Raises:
+        OSError: if the files cannot be written.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from captum_fam.explanation import write_query
+        >>> why = explain(model, queries, support, layer="layer4", names=[f"bird-{i}" for i in range(8)])
+        >>> entry = write_query([why], 0, Path("."))
+        >>> entry["arrays"], entry["methods"]["fam"]["overlay"]
+        ('bird-0.npz', 'bird-0.fam.png')
+    """
     first = explanations[0]
     name = first.names[index]
     arrays: dict[str, Any] = {}
     methods = {}
-    for one in explanations:
-        arrays[one.method] = one.maps[index, 0]
-        arrays[f"{one.method}.layer"] = one.attributions[index, 0]
+    for explanation in explanations:
+        arrays[explanation.method] = explanation.maps[index, 0]
+        arrays[f"{explanation.method}.layer"] = explanation.attributions[index, 0]
         entry: dict[str, Any] = {
-            "overlay": f"{name}.{one.method}.png",
-            "map_size": list(one.maps.shape[2:]),
-            "layer_size": list(one.attributions.shape[2:]),
-            "flat": bool(one.flat[index]),
-            "account": one.account_text(index),
+            "overlay": f"{name}.{explanation.method}.png",
+            "map_size": list(explanation.maps.shape[2:]),
+            "layer_size": list(explanation.attributions.shape[2:]),
+            "flat": bool(explanation.flat[index]),
+            "account": explanation.account_text(index),
         }
-        if one.contributions is not None:
-            arrays[f"{one.method}.contributions"] = one.contributions[index]
-        if one.convergence_delta is not None:
-            arrays[f"{one.method}.delta"] = one.convergence_delta[index]
-            entry["convergence_delta"] = float(one.convergence_delta[index])
-        if one.coverage is not None and one.shares is not None:
-            arrays[f"{one.method}.coverage"] = one.coverage[index]
-            arrays |= {f"{one.method}.shares.{name}": share[index] for name, share in one.shares.items()}
-            entry["coverage"] = None if one.coverage[index].isnan() else float(one.coverage[index])
-            entry["shares"] = {name: float(share[index]) for name, share in one.shares.items()}
-            if ZERO_EMBEDDING in one.shares:
-                entry["account"] = f"score {one.score_text(index)}; {one.account_text(index)}"
-        one.overlay(index).save(folder / entry["overlay"])
-        methods[one.method] = entry
+        if explanation.contributions is not None:
+            arrays[f"{explanation.method}.contributions"] = explanation.contributions[index]
+        if explanation.convergence_delta is not None:
+            arrays[f"{explanation.method}.delta"] = explanation.convergence_delta[index]
+            entry["convergence_delta"] = float(explanation.convergence_delta[index])
+        if explanation.coverage is not None and explanation.shares is not None:
+            arrays[f"{explanation.method}.coverage"] = explanation.coverage[index]
+            shares = {part: share[index] for part, share in explanation.shares.items()}
+            arrays |= {f"{explanation.method}.shares.{part}": share for part, share in shares.items()}
+            entry["coverage"] = None if explanation.coverage[index].isnan() else float(explanation.coverage[index])
+            entry["shares"] = {part: float(share) for part, share in shares.items()}
+            if ZERO_EMBEDDING in explanation.shares:
+                entry["account"] = f"score {explanation.score_text(index)}; {explanation.account_text(index)}"
+        explanation.overlay(index).save(folder / entry["overlay"])
+        methods[explanation.method] = entry
     np.savez_compressed(folder / f"{name}.npz", **{key: value.cpu().numpy() for key, value in arrays.items()})
     return {
         "name": name,
-        # A class that no neighbor of the query is of has the score -inf, which JSON does not know.
+        # A class without supports has the score -inf, which JSON cannot represent.
         "scores": {
-            name: score if math.isfinite(score) else None
-            for name, score in zip(first.class_names, first.scores[index].tolist(), strict=True)
+            label: score if math.isfinite(score) else None
+            for label, score in zip(first.class_names, first.scores[index].tolist(), strict=True)
         },
         "predicted": first.class_names[int(first.predicted[index])],
         "target": first.class_names[int(first.target[index])],

@@ -1,8 +1,9 @@
 """Measures of a map: functions that return one value per sample, and torchmetrics classes that average them.
 
-A function of ``NAME.py`` has its class beside it in ``NAME_metric.py``. The functions need torch, those that draw a box
-around a map scipy too; the classes need torchmetrics (``captum-fam[eval]`` has both). Nothing is imported before it is
-used, because torchmetrics takes seconds. ``__init__.pyi`` is the list of the public names, for type checkers and here.
+The class for a function in ``NAME.py`` is in ``NAME_metric.py``. The functions need torch, and scipy where they draw a
+box around a map. The classes need torchmetrics. ``captum-fam[eval]`` installs scipy and torchmetrics. Each module is
+imported when a name of the module is first used, because the import of torchmetrics takes seconds. ``__init__.pyi``
+lists the public names, for type checkers and for this module.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Does the model name the right class? One value per query, whatever made the prediction."""
+"""Does the model predict the right class? One value per query, for predictions of any kind."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ def is_correct(predicted: Tensor, target: Tensor) -> Tensor:
     """1 where the predicted class is the true class, and 0 elsewhere.
 
     The predictions may be the ``argmax`` of few-shot scores, the vote of a memory bank
-    (``bank.classify(queries).predicted``) or those of any other classifier.
+    (``bank.classify(queries).predicted``) or the predictions of any other classifier.
 
     Args:
-        predicted: classes, integers ``(B,)``.
+        predicted: predicted classes, integers ``(B,)``.
         target: true classes, integers ``(B,)``.
 
     Returns:

@@ -1,4 +1,4 @@
-"""The measure of ``accuracy.py`` as torchmetrics."""
+"""The measure of ``accuracy.py`` as a torchmetrics class."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from captum_fam.metrics.sample_metric import Groups, SampleMetric
 
 
 class GroupedAccuracy(SampleMetric):
-    """Mean of :func:`~captum_fam.metrics.is_correct`; with episodes as groups, the accuracy of few-shot tables.
+    """Mean of :func:`~captum_fam.metrics.is_correct`; with episodes as groups, the accuracy in few-shot tables.
 
-    Few-shot papers average within each episode first and over the episodes afterwards, with a 95 % interval.
+    Few-shot papers average within each episode first, and over the episodes afterwards. :meth:`result` has the 95 %
+    interval of this mean.
 
     Args:
         kwargs: further arguments of :class:`torchmetrics.Metric`.
@@ -29,12 +30,12 @@ class GroupedAccuracy(SampleMetric):
         """Add a batch.
 
         Args:
-            predicted: classes, integers ``(B,)``.
+            predicted: predicted classes, integers ``(B,)``.
             target: true classes, integers ``(B,)``.
-            groups: the episode of each query, integers ``(B,)`` or one for the batch; None (default) averages over
-                queries.
+            groups: episode of each query, integers ``(B,)``, or one integer for the whole batch; None averages over
+                the queries. Default: None.
 
         Raises:
-            ValueError: if the arguments do not fit.
+            ValueError: as :func:`~captum_fam.metrics.is_correct`, or for groups that do not fit.
         """
         self.record(is_correct(predicted, target), groups=groups)

@@ -10,7 +10,7 @@ from torch import Tensor
 from captum_fam.metrics.maps import Energy, find_empty, normalize_maps
 
 LEAST_SCORE = 1e-6
-"""A score of at most this is too small to be divided by: measures relative to the score are undefined there."""
+"""The score up to which a measure relative to the score is undefined, because the score is too small to divide by."""
 
 
 def masked_inputs(
@@ -20,20 +20,21 @@ def masked_inputs(
     std: Sequence[float] | Tensor | None = None,
     energy: Energy = "minmax",
 ) -> Tensor:
-    """X' = norm(up(L)) ∘ X: the images multiplied by their maps, for average drop and increase in confidence.
+    """The images multiplied by their maps, X' = norm(up(L)) ∘ X, for average drop and increase in confidence.
 
     Args:
-        inputs: what the model takes, normalized by the mean and standard deviation of the data, ``(B, C, H, W)``.
+        inputs: inputs of the model, normalized by the mean and standard deviation of the data, ``(B, C, H, W)``.
         maps: ``(B, 1, h, w)`` or ``(B, h, w)``; interpolated to the size of the inputs here.
-        mean: of each channel. With ``mean`` and ``std`` the raw pixels are masked and then normalized anew, so that
-            masked pixels turn black. With None (default) the normalized tensor is masked, and masked pixels turn to
-            the mean color.
-        std: of each channel; default None.
-        energy: how a map becomes a mask, ``"minmax"`` (default) or ``"positive"``; see :func:`normalize_maps`.
+        mean: mean of each channel. With ``mean`` and ``std`` the raw pixels are masked and then normalized again, so
+            that masked pixels turn black. With None the normalized inputs are masked, so that masked pixels turn to the
+            mean color. Default: None.
+        std: standard deviation of each channel. Default: None.
+        energy: how a map becomes a mask, ``"minmax"`` or ``"positive"``; see :func:`normalize_maps`. Default:
+            ``"minmax"``.
 
     Returns:
-        ``(B, C, H, W)`` in the type of the inputs. All NaN for an :func:`empty <find_empty>` map and for a map with
-        NaN or inf: such a map hides nothing in particular, and NaN keeps its score out of every mean.
+        ``(B, C, H, W)`` in the dtype of the inputs. All NaN for an :func:`empty <find_empty>` map and for a map with
+        NaN or inf: such a map is no mask, and NaN keeps its score out of every mean.
 
     Raises:
         ValueError: if only one of ``mean`` and ``std`` is given, or the shapes do not fit.
@@ -58,16 +59,16 @@ def apply_masks(
     mean: Sequence[float] | Tensor | None = None,
     std: Sequence[float] | Tensor | None = None,
 ) -> Tensor:
-    """:func:`masked_inputs` with masks that exist already, such as the constant mask of a baseline.
+    """The images multiplied by masks, such as the constant mask of a baseline; see :func:`masked_inputs`.
 
     Args:
         inputs: as in :func:`masked_inputs`, ``(B, C, H, W)``.
-        mask: in [0, 1], a tensor that broadcasts to the inputs.
-        mean: as in :func:`masked_inputs`; default None.
-        std: as in :func:`masked_inputs`; default None.
+        mask: values in [0, 1], a tensor that broadcasts to the inputs.
+        mean: as in :func:`masked_inputs`. Default: None.
+        std: as in :func:`masked_inputs`. Default: None.
 
     Returns:
-        ``(B, C, H, W)`` in the type of the inputs.
+        ``(B, C, H, W)`` in the dtype of the inputs.
 
     Raises:
         ValueError: if only one of ``mean`` and ``std`` is given.
@@ -79,26 +80,26 @@ def apply_masks(
     if mean is None and std is None:
         return (inputs * mask).to(inputs.dtype)
     if mean is None or std is None:
-        raise ValueError("mean and std come together: pass both to mask raw pixels, none to mask the normalized ones")
-    # Pixels are std X + mean. Solve mask (std X + mean) = std X' + mean for X'.
+        raise ValueError("mean and std come together: pass both to mask raw pixels, or none to mask normalized pixels")
+    # Raw pixels are std X + mean. The result X' solves mask (std X + mean) = std X' + mean.
     black = torch.as_tensor(mean).to(mask) / torch.as_tensor(std).to(mask)
     return (inputs * mask + (mask - 1) * black.view(-1, 1, 1)).to(inputs.dtype)
 
 
 def average_drop(scores: Tensor, masked_scores: Tensor, eps: float = LEAST_SCORE) -> Tensor:
-    """Eq. 21 of the FAM paper (arXiv 2307.05017), max(0, s - s') / s per sample.
+    """The relative drop max(0, s - s') / s of the score under the mask, Eq. 21 of the FAM paper (arXiv 2307.05017).
 
-    Introduced by Chattopadhay et al., "Grad-CAM++" (WACV 2018) for class scores; here s is a similarity. The paper
-    prints the mean in percent, this is a share. The measure favors maps that hide little: print it beside the average
-    drop of a constant mask.
+    Introduced by Chattopadhay et al., "Grad-CAM++" (WACV 2018), for class scores; here s is a similarity. The paper
+    prints the mean in percent; this function returns shares. The measure favors maps that hide little: compare it with
+    the average drop of a constant mask.
 
     Args:
         scores: s, the similarity of each query to its support, ``(B,)``.
         masked_scores: s', the similarity of the query masked by its map, ``(B,)``.
-        eps: a score s of at most ``eps`` has no relative drop; default 1e-6.
+        eps: largest score s for which the relative drop is undefined. Default: 1e-6.
 
     Returns:
-        ``(B,)``, 0 or more; NaN where s is ``eps`` or less and where a score is NaN.
+        ``(B,)``, 0 or more; NaN where s is ``eps`` or less, and where a score is NaN.
 
     Raises:
         ValueError: if the shapes differ.
@@ -113,18 +114,18 @@ def average_drop(scores: Tensor, masked_scores: Tensor, eps: float = LEAST_SCORE
 
 
 def increase_in_confidence(scores: Tensor, masked_scores: Tensor, eps: float = LEAST_SCORE) -> Tensor:
-    """Eq. 22 of the FAM paper (arXiv 2307.05017), 1 where s < s' and 0 elsewhere.
+    """1 where the score rises under the mask, s < s', and 0 elsewhere; Eq. 22 of the FAM paper (arXiv 2307.05017).
 
-    Introduced by Chattopadhay et al., "Grad-CAM++" (WACV 2018) for class scores; here s is a similarity.
+    Introduced by Chattopadhay et al., "Grad-CAM++" (WACV 2018), for class scores; here s is a similarity.
 
     Args:
         scores: s, the similarity of each query to its support, ``(B,)``.
         masked_scores: s', the similarity of the query masked by its map, ``(B,)``.
-        eps: a score s of at most ``eps`` (default 1e-6) is left out, so that the mean is over the same samples as
-            that of :func:`average_drop`; ``-math.inf`` leaves none out.
+        eps: largest score s for which the result is NaN, so that the mean is over the same samples as the mean of
+            :func:`average_drop`; ``-math.inf`` keeps all samples. Default: 1e-6.
 
     Returns:
-        ``(B,)``; NaN where s is ``eps`` or less and where a score is NaN.
+        ``(B,)``; NaN where s is ``eps`` or less, and where a score is NaN.
 
     Raises:
         ValueError: if the shapes differ.
@@ -142,5 +143,6 @@ def increase_in_confidence(scores: Tensor, masked_scores: Tensor, eps: float = L
 def _check_scores(scores: Tensor, masked_scores: Tensor) -> None:
     if scores.shape != masked_scores.shape:
         raise ValueError(
-            f"scores has shape {tuple(scores.shape)} and masked_scores {tuple(masked_scores.shape)}; pass one each"
+            f"scores has shape {tuple(scores.shape)} and masked_scores {tuple(masked_scores.shape)}; "
+            "pass one score and one masked score per query"
         )

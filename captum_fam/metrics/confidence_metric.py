@@ -1,4 +1,4 @@
-"""The measures of ``confidence.py`` as torchmetrics."""
+"""The measures of ``confidence.py`` as torchmetrics classes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from captum_fam.metrics.sample_metric import Groups, SampleMetric
 
 
 class _MaskedScores(SampleMetric):
-    """A measure of the scores before and after the masking."""
+    """A mean over samples of a measure that compares the scores before and after the masking."""
 
     def __init__(self, eps: float = LEAST_SCORE, energy: Energy = "minmax", **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -27,12 +27,13 @@ class _MaskedScores(SampleMetric):
         Args:
             scores: s, the similarity of each query to its support, ``(B,)``.
             masked_scores: s', the similarity of the :func:`~captum_fam.metrics.masked_inputs`, ``(B,)``.
-            maps: the maps that masked, ``(B, 1, h, w)`` or ``(B, h, w)``, which tell flat maps from other reasons for
-                a NaN; None (default): every NaN counts as one of the scores.
-            groups: one integer per sample, or one for the batch; None (default) averages over samples.
+            maps: the maps of the masks, ``(B, 1, h, w)`` or ``(B, h, w)``, by which :meth:`result` counts flat maps
+                apart from NaN scores; None counts every NaN as a NaN score. Default: None.
+            groups: group of each sample, such as its episode, integers ``(B,)``, or one integer for the whole batch;
+                None averages over the samples. Default: None.
 
         Raises:
-            ValueError: if the arguments do not fit.
+            ValueError: if ``scores`` and ``masked_scores`` differ in shape, or for groups that do not fit.
         """
         values = self._measure(scores, masked_scores)
         nan = scores.isnan() | masked_scores.isnan()
@@ -40,7 +41,7 @@ class _MaskedScores(SampleMetric):
             self.record(values, nan, groups=groups)
             return
         empty, broken = find_empty(maps, self.energy), find_nan(maps)
-        # The masked score of an empty map may be a number: a mask of zeros is an image too.
+        # The masked score of an empty map may be a number, because the model also gives a score to a constant image.
         values = values.masked_fill(empty | broken, torch.nan)
         self.record(values, (nan & ~empty) | broken, empty, groups)
 
@@ -52,8 +53,9 @@ class AverageDrop(_MaskedScores):
     """Mean of :func:`~captum_fam.metrics.average_drop`, Eq. 21, as a share (the paper's percent divided by 100).
 
     Args:
-        eps: a score of at most ``eps`` (default 1e-6) is skipped, and counted.
-        energy: how the maps became masks, ``"minmax"`` (default) or ``"positive"``: it says which maps are empty.
+        eps: a sample whose score is at most ``eps`` is left out, and counted in ``n_skipped``. Default: 1e-6.
+        energy: how the maps became masks, ``"minmax"`` or ``"positive"``, which decides which maps are empty. Default:
+            ``"minmax"``.
         kwargs: further arguments of :class:`torchmetrics.Metric`.
 
     Example:
@@ -73,8 +75,10 @@ class IncreaseInConfidence(_MaskedScores):
     """Mean of :func:`~captum_fam.metrics.increase_in_confidence`, Eq. 22, as a share.
 
     Args:
-        eps: a score of at most ``eps`` (default 1e-6) is skipped, and counted; ``-math.inf`` skips none.
-        energy: how the maps became masks, ``"minmax"`` (default) or ``"positive"``: it says which maps are empty.
+        eps: a sample whose score is at most ``eps`` is left out, and counted in ``n_skipped``; ``-math.inf`` keeps all
+            samples. Default: 1e-6.
+        energy: how the maps became masks, ``"minmax"`` or ``"positive"``, which decides which maps are empty. Default:
+            ``"minmax"``.
         kwargs: further arguments of :class:`torchmetrics.Metric`.
 
     Example:

@@ -17,13 +17,14 @@ Correlation = Literal["pearson", "spearman"]
 def map_correlation(maps: Tensor, others: Tensor, kind: Correlation = "pearson") -> Tensor:
     """Correlation of each map with another map of the same query, over the pixels.
 
-    Between the maps for two supports this is the support swap: 1 says that the map does not depend on the support.
+    The correlation of the maps for two supports is the measure of the support swap: 1 means that the map does not
+    depend on the support.
 
     Args:
         maps: ``(B, ...)``.
-        others: of the same shape.
-        kind: ``"pearson"`` (default), or ``"spearman"``, the correlation of the ranks, where equal pixels share the
-            mean of their ranks.
+        others: the other map of each query, of the same shape.
+        kind: ``"pearson"``; or ``"spearman"``, the correlation of the ranks, in which equal pixels share the mean of
+            their ranks. Default: ``"pearson"``.
 
     Returns:
         ``(B,)`` in [-1, 1]; NaN where a map is flat or holds NaN or inf.
@@ -40,16 +41,16 @@ def map_correlation(maps: Tensor, others: Tensor, kind: Correlation = "pearson")
     if kind not in ("pearson", "spearman"):
         raise ValueError(f'kind must be "pearson" or "spearman", got {kind!r}')
     undefined = find_nan(maps) | find_nan(others) | find_empty(maps) | find_empty(others)
-    first, second = (_centered(widen(each.detach()).flatten(1), kind) for each in (maps, others))
+    first, second = (_centered(widen(batch.detach()).flatten(1), kind) for batch in (maps, others))
     correlation = (first * second).sum(1) / (first.norm(dim=1) * second.norm(dim=1))
     return correlation.clamp(-1, 1).masked_fill(undefined, torch.nan)
 
 
 def _centered(flat: Tensor, kind: Correlation) -> Tensor:
-    """Rows, or their ranks, minus their mean, scaled to a largest magnitude of 1."""
+    """Rows, or the ranks of the rows, minus their mean and scaled to a largest magnitude of 1."""
     if kind == "spearman":
         flat = average_ranks(flat).to(flat.dtype)
     flat = flat - flat.mean(1, keepdim=True)
-    # Squares of tiny values would underflow.
+    # Without the scale the squares of tiny values would underflow to zero.
     largest = flat.abs().amax(1, keepdim=True)
     return flat / torch.where(largest > 0, largest, 1)

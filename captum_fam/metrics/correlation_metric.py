@@ -1,4 +1,4 @@
-"""The measure of ``correlation.py`` as torchmetrics."""
+"""The measure of ``correlation.py`` as a torchmetrics class."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from captum_fam.metrics.sample_metric import Groups, SampleMetric
 
 
 class SupportSwap(SampleMetric):
-    """Mean :func:`~captum_fam.metrics.map_correlation` of the maps of a query for two supports; low is good.
+    """Mean :func:`~captum_fam.metrics.map_correlation` between the maps of a query for two supports; low is good.
 
     Args:
-        kind: ``"pearson"`` (default) or ``"spearman"``.
+        kind: ``"pearson"`` or ``"spearman"``. Default: ``"pearson"``.
         kwargs: further arguments of :class:`torchmetrics.Metric`.
 
     Example:
@@ -35,12 +35,13 @@ class SupportSwap(SampleMetric):
         """Add a batch.
 
         Args:
-            maps: for one support, ``(B, 1, h, w)``.
-            others: of the same queries for another support, ``(B, 1, h, w)``.
-            groups: one integer per sample, or one for the batch; None (default) averages over samples.
+            maps: maps for the first support, ``(B, 1, h, w)``.
+            others: maps of the same queries for the second support, ``(B, 1, h, w)``.
+            groups: group of each sample, such as its episode, integers ``(B,)``, or one integer for the whole batch;
+                None averages over the samples. Default: None.
 
         Raises:
-            ValueError: if the arguments do not fit.
+            ValueError: as :func:`~captum_fam.metrics.map_correlation`, or for groups that do not fit.
         """
         nan = find_nan(maps) | find_nan(others)
         empty = ~nan & (find_empty(maps) | find_empty(others))

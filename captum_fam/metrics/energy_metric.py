@@ -1,4 +1,4 @@
-"""The measures of ``energy.py`` as torchmetrics."""
+"""The measures of ``energy.py`` as torchmetrics classes."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from captum_fam.metrics.sample_metric import Groups, SampleMetric
 
 
 class EnergyProportion(SampleMetric):
-    """Mean of :func:`~captum_fam.metrics.energy_proportion`, Eq. 19.
+    """Mean of :func:`~captum_fam.metrics.energy_proportion`, Eq. 19 of the FAM paper (arXiv 2307.05017).
 
     Args:
-        energy: ``"minmax"`` (default) as in the paper, or ``"positive"``.
+        energy: ``"minmax"`` as in the paper, or ``"positive"``; see :func:`~captum_fam.metrics.normalize_maps`.
+            Default: ``"minmax"``.
         kwargs: further arguments of :class:`torchmetrics.Metric`.
 
     Example:
@@ -37,21 +38,25 @@ class EnergyProportion(SampleMetric):
 
         Args:
             maps: ``(B, 1, h, w)`` or ``(B, h, w)``.
-            region: boxes ``(B, 4)``, ``(B, M, 4)`` or a list of ``(M_i, 4)``; or a boolean mask ``(B, H, W)``.
-            size: height and width of the input; None (default) is allowed with a mask only.
-            groups: one integer per sample, or one for the batch; None (default) averages over samples.
+            region: boxes in pixels of the input, ``(B, 4)``, ``(B, M, 4)`` padded with zeros, or a list of B tensors
+                ``(M_i, 4)``; or a boolean mask ``(B, H, W)``.
+            size: height and width of the input, in pixels; None is allowed only if the region is a mask. Default:
+                None.
+            groups: group of each sample, such as its episode, integers ``(B,)``, or one integer for the whole batch;
+                None averages over the samples. Default: None.
 
         Raises:
-            ValueError: if the arguments do not fit.
+            ValueError: as :func:`~captum_fam.metrics.energy_proportion`, or for groups that do not fit.
         """
         self.record_maps(energy_proportion(maps, region, size, self.energy), maps, groups, self.energy)
 
 
 class EnergyLift(SampleMetric):
-    """Mean of :func:`~captum_fam.metrics.energy_lift`: the energy proportion divided by that of a uniform map.
+    """Mean of :func:`~captum_fam.metrics.energy_lift`, the energy proportion divided by that of a uniform map.
 
     Args:
-        energy: ``"minmax"`` (default) as in the paper, or ``"positive"``.
+        energy: ``"minmax"`` as in the paper, or ``"positive"``; see :func:`~captum_fam.metrics.normalize_maps`.
+            Default: ``"minmax"``.
         kwargs: further arguments of :class:`torchmetrics.Metric`.
 
     Example:
@@ -68,12 +73,12 @@ class EnergyLift(SampleMetric):
         self.energy: Energy = energy
 
     def update(self, maps: Tensor, region: Boxes, size: Size | None = None, groups: Groups = None) -> None:
-        """Add a batch; the arguments are those of :meth:`EnergyProportion.update`."""
+        """Add a batch; arguments and errors are as for :meth:`EnergyProportion.update`."""
         self.record_maps(energy_lift(maps, region, size, self.energy), maps, groups, self.energy)
 
 
 class AreaShare(SampleMetric):
-    """Mean of :func:`~captum_fam.metrics.area_share`: the energy proportion of a uniform map, the floor of a table.
+    """Mean of :func:`~captum_fam.metrics.area_share`, the energy proportion of a uniform map.
 
     Args:
         kwargs: further arguments of :class:`torchmetrics.Metric`.
@@ -86,9 +91,9 @@ class AreaShare(SampleMetric):
     """
 
     def update(self, maps: Tensor, region: Boxes, size: Size | None = None, groups: Groups = None) -> None:
-        """Add a batch; the arguments are those of :meth:`EnergyProportion.update`.
+        """Add a batch; arguments and errors are as for :meth:`EnergyProportion.update`.
 
-        The values of the maps play no part. They are an argument so that the three metrics of this file go together in
-        a ``MetricCollection``.
+        The result does not depend on the values of the maps. The maps are an argument so that the three metrics of this
+        file fit into one ``MetricCollection``.
         """
         self.record(area_share(region_mask_of_maps(maps, region, size)), groups=groups)

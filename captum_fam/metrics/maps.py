@@ -1,4 +1,4 @@
-"""What every measure does to a map first: interpolate to the size of the input, then scale to a common range."""
+"""The first steps of every measure: interpolate a map to the size of the input, and scale it to a common range."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ Size = tuple[int, int]
 
 
 def upsample(maps: Tensor, size: Size | None = None) -> Tensor:
-    """Bilinear interpolation (``align_corners=False``) to the size of the input.
+    """Interpolate maps to the size of the input, bilinearly (``align_corners=False``).
 
     Args:
         maps: attributions of a layer, ``(B, 1, h, w)`` or ``(B, h, w)``.
-        size: height and width H, W of the input; None (default) keeps the maps as large as they are.
+        size: height H and width W of the input, in pixels; None for no interpolation. Default: None.
 
     Returns:
-        ``(B, H, W)``, detached, in float32 at least.
+        ``(B, H, W)``, detached, in float32 or a wider dtype.
 
     Raises:
-        ValueError: if the maps have another shape, or several channels.
+        ValueError: for maps of another shape, such as maps of several channels.
 
     Example:
         >>> upsample(torch.tensor([[[0.0, 1.0]]]), size=(1, 4))
@@ -41,17 +41,18 @@ def upsample(maps: Tensor, size: Size | None = None) -> Tensor:
 
 
 def normalize_maps(maps: Tensor, size: Size | None = None, energy: Energy = "minmax") -> Tensor:
-    """Interpolate the maps and scale each to [0, 1]: norm(up(L)) of Eq. 19 of the FAM paper (arXiv 2307.05017).
+    """Interpolate the maps and scale each map to [0, 1]: norm(up(L)) of Eq. 19 of the FAM paper (arXiv 2307.05017).
 
     Args:
         maps: ``(B, 1, h, w)`` or ``(B, h, w)``.
-        size: height and width of the input; None (default) keeps the maps as large as they are.
-        energy: ``"minmax"`` (default) is (L - min L) / (max L - min L) as in the paper; the zero of a signed map, and
-            weak negative evidence, then have energy. ``"positive"`` is max(L, 0) / max L: negative evidence has none.
+        size: height H and width W of the input, in pixels; None for no interpolation. Default: None.
+        energy: ``"minmax"`` for (L - min L) / (max L - min L) as in the paper; then the zero of a signed map, and weak
+            negative evidence, have energy. ``"positive"`` for max(L, 0) / max L; then negative evidence has no energy.
+            Default: ``"minmax"``.
 
     Returns:
-        ``(B, H, W)``, in float32 at least. All zero where the map is :func:`empty <find_empty>`, all NaN where it
-        :func:`holds NaN or inf <find_nan>`.
+        ``(B, H, W)``, in float32 or a wider dtype. All zero for an :func:`empty <find_empty>` map, and all NaN for a
+        map :func:`with NaN or inf <find_nan>`.
 
     Raises:
         ValueError: for maps of another shape, or an unknown energy.
@@ -62,24 +63,24 @@ def normalize_maps(maps: Tensor, size: Size | None = None, energy: Energy = "min
         (tensor([[[0.0000, 0.2500, 1.0000]]]), tensor([[[0., 0., 1.]]]))
     """
     _check_energy(energy)
-    # max - min of very large values would overflow.
-    raised = upsample(_moderate(maps), size)
-    flat = raised.flatten(1)
-    # A flat map comes out of the interpolation with rounding noise, which min-max would blow up.
+    # Without the scale, max - min of very large values would overflow.
+    resized = upsample(_moderate(maps), size)
+    flat = resized.flatten(1)
+    # Measured before the interpolation, which gives a flat map rounding noise. Min-max would scale the noise to [0, 1].
     constant = _is_constant(maps)
     low, high = flat.amin(1), flat.amax(1)
     if energy == "positive":
         low = torch.zeros_like(low)
-        raised = torch.where(constant[:, None, None], high[:, None, None], raised).clamp_min(0)
-    # Division by infinity leaves zero everywhere, the value of an empty map.
+        resized = torch.where(constant[:, None, None], high[:, None, None], resized).clamp_min(0)
+    # An empty map is divided by infinity, which gives zero everywhere.
     empty = constant if energy == "minmax" else high <= 0
     span = torch.where(empty | (high <= low), torch.inf, high - low)
-    low = low.masked_fill(find_nan(maps), torch.nan)
-    return (raised - low[:, None, None]).div_(span[:, None, None])
+    low = low.masked_fill(find_nan(maps), torch.nan)  # makes the whole map NaN
+    return (resized - low[:, None, None]).div_(span[:, None, None])
 
 
 def find_nan(maps: Tensor) -> Tensor:
-    """Which maps hold NaN or inf.
+    """Which maps hold NaN or inf?
 
     Args:
         maps: ``(B, ...)``.
@@ -95,12 +96,12 @@ def find_nan(maps: Tensor) -> Tensor:
 
 
 def find_empty(maps: Tensor, energy: Energy = "minmax") -> Tensor:
-    """Which maps show nothing.
+    """Which maps show nothing?
 
     Args:
         maps: ``(B, ...)``.
-        energy: for ``"minmax"`` (default) the flat maps, whose range is within rounding (4 units in the last place) of
-            their largest magnitude; for ``"positive"`` the maps without a positive value.
+        energy: ``"minmax"`` for the flat maps, whose range is at most the rounding error of the largest magnitude (4
+            units in the last place); ``"positive"`` for the maps without a positive value. Default: ``"minmax"``.
 
     Returns:
         Boolean ``(B,)``.
@@ -117,6 +118,7 @@ def find_empty(maps: Tensor, energy: Energy = "minmax") -> Tensor:
 
 
 def _moderate(maps: Tensor) -> Tensor:
+    """The maps in float32 or wider, each scaled to moderate numbers; min-max gives the same result for them."""
     return moderate(widen(maps.detach()).flatten(1)).view_as(maps)
 
 

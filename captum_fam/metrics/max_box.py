@@ -1,4 +1,4 @@
-"""Does any box of the map fit the object? MaxBoxAccV2, whose thresholds are chosen for each map method."""
+"""Does any box of the map fit the object? MaxBoxAccV2, which chooses the best threshold for each map method."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from captum_fam.metrics.overlap import annotated_boxes
 Which = Literal["all", "largest"]
 
 MAX_BOX_THRESHOLDS = tuple(step / 100 for step in range(100))
-"""The shares of a map's range that MaxBoxAccV2 tries."""
+"""The thresholds that MaxBoxAccV2 tries, as shares of the range of a map."""
 MAX_BOX_DELTAS = (0.3, 0.5, 0.7)
 """The levels of IoU over which MaxBoxAccV2 averages."""
 
@@ -31,23 +31,24 @@ def box_ious_by_threshold(
     components: Which = "all",
     energy: Energy = "minmax",
 ) -> Tensor:
-    """For every threshold the best IoU of any box of the map with any annotated box.
+    """For every threshold, the best IoU of any box of the map with any annotated box.
 
     Args:
         maps: ``(B, 1, h, w)`` or ``(B, h, w)``; interpolated to ``size`` here.
-        boxes: as in :func:`box_iou`.
-        size: height and width of the input.
-        thresholds: T shares of the map's range; default 0, 0.01, ..., 0.99.
-        connectivity: 8 (default) or 4.
-        components: the boxes of ``"all"`` connected components (default), each on its own, as in MaxBoxAccV2; or the
-            box of the ``"largest"``, as in MaxBoxAcc.
-        energy: as in :func:`box_iou`; default ``"minmax"``.
+        boxes: annotated boxes, as in :func:`box_iou`.
+        size: height and width of the input, in pixels.
+        thresholds: T shares of the range of the map, in [0, 1). Default: 0, 0.01, ..., 0.99.
+        connectivity: 8 or 4, as in :func:`box_from_map`. Default: 8.
+        components: ``"all"`` for one box around each connected component, as in MaxBoxAccV2; ``"largest"`` for the box
+            around the largest component only, as in MaxBoxAcc. Default: ``"all"``.
+        energy: as in :func:`box_iou`. Default: ``"minmax"``.
 
     Returns:
         ``(B, T)`` in [0, 1]; 0 for a flat map, NaN for a map with NaN or inf and for an image without a box.
 
     Raises:
-        ValueError: for shapes, boxes, thresholds or choices that do not fit.
+        ValueError: for maps or boxes of another shape, boxes that are no corners, a threshold outside [0, 1), another
+            connectivity, or an unknown ``components`` or ``energy``.
         ModuleNotFoundError: if scipy is missing.
 
     Example:
@@ -60,16 +61,17 @@ def box_ious_by_threshold(
     if components not in ("all", "largest"):
         raise ValueError(f'components must be "all" or "largest", got {components!r}')
     normalized = normalize_maps(maps, size, energy)
-    # Components are labeled on the CPU: one copy of the maps instead of one per threshold.
-    on_cpu = normalized.cpu()
+    # Components are labeled on the CPU. One copy of the maps serves all thresholds.
+    cpu_maps = normalized.cpu()
     truth = annotated_boxes(boxes, len(maps), size, maps.device).cpu()
     columns = []
     for threshold in thresholds:
         if components == "largest":
-            predicted = boxes_of_normalized(on_cpu, threshold, connectivity)
+            predicted = boxes_of_normalized(cpu_maps, threshold, connectivity)
             columns.append(pairwise_iou(predicted[:, None].to(truth), truth).amax(1))
         else:
-            labeled = label_components(on_cpu > threshold, connectivity)
+            # The components of the batch are in one list, from which each map takes the best of its own.
+            labeled = label_components(cpu_maps > threshold, connectivity)
             ious = pairwise_iou(component_boxes(labeled)[:, None].to(truth), truth[labeled.owner]).amax(1)
             columns.append(ious.new_zeros(len(maps)).scatter_reduce_(0, labeled.owner, ious, "amax"))
     undefined = ~(box_areas(truth) > 0).any(1) | find_nan(maps).cpu()
@@ -77,13 +79,13 @@ def box_ious_by_threshold(
 
 
 class MaxBoxAccuracy(NamedTuple):
-    """What :func:`max_box_accuracy` finds.
+    """Result of :func:`max_box_accuracy`, for n samples and D levels of IoU (deltas).
 
     Attributes:
-        correct: of each sample, the share of the deltas that its IoU reaches at the best threshold of that delta,
-            float64 ``(n,)``; NaN where the IoUs are. The mean is MaxBoxAccV2.
-        accuracies: of each delta at its best threshold, ``(D,)``.
-        best: the index of that threshold, the first among equals, int64 ``(D,)``.
+        correct: for each sample, the share of the deltas that its IoU reaches, each at the best threshold of the delta;
+            float64 ``(n,)``, NaN where the IoUs are NaN. The mean is MaxBoxAccV2.
+        accuracies: accuracy for each delta at the best threshold of the delta, ``(D,)``.
+        best: index of the best threshold of each delta, the first among equally good thresholds, int64 ``(D,)``.
     """
 
     correct: Tensor
@@ -94,15 +96,15 @@ class MaxBoxAccuracy(NamedTuple):
 def max_box_accuracy(ious: Tensor, deltas: Sequence[float] = MAX_BOX_DELTAS) -> MaxBoxAccuracy:
     """MaxBoxAccV2 of Choe et al. (arXiv 2007.04178): the mean over delta of the best accuracy over the thresholds.
 
-    A sample is correct where its IoU is at least delta. The thresholds are chosen on the very samples that they judge,
-    unless ``ious`` has only the columns that were best on other samples.
+    A sample is correct if its IoU is at least delta. The thresholds are chosen on the same samples on which the
+    accuracy is measured, unless ``ious`` only has the columns that were best on other samples.
 
     Args:
-        ious: of :func:`box_ious_by_threshold`, ``(n, T)``.
-        deltas: D levels of IoU; default 0.3, 0.5, 0.7.
+        ious: result of :func:`box_ious_by_threshold`, ``(n, T)``.
+        deltas: D levels of IoU. Default: 0.3, 0.5, 0.7.
 
     Returns:
-        The correct samples, the accuracies and the thresholds.
+        The correct samples, the accuracies and the best thresholds.
 
     Example:
         >>> max_box_accuracy(torch.tensor([[0.5, 1.0], [0.4, 0.2]]), deltas=(0.3, 0.5)).accuracies

@@ -1,4 +1,4 @@
-"""The measure of ``max_box.py`` as torchmetrics."""
+"""The measure of ``max_box.py`` as a torchmetrics class."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from captum_fam.metrics.sample_metric import Groups, SampleMetric
 
 
 class MaxBoxAccV2(SampleMetric):
-    """:func:`~captum_fam.metrics.max_box_accuracy`: the mean over IoU levels of the best accuracy over thresholds.
+    """Mean over IoU levels of the best accuracy over thresholds, see :func:`~captum_fam.metrics.max_box_accuracy`.
 
-    The thresholds are the best of all samples; :meth:`levels` tells them. The interval of :meth:`result` is that at
-    these thresholds, and does not know that they were chosen.
+    The thresholds are the best thresholds over all samples; :meth:`levels` returns them. The interval of :meth:`result`
+    is for fixed thresholds: it does not include the uncertainty of the choice.
 
     Args:
-        deltas: levels of IoU; default 0.3, 0.5, 0.7.
-        thresholds: shares of the map's range, default 0, 0.01, ..., 0.99; a single one, found on other images, judges
-            without choosing.
-        connectivity: 8 (default) or 4.
-        components: ``"all"`` (default), which is MaxBoxAccV2, or the ``"largest"``, which with ``deltas=(0.5,)`` is
-            MaxBoxAcc.
-        energy: the map's range, ``"minmax"`` (default) or ``"positive"``.
+        deltas: levels of IoU. Default: 0.3, 0.5, 0.7.
+        thresholds: shares of the range of the map, in [0, 1); pass a single threshold to measure without a choice, for
+            example the best threshold on other images. Default: 0, 0.01, ..., 0.99.
+        connectivity: 8 or 4, as in :func:`~captum_fam.metrics.box_from_map`. Default: 8.
+        components: ``"all"`` for MaxBoxAccV2; ``"largest"``, which with ``deltas=(0.5,)`` gives MaxBoxAcc. Default:
+            ``"all"``.
+        energy: range of the map, ``"minmax"`` or ``"positive"``. Default: ``"minmax"``.
         kwargs: further arguments of :class:`torchmetrics.Metric`.
 
     Example:
@@ -66,12 +66,15 @@ class MaxBoxAccV2(SampleMetric):
 
         Args:
             maps: ``(B, 1, h, w)`` or ``(B, h, w)``.
-            boxes: ``(B, 4)``, ``(B, M, 4)`` padded with zeros, or a list of B tensors ``(M_i, 4)``.
-            size: height and width of the input.
-            groups: one integer per sample, or one for the batch; None (default) averages over samples.
+            boxes: annotated boxes in pixels of the input, ``(B, 4)``, ``(B, M, 4)`` padded with zeros, or a list of B
+                tensors ``(M_i, 4)``.
+            size: height and width of the input, in pixels.
+            groups: group of each sample, such as its episode, integers ``(B,)``, or one integer for the whole batch;
+                None averages over the samples. Default: None.
 
         Raises:
-            ValueError: if the arguments do not fit.
+            ValueError: as :func:`~captum_fam.metrics.box_ious_by_threshold`, or for groups that do not fit.
+            ModuleNotFoundError: if scipy is missing.
         """
         ious = box_ious_by_threshold(
             maps, boxes, size, self.thresholds, self.connectivity, self.components, self.energy
@@ -79,7 +82,7 @@ class MaxBoxAccV2(SampleMetric):
         self.record_maps(ious, maps, groups, self.energy)
 
     def levels(self) -> MaxBoxAccuracy:
-        """The accuracy of each delta, over the samples of all processes, and the index of its best threshold."""
+        """The accuracy and the best threshold for each delta, over the samples of all processes."""
         with self._synced():
             return self._levels()
 

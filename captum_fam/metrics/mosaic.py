@@ -1,4 +1,4 @@
-"""Does the map follow the support? Maps of a mosaic of images, of which one cell shows the support's class."""
+"""Does the map follow the support? Maps of a mosaic of images, in which one cell shows the class of the support."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ def cell_mask(cells: Tensor, size: Size, grid: Grid = 2) -> Tensor:
 
     Args:
         cells: index of the cell in raster order, integers ``(B,)``.
-        size: height and width of the mosaic; cell row i covers the pixel rows from i H // k to (i + 1) H // k.
-        grid: k for k x k cells (default 2), or rows and columns.
+        size: height H and width W of the mosaic, in pixels; row i of k rows of cells covers the pixel rows from
+            i H // k up to, but without, (i + 1) H // k.
+        grid: k for k x k cells, or the numbers of rows and columns. Default: 2.
 
     Returns:
         Boolean ``(B, H, W)``, on the device of ``cells``.
 
     Raises:
-        ValueError: for a cell outside the grid.
+        ValueError: for a cell outside the grid, or a grid without cells.
 
     Example:
         >>> cell_mask(torch.tensor([1]), size=(2, 4)).int()
@@ -43,20 +44,21 @@ def cell_mask(cells: Tensor, size: Size, grid: Grid = 2) -> Tensor:
 
 
 def mosaic_energy(maps: Tensor, cells: Tensor, size: Size, grid: Grid = 2, energy: Energy = "positive") -> Tensor:
-    """The share of the map's energy in the support's cell; chance is 1 / cells.
+    """The share of the energy of the map in the cell of the support; chance is 1 / (number of cells).
 
     Args:
-        maps: of mosaics, ``(B, 1, h, w)`` or ``(B, h, w)``.
-        cells: the cell whose class the support is of, in raster order, integers ``(B,)``.
-        size: height and width of the mosaic.
-        grid: k for k x k cells (default 2), or rows and columns.
-        energy: what counts as energy: the ``"positive"`` part of the map (default), or ``"minmax"``.
+        maps: maps of mosaics, ``(B, 1, h, w)`` or ``(B, h, w)``; interpolated to ``size`` here.
+        cells: index in raster order of the cell that shows the class of the support, integers ``(B,)``.
+        size: height and width of the mosaic, in pixels.
+        grid: k for k x k cells, or the numbers of rows and columns. Default: 2.
+        energy: ``"positive"`` for the positive part of the map, or ``"minmax"``; see :func:`normalize_maps`. Default:
+            ``"positive"``.
 
     Returns:
         ``(B,)`` in [0, 1]; NaN for a map without energy and for a map with NaN or inf.
 
     Raises:
-        ValueError: for shapes, cells or an energy that do not fit.
+        ValueError: for maps or cells of another shape, a cell outside the grid, or an unknown energy.
 
     Example:
         >>> mosaic_energy(torch.tensor([[[1.0, 3.0], [0.0, -2.0]]]), torch.tensor([1]), size=(2, 2))
@@ -73,23 +75,23 @@ def mosaic_hit(
     by: By = "energy",
     energy: Energy = "positive",
 ) -> Tensor:
-    """1 where the support's cell has the most energy, or the highest pixel, of all cells, and 0 elsewhere.
+    """1 if the cell of the support has the most energy, or the highest pixel, of all cells, and 0 otherwise.
 
-    Where n cells are equal the value is 1 / n for each of them, the mean of choosing one at random.
+    If n cells share the first place, a cell of the support among them gives 1 / n, the mean of a random choice.
 
     Args:
-        maps: of mosaics, ``(B, 1, h, w)`` or ``(B, h, w)``.
-        cells: the cell whose class the support is of, in raster order, integers ``(B,)``.
-        size: height and width of the mosaic.
-        grid: k for k x k cells (default 2), or rows and columns.
-        by: ``"energy"`` (default), the sum over the cell, or ``"peak"``, the highest pixel.
-        energy: what counts as energy, ``"positive"`` (default) or ``"minmax"``.
+        maps: maps of mosaics, ``(B, 1, h, w)`` or ``(B, h, w)``; interpolated to ``size`` here.
+        cells: index in raster order of the cell that shows the class of the support, integers ``(B,)``.
+        size: height and width of the mosaic, in pixels.
+        grid: k for k x k cells, or the numbers of rows and columns. Default: 2.
+        by: ``"energy"`` for the sum over the cell, or ``"peak"`` for the highest pixel. Default: ``"energy"``.
+        energy: as in :func:`mosaic_energy`. Default: ``"positive"``.
 
     Returns:
         ``(B,)`` in [0, 1]; NaN for a map without energy and for a map with NaN or inf.
 
     Raises:
-        ValueError: for shapes, cells or choices that do not fit.
+        ValueError: for maps or cells of another shape, a cell outside the grid, or an unknown ``by`` or ``energy``.
 
     Example:
         >>> mosaic_hit(torch.tensor([[[1.0, 3.0], [0.0, -2.0]]]), torch.tensor([1]), size=(2, 2))
@@ -100,10 +102,11 @@ def mosaic_hit(
     rows, columns = _grid(grid)
     target = cell_mask(cells, size, grid).to(maps.device)
     if len(target) != len(maps):
-        raise ValueError(f"cells has {len(target)} entries for {len(maps)} maps; pass one per map")
+        raise ValueError(f"cells has {len(target)} entries for {len(maps)} maps; pass one cell per map")
     normalized = normalize_maps(maps, size, energy)
     row = _cell_index(size[0], rows, maps.device)
     column = _cell_index(size[1], columns, maps.device)
+    # The cell of every pixel, by which the pixels of each map are summed or maximized per cell.
     index = (row[:, None] * columns + column).flatten().expand(len(maps), -1)
     levels = normalized.new_zeros(len(maps), rows * columns)
     levels.scatter_reduce_(1, index, normalized.flatten(1), "sum" if by == "energy" else "amax")
@@ -113,19 +116,19 @@ def mosaic_hit(
 
 
 def mosaic_auroc(maps: Tensor, cells: Tensor, size: Size, grid: Grid = 2) -> Tensor:
-    """:func:`region_auroc` of the support's cell: how often a pixel of the cell is higher than a pixel elsewhere.
+    """:func:`region_auroc` of the cell of the support: how often a pixel inside is higher than a pixel outside.
 
     Args:
-        maps: of mosaics, ``(B, 1, h, w)`` or ``(B, h, w)``.
-        cells: the cell whose class the support is of, in raster order, integers ``(B,)``.
-        size: height and width of the mosaic.
-        grid: k for k x k cells (default 2), or rows and columns.
+        maps: maps of mosaics, ``(B, 1, h, w)`` or ``(B, h, w)``; interpolated to ``size`` here.
+        cells: index in raster order of the cell that shows the class of the support, integers ``(B,)``.
+        size: height and width of the mosaic, in pixels.
+        grid: k for k x k cells, or the numbers of rows and columns. Default: 2.
 
     Returns:
         ``(B,)`` in [0, 1]; chance is 0.5. 0.5 for a flat map, NaN for a map with NaN or inf.
 
     Raises:
-        ValueError: for shapes or cells that do not fit.
+        ValueError: for maps or cells of another shape, or a cell outside the grid.
 
     Example:
         >>> mosaic_auroc(torch.tensor([[[1.0, 3.0], [0.0, -2.0]]]), torch.tensor([0]), size=(2, 2))
@@ -142,6 +145,6 @@ def _grid(grid: Grid) -> tuple[int, int]:
 
 
 def _cell_index(length: int, cells: int, device: torch.device) -> Tensor:
-    """The cell of each pixel along one side, int64 ``(length,)``."""
+    """The cell of each pixel along a side of ``length`` pixels, int64 ``(length,)``."""
     ends = torch.tensor([(cell + 1) * length // cells for cell in range(cells)], device=device)
     return torch.searchsorted(ends, torch.arange(length, device=device), right=True)

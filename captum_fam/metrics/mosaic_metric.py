@@ -1,4 +1,4 @@
-"""The measures of ``mosaic.py`` as torchmetrics."""
+"""The measures of ``mosaic.py`` as torchmetrics classes."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from captum_fam.metrics.sample_metric import Groups, SampleMetric
 
 
 class MosaicEnergy(SampleMetric):
-    """Mean of :func:`~captum_fam.metrics.mosaic_energy`; chance is 1 / cells.
+    """Mean of :func:`~captum_fam.metrics.mosaic_energy`; chance is 1 / (number of cells).
 
     Args:
-        grid: k for k x k cells (default 2), or rows and columns.
-        energy: what counts as energy, ``"positive"`` (default) or ``"minmax"``.
+        grid: k for k x k cells, or the numbers of rows and columns. Default: 2.
+        energy: ``"positive"`` or ``"minmax"``; see :func:`~captum_fam.metrics.normalize_maps`. Default:
+            ``"positive"``.
         kwargs: further arguments of :class:`torchmetrics.Metric`.
 
     Example:
@@ -37,24 +38,26 @@ class MosaicEnergy(SampleMetric):
         """Add a batch.
 
         Args:
-            maps: of mosaics, ``(B, 1, h, w)`` or ``(B, h, w)``.
-            cells: the cell whose class the support is of, in raster order, integers ``(B,)``.
-            size: height and width of the mosaic.
-            groups: one integer per sample, or one for the batch; None (default) averages over samples.
+            maps: maps of mosaics, ``(B, 1, h, w)`` or ``(B, h, w)``.
+            cells: index in raster order of the cell that shows the class of the support, integers ``(B,)``.
+            size: height and width of the mosaic, in pixels.
+            groups: group of each sample, such as its episode, integers ``(B,)``, or one integer for the whole batch;
+                None averages over the samples. Default: None.
 
         Raises:
-            ValueError: if the arguments do not fit.
+            ValueError: as :func:`~captum_fam.metrics.mosaic_energy`, or for groups that do not fit.
         """
         self.record_maps(mosaic_energy(maps, cells, size, self.grid, self.energy), maps, groups, self.energy)
 
 
 class MosaicHit(SampleMetric):
-    """Mean of :func:`~captum_fam.metrics.mosaic_hit`, how often the support's cell wins; chance is 1 / cells.
+    """Mean of :func:`~captum_fam.metrics.mosaic_hit`; chance is 1 / (number of cells).
 
     Args:
-        grid: k for k x k cells (default 2), or rows and columns.
-        by: ``"energy"`` (default) or ``"peak"``.
-        energy: what counts as energy, ``"positive"`` (default) or ``"minmax"``.
+        grid: k for k x k cells, or the numbers of rows and columns. Default: 2.
+        by: ``"energy"`` or ``"peak"``. Default: ``"energy"``.
+        energy: ``"positive"`` or ``"minmax"``; see :func:`~captum_fam.metrics.normalize_maps`. Default:
+            ``"positive"``.
         kwargs: further arguments of :class:`torchmetrics.Metric`.
 
     Example:
@@ -73,7 +76,7 @@ class MosaicHit(SampleMetric):
         self.energy: Energy = energy
 
     def update(self, maps: Tensor, cells: Tensor, size: Size, groups: Groups = None) -> None:
-        """Add a batch; the arguments are those of :meth:`MosaicEnergy.update`."""
+        """Add a batch; arguments and errors are as for :meth:`MosaicEnergy.update`."""
         self.record_maps(mosaic_hit(maps, cells, size, self.grid, self.by, self.energy), maps, groups, self.energy)
 
 
@@ -81,7 +84,7 @@ class MosaicAUROC(SampleMetric):
     """Mean of :func:`~captum_fam.metrics.mosaic_auroc`; chance is 0.5.
 
     Args:
-        grid: k for k x k cells (default 2), or rows and columns.
+        grid: k for k x k cells, or the numbers of rows and columns. Default: 2.
         kwargs: further arguments of :class:`torchmetrics.Metric`.
 
     Example:
@@ -98,5 +101,5 @@ class MosaicAUROC(SampleMetric):
         self.grid = grid
 
     def update(self, maps: Tensor, cells: Tensor, size: Size, groups: Groups = None) -> None:
-        """Add a batch; the arguments are those of :meth:`MosaicEnergy.update`."""
+        """Add a batch; arguments and errors are as for :meth:`MosaicEnergy.update`."""
         self.record_maps(mosaic_auroc(maps, cells, size, self.grid), maps, groups)

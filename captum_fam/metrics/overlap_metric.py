@@ -1,4 +1,4 @@
-"""The measure of ``overlap.py`` as torchmetrics."""
+"""The measure of ``overlap.py`` as a torchmetrics class."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from captum_fam.metrics.sample_metric import Groups, SampleMetric
 
 
 class BoxIoU(SampleMetric):
-    """Mean of :func:`~captum_fam.metrics.box_iou`, Eq. 20.
+    """Mean of :func:`~captum_fam.metrics.box_iou`, Eq. 20 of the FAM paper (arXiv 2307.05017).
 
     Args:
-        threshold: share of the map's range; default 0.2.
-        connectivity: 8 (default) or 4.
-        over: the boxes of an image: ``"best"`` (default), ``"first"``, ``"largest"`` or ``"mean"``.
-        energy: the map's range, ``"minmax"`` (default) or ``"positive"``.
+        threshold: share of the range of the map, in [0, 1). Default: 0.2.
+        connectivity: 8 or 4, as in :func:`~captum_fam.metrics.box_from_map`. Default: 8.
+        over: how the IoUs with several boxes of an image become one value: ``"best"``, ``"first"``, ``"largest"`` or
+            ``"mean"``. Default: ``"best"``.
+        energy: range of the map, ``"minmax"`` or ``"positive"``. Default: ``"minmax"``.
         kwargs: further arguments of :class:`torchmetrics.Metric`.
 
     Example:
@@ -49,12 +50,15 @@ class BoxIoU(SampleMetric):
 
         Args:
             maps: ``(B, 1, h, w)`` or ``(B, h, w)``.
-            boxes: ``(B, 4)``, ``(B, M, 4)`` padded with zeros, or a list of B tensors ``(M_i, 4)``.
-            size: height and width of the input.
-            groups: one integer per sample, or one for the batch; None (default) averages over samples.
+            boxes: annotated boxes in pixels of the input, ``(B, 4)``, ``(B, M, 4)`` padded with zeros, or a list of B
+                tensors ``(M_i, 4)``.
+            size: height and width of the input, in pixels.
+            groups: group of each sample, such as its episode, integers ``(B,)``, or one integer for the whole batch;
+                None averages over the samples. Default: None.
 
         Raises:
-            ValueError: if the arguments do not fit.
+            ValueError: as :func:`~captum_fam.metrics.box_iou`, or for groups that do not fit.
+            ModuleNotFoundError: if scipy is missing.
         """
         values = box_iou(maps, boxes, size, self.threshold, self.connectivity, self.over, self.energy)
         self.record_maps(values, maps, groups, self.energy)

@@ -1,4 +1,4 @@
-"""How fast does the score fall, or rise, as pixels are taken in the order of the map? Deletion and insertion."""
+"""Deletion and insertion: how fast does the score fall or rise, as pixels are deleted or inserted in map order?"""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ScoreFunc = Callable[[Tensor], Tensor]
 Mode = Literal["deletion", "insertion"]
 
 PERTURBATION_STEPS = 20
-"""The number of equal shares of the pixels in which a curve is drawn; each step is one pass through the model."""
+"""The number of steps of a curve, with an equal share of the pixels each; a step is one pass through the model."""
 
 
 def deletion_auc(
@@ -29,28 +29,31 @@ def deletion_auc(
     eps: float = LEAST_SCORE,
     scores: Tensor | None = None,
 ) -> Tensor:
-    """Area under the score while pixels are deleted, the highest of the map first; low is good.
+    """Area under the curve of the score while pixels are deleted, the highest pixel of the map first; low is good.
 
-    Petsiuk, Das and Saenko, RISE (BMVC 2018), for a similarity. RISE's area is in units of a probability
-    (``relative=False``). Similarities differ in size between queries, so that the area is divided by the score of the
-    whole image here: 1 means that the score stays as high as it is for the whole image.
+    The measure of Petsiuk, Das and Saenko, RISE (BMVC 2018), for a similarity instead of a probability. The size of a
+    similarity differs between queries. By default the area is therefore divided by the score of the whole image: 1
+    means that the score stays as high as for the whole image. ``relative=False`` gives the area itself, as in RISE.
 
     Args:
         score_func: takes images ``(B, C, H, W)`` and returns one score per image, ``(B,)``; see
             :func:`perturbation_curve`.
         inputs: ``(B, C, H, W)``.
-        maps: ``(B, 1, h, w)`` or ``(B, h, w)``.
-        steps: equal shares of the pixels; default 20.
-        baseline: what stands in the place of a deleted pixel, a number (default 0) or a tensor.
-        relative: divide by the score of the whole image (default True).
-        eps: with ``relative``, a score of the whole image of at most ``eps`` has no area; default 1e-6.
-        scores: of the whole images, ``(B,)``, if they are known; None (default): the ends of the curves.
+        maps: ``(B, 1, h, w)`` or ``(B, h, w)``; interpolated to the size of the inputs here.
+        steps: number of steps, each with an equal share of the pixels. Default: 20.
+        baseline: value of deleted pixels, a number or a tensor that broadcasts to the inputs. Default: 0.
+        relative: divide the area by the score of the whole image. Default: True.
+        eps: largest score of the whole image for which the relative area is undefined. Default: 1e-6.
+        scores: scores of the whole images, ``(B,)``, if they are known; None takes the scores from the curves. Default:
+            None.
 
     Returns:
-        ``(B,)``; NaN for a flat map, for a map with NaN or inf, and where the score of the whole image is too small.
+        ``(B,)``; NaN for a flat map, for a map with NaN or inf, and, with ``relative``, where the score of the whole
+        image is ``eps`` or less.
 
     Raises:
-        ValueError: if ``steps`` is below 1, or the score function returns something else than one score per image.
+        ValueError: for maps of another shape, ``steps`` below 1, or a score function that does not return one score
+            per image.
 
     Example:
         >>> image, total = torch.tensor([[[[1.0, 3.0]]]]), lambda x: x.sum((1, 2, 3))
@@ -73,10 +76,26 @@ def insertion_auc(
     eps: float = LEAST_SCORE,
     scores: Tensor | None = None,
 ) -> Tensor:
-    """Area under the score while pixels are inserted into a baseline, the highest of the map first; high is good.
+    """Area under the curve of the score while pixels are inserted, the highest pixel of the map first; high is good.
 
-    The counterpart of :func:`deletion_auc`, with the same arguments, results and errors; ``baseline`` is what
-    insertion starts from, such as :func:`blurred` inputs.
+    The counterpart of :func:`deletion_auc`, where the measure is explained.
+
+    Args:
+        score_func: as in :func:`deletion_auc`.
+        inputs: as in :func:`deletion_auc`.
+        maps: as in :func:`deletion_auc`.
+        steps: as in :func:`deletion_auc`. Default: 20.
+        baseline: the images into which the pixels are inserted, a number or a tensor that broadcasts to the inputs,
+            such as :func:`blurred` inputs. Default: 0.
+        relative: as in :func:`deletion_auc`. Default: True.
+        eps: as in :func:`deletion_auc`. Default: 1e-6.
+        scores: as in :func:`deletion_auc`. Default: None.
+
+    Returns:
+        As :func:`deletion_auc`.
+
+    Raises:
+        ValueError: as :func:`deletion_auc`.
 
     Example:
         >>> image, total = torch.tensor([[[[1.0, 3.0]]]]), lambda x: x.sum((1, 2, 3))
@@ -90,23 +109,24 @@ def insertion_auc(
 def perturbation_auc(
     curve: Tensor, mode: Mode, relative: bool = True, eps: float = LEAST_SCORE, scores: Tensor | None = None
 ) -> Tensor:
-    """:func:`deletion_auc` or :func:`insertion_auc` of a curve that exists already.
+    """:func:`deletion_auc` or :func:`insertion_auc` from a curve that was computed before.
 
     Args:
-        curve: of :func:`perturbation_curve`, ``(B, steps + 1)``.
-        mode: ``"deletion"``, whose curve begins with the whole image, or ``"insertion"``, whose curve ends with it.
-        relative: as in :func:`deletion_auc`; default True.
-        eps: as in :func:`deletion_auc`; default 1e-6.
-        scores: as in :func:`deletion_auc`; default None.
+        curve: result of :func:`perturbation_curve`, ``(B, steps + 1)``.
+        mode: ``"deletion"``, whose curve begins with the whole image, or ``"insertion"``, whose curve ends with the
+            whole image.
+        relative: as in :func:`deletion_auc`. Default: True.
+        eps: as in :func:`deletion_auc`. Default: 1e-6.
+        scores: as in :func:`deletion_auc`. Default: None.
 
     Returns:
-        ``(B,)``.
+        As :func:`deletion_auc`.
 
     Example:
         >>> perturbation_auc(torch.tensor([[4.0, 1.0, 0.0]]), "deletion")
         tensor([0.3750])
     """
-    # The trapezoidal rule over the share of pixels in [0, 1].
+    # The x-axis is the share of the changed pixels, from 0 to 1.
     area = torch.trapezoid(curve, dx=1 / (curve.shape[1] - 1), dim=1)
     if not relative:
         return area
@@ -122,29 +142,30 @@ def perturbation_curve(
     steps: int = PERTURBATION_STEPS,
     baseline: float | Tensor = 0.0,
 ) -> Tensor:
-    """The score while pixels are deleted, or inserted into a baseline, the highest of the map first.
+    """The score while pixels are deleted, or inserted into a baseline, the highest pixel of the map first.
 
-    Petsiuk, Das and Saenko, RISE (BMVC 2018), for a similarity. Pixels of the same height come in a fixed random
-    order, since raster order would favor the upper left.
+    The curve of Petsiuk, Das and Saenko, RISE (BMVC 2018), for a similarity instead of a probability. Pixels of equal
+    height are changed in a fixed random order, because raster order would favor the upper left corner.
 
     Args:
         score_func: takes images ``(B, C, H, W)`` and returns one score per image, ``(B,)``. It is called
             ``steps + 1`` times on the whole batch, in the order of the batch, under ``torch.no_grad``.
         inputs: ``(B, C, H, W)``.
-        maps: ``(B, 1, h, w)`` or ``(B, h, w)``.
-        mode: ``"deletion"`` (default; a good map lets the score fall early) or ``"insertion"`` (rise early).
-        steps: equal shares of the pixels, one changed at each step; default 20.
-        baseline: what stands in the place of a deleted pixel, and what insertion starts from: a number in the units
-            of the normalized inputs (default 0, the mean color) or a tensor that broadcasts to the inputs, such as
-            :func:`blurred` inputs.
+        maps: ``(B, 1, h, w)`` or ``(B, h, w)``; interpolated to the size of the inputs here.
+        mode: ``"deletion"``, where the score falls early for a good map; or ``"insertion"``, where the score rises
+            early. Default: ``"deletion"``.
+        steps: number of steps, each of which changes an equal share of the pixels. Default: 20.
+        baseline: value of deleted pixels, and of pixels that are not inserted yet: a number in the units of the
+            normalized inputs, or a tensor that broadcasts to the inputs, such as :func:`blurred` inputs. Default: 0,
+            the mean color.
 
     Returns:
-        ``(B, steps + 1)``, the score with 0, 1/steps, ..., all of the pixels deleted or inserted; NaN for a flat map
-        and for a map with NaN or inf.
+        Scores with a share of 0, 1/steps, ..., 1 of the pixels changed, ``(B, steps + 1)``; NaN for a flat map and for
+        a map with NaN or inf.
 
     Raises:
-        ValueError: for an unknown mode, ``steps`` below 1, or a score function that returns something else than one
-            score per image.
+        ValueError: for maps of another shape, an unknown mode, ``steps`` below 1, or a score function that does not
+            return one score per image.
 
     Example:
         >>> scores = SimilarityToSupport(model, support)
@@ -166,7 +187,7 @@ def perturbation_curve(
             if scores.shape != inputs.shape[:1]:
                 raise ValueError(
                     f"score_func must return one score per image, shape {tuple(inputs.shape[:1])}, "
-                    f"got {tuple(scores.shape)}; select the class to explain"
+                    f"got {tuple(scores.shape)}; select the score of the explained class"
                 )
             columns.append(scores)
     undefined = find_nan(maps) | find_empty(maps)
@@ -174,14 +195,15 @@ def perturbation_curve(
 
 
 def blurred(inputs: Tensor, sigma: float | None = None) -> Tensor:
-    """Images under a Gaussian blur: a baseline of insertion that adds no edges to those of the image.
+    """Images under a Gaussian blur, a baseline for insertion that has no edges.
 
     Args:
         inputs: ``(B, C, H, W)``.
-        sigma: in pixels; None (default): 5 for a side of 224 pixels, and in proportion for others.
+        sigma: standard deviation of the Gaussian, in pixels; None for 5 at a side of 224 pixels and in proportion at
+            other sides. Default: None.
 
     Returns:
-        ``(B, C, H, W)`` in the type of the inputs.
+        ``(B, C, H, W)`` in the dtype of the inputs.
 
     Example:
         >>> spot = torch.eye(9)[4].outer(torch.eye(9)[4])
@@ -192,17 +214,17 @@ def blurred(inputs: Tensor, sigma: float | None = None) -> Tensor:
 
     side = min(inputs.shape[-2:])
     sigma = 5 * side / 224 if sigma is None else sigma
-    # The reflected border must be shorter than the image.
+    # torchvision reflects the border of the image, which must be shorter than the image.
     reach = min(math.ceil(3 * sigma), side - 1)
     blur: Tensor = gaussian_blur(inputs, [2 * reach + 1] * 2, [sigma] * 2)
     return blur
 
 
 def _descending_ranks(maps: Tensor) -> Tensor:
-    """0 for the highest pixel of each map, ``(B, H, W)``."""
+    """The rank of each pixel within its map, ``(B, H, W)``: 0 for the highest pixel."""
     flat = maps.flatten(1)
-    # A stable sort of shuffled pixels leaves pixels of the same height in the order of the shuffle.
+    # A stable sort leaves pixels of equal height in the order of the shuffle.
     shuffle = torch.randperm(flat.shape[1], generator=torch.Generator().manual_seed(0)).to(flat.device)
     order = shuffle[flat[:, shuffle].sort(stable=True, dim=1, descending=True).indices]
-    counting = torch.arange(flat.shape[1], device=flat.device).expand_as(order)
-    return torch.empty_like(order).scatter_(1, order, counting).view_as(maps)
+    ranks = torch.arange(flat.shape[1], device=flat.device).expand_as(order)
+    return torch.empty_like(order).scatter_(1, order, ranks).view_as(maps)

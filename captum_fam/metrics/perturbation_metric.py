@@ -1,4 +1,4 @@
-"""The measures of ``perturbation.py`` as torchmetrics."""
+"""The measures of ``perturbation.py`` as torchmetrics classes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from captum_fam.metrics.sample_metric import Groups, SampleMetric
 
 
 class _PerturbationAUC(SampleMetric):
-    """The area under a curve of the score; a subclass says under which."""
+    """Mean area under a curve of the score; a subclass sets the mode of the curve."""
 
     _mode: Mode
 
@@ -31,18 +31,19 @@ class _PerturbationAUC(SampleMetric):
         baseline: float | Tensor = 0.0,
         groups: Groups = None,
     ) -> None:
-        """Add a batch; runs the score function ``steps + 1`` times.
+        """Add a batch; calls the score function ``steps + 1`` times.
 
         Args:
             score_func: takes images ``(B, C, H, W)`` and returns one score per image, ``(B,)``.
             inputs: ``(B, C, H, W)``.
             maps: ``(B, 1, h, w)`` or ``(B, h, w)``.
-            baseline: what stands in the place of a pixel, a number (default 0) or a tensor that broadcasts to the
-                inputs.
-            groups: one integer per sample, or one for the batch; None (default) averages over samples.
+            baseline: value of deleted pixels, and of pixels that are not inserted yet: a number, or a tensor that
+                broadcasts to the inputs. Default: 0.
+            groups: group of each sample, such as its episode, integers ``(B,)``, or one integer for the whole batch;
+                None averages over the samples. Default: None.
 
         Raises:
-            ValueError: if the arguments do not fit.
+            ValueError: as :func:`~captum_fam.metrics.perturbation_curve`, or for groups that do not fit.
         """
         curve = perturbation_curve(score_func, inputs, maps, self._mode, self.steps, baseline)
         values = perturbation_auc(curve, self._mode, self.relative, self.eps)
@@ -54,9 +55,10 @@ class DeletionAUC(_PerturbationAUC):
     """Mean of :func:`~captum_fam.metrics.deletion_auc`; low is good.
 
     Args:
-        steps: equal shares of the pixels; default 20.
-        relative: divide by the score of the whole image (default True).
-        eps: with ``relative``, a score of at most ``eps`` (default 1e-6) is skipped, and counted.
+        steps: number of steps, each with an equal share of the pixels. Default: 20.
+        relative: divide the area by the score of the whole image. Default: True.
+        eps: with ``relative``, a sample whose score is at most ``eps`` is left out, and counted in ``n_skipped``.
+            Default: 1e-6.
         kwargs: further arguments of :class:`torchmetrics.Metric`.
 
     Example:
@@ -74,9 +76,10 @@ class InsertionAUC(_PerturbationAUC):
     """Mean of :func:`~captum_fam.metrics.insertion_auc`; high is good.
 
     Args:
-        steps: equal shares of the pixels; default 20.
-        relative: divide by the score of the whole image (default True).
-        eps: with ``relative``, a score of at most ``eps`` (default 1e-6) is skipped, and counted.
+        steps: number of steps, each with an equal share of the pixels. Default: 20.
+        relative: divide the area by the score of the whole image. Default: True.
+        eps: with ``relative``, a sample whose score is at most ``eps`` is left out, and counted in ``n_skipped``.
+            Default: 1e-6.
         kwargs: further arguments of :class:`torchmetrics.Metric`.
 
     Example:

@@ -1,4 +1,4 @@
-"""The measure of ``ranking.py`` as torchmetrics."""
+"""The measure of ``ranking.py`` as a torchmetrics class."""
 
 from __future__ import annotations
 
@@ -30,11 +30,14 @@ class RegionAUROC(SampleMetric):
 
         Args:
             maps: ``(B, 1, h, w)`` or ``(B, h, w)``.
-            region: boxes ``(B, 4)``, ``(B, M, 4)`` or a list of ``(M_i, 4)``; or a boolean mask ``(B, H, W)``.
-            size: height and width of the input; None (default) is allowed with a mask only.
-            groups: one integer per sample, or one for the batch; None (default) averages over samples.
+            region: boxes in pixels of the input, ``(B, 4)``, ``(B, M, 4)`` padded with zeros, or a list of B tensors
+                ``(M_i, 4)``; or a boolean mask ``(B, H, W)``.
+            size: height and width of the input, in pixels; None is allowed only if the region is a mask. Default:
+                None.
+            groups: group of each sample, such as its episode, integers ``(B,)``, or one integer for the whole batch;
+                None averages over the samples. Default: None.
 
         Raises:
-            ValueError: if the arguments do not fit.
+            ValueError: as :func:`~captum_fam.metrics.region_auroc`, or for groups that do not fit.
         """
         self.record_maps(region_auroc(maps, region, size), maps, groups)

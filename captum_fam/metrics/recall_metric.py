@@ -1,4 +1,4 @@
-"""The measure of ``recall.py`` as torchmetrics."""
+"""The measure of ``recall.py`` as a torchmetrics class."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from captum_fam.similarity import SimilarityLike
 class RecallAtK(RowMetric):
     """Mean of :func:`~captum_fam.metrics.recall_at_k`: every embedding is a query, all others are its gallery.
 
-    The embeddings of all batches and processes are kept, because each is compared with all others.
+    The metric keeps the embeddings of all batches and processes, because it compares each embedding with all others.
 
     Args:
-        k: number of neighbors; default 1.
-        similarity: name, :class:`~captum_fam.similarity.Similarity` or callable; default ``"cosine"``.
+        k: number of neighbors K. Default: 1.
+        similarity: name, :class:`~captum_fam.similarity.Similarity` or callable. Default: ``"cosine"``.
         kwargs: further arguments of :class:`torchmetrics.Metric`.
 
     Example:
@@ -41,7 +41,7 @@ class RecallAtK(RowMetric):
 
         Args:
             embeddings: ``(B, J)``.
-            labels: their classes, integers ``(B,)``.
+            labels: class of each embedding, integers ``(B,)``.
         """
         self._append(embeddings=embeddings.detach(), labels=labels)
 

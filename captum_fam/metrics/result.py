@@ -1,4 +1,4 @@
-"""From values of single samples to one entry of a table: a mean with its 95 % interval and the counts."""
+"""The entry of a table that summarizes the values of many samples: a mean with its 95 % interval and counts."""
 
 from __future__ import annotations
 
@@ -11,18 +11,20 @@ from torch import Tensor
 
 
 class Result(NamedTuple):
-    """A mean with its interval and with the counts of the samples that are in it or were left out.
+    """A mean with its 95 % interval, the number of samples in the mean, and the numbers of samples left out.
 
     Attributes:
         value: the mean over samples, or the mean over groups of the means within the groups; NaN without any sample.
-        half_width: of the 95 % interval, 1.96 std / sqrt(n) with the population's standard deviation (ddof 0)
-            and n the number of samples or groups; NaN for fewer than two.
-        n: samples in the mean.
-        n_nan: samples left out because their map or score holds NaN or inf.
-        n_empty: samples whose map is flat, so that it has neither a box nor any energy. They are left out, except
-            where the measure has a value for them (IoU 0, AUROC 0.5); then they are counted in ``n`` too.
-        n_skipped: samples for which the measure is undefined: no box in the image, or a score of zero or less.
-        n_groups: groups in the mean; None where there are none.
+        half_width: half the width of the 95 % interval, 1.96 std / sqrt(n), with the population's standard deviation
+            (ddof 0) and n the number of samples or groups; NaN if n is below two.
+        n: number of samples in the mean.
+        n_nan: number of samples left out because the map or the score holds NaN or inf. Default: 0.
+        n_empty: number of samples whose map is flat, so that it has neither a box nor any energy. These samples are
+            left out, unless the measure has a value for a flat map (IoU 0, AUROC 0.5); then they also count in ``n``.
+            Default: 0.
+        n_skipped: number of samples left out because the measure is undefined for another reason: no box in the image,
+            or a score of zero or less. Default: 0.
+        n_groups: number of groups in the mean; None for a mean over samples. Default: None.
     """
 
     value: float
@@ -37,17 +39,20 @@ class Result(NamedTuple):
 def summarize(
     values: Tensor, groups: Tensor | None = None, nan: Tensor | None = None, empty: Tensor | None = None
 ) -> Result:
-    """Mean of the values that are not NaN, with its 95 % interval and the reasons for the others.
+    """Mean of the values that are not NaN, with its 95 % interval and the numbers of samples left out.
 
-    With groups this is the average of few-shot tables: the mean within each episode first, then the mean over the
+    With groups this is the average in few-shot tables: the mean within each episode first, then the mean over the
     episodes. A group without a value is left out. Sums are exact, so that neither the order of the samples nor their
     distribution over processes changes the result.
 
     Args:
-        values: of the samples, ``(n,)``; NaN where the measure is undefined.
-        groups: one integer per sample, ``(n,)``, such as its episode; None (default): the mean over samples.
-        nan: where the map or score held NaN or inf, boolean ``(n,)``, of :func:`find_nan`; None (default): nowhere.
-        empty: where the map was flat, boolean ``(n,)``, of :func:`find_empty`; None (default): nowhere.
+        values: one value per sample, ``(n,)``; NaN where the measure is undefined.
+        groups: group of each sample, such as its episode, integers ``(n,)``; None for the mean over samples. Default:
+            None.
+        nan: whether the map or the score of a sample holds NaN or inf, boolean ``(n,)``, as from :func:`find_nan`; None
+            if none does. Default: None.
+        empty: whether the map of a sample is flat, boolean ``(n,)``, as from :func:`find_empty`; None if none is.
+            Default: None.
 
     Returns:
         The mean, its interval and the counts.
@@ -62,11 +67,11 @@ def summarize(
     for name, other in (("groups", groups), ("nan", nan), ("empty", empty)):
         if other is not None and other.shape != values.shape:
             raise ValueError(
-                f"{name} has shape {tuple(other.shape)} but values {tuple(values.shape)}; pass one per sample"
+                f"{name} has shape {tuple(other.shape)} but values {tuple(values.shape)}; pass one entry per sample"
             )
-    none = torch.zeros_like(values, dtype=torch.bool)
-    is_nan = none if nan is None else nan
-    is_empty = none if empty is None else empty
+    all_false = torch.zeros_like(values, dtype=torch.bool)
+    is_nan = all_false if nan is None else nan
+    is_empty = all_false if empty is None else empty
     defined = ~values.isnan()
     numbers = values[defined].detach().double().cpu().numpy()
     means = numbers if groups is None else _group_means(numbers, groups[defined].cpu().numpy())
@@ -83,10 +88,10 @@ def summarize(
 
 
 def _group_means(numbers: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """The mean of each group, by ascending group."""
+    """The mean of each group, in ascending order of the groups."""
     order = np.argsort(groups, kind="stable")
     _, starts = np.unique(groups[order], return_index=True)
-    # fsum instead of numpy's sum: the result must not depend on the order in which processes were joined.
+    # math.fsum is exact. The result of numpy's sum would depend on the order in which the processes were joined.
     return np.array(
         [math.fsum(part.tolist()) / len(part) for part in np.split(numbers[order], starts[1:]) if len(part)]
     )

@@ -1,4 +1,4 @@
-"""What the torchmetrics classes share: one value per sample, a mean over groups, an exact merge over processes."""
+"""Base classes of the torchmetrics classes: one value per sample, a mean over groups, an exact merge of processes."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ _NUMBERS = itertools.count()
 
 
 class Samples(NamedTuple):
-    """What a metric has seen, sample by sample.
+    """The n samples that a metric has seen.
 
     Attributes:
         values: ``(n,)``, or ``(n, T)`` for a measure with T numbers per sample; NaN where the measure is undefined.
-        nan: where a map or score held NaN or inf, boolean ``(n,)``.
-        empty: where a map was flat, boolean ``(n,)``.
-        groups: the group of each sample, int64 ``(n,)``; None where no groups were given.
+        nan: whether the map or the score of a sample holds NaN or inf, boolean ``(n,)``.
+        empty: whether the map of a sample is flat, boolean ``(n,)``.
+        groups: group of each sample, int64 ``(n,)``; None for a metric without groups.
     """
 
     values: Tensor
@@ -43,10 +43,10 @@ class Samples(NamedTuple):
 
 
 class RowMetric(Metric):
-    """A metric that keeps one row per sample and merges the rows of all processes before it computes.
+    """A metric that keeps one row per sample, and merges the rows of all processes before it computes.
 
-    A subclass names its states with :meth:`_add_rows` and gives the :class:`~captum_fam.metrics.Result` of all rows in
-    :meth:`_summarize`.
+    A subclass names its states with :meth:`_add_rows`, and returns the :class:`~captum_fam.metrics.Result` of all rows
+    in :meth:`_summarize`. :class:`~captum_fam.metrics.RecallAtK` is an example.
 
     Args:
         kwargs: further arguments of :class:`torchmetrics.Metric`.
@@ -56,16 +56,21 @@ class RowMetric(Metric):
     is_differentiable = False
 
     def __init__(self, **kwargs: Any) -> None:
-        # torchmetrics gathers a process that has seen nothing as float32, which does not fit the others.
+        # torchmetrics would gather the empty state of a process without samples as float32, which does not fit the
+        # states of the other processes.
         super().__init__(**{"dist_sync_fn": gather_rows, **kwargs})
-        # A MetricCollection updates only one of several metrics whose states were close after the first batch. Two
-        # metrics of different options may have equal values there, so the number of the metric is a state too, in two
-        # parts because 100000 and 100001 count as close.
+        # A MetricCollection updates only one of several metrics whose states are close after the first batch. Two
+        # metrics with different options may have equal values there. The number of the metric tells them apart. The
+        # number has two parts, because 100000 and 100001 would count as close.
         number = torch.tensor(divmod(next(_NUMBERS), 1000))
         self.add_state("number", default=number, dist_reduce_fx="max")
 
     def compute(self) -> Tensor:
-        """The mean, a scalar tensor that loggers take; :meth:`result` has the interval and the counts."""
+        """The mean, for loggers; :meth:`result` also has the interval and the counts.
+
+        Returns:
+            A scalar tensor.
+        """
         return torch.tensor(self._summarize().value, device=self.device)
 
     def result(self) -> Result:
@@ -74,11 +79,11 @@ class RowMetric(Metric):
             return self._summarize()
 
     def plot(self, val: Any = None, ax: Any = None) -> Any:
-        """Plot the mean, or the values that :meth:`compute` or ``forward`` gave; see :meth:`torchmetrics.Metric.plot`.
+        """Plot the mean, or results of :meth:`compute` or ``forward``; see :meth:`torchmetrics.Metric.plot`.
 
         Args:
-            val: one value or several; None (default): that of :meth:`compute`.
-            ax: axes of matplotlib; None (default): new ones.
+            val: one result or a sequence of results; None for the result of :meth:`compute`. Default: None.
+            ax: axes of matplotlib; None for new axes. Default: None.
 
         Returns:
             The figure and the axes.
@@ -89,7 +94,7 @@ class RowMetric(Metric):
     def _summarize(self) -> Result: ...
 
     def _synced(self) -> AbstractContextManager[None]:
-        """Inside, the states hold the rows of all processes, as they do in :meth:`compute`."""
+        """A context in which the states hold the rows of all processes, as in :meth:`compute`."""
         return self.sync_context(
             dist_sync_fn=self.dist_sync_fn, should_sync=self._to_sync, should_unsync=self._should_unsync
         )
@@ -115,9 +120,9 @@ class RowMetric(Metric):
 class SampleMetric(RowMetric):
     """A mean over samples, or over groups of samples, of one value per sample.
 
-    ``update`` takes ``groups``, one integer per sample or one for the batch, such as the number of the episode. Then
-    the mean is taken within each group first and over the groups afterwards. A subclass computes the values of a batch
-    in ``update`` and keeps them by :meth:`record` or :meth:`record_maps`.
+    ``update`` takes ``groups``, one integer per sample or one integer for the whole batch, such as the number of the
+    episode. With groups the mean is taken within each group first, and over the groups afterwards. A subclass computes
+    the values of a batch in ``update``, and keeps the values by :meth:`record` or :meth:`record_maps`.
 
     Args:
         kwargs: further arguments of :class:`torchmetrics.Metric`.
@@ -138,7 +143,7 @@ class SampleMetric(RowMetric):
 
     @property
     def samples(self) -> Samples:
-        """The values of the single samples; those of this process, outside ``sync_context``."""
+        """The samples of this process; inside ``sync_context``, the samples of all processes."""
         groups = self._rows("groups")
         return Samples(
             self._rows("values"),
@@ -157,35 +162,38 @@ class SampleMetric(RowMetric):
         """Keep the values of a batch.
 
         Args:
-            values: one per sample, ``(B,)`` or ``(B, T)``; NaN where the measure is undefined.
-            nan: where the map or score held NaN or inf, boolean ``(B,)``; None (default): nowhere.
-            empty: where the map was flat, boolean ``(B,)``; None (default): nowhere.
-            groups: one integer per sample, or one for the batch; None (default): no groups.
+            values: one value or T values per sample, ``(B,)`` or ``(B, T)``; NaN where the measure is undefined.
+            nan: whether the map or the score of a sample holds NaN or inf, boolean ``(B,)``; None if none does.
+                Default: None.
+            empty: whether the map of a sample is flat, boolean ``(B,)``; None if none is. Default: None.
+            groups: group of each sample, integers ``(B,)``, or one integer for the whole batch; None for no groups.
+                Default: None.
 
         Raises:
-            ValueError: if some updates have groups and others have none, or the groups do not fit.
+            ValueError: if some updates have groups and others have none, or if the groups are no integers or of another
+                shape.
         """
         if self._has_rows("values") and self._has_rows("groups") != (groups is not None):
             raise ValueError("groups must be given in every update or in none")
-        none = torch.zeros(len(values), dtype=torch.bool, device=values.device)
+        all_false = torch.zeros(len(values), dtype=torch.bool, device=values.device)
         if groups is not None:
             groups = torch.as_tensor(groups, device=values.device)
-            if groups.is_floating_point() or groups.shape not in ((), none.shape):
+            if groups.is_floating_point() or groups.shape not in ((), all_false.shape):
                 raise ValueError(
-                    f"groups must be an integer, or integers of shape {tuple(none.shape)}, "
+                    f"groups must be an integer, or integers of shape {tuple(all_false.shape)}, "
                     f"got {groups.dtype} of shape {tuple(groups.shape)}"
                 )
             self._append(groups=groups.long().expand(len(values)).clone())
-        self._append(values=values, nan=none if nan is None else nan, empty=none if empty is None else empty)
+        self._append(values=values, nan=all_false if nan is None else nan, empty=all_false if empty is None else empty)
 
     def record_maps(self, values: Tensor, maps: Tensor, groups: Groups = None, energy: Energy = "minmax") -> None:
-        """Keep the values of a batch, and which of its maps hold NaN or are empty.
+        """Keep the values of a batch, and record which maps hold NaN or are empty.
 
         Args:
-            values: one per map, ``(B,)`` or ``(B, T)``; NaN where the measure is undefined.
+            values: one value or T values per map, ``(B,)`` or ``(B, T)``; NaN where the measure is undefined.
             maps: ``(B, ...)``.
-            groups: as in :meth:`record`; default None.
-            energy: which maps are empty, as in :func:`~captum_fam.metrics.find_empty`; default ``"minmax"``.
+            groups: as in :meth:`record`. Default: None.
+            energy: which maps are empty, as in :func:`~captum_fam.metrics.find_empty`. Default: ``"minmax"``.
 
         Raises:
             ValueError: as in :meth:`record`.
@@ -194,10 +202,10 @@ class SampleMetric(RowMetric):
 
 
 class SampleMean(SampleMetric):
-    """The mean of values that exist already, such as those in a file of results.
+    """The mean of values that were computed before, such as the values in a file of results.
 
-    It is to the other metrics of this package what ``torchmetrics.MeanMetric`` is to those of torchmetrics, with
-    groups, an interval and counts. One update with all values gives what :func:`~captum_fam.metrics.summarize` gives.
+    This is ``torchmetrics.MeanMetric`` with groups, an interval and counts. One update with all values has the same
+    result as :func:`~captum_fam.metrics.summarize`.
 
     Args:
         kwargs: further arguments of :class:`torchmetrics.Metric`.
@@ -218,23 +226,23 @@ class SampleMean(SampleMetric):
         """Add a batch.
 
         Args:
-            values: one per sample, ``(B,)``; NaN where the measure is undefined.
-            nan: where the map or score held NaN or inf, boolean ``(B,)``; None (default): nowhere.
-            empty: where the map was flat, boolean ``(B,)``; None (default): nowhere.
-            groups: one integer per sample, or one for the batch; None (default) averages over samples.
+            values: one value per sample, ``(B,)``; NaN where the measure is undefined.
+            nan: as in :meth:`SampleMetric.record`. Default: None.
+            empty: as in :meth:`SampleMetric.record`. Default: None.
+            groups: as in :meth:`SampleMetric.record`. Default: None.
 
         Raises:
-            ValueError: if the arguments do not fit.
+            ValueError: as :meth:`SampleMetric.record`.
         """
         self.record(values, nan, empty, groups)
 
 
 def gather_rows(rows: Tensor, group: Any = None) -> list[Tensor]:
-    """The rows of all processes in the order of their ranks; processes without rows are left out.
+    """The rows of all processes, in the order of the ranks; processes without rows are left out.
 
     Args:
-        rows: those of this process, ``(n, ...)``.
-        group: the process group; None (default): all processes.
+        rows: rows of this process, ``(n, ...)``.
+        group: the process group; None for all processes. Default: None.
 
     Returns:
         One tensor per process that has rows, on the device of ``rows``.

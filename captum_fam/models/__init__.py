@@ -1,7 +1,7 @@
-"""Embedding models: a registry of them by name, their weights, and what an explanation needs to know of them.
+"""Embedding models by name, with their weights and with everything that an explanation needs to know about a model.
 
-`create_model` builds a registered network, one of torchvision's or one of timm's; `register_model` adds one of your
-own; `read_memory_bank` reads the labeled bank that NPID classifies with.
+`create_model` builds a registered network, a network of torchvision or a network of timm. `register_model` adds a
+network of your own. `read_memory_bank` reads the labeled memory bank that NPID classifies with.
 """
 
 from captum_fam.models.checkpoints import Layout, WeightsError, load_weights, read_state_dict

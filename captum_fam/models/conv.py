@@ -1,4 +1,4 @@
-"""`Conv4Net`, the few-shot network of ``captum-fam demo``, and the block that it is made of."""
+"""`Conv4Net`, the few-shot network of ``captum-fam demo``, and the convolutional block of this network."""
 
 from __future__ import annotations
 
@@ -9,9 +9,24 @@ from captum_fam.pooling import GAP
 
 
 def conv_block(channels_in: int, channels_out: int, *, padding: int, pool: bool) -> nn.Sequential:
-    """One block: 3x3 convolution (with bias), batch norm, LeakyReLU(0.1), and a 2x2 max-pool if ``pool``.
+    """A block of 3x3 convolution (with bias), batch norm, LeakyReLU(0.1) and an optional 2x2 max-pool.
 
-    The LeakyReLU is out of place, so hooks on any layer see what that layer really returned.
+    The LeakyReLU works out of place. An activation in place would change the output that a hook on the layer before has
+    seen.
+
+    Args:
+        channels_in: channels of the input.
+        channels_out: channels of the output.
+        padding: padding of the convolution, in pixels per side.
+        pool: whether the block ends with the max-pool.
+
+    Returns:
+        A module from ``(B, channels_in, h, w)`` to ``(B, channels_out, h', w')``.
+
+    Example:
+        >>> import torch
+        >>> conv_block(3, 64, padding=1, pool=True)(torch.rand(1, 3, 84, 84)).shape
+        torch.Size([1, 64, 42, 42])
     """
     layers: list[nn.Module] = [
         nn.Conv2d(channels_in, channels_out, kernel_size=3, padding=padding),
@@ -24,7 +39,7 @@ def conv_block(channels_in: int, channels_out: int, *, padding: int, pool: bool)
 
 
 class Conv4Net(EmbeddingNet):
-    """Four 64-filter blocks, each with a max-pool (the ProtoNet backbone with LeakyReLU and average pooling).
+    """Four blocks of 64 filters, each with a max-pool: the ProtoNet backbone with LeakyReLU and average pooling.
 
     Maps ``(B, 3, H, W)`` images to ``(B, 64)`` embeddings. ``features`` returns ``(B, 64, H // 16, W // 16)``:
     5x5 for 84x84 images. Global average pooling, no classifier. 113,088 parameters.

@@ -1,4 +1,4 @@
-"""An embedding model together with what an explanation needs."""
+"""An embedding model together with everything that an explanation needs to know about the model."""
 
 from __future__ import annotations
 
@@ -20,29 +20,33 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EmbeddingModel:
-    """A network and all that an explanation has to know about the network.
+    """A network and everything that an explanation has to know about the network.
 
-    :func:`~captum_fam.models.create_model` makes one by name; a network of your own needs the first three attributes,
-    and what differs from the defaults. ``dataclasses.replace`` changes a part. All models take RGB, also those whose
-    published weights read BGR.
+    :func:`~captum_fam.models.create_model` makes an embedding model by name. A network of your own needs the first
+    three attributes, and those that differ from the defaults. ``dataclasses.replace`` changes single attributes. All
+    models take RGB images, also models whose published weights expect BGR.
 
     Attributes:
-        name: in the registry.
-        model: ``(B, 3, H, W)`` to embeddings ``(B, J)``, in eval mode.
-        layer: dotted name of the module to explain, whose output the pooling takes.
-        size: side of the images that the model is used with, in pixels. Default: 224.
-        any_size: whether images of another size will do. Default: True.
-        mean: of the RGB channels in [0, 1], which is subtracted. Default: of ImageNet.
-        std: of the RGB channels in [0, 1], by which is divided. Default: of ImageNet.
-        token_grid: lays out the tokens of the layer; None (default) for a layer that gives feature maps.
-        pooling: from the layer's output, laid out by ``token_grid``, to one feature per channel; None (default) where
-            the embedding is no pooling of that layer alone.
-        head: from the pooled features to the embedding, without a normalization at the end; None (default): nothing.
-        similarity: with which the model decides, a name of :mod:`captum_fam.similarity`. Default: ``"cosine"``.
-        interpolation: of the resizing, ``"bilinear"`` (default), ``"bicubic"`` or ``"nearest"``.
-        evaluation_crop: shorter side after resizing and side of the center crop, with which the published accuracy
-            was measured; None (default): measured with squashed images.
-        layout: the repository whose names the weights had; None (default): no file of weights.
+        name: name in the registry.
+        model: network from images ``(B, 3, H, W)`` to embeddings ``(B, J)``, in eval mode.
+        layer: dotted name of the module to explain; the pooling takes the output of this module.
+        size: side of the square images that the model is used with, in pixels. Default: 224.
+        any_size: whether the model also takes images of another size. Default: True.
+        mean: mean of each RGB channel, for pixels in [0, 1], which is subtracted from the image. Default: ImageNet's.
+        std: standard deviation of each RGB channel, for pixels in [0, 1], by which the image is divided. Default:
+            ImageNet's.
+        token_grid: layout of the tokens of the layer; None for a layer that gives feature maps. Default: None.
+        pooling: module from the output of the layer, laid out by ``token_grid``, to one feature per channel; None if
+            the embedding is not a pooling of this layer alone. Default: None.
+        head: module from the pooled features to the embedding, without a normalization at the end; None if the pooled
+            features are the embedding. Default: None.
+        similarity: name of the similarity with which the model decides, see :mod:`captum_fam.similarity`. Default:
+            ``"cosine"``.
+        interpolation: interpolation of the resizing, ``"bilinear"``, ``"bicubic"`` or ``"nearest"``. Default:
+            ``"bilinear"``.
+        evaluation_crop: shorter side after the resizing and side of the center crop, in pixels, with which the
+            published accuracy was measured; None if it was measured with squashed images. Default: None.
+        layout: repository whose parameter names the file of weights used; None if no file was loaded. Default: None.
 
     Example:
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
@@ -73,23 +77,31 @@ class EmbeddingModel:
 
     @property
     def geometry(self) -> Geometry:
-        """Images squashed to the size of the model, so that nothing is cut off: for explanations and boxes."""
+        """Squashes images to the size of the model. Nothing is cut off, as explanations and boxes require."""
         return Squash(self.size, self.interpolation)
 
     @property
     def evaluation_geometry(self) -> Geometry:
-        """The resizing and cropping with which the published accuracy was measured."""
+        """Resizes and crops images as in the measurement of the published accuracy."""
         if self.evaluation_crop is None:
             return self.geometry
         return ResizeCrop(*self.evaluation_crop, self.interpolation)
 
     @property
     def normalize(self) -> Callable[[Tensor], Tensor]:
-        """From images in [0, 1], ``(..., 3, H, W)``, to what the model takes."""
-        # Not a method: processes that read a data set get this function, and would get the network with a method.
+        """Function from images with pixels in [0, 1], ``(..., 3, H, W)``, to the normalized input of the model."""
+        # A partial function instead of a method: worker processes that read a data set get a copy of the function. A
+        # copy of a bound method would copy the network too.
         return partial(normalize, mean=self.mean, std=self.std)
 
     def preprocess(self, image: Image.Image) -> Tensor:
-        """An image of any size and mode, squashed and normalized: float32 ``(3, size, size)``."""
+        """Squash and normalize an image of any size and mode.
+
+        Args:
+            image: image of PIL.
+
+        Returns:
+            float32 ``(3, size, size)``.
+        """
         squashed, _ = self.geometry(image.convert("RGB"), torch.empty(0, 4))
         return normalize(image_to_tensor(squashed), self.mean, self.std)

@@ -1,4 +1,4 @@
-"""The form that all networks of this package have."""
+"""The common form of the networks of this package: features, pooling and head."""
 
 from __future__ import annotations
 
@@ -7,16 +7,18 @@ from torch.nn.functional import normalize
 
 
 class EmbeddingNet(nn.Module):
-    """``features`` -> ``pooling`` -> ``head`` -> L2 normalization, the last two where the model has them.
+    """A network of ``features``, ``pooling``, an optional ``head`` and an optional L2 normalization, in this order.
 
-    ``features`` is the layer to attribute to: its output is exactly what the pooling takes, after the last activation
-    function and any max-pool of the last block, so that z_n = p(A^n) holds (section IV-B of the paper).
+    ``features`` is the layer to attribute to: its output is exactly the input of the pooling, after the last activation
+    function and any max-pool of the last block. So z_n = p(A^n) holds (section IV-B of the FAM paper, arXiv
+    2307.05017).
 
     Args:
-        features: images ``(B, 3, H, W)`` -> activation ``(B, N, h, w)``.
-        pooling: ``(B, N, h, w)`` -> ``(B, N)``.
-        head: ``(B, N)`` -> ``(B, J)``; None (default): the pooled activation is the embedding.
-        unit_norm: end with an L2 normalization, which belongs to the similarity and not to the head. Default: False.
+        features: module from images ``(B, 3, H, W)`` to activations ``(B, N, h, w)``.
+        pooling: module from ``(B, N, h, w)`` to ``(B, N)``.
+        head: module from ``(B, N)`` to ``(B, J)``; None if the pooled activation is the embedding. Default: None.
+        unit_norm: whether an L2 normalization follows, which belongs to the similarity and not to the head. Default:
+            False.
 
     Example:
         >>> from captum_fam.pooling import GAP

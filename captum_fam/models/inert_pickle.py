@@ -1,8 +1,8 @@
-"""Reads checkpoints that hold whole objects, as those of lemniscate do, without running anything of them.
+"""Reads checkpoints that hold whole objects, such as the checkpoints of lemniscate, without running code of the files.
 
-``torch.load(weights_only=True)`` refuses such files altogether. Here the classes that the published files name become
-:class:`Record`, which has attributes and no code; tensors, ``OrderedDict`` and plain data are read; every other name
-in a file is an error.
+``torch.load(weights_only=True)`` refuses such files. Here an object of a class that the published files name becomes a
+:class:`Record`, which has attributes and no code. Tensors, ``OrderedDict`` and plain data are read. Every other name in
+a file is an error.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from torch import Tensor
 
 _MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 _RECORDS = {
-    # lemniscate; Python 2 imports the last one relative to lib, or not.
+    # Classes of lemniscate. The name of the last class depends on how Python 2 imported the module.
     "lib.NCEAverage.NCEAverage",
     "lib.LinearAverage.LinearAverage",
     "lib.alias_multinomial.AliasMethod",
     "alias_multinomial.AliasMethod",
-    # In every module of torch before 1.0.
+    # Every module of torch before 1.0 holds the result of this function.
     "torch.nn.backends.thnn._get_thnn_function_backend",
 }
 _DTYPES = {
@@ -47,10 +47,18 @@ _DTYPES = {
 
 
 class Record:
-    """An object of a class that is not known here: its attributes, and nothing that runs."""
+    """The attributes of an object whose class is not imported.
+
+    Args:
+        arguments: arguments of the class; they are ignored, because the attributes are set after the creation.
+
+    Example:
+        >>> vars(Record("any", "arguments"))
+        {}
+    """
 
     def __init__(self, *arguments: object) -> None:
-        """Take what the object was made of, and forget it."""
+        """Ignore the arguments of the class."""
 
 
 class RefusedError(ValueError):
@@ -58,23 +66,35 @@ class RefusedError(ValueError):
 
 
 def load_inert(path: Path) -> Any:
-    """Read a file of ``torch.save``, of the zip format or the one before torch 1.6.
+    """Read a file of ``torch.save``, in the zip format or in the format before torch 1.6.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The saved object: tensors on the CPU, plain data, and a :class:`Record` for each object of a known class.
 
     Raises:
-        RefusedError: if it names anything but tensors, plain data and the known classes.
-        ValueError: if it is broken or has another format.
+        RefusedError: (a ``ValueError``) if the file names anything but tensors, plain data and the known classes.
+        ValueError: if the file is broken or has another format.
+
+    Example:
+        >>> from pathlib import Path
+        >>> torch.save({"epoch": 3}, "checkpoint.pth")
+        >>> load_inert(Path("checkpoint.pth"))
+        {'epoch': 3}
     """
     with path.open("rb") as file:
         try:
             return _load_zip(file) if zipfile.is_zipfile(file) else _load_legacy(file, path.stat().st_size)
         except RefusedError:
             raise
-        except Exception as error:  # a broken pickle fails in as many ways as there are opcodes
+        except Exception as error:  # a broken pickle can raise any exception
             raise ValueError(f"broken, or not written by torch.save ({type(error).__name__}: {error})") from error
 
 
 def _load_zip(file: BinaryIO) -> Any:
-    """``NAME/data.pkl`` and one entry ``NAME/data/KEY`` for each storage."""
+    """Read a zip archive of ``NAME/data.pkl`` and one entry ``NAME/data/KEY`` per storage."""
     with zipfile.ZipFile(file) as archive:
         (pickled,) = (name for name in archive.namelist() if name.endswith("/data.pkl"))
         folder = pickled.removesuffix("data.pkl")
@@ -85,6 +105,7 @@ def _load_zip(file: BinaryIO) -> Any:
         def storage(dtype: torch.dtype, key: str, location: str, count: int) -> Tensor:
             if key not in storages:
                 entry = archive.getinfo(f"{folder}data/{key}")
+                # A compressed entry of a few bytes could fill the memory.
                 if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != count * dtype.itemsize:
                     raise ValueError(f"storage {key} has {entry.file_size} bytes, expected {count} x {dtype}")
                 storages[key] = torch.empty(count, dtype=dtype)
@@ -96,7 +117,10 @@ def _load_zip(file: BinaryIO) -> Any:
 
 
 def _load_legacy(file: BinaryIO, size: int) -> Any:
-    """Pickles of a magic number, version, system, object and storage keys; then the storages one after another."""
+    """Read a file of the old format.
+
+    The file begins with five pickles: magic number, version, system, object and storage keys. The storages follow.
+    """
     file.seek(0)
     magic, version, system = (_Unpickler(file).load() for _ in range(3))
     if magic != _MAGIC_NUMBER or version != 1001:
@@ -109,6 +133,7 @@ def _load_legacy(file: BinaryIO, size: int) -> Any:
         dtype: torch.dtype, key: str, location: str, count: int, view: tuple[str, int, int] | None = None
     ) -> Tensor:
         if key not in storages:
+            # The file is not read yet: a wrong count must not reserve more memory than the file can fill.
             if count * dtype.itemsize > size:
                 raise ValueError(f"storage {key} is larger than the file")
             storages[key] = torch.empty(count, dtype=dtype)
@@ -124,26 +149,27 @@ def _load_legacy(file: BinaryIO, size: int) -> Any:
 
 
 def _fill(flat: Tensor, source: Any) -> None:
-    view = flat.view(torch.uint8).numpy().data
-    done = 0
-    while done < len(view):
-        read = source.readinto(view[done:])
-        if not read:
+    buffer = flat.view(torch.uint8).numpy().data
+    n_filled = 0
+    while n_filled < len(buffer):
+        n_read = source.readinto(buffer[n_filled:])
+        if not n_read:
             raise EOFError("the file ends within a tensor")
-        done += read
+        n_filled += n_read
 
 
 class _Unpickler(pickle.Unpickler):
-    """What a file can name is looked up in a table of its own and nowhere else."""
+    """An unpickler that looks up every name of a file in its own table, and imports nothing."""
 
     def __init__(self, file: Any, storage: Callable[..., Tensor] | None = None) -> None:
-        super().__init__(file, encoding="latin1")  # in which the bytes of Python 2 are always text
+        # latin1 decodes every byte, so that each string of Python 2 can be read.
+        super().__init__(file, encoding="latin1")
         self._storage = storage
 
         def tensor(flat: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: object) -> Tensor:
             return flat.as_strided(size, stride, flat.storage_offset() + offset)
 
-        # Made anew for each file: a pickle can set attributes of what it names.
+        # A table for each file, because a pickle can set attributes of the classes that it names.
         self._known: dict[str, Any] = {
             "collections.OrderedDict": OrderedDict,
             "builtins.set": set,
@@ -167,7 +193,7 @@ class _Unpickler(pickle.Unpickler):
     def persistent_load(self, pid: Any) -> Any:
         kind, *rest = pid
         if kind == "module":
-            # A class with its source code, which stays text.
+            # The class of a module, with its source code, which is ignored.
             return rest[0]
         if kind != "storage" or self._storage is None:
             raise ValueError(f"unknown kind of reference {kind!r}")

@@ -15,21 +15,27 @@ from captum_fam.support.memory_bank import MemoryBank
 
 
 def read_memory_bank(path: str | Path, labels: str | Path | Tensor | Sequence[int], **options: Any) -> MemoryBank:
-    """Read the memory bank that a lemniscate checkpoint holds beside the network, and label its rows.
+    """Read the memory bank that a lemniscate checkpoint holds beside the network, and label the rows of the bank.
 
-    Row i is item i of torchvision's ``ImageFolder`` on the training images: classes sorted by name, one after another.
-    The rows are the momentum features of augmented views that the training left, not those of clean images.
+    Row i belongs to item i of torchvision's ``ImageFolder`` of the training images, in which the classes follow one
+    another, sorted by name. The rows are moving averages over augmented views of the images, as the training left them.
+    They differ from the embeddings of the images themselves.
 
     Args:
-        path: the checkpoint, such as ``lemniscate_resnet50.pth``. Nothing in it is run.
-        labels: the folder of the training images, one folder per class; or a text file with one line per class, its
-            name and its number of images, in the order of the rows; or the class index of each row.
+        path: the checkpoint, such as ``lemniscate_resnet50.pth``. No code of the file is run.
+        labels: the folder of the training images, with one folder per class; or a text file with one line per class,
+            the name of the class and its number of images, in the order of the rows; or the class index of each row.
         options: ``k``, ``temperature``, ``similarity``, ``neighbors`` and ``backend`` of
-            :class:`~captum_fam.support.memory_bank.MemoryBank`. The temperature is that of the file by default.
+            :class:`~captum_fam.support.memory_bank.MemoryBank`. Default: the temperature in the file, and the defaults
+            of the class for the others.
+
+    Returns:
+        The bank, with the names of the classes if ``labels`` has names.
 
     Raises:
         WeightsError: (a ``ValueError``) if the file cannot be read, names anything that could run, or holds no bank.
-        ValueError: if the labels are not as many as the rows, or the classes not in their order.
+        ValueError: if there are not as many labels as rows, or the classes are not sorted by name.
+        FileNotFoundError: if ``labels`` names no folder or file.
 
     Example:
         >>> net = create_model("npid_resnet50", weights="lemniscate_resnet50.pth")
@@ -45,15 +51,16 @@ def read_memory_bank(path: str | Path, labels: str | Path | Tensor | Sequence[in
         labels, class_names = _read_labels(Path(labels))
     if len(labels) != len(memory):
         raise ValueError(
-            f"labels: {source} has {len(labels)} images but the bank of {path} {len(memory)} rows; "
-            "give the images that it was trained on"
+            f"labels: {source} has {len(labels)} images but the bank of {path} has {len(memory)} rows; "
+            "give the images that the bank was trained on"
         )
     return MemoryBank(memory, labels, class_names, **{"temperature": temperature, **options})
 
 
 def _find_bank(checkpoint: Any, path: Path) -> tuple[Tensor, float]:
-    found = checkpoint.get("lemniscate") if isinstance(checkpoint, Mapping) else None
-    buffers = vars(found).get("_buffers") if isinstance(found, Record) else found
+    # The published files hold the NCEAverage of lemniscate as a whole object, newer files as a state dict.
+    average = checkpoint.get("lemniscate") if isinstance(checkpoint, Mapping) else None
+    buffers = vars(average).get("_buffers") if isinstance(average, Record) else average
     memory = buffers.get("memory") if isinstance(buffers, Mapping) else None
     params = buffers.get("params") if isinstance(buffers, Mapping) else None
     if not isinstance(memory, Tensor) or not isinstance(params, Tensor):
@@ -61,13 +68,14 @@ def _find_bank(checkpoint: Any, path: Path) -> tuple[Tensor, float]:
             f"weights {path} hold no memory bank of lemniscate; make one of the training images with "
             "MemoryBank.from_dataset"
         )
-    # NCEAverage: negatives, temperature, normalization, momentum; LinearAverage: temperature, momentum.
+    # The numbers in params are negatives, temperature, normalization and momentum in an NCEAverage, and temperature and
+    # momentum in a LinearAverage.
     return memory, round(float(params[1 if len(params) == 4 else 0]), 6)
 
 
 def _read_labels(path: Path) -> tuple[Tensor, list[str]]:
     if path.is_dir():
-        # Imported here, because torchvision takes a second, and few callers come with a folder.
+        # Imported here, because the import of torchvision takes a second, and few callers give a folder.
         from torchvision.datasets import ImageFolder
 
         folder = ImageFolder(str(path))

@@ -1,4 +1,4 @@
-"""The layer of a network that is pooled into the embedding, and how, measured on one image."""
+"""Which layer of a network is pooled into the embedding, and by which pooling: both are measured on one image."""
 
 from __future__ import annotations
 
@@ -12,23 +12,42 @@ from captum_fam.pooling import GAP
 
 
 def layer_of(model: nn.Module, size: int, any_size: bool, layer: str | None = None) -> FoundLayer:
-    """The layer to explain, measured on an image of colors that vary smoothly.
+    """The layer to explain, measured on the :func:`probe_image`.
 
     Args:
-        model: ``(B, 3, H, W)`` to embeddings ``(B, J)``, in eval mode.
-        size: side of its images.
-        any_size: whether smaller images will do.
-        layer: dotted name of a chosen layer; None (default): the one that :func:`~captum_fam.find_layer` finds.
+        model: network from images ``(B, 3, H, W)`` to embeddings ``(B, J)``, in eval mode.
+        size: side of the images of the model, in pixels.
+        any_size: whether the model also takes smaller images.
+        layer: dotted name of a layer; None for the layer that :func:`~captum_fam.find_layer` finds. Default: None.
+
+    Returns:
+        The layer with its name, its module and the grid of its tokens.
 
     Raises:
-        ValueError: if none is found, or the chosen one does not exist, has no positions or runs more than once.
+        ValueError: if no layer is found, or if the named layer does not exist, has no positions or runs more than once.
+
+    Example:
+        >>> layer_of(model, size=224, any_size=True).name
+        'layer4'
     """
     probe = probe_image(model, min(size, 224) if any_size else size)
     return find_layer(model, probe) if layer is None else measure_layer(model, probe, layer)
 
 
 def probe_image(model: nn.Module, size: int) -> Tensor:
-    """Smooth random colors, ``(1, 3, size, size)``, on the device of the model; always the same."""
+    """An image of smooth random colors, the same in every call.
+
+    Args:
+        model: network whose device the image gets.
+        size: side of the image, in pixels.
+
+    Returns:
+        ``(1, 3, size, size)``.
+
+    Example:
+        >>> probe_image(model, size=64).shape
+        torch.Size([1, 3, 64, 64])
+    """
     coarse = torch.randn(1, 3, 7, 7, generator=torch.Generator().manual_seed(0), device="cpu")
     image = nn.functional.interpolate(coarse, (size, size), mode="bicubic")
     return image.to(next((parameter.device for parameter in model.parameters()), image.device))
@@ -38,16 +57,21 @@ def probe_image(model: nn.Module, size: int) -> Tensor:
 def global_average(
     model: nn.Module, layer: FoundLayer, probe: Tensor, heads: Sequence[nn.Module | None] = (None,)
 ) -> tuple[nn.Module | None, nn.Module | None]:
-    """Pooling and head that make the embedding of a layer, if the pooling is the global average.
+    """Pooling and head that compute the embedding from the output of a layer, if the pooling is the global average.
 
     Args:
-        model: ``(B, 3, H, W)`` to embeddings ``(B, J)``, in eval mode.
-        layer: of the model.
-        probe: images on which the embeddings are compared.
-        heads: what may follow the average; None: nothing.
+        model: network from images ``(B, 3, H, W)`` to embeddings ``(B, J)``, in eval mode.
+        layer: layer of the model.
+        probe: images on which the embeddings are compared, ``(B, 3, H, W)``.
+        heads: modules that may follow the average; None in the sequence stands for no head. Default: no head.
 
     Returns:
-        The average and the first head with which the embedding is the same; None and None if there is none.
+        The global average and the first head that together give the embedding of the model. ``(None, None)`` if no
+        head does.
+
+    Example:
+        >>> global_average(model, layer_of(model, 224, any_size=True), probe_image(model, 224))
+        (GAP(), None)
     """
     outputs: list[Tensor] = []
     handle = layer.module.register_forward_hook(lambda _, __, output: outputs.append(output))
@@ -58,17 +82,24 @@ def global_average(
     pooling, activation = GAP(), outputs[0]
     pooled = pooling(activation if layer.token_grid is None else layer.token_grid(activation))
     for head in heads:
-        made = pooled if head is None else head(pooled)
-        if made.shape == embedding.shape and torch.allclose(made, embedding, rtol=1e-4, atol=1e-5):
+        candidate = pooled if head is None else head(pooled)
+        # The order of the sums differs from the order in the model, so that equal embeddings differ by rounding.
+        if candidate.shape == embedding.shape and torch.allclose(candidate, embedding, rtol=1e-4, atol=1e-5):
             return pooling, head
     return None, None
 
 
 class OnePosition(nn.Module):
-    """A head of feature maps applied to their average: ``(B, N) -> (B, J)``.
+    """A head for feature maps, applied to their average as to a map of one position: ``(B, N)`` to ``(B, J)``.
 
     Args:
-        head: takes ``(B, N, h, w)`` and begins with global average pooling, or works position by position.
+        head: module that takes ``(B, N, h, w)``, and that begins with global average pooling or works position by
+            position.
+
+    Example:
+        >>> head = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(6, 2))
+        >>> OnePosition(head)(torch.rand(4, 6)).shape
+        torch.Size([4, 2])
     """
 
     def __init__(self, head: nn.Module) -> None:

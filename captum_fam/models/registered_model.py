@@ -1,4 +1,4 @@
-"""A registered model: what makes it, how files may name its weights, and what an explanation needs to know."""
+"""A registered model: its factory, the parameter names in files of its weights, and its attributes for explanations."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from captum_fam.models.embedding_model import EmbeddingModel
 from captum_fam.models.embedding_net import EmbeddingNet
 
 CARD = {field.name for field in dataclasses.fields(EmbeddingModel)} - {"name", "model", "layout"}
-"""What a registration may say of a model; the rest of `EmbeddingModel` is known when the model is made."""
+"""Attributes of `EmbeddingModel` that a registration may set; the others are known only when the model is created."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,11 +22,11 @@ class RegisteredModel:
     """An entry of the registry.
 
     Attributes:
-        name: of the model.
-        factory: makes a :class:`torch.nn.Module` or an :class:`EmbeddingModel`.
-        layouts: how files of weights may name the parameters.
+        name: name of the model.
+        factory: class or function that makes a :class:`torch.nn.Module` or an :class:`EmbeddingModel`.
+        layouts: ways in which a file of weights may name the parameters.
         pretrained: whether the factory gives a trained model.
-        card: what the registration says of the model, by the names of the attributes of :class:`EmbeddingModel`.
+        card: attributes of :class:`EmbeddingModel` that the registration sets, by name.
     """
 
     name: str
@@ -42,13 +42,31 @@ class RegisteredModel:
         negative_slope: float | None,
         options: Mapping[str, Any],
     ) -> EmbeddingModel:
-        """Make the model; arguments and errors are those of :func:`~captum_fam.models.create_model`."""
+        """Create the model.
+
+        Args:
+            weights: as in :func:`~captum_fam.models.create_model`.
+            layer: as in :func:`~captum_fam.models.create_model`.
+            negative_slope: as in :func:`~captum_fam.models.create_model`.
+            options: arguments of the factory, by name.
+
+        Returns:
+            The model in eval mode.
+
+        Raises:
+            ValueError: for an unknown layer.
+            WeightsError: (a ``ValueError``) if the weights cannot be found, read or loaded into the model.
+            TypeError: if the factory refuses the options or returns no network, or if ``negative_slope`` is given and
+                the network has no LeakyReLU.
+        """
         if weights == "DEFAULT":
             if not self.pretrained:
-                raise WeightsError(f"weights: {self.name} has none that can be downloaded; give the path of a file")
+                raise WeightsError(
+                    f"weights: {self.name} has none that can be downloaded; give the path of a file of weights"
+                )
             weights = None
-        made = self._make(options)
-        model = made.model if isinstance(made, EmbeddingModel) else made
+        product = self._call_factory(options)
+        model = product.model if isinstance(product, EmbeddingModel) else product
         layout = None if weights is None else load_weights(model, weights, self.layouts)
         card: dict[str, Any] = {**self.card, "name": self.name, "model": model.eval()}
         if layout is not None:
@@ -56,58 +74,58 @@ class RegisteredModel:
             if layout.normalization is not None:
                 card["mean"], card["std"] = ((value,) * 3 for value in layout.normalization)
         self._set_negative_slope(model, negative_slope, layout)
-        if isinstance(made, EmbeddingModel):
-            net = dataclasses.replace(made, **card)
+        if isinstance(product, EmbeddingModel):
+            net = dataclasses.replace(product, **card)
         elif isinstance(model, EmbeddingNet):
             net = EmbeddingModel(**{"layer": "features", "pooling": model.pooling, "head": model.head, **card})
         else:
-            return _measured(card, layer)
+            return _measure_layer(card, layer)
         return net if layer is None or layer == net.layer else _with_layer(net, layer)
 
-    def _make(self, options: Mapping[str, Any]) -> nn.Module | EmbeddingModel:
+    def _call_factory(self, options: Mapping[str, Any]) -> nn.Module | EmbeddingModel:
         try:
-            made = self.factory(**options)
+            product = self.factory(**options)
         except TypeError as error:
             raise TypeError(f"{self.name}: {error}") from error
-        if not isinstance(made, nn.Module | EmbeddingModel):
+        if not isinstance(product, nn.Module | EmbeddingModel):
             raise TypeError(
-                f"{self.name}: its factory gave a {type(made).__name__}, expected a torch.nn.Module or an "
+                f"{self.name}: its factory gave a {type(product).__name__}, expected a torch.nn.Module or an "
                 "EmbeddingModel"
             )
-        return made
+        return product
 
-    def _set_negative_slope(self, model: nn.Module, given: float | None, layout: Layout | None) -> None:
-        """What the caller says goes before what the authors of the weights had, and that before the network's own."""
+    def _set_negative_slope(self, model: nn.Module, requested: float | None, layout: Layout | None) -> None:
+        """Set the slope of all LeakyReLUs: the requested slope, else the slope of the weights' authors, else as is."""
         leaky = [module for module in model.modules() if isinstance(module, nn.LeakyReLU)]
-        if given is not None and not leaky:
+        if requested is not None and not leaky:
             raise TypeError(f"negative_slope: {self.name} has no LeakyReLU")
-        slope = given if given is not None or layout is None else layout.negative_slope
+        slope = requested if requested is not None or layout is None else layout.negative_slope
         if slope is not None:
             for module in leaky:
                 module.negative_slope = slope
 
 
-def _measured(card: Mapping[str, Any], layer: str | None) -> EmbeddingModel:
-    """A module of which nothing more is known: layer, token grid and pooling are measured where the card is silent."""
-    # Imported here, because the search for layers brings the attribution methods with it.
+def _measure_layer(card: Mapping[str, Any], layer: str | None) -> EmbeddingModel:
+    """Embedding model of any other module: the layer, token grid and pooling that the card lacks are measured."""
+    # Imported here, because the search for layers imports all attribution methods.
     from captum_fam.models.pooled_layer import global_average, layer_of, probe_image
 
     if layer is not None and layer != card.get("layer"):
-        # What the card says of the pooling holds for its own layer only.
+        # The token grid and the pooling on the card belong to the layer on the card.
         card = {**card, "layer": layer, "token_grid": None, "pooling": None}
     draft = EmbeddingModel(**{"layer": "", **card})
-    found = layer_of(draft.model, draft.size, draft.any_size, draft.layer or None)
+    found_layer = layer_of(draft.model, draft.size, draft.any_size, draft.layer or None)
     pooling, head = draft.pooling, draft.head
     if pooling is None:
-        pooling, head = global_average(draft.model, found, probe_image(draft.model, draft.size), [head])
+        pooling, head = global_average(draft.model, found_layer, probe_image(draft.model, draft.size), [head])
     return dataclasses.replace(
-        draft, layer=found.name, token_grid=draft.token_grid or found.token_grid, pooling=pooling, head=head
+        draft, layer=found_layer.name, token_grid=draft.token_grid or found_layer.token_grid, pooling=pooling, head=head
     )
 
 
 def _with_layer(net: EmbeddingModel, layer: str) -> EmbeddingModel:
-    """The model with another layer to explain, of which no pooling is claimed."""
+    """The model with another layer to explain. The layer gets no pooling: it need not be pooled into the embedding."""
     from captum_fam.models.pooled_layer import layer_of
 
-    found = layer_of(net.model, net.size, net.any_size, layer)
-    return dataclasses.replace(net, layer=layer, token_grid=found.token_grid, pooling=None)
+    found_layer = layer_of(net.model, net.size, net.any_size, layer)
+    return dataclasses.replace(net, layer=layer, token_grid=found_layer.token_grid, pooling=None)

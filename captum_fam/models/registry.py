@@ -1,8 +1,8 @@
-"""Every embedding model by name: registered ones, torchvision's and timm's.
+"""Every embedding model by name: registered models, and the models of torchvision and timm.
 
 A package adds a model with :func:`register_model`, and declares the name as an entry point
-(:mod:`captum_fam.models.entry_points`), so that the module which registers the model is imported when the name is first
-asked for. The networks of the paper come through the same door.
+(:mod:`captum_fam.models.entry_points`). Then the module that registers the model is imported when the name is first
+used. The networks of the paper are registered in the same way.
 """
 
 from __future__ import annotations
@@ -23,7 +23,13 @@ _Factory = TypeVar("_Factory", bound=Callable[..., object])
 
 
 class _Library(NamedTuple):
-    """A library of models: the module that is imported when one is asked for, and two functions in the module."""
+    """A library of models.
+
+    Attributes:
+        module: name of the module of this package for the library; it is imported when a model is first needed.
+        names: name of the function in the module that lists the models.
+        load: name of the function in the module that builds a model.
+    """
 
     module: str
     names: str
@@ -34,7 +40,7 @@ _LIBRARIES = {
     "torchvision": _Library("captum_fam.models.torchvision_models", "torchvision_names", "load_torchvision"),
     "timm": _Library("captum_fam.models.timm_models", "timm_names", "load_timm"),
 }
-_SHORT = {"squeezenet": "squeezenet1_0", "conv4": "conv4net"}
+_SHORT_NAMES = {"squeezenet": "squeezenet1_0", "conv4": "conv4net"}
 _MODELS: dict[str, RegisteredModel] = {}
 
 
@@ -58,27 +64,29 @@ def register_model(
     pretrained: bool = False,
     **card: Any,
 ) -> _Factory | Callable[[_Factory], _Factory]:
-    """Give a model a name, by which :func:`create_model` and the command line find it from then on.
+    """Register a model under a name, by which :func:`create_model` and the command line find the model.
 
     Args:
-        name: a text that is not taken, without ``/`` and ``:``.
+        name: a text without ``/`` and ``:`` that no other model has as its name.
         factory: a class or a function that makes the model: a :class:`torch.nn.Module` from images ``(B, 3, H, W)`` to
-            embeddings ``(B, J)``, or an :class:`EmbeddingModel`. It takes the ``options`` of :func:`create_model`.
-            Default: None, for use as a decorator.
-        layouts: how files of weights may name the parameters. Default: as the model does.
+            embeddings ``(B, J)``, or an :class:`EmbeddingModel`. The factory takes the ``options`` of
+            :func:`create_model`. None makes this function a decorator. Default: None.
+        layouts: ways in which a file of weights may name the parameters. Default: the names in the model.
         pretrained: whether the factory gives a trained model, for which no file of weights is needed. Default: False.
-        card: what :class:`EmbeddingModel` says of the model: ``size``, ``any_size``, ``mean``, ``std``, ``layer``,
-            ``token_grid``, ``pooling``, ``head``, ``similarity``, ``interpolation`` and ``evaluation_crop``. Default:
-            what an :class:`EmbeddingModel` that the factory made says itself; ``features``, pooling and head of an
-            :class:`EmbeddingNet`; for other modules the layer that :func:`~captum_fam.find_layer` finds, with global
-            average pooling where that makes the embedding, and the defaults of :class:`EmbeddingModel`.
+        card: attributes of :class:`EmbeddingModel`: ``size``, ``any_size``, ``mean``, ``std``, ``layer``,
+            ``token_grid``, ``pooling``, ``head``, ``similarity``, ``interpolation`` and ``evaluation_crop``. Attributes
+            that are not given have the values in the :class:`EmbeddingModel` that the factory makes. For an
+            :class:`EmbeddingNet` they are the layer ``features``, its pooling and its head. For any other module they
+            are the layer that :func:`~captum_fam.find_layer` finds, global average pooling if the embedding is this
+            average, and the defaults of :class:`EmbeddingModel`.
 
     Returns:
-        ``factory`` itself, so that a decorated class stays what it is; without it the decorator.
+        ``factory`` itself, so that a decorated class stays a class; the decorator if ``factory`` is None.
 
     Raises:
-        ValueError: for a name that is taken, by another model, an entry point or torchvision, or is no plain text.
-        TypeError: for a factory that is not callable, or a word that is none of the card.
+        ValueError: if the name belongs to another model, an entry point or torchvision, or if it is not a text without
+            ``/`` and ``:``.
+        TypeError: if the factory is not callable, or a keyword is no attribute of the card.
 
     Example:
         >>> from torch import nn
@@ -106,9 +114,10 @@ def _check_free(name: str) -> None:
         raise ValueError(f"name must be a text without / and :, got {name!r}")
     if name in _MODELS:
         raise ValueError(f"name {name!r} is taken by another model; choose another name")
-    if name in _SHORT or name in _names_of("torchvision"):
+    if name in _SHORT_NAMES or name in _names_of("torchvision"):
         raise ValueError(f"name {name!r} is taken by a model of captum-fam or torchvision; choose another name")
-    # The module that is declared for the name may register it, and only runs once it is among the imported ones.
+    # The module that an entry point declares for the name may register the name. While that module runs, it is among
+    # the imported modules, and find_declaration returns None.
     declaration = find_declaration(name)
     if declaration is not None:
         raise ValueError(f"name {name!r} is taken by the entry point {declaration}; choose another name")
@@ -118,13 +127,20 @@ def list_models(source: str = "registered") -> list[str]:
     """The names that :func:`create_model` knows, in alphabetical order.
 
     Args:
-        source: ``"registered"`` (default): those of :func:`register_model` and of entry points, which are not imported
-            for that, the paper's networks among them; ``"torchvision"``: its classification networks; ``"timm"``: all
-            models of timm.
+        source: ``"registered"`` for the names of :func:`register_model` and of entry points, the networks of the paper
+            among them; the modules of the entry points are not imported. ``"torchvision"`` for the classification
+            networks of torchvision, ``"timm"`` for all models of timm. Default: ``"registered"``.
+
+    Returns:
+        The names. Names in a library have the form ``torchvision/NAME`` and ``timm/NAME``.
 
     Raises:
-        ImportError: for ``"timm"``, if it is not installed.
+        ImportError: for ``"timm"``, if timm is not installed.
         ValueError: for another source.
+
+    Example:
+        >>> "resnet12" in list_models(), "torchvision/resnet50" in list_models("torchvision")
+        (True, True)
     """
     if source == "registered":
         return sorted({*_MODELS, *declared_models()})
@@ -135,20 +151,23 @@ def list_models(source: str = "registered") -> list[str]:
 
 
 def default_weights(name: str) -> str | None:
-    """What to give :func:`create_model` for trained weights where nobody gave a file.
+    """The argument ``weights`` with which :func:`create_model` gives a trained model without a file.
+
+    Args:
+        name: as in :func:`create_model`.
 
     Returns:
-        ``"DEFAULT"`` for torchvision, timm and a registered model whose factory gives a trained one; None for a
-        registered model that only a file trains.
+        ``"DEFAULT"`` for models of torchvision and timm, and for a registered model whose factory gives a trained
+        model. None for a registered model that is only trained with a file of weights.
 
     Raises:
-        ImportError: as :func:`create_model`.
+        ImportError: if the package of an entry point for this name cannot be imported.
 
     Example:
         >>> default_weights("resnet50"), default_weights("resnet12")
         ('DEFAULT', None)
     """
-    registered = _find(_SHORT.get(name, name))
+    registered = _find(_SHORT_NAMES.get(name, name))
     return "DEFAULT" if registered is None or registered.pretrained else None
 
 
@@ -160,31 +179,32 @@ def create_model(
     negative_slope: float | None = None,
     **options: Any,
 ) -> EmbeddingModel:
-    """Build an embedding model and say how to explain it.
+    """Build an embedding model, with everything that an explanation needs to know about the model.
 
     Args:
-        name: one of :func:`list_models`. ``torchvision/NAME``, or NAME alone, is a classification network of
+        name: a name that :func:`list_models` lists. ``torchvision/NAME``, or NAME alone, is a classification network of
             torchvision without its classifier, and ``timm/NAME`` a model of timm. ``conv4`` is short for ``conv4net``,
-            ``squeezenet`` for ``squeezenet1_0``. What the paper calls MoCo is most likely
+            ``squeezenet`` for ``squeezenet1_0``. The weights that the paper calls MoCo are most likely
             ``lemniscate_resnet50_update.pth``, which ``npid_resnet50`` loads.
-        weights: None (default): random ones, or those of the factory. A file of weights: ours, or with the names of
-            one of the model's layouts; the paper's networks know those of lemniscate, MoCo, ms-loss, ProtoNet,
-            CloserLook, FRN, RelationNet, MetaOptNet, CAN and S2M2. For torchvision and timm also ``"DEFAULT"``, which
-            downloads the pretrained ones.
-        layer: dotted name of the module to explain; None (default): the one whose output is pooled; for torchvision
-            and timm what :func:`~captum_fam.find_layer` finds, with these weights: random ones are for trying out.
-        negative_slope: of the LeakyReLUs in a registered network; None (default): as the network has them, or 0 (ReLU)
-            for weights of a repository that trains with ReLU.
-        options: of a registered network's factory: ``drop_rate`` of ``resnet12``, ``dropout`` of ``wide_resnet28_10``,
-            ...
+        weights: path of a file of weights, with the parameter names of this package or of any layout of the model. The
+            networks of the paper have layouts for lemniscate, MoCo, ms-loss, ProtoNet, CloserLook, FRN, RelationNet,
+            MetaOptNet, CAN and S2M2. ``"DEFAULT"`` downloads the pretrained weights of a model of torchvision or timm.
+            None keeps the weights that the factory gives, which are mostly random. Default: None.
+        layer: dotted name of the module to explain; None for the layer whose output is pooled, and for torchvision and
+            timm the layer that :func:`~captum_fam.find_layer` finds. This layer depends on the weights; with random
+            weights it may be another layer. Default: None.
+        negative_slope: slope of the LeakyReLUs in a registered network for negative inputs; None for the slope in the
+            network, or 0 (ReLU) for weights of a repository that trains with ReLU. Default: None.
+        options: arguments of the factory of a registered network: ``drop_rate`` of ``resnet12``, ``dropout`` of
+            ``wide_resnet28_10``, ...
 
     Returns:
         The model in eval mode, with layer, pooling, head, preprocessing and similarity.
 
     Raises:
         ValueError: for an unknown name or layer.
-        WeightsError: (a ``ValueError``) for weights that cannot be had, or do not fit; the message lists the
-            parameters that are missing, left over or of another shape.
+        WeightsError: (a ``ValueError``) if the weights cannot be found, downloaded or read, or do not fit the model.
+            The message lists the parameters that are missing, unexpected or of another shape.
         TypeError: for options that the network does not have, or a factory that gives no network.
         ImportError: for a library that is not installed, or a package whose entry point for this name is broken.
 
@@ -193,16 +213,16 @@ def create_model(
         >>> fam = LayerFAM(net.model, net.layer, similarity=net.similarity)
         >>> images = torch.stack([net.preprocess(PIL.Image.open(path)) for path in paths])
     """
-    name = _SHORT.get(name, name)
+    name = _SHORT_NAMES.get(name, name)
     registered = _find(name)
     if registered is not None:
         return registered.create(weights, layer, negative_slope, options)
     if negative_slope is not None or options:
-        given = ", ".join([*options, *(["negative_slope"] if negative_slope is not None else [])])
-        raise TypeError(f"{given}: only for registered networks, not for {name!r}")
+        refused = ", ".join([*options, *(["negative_slope"] if negative_slope is not None else [])])
+        raise TypeError(f"{refused}: only for registered networks, not for {name!r}")
     source, _, plain = name.rpartition("/")
     source = source or "torchvision"
-    # timm answers unknown names itself, because it also knows names with the tags of weights.
+    # A name for timm is not checked here: load_timm also knows names with the tag of weights, and refuses others.
     if source == "timm" or (source in _LIBRARIES and plain in _names_of(source)):
         load = getattr(import_module(_LIBRARIES[source].module), _LIBRARIES[source].load)
         net: EmbeddingModel = load(plain, weights, layer)
@@ -219,15 +239,15 @@ def _names_of(source: str) -> list[str]:
 
 
 def _find(name: str) -> RegisteredModel | None:
-    """A registered model, after the import of the module that an entry point declares for the name."""
+    """The registered model of a name, after the import of the module that an entry point declares for the name."""
     if name in _MODELS or "/" in name or name in _names_of("torchvision"):
         return _MODELS.get(name)
-    before = set(_MODELS)
+    names_before = set(_MODELS)
     try:
         declaration = import_declared(name)
     except ImportError:
-        # A module that failed is imported anew the next time, and must find its names free.
-        for other in set(_MODELS) - before:
+        # The next attempt imports the failed module again, and the module then registers the same names.
+        for other in set(_MODELS) - names_before:
             if _MODELS[other].factory.__module__ not in sys.modules:
                 del _MODELS[other]
         raise

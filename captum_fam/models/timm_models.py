@@ -1,4 +1,4 @@
-"""Models of timm as embedding models."""
+"""Models of timm as embedding models: by name, without classifier, with the layer to explain."""
 
 from __future__ import annotations
 
@@ -14,30 +14,36 @@ from captum_fam.models.pooled_layer import OnePosition, global_average, layer_of
 
 
 def timm_names() -> list[str]:
-    """All models of the installed timm, without the tags of their weights.
+    """All models of the installed timm.
+
+    Returns:
+        Names without the tags of weights, in alphabetical order.
 
     Raises:
-        ImportError: without timm.
+        ImportError: if timm is not installed.
     """
-    found: list[str] = _import_timm().list_models()
-    return found
+    names: list[str] = _import_timm().list_models()
+    return names
 
 
 def load_timm(name: str, weights: str | Path | None = None, layer: str | None = None) -> EmbeddingModel:
     """Build a model of timm without its classifier.
 
     Args:
-        name: as in ``timm.list_models()``, with or without the tag of its weights: ``"resnet50.a1_in1k"``.
-        weights: ``"DEFAULT"``: the pretrained ones, downloaded once; a file with a state dict; None (default): random
-            ones.
-        layer: dotted name of the module to explain; None (default): what :func:`~captum_fam.find_layer` finds, the
-            last feature map or tokens, and for most weights of a ViT that gives its class token the input of the first
-            block.
+        name: name as in ``timm.list_models()``, with or without the tag of the weights: ``"resnet50.a1_in1k"``.
+        weights: ``"DEFAULT"`` for the pretrained weights, which are downloaded once; or the path of a file with a state
+            dict; None for random weights. Default: None.
+        layer: dotted name of the module to explain; None for the layer that :func:`~captum_fam.find_layer` finds: the
+            last feature map or the last tokens, and the input of the first block for most weights of a ViT whose
+            embedding is the class token. Default: None.
+
+    Returns:
+        The model in eval mode.
 
     Raises:
-        ImportError: without timm.
-        ValueError: for an unknown model, one in which no layer is found, or a layer without positions.
-        WeightsError: if the weights cannot be downloaded or read, or belong to another model.
+        ImportError: if timm is not installed.
+        ValueError: for an unknown model, a model in which no layer is found, or a layer without positions.
+        WeightsError: (a ``ValueError``) if the weights cannot be downloaded or read, or belong to another model.
     """
     timm = _import_timm()
     if not timm.is_model(name):
@@ -56,20 +62,20 @@ def load_timm(name: str, weights: str | Path | None = None, layer: str | None = 
     model.eval()
     config = timm.data.resolve_model_data_config(model)
     size, any_size = config["input_size"][-1], not model.pretrained_cfg.get("fixed_input_size", False)
-    found = layer_of(model, size, any_size, layer)
-    # A ConvNeXt normalizes the average.
+    found_layer = layer_of(model, size, any_size, layer)
+    # In a ConvNeXt a normalization follows the average.
     has_norm = isinstance(getattr(model, "head", None), timm.layers.NormMlpClassifierHead)
     heads = [None, OnePosition(model.head)] if has_norm else [None]
-    pooling, head = global_average(model, found, probe_image(model, size), heads)
+    pooling, head = global_average(model, found_layer, probe_image(model, size), heads)
     return EmbeddingModel(
         name=f"timm/{name}",
         model=model,
-        layer=found.name,
+        layer=found_layer.name,
         size=size,
         any_size=any_size,
         mean=tuple(config["mean"]),
         std=tuple(config["std"]),
-        token_grid=found.token_grid,
+        token_grid=found_layer.token_grid,
         pooling=pooling,
         head=head,
         interpolation=config["interpolation"] if config["interpolation"] in ("bicubic", "bilinear") else "bilinear",
@@ -79,7 +85,7 @@ def load_timm(name: str, weights: str | Path | None = None, layer: str | None = 
 
 
 def _layout(model: Any) -> Layout:
-    """Timm's own names, of which the classifier is left out."""
+    """The parameter names of timm, without the classifier."""
     classifier = model.pretrained_cfg.get("classifier") or ()
     parts = (classifier,) if isinstance(classifier, str) else classifier
     return Layout("timm", ignored="|".join(rf"{part}\." for part in parts) or r"(?!)")

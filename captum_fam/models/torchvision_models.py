@@ -1,9 +1,9 @@
-"""torchvision's classification networks as embedding models: by name, without classifier, with the layer to explain.
+"""Classification networks of torchvision as embedding models: by name, without classifier, with the layer to explain.
 
-The embedding of a convolutional network is the global average of its last feature map, so that each of its features
-is one channel of the explained layer. VGG and AlexNet, which flatten that map instead, are cut there too. ConvNeXt
-and MaxViT keep what follows the average up to the classifier, as in timm. ViT gives its class token; Swin the average
-of its tokens.
+The embedding of a convolutional network is the global average of the last feature map. So each feature of the
+embedding is one channel of the explained layer. VGG and AlexNet flatten the last feature map instead; here they are cut
+after the map and averaged too. ConvNeXt and MaxViT keep the modules between the average and the classifier, as in timm.
+The embedding of ViT is the class token, the embedding of Swin the average of the tokens.
 """
 
 from __future__ import annotations
@@ -25,24 +25,37 @@ from captum_fam.pooling import GAP
 
 
 def torchvision_names() -> list[str]:
-    """All classification models of the installed torchvision."""
-    found: list[str] = models.list_models(module=models)
-    return found
+    """All classification models of the installed torchvision.
+
+    Returns:
+        Names as in ``torchvision.models``, in alphabetical order.
+
+    Example:
+        >>> "resnet50" in torchvision_names()
+        True
+    """
+    names: list[str] = models.list_models(module=models)
+    return names
 
 
 def load_torchvision(name: str, weights: str | Path | None = None, layer: str | None = None) -> EmbeddingModel:
-    """Build a network without its classifier.
+    """Build a network of torchvision without its classifier.
 
     Args:
-        name: as in ``torchvision.models``: ``"resnet50"``, ``"squeezenet1_0"``, ``"swin_t"``, ...
-        weights: ``"DEFAULT"`` or another name of torchvision's pretrained weights, which are downloaded once; a file
-            with a state dict, with or without the classifier; None (default): random weights.
-        layer: dotted name of the module to explain; None (default): what :func:`~captum_fam.find_layer` finds, the one
-            whose output is pooled into the embedding, and for most weights of ViT the input of the first block.
+        name: name as in ``torchvision.models``: ``"resnet50"``, ``"squeezenet1_0"``, ``"swin_t"``, ...
+        weights: ``"DEFAULT"`` or another name of torchvision's pretrained weights, which are downloaded once; or the
+            path of a file with a state dict, with or without the classifier; None for random weights. Default: None.
+        layer: dotted name of the module to explain; None for the layer that :func:`~captum_fam.find_layer` finds: the
+            layer whose output is pooled into the embedding, and for most weights of ViT the input of the first block.
+            Default: None.
+
+    Returns:
+        The model in eval mode.
 
     Raises:
         ValueError: for an unknown network or layer, or a layer without positions.
-        WeightsError: if the weights cannot be downloaded or read, or belong to another network.
+        WeightsError: (a ``ValueError``) if the weights cannot be downloaded or read, or belong to another network.
+        ImportError: for a file of ``.safetensors`` without the library.
 
     Example:
         >>> net = load_torchvision("resnet50", "DEFAULT")
@@ -54,31 +67,31 @@ def load_torchvision(name: str, weights: str | Path | None = None, layer: str | 
         raise ValueError(f"model {name!r} is no classification network of torchvision; {hint}")
     pretrained = models.get_model_weights(name)
     default = pretrained["DEFAULT"].transforms()
-    used, layout = default, None
+    preprocessing, layout = default, None
     if weights in pretrained.__members__:
         model = _download(name, pretrained[weights])
         _remove_classifier(model)
-        used = pretrained[weights].transforms()
+        preprocessing = pretrained[weights].transforms()
     else:
         model = models.get_model(name, weights=None, **_WITHOUT_WEIGHTS.get(name, {}))
         classifier = _remove_classifier(model)
         if weights is not None:
             layout = _load_file(model, Path(weights), classifier, list(pretrained.__members__))
     model.eval()
-    size = getattr(model, "image_size", used.crop_size[0])  # ViT is built for one size
+    size = getattr(model, "image_size", preprocessing.crop_size[0])  # ViT is built for one size of images
     any_size = not isinstance(model, models.VisionTransformer | models.MaxVit)
-    found = layer_of(model, size, any_size, layer)
-    is_pooled = layer is None and found.token_grid is None
+    found_layer = layer_of(model, size, any_size, layer)
+    is_pooled = layer is None and found_layer.token_grid is None
     has_norm = isinstance(model, models.ConvNeXt | models.MaxVit)
     return EmbeddingModel(
         name=f"torchvision/{name}",
         model=model,
-        layer=found.name,
+        layer=found_layer.name,
         size=size,
         any_size=any_size,
-        mean=tuple(used.mean),
-        std=tuple(used.std),
-        token_grid=found.token_grid,
+        mean=tuple(preprocessing.mean),
+        std=tuple(preprocessing.std),
+        token_grid=found_layer.token_grid,
         pooling=GAP() if is_pooled else None,
         head=OnePosition(model.get_submodule("classifier")) if is_pooled and has_norm else None,
         interpolation=default.interpolation.value,
@@ -87,7 +100,8 @@ def load_torchvision(name: str, weights: str | Path | None = None, layer: str | 
     )
 
 
-# Their random initialization takes seconds; their pretrained weights go with the input transformed once more.
+# Their random initialization takes seconds and is not needed. Their pretrained weights expect an input that the network
+# transforms once more.
 _INCEPTION = {"init_weights": False, "transform_input": True}
 _WITHOUT_WEIGHTS: dict[str, dict[str, bool]] = {"googlenet": _INCEPTION, "inception_v3": _INCEPTION}
 
@@ -99,17 +113,17 @@ def _download(name: str, weights: Any) -> nn.Module:
         target = Path(torch.hub.get_dir(), "checkpoints", Path(weights.url).name)
         raise WeightsError(
             f"cannot download the weights of {name} from {weights.url} ({error}); give a file with "
-            f"--weights FILE (weights=... in Python), or put that download at {target}"
+            f"--weights FILE (weights=... in Python), or put the downloaded file at {target}"
         ) from error
     return model
 
 
 def _remove_classifier(model: nn.Module) -> tuple[str, ...]:
-    """Cut the network before its classifier; gives the names of the modules that are cut off."""
+    """Remove the classifier from the network; returns the names of the removed modules."""
     if isinstance(model, models.VGG | models.AlexNet):
         model.avgpool = GAP()
     if isinstance(model, models.DenseNet):
-        model.features.add_module("relu", nn.ReLU())  # in the forward it is a function, which no hook can see
+        model.features.add_module("relu", nn.ReLU())  # the network calls a function here, which no hook can see
     name = next(name for name in ("fc", "classifier", "head", "heads") if hasattr(model, name))
     if isinstance(model, models.ConvNeXt | models.MaxVit):
         last = len(model.classifier) - 1
@@ -124,10 +138,12 @@ def _remove_classifier(model: nn.Module) -> tuple[str, ...]:
 
 def _load_file(model: nn.Module, path: Path, classifier: tuple[str, ...], pretrained: list[str]) -> Layout:
     if not path.is_file():
-        raise WeightsError(f"weights {path}: no such file, and none of the pretrained ones {', '.join(pretrained)}")
+        raise WeightsError(
+            f"weights {path}: neither a file nor the name of pretrained weights, which are {', '.join(pretrained)}"
+        )
     layout = Layout(
         "torchvision",
-        # torchvision's own files of DenseNet have the names of an older one: denselayer1.norm.1.weight.
+        # The files of DenseNet have the parameter names of an older torchvision: denselayer1.norm.1.weight.
         rules=((r"(denselayer\d+\.(?:norm|conv))\.(\d)", r"\1\2"),),
         ignored="|".join(rf"{re.escape(part)}\." for part in classifier),
     )

@@ -1,4 +1,4 @@
-"""What a similarity is: the interface that every method, support and protocol uses, and the guide to an own one."""
+"""The interface of similarities, which every method, support and protocol uses, and how to write a similarity."""
 
 from __future__ import annotations
 
@@ -9,42 +9,49 @@ from torch import Tensor, nn
 
 
 class Similarity(nn.Module, ABC):
-    r"""How similar two embeddings are, and what each feature adds to that.
+    r"""How similar two embeddings are, and what each feature adds to the similarity.
 
-    A similarity is an ``nn.Module`` on a batch of queries ``(B, J)`` and their supports: ``(K, J)`` where the whole
-    batch shares them, ``(B, K, J)`` where each query has its own. Query and support are on one device and of one
-    floating-point type; the results have both too.
+    A similarity is an ``nn.Module`` that takes a batch of queries ``(B, J)`` and their supports: ``(K, J)`` if all
+    queries share their supports, ``(B, K, J)`` if each query has supports of its own. Query and support have the same
+    device and floating-point type, and so do the results.
 
-    **An own similarity** defines two methods:
+    **A similarity of your own** defines two methods:
 
-    ===================  =============================================================================
+    ===================  ===================================================================================
     ``score``            s(Z, t), ``(B, K)``, differentiable in the query; larger is more similar
-    ``contributions``    c, ``(B, J)``: what each feature adds to the weighted sum over the supports
-    ===================  =============================================================================
+    ``contributions``    c, ``(B, J)``: what each feature adds to the weighted sum of scores of the supports
+    ===================  ===================================================================================
 
-    It *declares* by three class attributes what it can do. Nothing is guessed from the methods that it overrides:
+    Class attributes *declare* what the similarity can do. Nothing is guessed from the methods that it overrides:
 
+    ========================  =======  ================================================================
+    attribute                 default  meaning
     ========================  =======  ================================================================
     ``explains_whole_score``  True     the contributions to a support sum to its score
     ``vanishes_at_zero``      True     the score of the zero embedding is zero, whatever the support
     ``has_weights``           False    there is a linear classifier u with ``c = query * u``
+    ``ignores_length``        False    the score is the same for a positive multiple of the query
+    ``is_linear``             False    the score is linear in the query
     ========================  =======  ================================================================
 
     The other methods have defaults:
 
     =============  ==============================================================  ===================================
-    ``explained``  what the contributions to each support sum to, ``(B, K)``       the score; without
-                                                                                   ``explains_whole_score`` the score
-                                                                                   minus that of the zero embedding
-    ``weights``    u, ``(B, J)``                                                   refused
-    ``bound``      the most that ``explained`` can be at these lengths,            1
-                   ``(B, K)``
-    ``magnitude``  what the rounding of each score is relative to, ``(B, K)``      the magnitude of the score
-    ``terms``      magnitudes of the terms that each u is the sum of, ``(B, J)``   0: nothing is taken for rounding
+    method         result                                                          default
+    =============  ==============================================================  ===================================
+    ``explained``  the part of each score that the contributions sum to,           the score; without
+                   ``(B, K)``                                                      ``explains_whole_score`` the score
+                                                                                   minus the score of the zero
+                                                                                   embedding
+    ``weights``    u, ``(B, J)``                                                   an error
+    ``bound``      the largest possible magnitude of ``explained`` for             1
+                   embeddings of these lengths, ``(B, K)``
+    ``magnitude``  the scale for the rounding error of each score, ``(B, K)``      the magnitude of the score
+    ``terms``      the sum of the magnitudes of the terms of each u, ``(B, J)``    0: no value counts as rounding error
     =============  ==============================================================  ===================================
 
-    The last three say what rounding can do. With them, values that cancel in a sum over the supports (a vector and its
-    negative, a foil equal to the class) can be told from small values that are real.
+    The last three describe rounding errors. They tell values that cancel in a sum over the supports (a vector and its
+    negative, a foil equal to the class) from values that are small but not zero.
 
     A similarity with linear weights defines ``score`` and ``weights`` and inherits from :class:`LinearSimilarity`:
     :class:`~captum_fam.LayerSimilarityCAM` needs the weights. :func:`register_similarity` gives it a name.
@@ -52,10 +59,14 @@ class Similarity(nn.Module, ABC):
     Attributes:
         explains_whole_score: the contributions to a support sum to its score, and ``explained`` *is* ``score``, which
             then is computed once. Default: True.
-        vanishes_at_zero: the score of the zero embedding is zero. Otherwise, as for all distances, a score near zero
-            is the difference of two large numbers, and noise in a map is judged against the score of the zero
-            embedding too. Default: True.
+        vanishes_at_zero: the score of the zero embedding is zero. Otherwise, as for all distances, a score near zero is
+            the difference of two large numbers, so that rounding errors of a map are compared with the score of the
+            zero embedding too. Default: True.
         has_weights: :meth:`weights` is defined, and ``contributions == query * weights``. Default: False.
+        ignores_length: a positive multiple of the query has the same score, so that embeddings that differ by a factor
+            are equal to the similarity. Default: False.
+        is_linear: the score of the sum of two queries is the sum of their scores, so that methods which follow
+            differences, as DeepLift does, add up. Default: False.
 
     Example:
         >>> class Overlap(Similarity):  # the Bhattacharyya coefficient, for supports that the batch shares
@@ -72,6 +83,8 @@ class Similarity(nn.Module, ABC):
     explains_whole_score: bool = True
     vanishes_at_zero: bool = True
     has_weights: bool = False
+    ignores_length: bool = False
+    is_linear: bool = False
 
     def forward(self, query: Tensor, support: Tensor) -> Tensor:
         """The same as :meth:`score`."""
@@ -91,42 +104,43 @@ class Similarity(nn.Module, ABC):
 
     @abstractmethod
     def contributions(self, query: Tensor, support: Tensor, support_weights: Tensor) -> Tensor:
-        """What each feature adds to the weighted sum over the supports.
+        """What each feature adds to the weighted sum of the scores of the supports.
 
         Args:
             query: Z, ``(B, J)``.
             support: Z_k, ``(K, J)`` or ``(B, K, J)``.
-            support_weights: of each support in the sum, ``(B, K)``; negative for the supports of a foil.
+            support_weights: the weight of each support in the sum, ``(B, K)``; negative for the supports of a foil.
 
         Returns:
-            c, ``(B, J)``, with ``c.sum(1) == (support_weights * explained(query, support)).sum(1)``. A row that
-            cancels in the sum over the supports up to rounding is exactly zero.
+            c, ``(B, J)``, with ``c.sum(1) == (support_weights * explained(query, support)).sum(1)``. A row whose terms
+            cancel in the sum over the supports, up to rounding, is exactly zero.
         """
 
     def explained(self, query: Tensor, support: Tensor) -> Tensor:
-        """What the contributions to each support sum to.
+        """The part of each score that the contributions of the features sum to.
 
         Args:
             query: Z, ``(B, J)``.
             support: Z_k, ``(K, J)`` or ``(B, K, J)``.
 
         Returns:
-            ``(B, K)``: the score where the similarity ``explains_whole_score``, else the score minus that of the zero
+            ``(B, K)``: the score if the similarity ``explains_whole_score``, else the score minus the score of the zero
             embedding.
         """
         scores = self.score(query, support)
         return scores if self.explains_whole_score else scores - self.score(torch.zeros_like(query), support)
 
     def weights(self, query: Tensor, support: Tensor, support_weights: Tensor) -> Tensor:
-        """The weighted sum over the supports as a linear classifier of the query.
+        """The weighted sum of the scores of the supports as a linear classifier of the query.
 
         Args:
             query: Z, ``(B, J)``.
             support: Z_k, ``(K, J)`` or ``(B, K, J)``.
-            support_weights: of each support in the sum, ``(B, K)``.
+            support_weights: the weight of each support in the sum, ``(B, K)``.
 
         Returns:
-            u, ``(B, J)``, with ``contributions == query * u``; exactly zero where a row cancels up to rounding.
+            u, ``(B, J)``, with ``contributions == query * u``. A row whose terms cancel, up to rounding, is exactly
+            zero.
 
         Raises:
             ValueError: for a similarity without linear weights.
@@ -135,7 +149,7 @@ class Similarity(nn.Module, ABC):
         raise NotImplementedError(f"{type(self).__name__} declares has_weights and does not define weights")
 
     def require_weights(self) -> None:
-        """Refuse a similarity that has contributions but no linear weights.
+        """Check that the similarity has linear weights.
 
         Raises:
             ValueError: unless the similarity declares ``has_weights``.
@@ -147,50 +161,50 @@ class Similarity(nn.Module, ABC):
             )
 
     def bound(self, query: Tensor, support: Tensor) -> Tensor:
-        r"""The most that the magnitudes of the contributions to each support can sum to.
+        r"""An upper bound of the sum of the magnitudes of the contributions, per support.
 
-        The lower bound of \|s_k\| in Eq. 15 is relative to it.
+        The lower bound of \|s_k\| in Eq. 15 is relative to this bound.
 
         Args:
             query: Z, ``(B, J)``.
             support: Z_k, ``(K, J)`` or ``(B, K, J)``.
 
         Returns:
-            ``(B, K)``; 1 where nothing is known.
+            ``(B, K)``; by default 1.
         """
         return query.new_ones(1, 1).expand(len(query), support.shape[-2])
 
     def magnitude(self, query: Tensor, support: Tensor, scores: Tensor) -> Tensor:
-        """What the rounding of each score is relative to.
+        """The scale for the rounding error of each score.
 
         Args:
             query: Z, ``(B, J)``.
             support: Z_k, ``(K, J)`` or ``(B, K, J)``.
-            scores: of the supports, ``(B, K)``.
+            scores: the result of :meth:`score`, ``(B, K)``.
 
         Returns:
-            ``(B, K)``; the magnitude of the score itself, which holds where all its terms have one sign.
+            ``(B, K)``; by default the magnitude of the score, which is right for a sum of terms that have one sign.
         """
         return scores.abs()
 
     def terms(self, query: Tensor, support: Tensor, support_weights: Tensor) -> Tensor:
-        """Magnitudes of the terms that each of :meth:`weights` is the sum of.
+        """The sum of the magnitudes of the terms of each of :meth:`weights`.
 
         Args:
             query: Z, ``(B, J)``.
             support: Z_k, ``(K, J)`` or ``(B, K, J)``.
-            support_weights: ``(B, K)``, not negative: magnitudes of the weights, or their errors.
+            support_weights: magnitudes of the support weights, or of their errors, ``(B, K)``, not negative.
 
         Returns:
-            ``(B, J)``; 0 where nothing is known.
+            ``(B, J)``; by default 0.
         """
         return torch.zeros_like(query)
 
 
 class LinearSimilarity(Similarity):
-    """A similarity with linear weights: :meth:`weights` takes the place of :meth:`contributions`.
+    """A similarity with linear weights, from which :meth:`contributions` follow.
 
-    An own similarity defines ``score`` and ``weights``.
+    A similarity of your own defines ``score`` and ``weights``.
 
     Example:
         >>> class Overlap(LinearSimilarity):  # the Bhattacharyya coefficient, for supports that the batch shares

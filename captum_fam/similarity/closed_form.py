@@ -1,4 +1,4 @@
-"""Similarities whose weights are a formula of the weighted sum of the supports, and what rounding leaves of them."""
+"""Similarities whose weights are a formula of the weighted sum of the supports, without rounding errors of zeros."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from captum_fam.similarity.base import LinearSimilarity
 
 
 class ClosedFormSimilarity(LinearSimilarity):
-    """A similarity that never looks at its supports one by one: the formula of the weights takes their weighted sum.
+    """A similarity whose weights are a formula of the weighted sum of the supports, without a loop over supports.
 
-    A subclass defines ``score``, the formula ``_weights``, and for rounding ``bound`` and ``terms``. The base calls the
-    formula and sets rows to zero that are only rounding. :class:`LinearSimilarity` is the base for an own similarity;
-    this class serves those of the package.
+    A subclass defines ``score``, the formula ``_weights``, and ``bound`` and ``terms`` for rounding errors. This class
+    calls the formula and sets rows to zero that are only rounding errors. It is the base of similarities of this
+    package; for a similarity of your own, :class:`LinearSimilarity` is simpler.
     """
 
     def weights(self, query: Tensor, support: Tensor, support_weights: Tensor) -> Tensor:
@@ -29,21 +29,21 @@ class ClosedFormSimilarity(LinearSimilarity):
 
     @abstractmethod
     def _weights(self, query: Tensor, support: Tensor, support_weights: Tensor) -> Tensor:
-        """:meth:`weights` with what rounding leaves of terms that cancel, ``(B, J)``."""
+        """:meth:`weights` before rounding errors are set to zero, ``(B, J)``."""
 
     def _contributions(self, query: Tensor, support: Tensor, support_weights: Tensor) -> Tensor:
-        """:meth:`contributions` with what rounding leaves of terms that cancel, ``(B, J)``."""
+        """:meth:`contributions` before rounding errors are set to zero, ``(B, J)``."""
         return query * self._weights(query, support, support_weights)
 
     def _terms_per_weight(self, support: Tensor) -> int:
-        """How many terms each weight is the sum of."""
+        """The number of terms in the sum for each weight."""
         return support.shape[-2]
 
     def _drop_rounding(
         self, values: Tensor, query: Tensor, support: Tensor, support_weights: Tensor, *, are_weights: bool
     ) -> Tensor:
-        # The errors of all sums behind one weight, as an error of the support weights: `bound` and `terms` are linear
-        # in the support weights, so that they turn it into the error of the contributions and of each weight.
+        # The rounding error of each weight, as an error of the support weights. `bound` and `terms` are linear in the
+        # support weights, so that they turn this error into the errors of the contributions and of each weight.
         errors = F.rounding_of_supports(self._terms_per_weight(support), query.dtype) * support_weights.abs()
         return drop_rounding(
             values,

@@ -1,13 +1,13 @@
-"""Distances as similarities: the negative distance, split in one of two ways.
+"""Distances as similarities: the negative distance, with contributions of one of two kinds.
 
-A distance has no split by features that adds up to the distance *and* gives nothing to a feature that is zero in the
-query. So there are two splits, and two classes for each distance:
+A distance has no contributions of features that both sum to the distance *and* are zero for a feature that is zero in
+the query. So there are two kinds of contributions, and two classes per distance:
 
-- :class:`Euclidean` and :class:`Mahalanobis` count from the zero embedding: contributions sum to ``score(Z) -
-  score(0)``, and a feature that is zero in the query contributes nothing.
-- :class:`EuclideanDifference` and :class:`MahalanobisDifference` split the score itself. A feature that is dead in both
-  images is a perfect match for them: after min-max it gets the top weight, and maps made with them point at the right
-  object no more often than chance.
+- :class:`Euclidean` and :class:`Mahalanobis`: contributions sum to ``score(Z) - score(0)``, and a feature that is zero
+  in the query contributes nothing.
+- :class:`EuclideanDifference` and :class:`MahalanobisDifference`: contributions sum to the score itself. A feature that
+  is zero in both images has the difference zero, which is the largest possible contribution. After min-max it has the
+  largest weight, and maps with these contributions point at the right object no more often than chance.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from captum_fam.similarity.registry import register_similarity
 
 
 class _EuclideanDistance(Similarity):
-    """The score that both splits of the Euclidean distance share."""
+    """The score of both classes for the Euclidean distance."""
 
     vanishes_at_zero = False
 
@@ -40,8 +40,9 @@ class _EuclideanDistance(Similarity):
         return -distance.square() if self.squared else -distance
 
     def bound(self, query: Tensor, support: Tensor) -> Tensor:
-        # Magnitudes of 2 z·t - ‖z‖², over ‖t‖ + d, which is at least ‖z‖ and at least ‖t‖, for the root.
-        # The other split takes it too, as the scale of the embeddings: what is relative to it needs no more.
+        # Contributions to the squared distance sum to 2 z·t - ‖z‖². For the distance they are divided by ‖t‖ + d, which
+        # is at least ‖z‖ and at least ‖t‖, so that 3 ‖z‖ is a bound. EuclideanDifference uses this bound as well: there
+        # it only has to be of the scale of the embeddings.
         length = F.lengths(query).unsqueeze(1)
         if self.squared:
             return 2 * F.products_of_lengths(query, support) + length.square()
@@ -56,11 +57,12 @@ class Euclidean(_EuclideanDistance, ClosedFormSimilarity):
     r"""Negative Euclidean distance, :math:`s = -\|Z - t\|`, or its square, :math:`-\|Z - t\|^2`.
 
     The square is the similarity of prototypical networks (Snell, Swersky and Zemel, NeurIPS 2017).
-    Contributions :math:`2 z_j t_j - z_j^2` sum to score(Z) - score(0) of the square, and are zero for a dead channel.
-    Those of the distance are the same, divided so that they sum to its score(Z) - score(0).
+    Contributions to the square are :math:`2 z_j t_j - z_j^2`. They sum to score(Z) - score(0), and are zero for a
+    feature that is zero in the query. Contributions to the distance are these values, divided by
+    :math:`\|t\| + \|Z - t\|` so that they sum to score(Z) - score(0) of the distance.
 
     Args:
-        squared: the squared distance. Default: False.
+        squared: whether the distance is squared. Default: False.
 
     Example:
         >>> squared = Euclidean(squared=True)
@@ -90,7 +92,7 @@ class Euclidean(_EuclideanDistance, ClosedFormSimilarity):
         return support_weights if self.squared else _divide(support_weights, self._reach(query, support))
 
     def _reach(self, query: Tensor, support: Tensor) -> Tensor:
-        """‖t‖ + d, ``(B, K)``: the gain of the squared distance, ‖t‖² - d², is so many times that of the distance."""
+        """‖t‖ + d, ``(B, K)``: the factor between ‖t‖² - d², for the squared distance, and ‖t‖ - d."""
         return _distance(query, support) + support.norm(dim=-1)
 
 
@@ -98,14 +100,14 @@ register_similarity("squared-euclidean", partial(Euclidean, squared=True))
 
 
 class EuclideanDifference(_EuclideanDistance):
-    r"""The score of :class:`Euclidean`, split into the differences of the features, :math:`-(z_j - t_j)^2`.
+    r"""The score of :class:`Euclidean` with the contributions :math:`-(z_j - t_j)^2`, for comparisons.
 
     Contributions sum to the score itself; without ``squared`` they are divided by the distance, so that they sum to
-    the distance. Channels that are dead in both images count as perfect matches, so that maps made with this split
-    point at the right object no more often than chance. It is here to be compared with, and has no linear weights.
+    the distance. A feature that is zero in both images has the largest possible contribution, zero, so that maps with
+    these contributions point at the right object no more often than chance. There are no linear weights.
 
     Args:
-        squared: the squared distance. Default: False.
+        squared: whether the distance is squared. Default: False.
 
     Example:
         >>> squared = EuclideanDifference(squared=True)
@@ -115,13 +117,12 @@ class EuclideanDifference(_EuclideanDistance):
     """
 
     def contributions(self, query: Tensor, support: Tensor, support_weights: Tensor) -> Tensor:
-        if not self.squared:
-            support_weights = _divide(support_weights, _distance(query, support))
-        return -_sum_over_supports(torch.square, query, support, support_weights)
+        weights = support_weights if self.squared else _divide(support_weights, _distance(query, support))
+        return -_sum_over_supports(torch.square, query, support, weights)
 
 
 class _MahalanobisDistance(Similarity):
-    """The score that both splits of the Mahalanobis distance share."""
+    """The score of both classes for the Mahalanobis distance."""
 
     vanishes_at_zero = False
     factor: Tensor
@@ -129,46 +130,48 @@ class _MahalanobisDistance(Similarity):
     def __init__(self, matrix: Tensor) -> None:
         super().__init__()
         check_square(matrix)
-        matrix = F.widen(matrix.detach())
-        if (matrix - matrix.T).abs().max() > 1e-4 * matrix.abs().max():
+        metric = F.widen(matrix.detach())
+        if (metric - metric.T).abs().max() > 1e-4 * metric.abs().max():
             raise ValueError("matrix must be symmetric; pass (matrix + matrix.T) / 2")
-        values, vectors = torch.linalg.eigh((matrix + matrix.T) / 2)
+        values, vectors = torch.linalg.eigh((metric + metric.T) / 2)
         if values.min() < -1e-5 * values.abs().max():
             raise ValueError(f"matrix must be positive semi-definite, got the eigenvalue {values.min():.3g}")
-        # M = F Fᵀ: in whitened embeddings Z F the distance is the Euclidean one, without d M d, which can come out
-        # with the wrong sign.
+        # M = F Fᵀ, so that the distance is the Euclidean distance of the whitened embeddings Z F. Computed from M,
+        # rounding could make dᵀ M d negative.
         self.register_buffer("factor", vectors * values.clamp_min(0).sqrt())
 
     def score(self, query: Tensor, support: Tensor) -> Tensor:
         return -_distance(self._whiten(query), self._whiten(support)).square()
 
     def bound(self, query: Tensor, support: Tensor) -> Tensor:
-        # The columns of the factor are orthogonal: the longest one's square is the largest eigenvalue of M.
+        # The columns of the factor are orthogonal: the square of the longest column is the largest eigenvalue of M.
         stretch = self.factor.to(query).square().sum(0).amax()
         return stretch * (2 * F.products_of_lengths(query, support) + F.lengths(query).square().unsqueeze(1))
 
     def _whiten(self, vectors: Tensor) -> Tensor:
+        """Z F, ``(..., J)``."""
         check_features(self.factor, vectors)
         return vectors @ self.factor.to(vectors)
 
     def _apply_matrix(self, vectors: Tensor) -> Tensor:
+        """M Z, ``(..., J)``."""
         return self._whiten(vectors) @ self.factor.to(vectors).T
 
 
 class Mahalanobis(_MahalanobisDistance, ClosedFormSimilarity):
     r"""Negative squared distance in a metric, :math:`s = -(Z - t)^\top M (Z - t)`.
 
-    Contributions :math:`z_j (2 M t - M Z)_j` sum to score(Z) - score(0), and are zero for a dead channel. M is learned
-    in Xing et al., "Distance Metric Learning with Application to Clustering", NeurIPS 2002, and is an inverse
-    covariance in Bateni et al., "Improved Few-Shot Visual Classification" (Simple CNAPS), CVPR 2020.
+    Contributions :math:`z_j (2 M t - M Z)_j` sum to score(Z) - score(0), and are zero for a feature that is zero in the
+    query. M is learned in Xing et al., "Distance Metric Learning with Application to Clustering", NeurIPS 2002, and is
+    an inverse covariance in Bateni et al., "Improved Few-Shot Visual Classification" (Simple CNAPS), CVPR 2020.
 
     Args:
-        matrix: M, symmetric and positive semi-definite, ``(J, J)``, of any floating-point type; it is factored in
-            float32 at least, and used in the type and on the device of the embeddings.
+        matrix: M, symmetric and positive semi-definite, ``(J, J)``, of any floating-point type. It is factored in
+            float32 or float64, and used in the dtype and on the device of the embeddings.
 
     Raises:
-        ValueError: if the matrix is not finite, square, symmetric and positive semi-definite; in use, if the
-            embeddings have not J features.
+        ValueError: if the matrix is not finite, square, symmetric and positive semi-definite; in use, for embeddings
+            with another number of features than J.
 
     Example:
         >>> metric = Mahalanobis(torch.diag(torch.tensor([1.0, 4.0])))
@@ -191,15 +194,15 @@ class Mahalanobis(_MahalanobisDistance, ClosedFormSimilarity):
         return self._apply_matrix(2 * pull - query * support_weights.sum(1, keepdim=True))
 
     def _terms_per_weight(self, support: Tensor) -> int:
-        # A sum over the supports, and one over the features in the product with the matrix.
+        # A sum over the K supports, and a sum over the J features in the product with the matrix.
         return sum(support.shape[-2:])
 
 
 class MahalanobisDifference(_MahalanobisDistance):
-    r"""The score of :class:`Mahalanobis`, split into :math:`-d_j (M d)_j` with :math:`d = Z - t`.
+    r"""The score of :class:`Mahalanobis` with the contributions :math:`-d_j (M d)_j`, for comparisons.
 
-    Contributions sum to the score itself. Channels that are dead in both images count as perfect matches, as for
-    :class:`EuclideanDifference`. It is here to be compared with, and has no linear weights.
+    Here :math:`d = Z - t`. Contributions sum to the score itself. For a diagonal M, a feature that is zero in both
+    images has the largest possible contribution, as for :class:`EuclideanDifference`. There are no linear weights.
 
     Args:
         matrix: M, as for :class:`Mahalanobis`.
@@ -220,7 +223,7 @@ class MahalanobisDifference(_MahalanobisDistance):
 
 def _distance(query: Tensor, support: Tensor) -> Tensor:
     """‖Z - t‖, ``(B, K)``."""
-    # The expanded form ‖z‖² - 2 z·t + ‖t‖² loses all digits between near duplicates.
+    # The expanded form ‖z‖² - 2 z·t + ‖t‖² loses all digits if the query is nearly equal to the support.
     exact = "donot_use_mm_for_euclid_dist"
     if support.dim() == 2:
         return torch.cdist(query, support, compute_mode=exact)
@@ -228,25 +231,25 @@ def _distance(query: Tensor, support: Tensor) -> Tensor:
 
 
 def _gain(query: Tensor, support: Tensor) -> Tensor:
-    """‖t‖² - ‖Z - t‖² = 2 Z·t - ‖Z‖², ``(B, K)``, whose error does not grow with the longest of the supports."""
+    """‖t‖² - ‖Z - t‖², ``(B, K)``, as 2 Z·t - ‖Z‖², whose rounding error does not grow with ‖t‖²."""
     return 2 * F.pairwise_dot(query, support) - query.square().sum(1, keepdim=True)
 
 
 def _divide(values: Tensor, lengths: Tensor) -> Tensor:
-    # A length is zero only where all that its quotient multiplies is zero too: any finite quotient will do.
+    # If a length is zero, the factor of the quotient is zero as well, so that any finite quotient is right.
     return values / lengths.clamp_min(torch.finfo(lengths.dtype).tiny)
 
 
 def _sum_over_supports(
     term: Callable[[Tensor], Tensor], query: Tensor, support: Tensor, support_weights: Tensor
 ) -> Tensor:
-    """The weighted sum of ``term(Z - t)`` over the supports, ``(B, J)``; rows that cancel are exactly zero."""
+    """The weighted sum of ``term(Z - t)`` over the supports, ``(B, J)``; rows whose terms cancel are exactly zero."""
     total, magnitude = torch.zeros_like(query), torch.zeros_like(query)
-    # One support after the other, as the term is no formula of the weighted sum: all at once would be (B, K, J).
+    # The terms of all supports at once would be a tensor (B, K, J), so that the loop adds one support at a time.
     for vectors, weight in zip(F.each_support(support), support_weights.unbind(1), strict=True):
         summand = weight.unsqueeze(1) * term(query - vectors)
         total += summand
         magnitude += summand.abs()
-    # The magnitudes are those of contributions already: a query of ones takes them as they are.
+    # drop_rounding_of_sum multiplies magnitudes by the query, but these are magnitudes of contributions already.
     ones = torch.ones_like(query)
     return drop_rounding_of_sum(total, magnitude, ones, are_weights=False, count=support.shape[-2])

@@ -12,8 +12,10 @@ from captum_fam.similarity.registry import register_similarity
 
 
 class _InnerProduct(ClosedFormSimilarity):
+    """A similarity whose rounding errors are relative to the product of the lengths."""
+
     def magnitude(self, query: Tensor, support: Tensor, scores: Tensor) -> Tensor:
-        # The products of the features have both signs: what is left of them says nothing about their size.
+        # The products z_j t_j have both signs and may cancel, so that the score says nothing about their size.
         return self.bound(query, support)
 
 
@@ -21,14 +23,16 @@ class _InnerProduct(ClosedFormSimilarity):
 class Cosine(_InnerProduct):
     r"""Cosine of the angle, Eq. 14 of the paper: :math:`s = \langle Z, t \rangle / \|Z\| \|t\|`, in [-1, 1].
 
-    Contributions :math:`z_j t_j / \|Z\| \|t\|` are Eq. 15 and sum to the score. The query's norm is treated as a
-    constant: each weight is :math:`t_j / \|Z\| \|t\|`, and 0 for a query of zeros.
+    Contributions :math:`z_j t_j / \|Z\| \|t\|` are Eq. 15 and sum to the score. The weights are
+    :math:`t_j / \|Z\| \|t\|`, with the norm of the query as a constant, and 0 for a query of zeros.
 
     Example:
         >>> query, support = torch.tensor([[3.0, 4.0]]), torch.tensor([[1.0, 0.0]])
         >>> Cosine()(query, support), Cosine().contributions(query, support, torch.ones(1, 1))
         (tensor([[0.6000]]), tensor([[0.6000, 0.0000]]))
     """
+
+    ignores_length = True
 
     def score(self, query: Tensor, support: Tensor) -> Tensor:
         return F.cosine_similarity(query, support)
@@ -41,7 +45,7 @@ class Cosine(_InnerProduct):
         return torch.where(length == 0, 0.0, F.combine_unit_supports(support_weights, support) / length)
 
     def _contributions(self, query: Tensor, support: Tensor, support_weights: Tensor) -> Tensor:
-        # Not the query times the weights: a unit query is in range where its length, in the weights, is not.
+        # The query times the weights would divide by the length of the query, which may over- or underflow.
         return F.cosine_contributions(query, support, support_weights)
 
 
@@ -56,6 +60,8 @@ class Dot(_InnerProduct):
         >>> Dot()(query, support), Dot().contributions(query, support, torch.ones(1, 1))
         (tensor([[8.]]), tensor([[6., 2.]]))
     """
+
+    is_linear = True
 
     def score(self, query: Tensor, support: Tensor) -> Tensor:
         return F.pairwise_dot(query, support)
@@ -76,10 +82,11 @@ class Bilinear(_InnerProduct):
     Chechik et al., "Large Scale Online Learning of Image Similarity Through Ranking" (OASIS), JMLR 2010.
 
     Args:
-        matrix: M, ``(J, J)``, of any floating-point type; it is used in the type and on the device of the embeddings.
+        matrix: M, ``(J, J)``, of any floating-point type; it is used in the dtype and on the device of the embeddings.
 
     Raises:
-        ValueError: if the matrix is not square or holds NaN or inf; in use, if the embeddings have not J features.
+        ValueError: if the matrix is not square or holds NaN or inf; in use, for embeddings with another number of
+            features than J.
 
     Example:
         >>> swap = Bilinear(torch.tensor([[0.0, 1.0], [1.0, 0.0]]))
@@ -87,6 +94,7 @@ class Bilinear(_InnerProduct):
         tensor([[4.]])
     """
 
+    is_linear = True
     matrix: Tensor
 
     def __init__(self, matrix: Tensor) -> None:
@@ -99,7 +107,7 @@ class Bilinear(_InnerProduct):
 
     def bound(self, query: Tensor, support: Tensor) -> Tensor:
         matrix = self.matrix.to(support).abs()
-        # The largest singular value is at most this, and 1 for the identity.
+        # An upper bound of the largest singular value of the matrix; 1 for the identity.
         stretch = (matrix.sum(0).amax() * matrix.sum(1).amax()).sqrt()
         return stretch * F.products_of_lengths(query, support)
 
@@ -110,9 +118,10 @@ class Bilinear(_InnerProduct):
         return self._project(F.combine_supports(support_weights, support))
 
     def _terms_per_weight(self, support: Tensor) -> int:
-        # A sum over the supports, and one over the features in the product with the matrix.
+        # A sum over the K supports, and a sum over the J features in the product with the matrix.
         return sum(support.shape[-2:])
 
     def _project(self, support: Tensor) -> Tensor:
+        """M t, ``(..., J)``."""
         check_features(self.matrix, support)
         return support @ self.matrix.to(support).T

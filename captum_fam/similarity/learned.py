@@ -1,4 +1,4 @@
-"""A similarity that was learned: any differentiable metric, explained along a path."""
+"""Learned similarities: any differentiable metric, explained by integrated gradients."""
 
 from __future__ import annotations
 
@@ -14,26 +14,28 @@ from captum_fam.rounding import drop_rounding_of_sum
 from captum_fam.similarity.base import LinearSimilarity
 
 Metric = Callable[[Tensor, Tensor], Tensor]
-"""Two batches of embeddings ``(B, J)``, query and support, to similarities ``(B,)``."""
+"""A function of two batches of embeddings ``(B, J)``, query and support, that returns similarities ``(B,)``."""
 
 
 class Learned(LinearSimilarity):
     r"""Any differentiable metric, explained by Captum's integrated gradients on the embedding.
 
-    The weights are the mean gradient on the way from the zero vector, :math:`u = \int_0^1 \nabla_Z s(a Z, t)\, da`
-    (Sundararajan, Taly and Yan, "Axiomatic Attribution for Deep Networks", ICML 2017), for metrics such as that of
-    relation networks (Sung et al., CVPR 2018). Contributions sum to score(Z) - score(0) up to the quadrature, whose
-    weights Captum keeps in float32: about 1e-7 at best. Only the metric is run along the path, never the
-    backbone. A metric that jumps at the zero vector, such as one that normalizes its inputs, has no such sum;
-    a warning says when more than a twentieth is missing.
+    The weights are the mean gradient on the path from the zero vector, :math:`u = \int_0^1 \nabla_Z s(a Z, t)\, da`
+    (Sundararajan, Taly and Yan, "Axiomatic Attribution for Deep Networks", ICML 2017). An example of such a metric is
+    the relation module of relation networks (Sung et al., CVPR 2018). Only the metric runs along the path, not the
+    backbone.
+
+    Contributions sum to score(Z) - score(0), up to the error of the quadrature. This error is 1e-7 at least, because
+    Captum keeps the weights of the quadrature in float32. The sum is wrong for a metric that is not continuous at the
+    zero vector, such as a metric that normalizes its inputs: if more than a twentieth is missing, there is a warning.
 
     Args:
         metric: maps two batches of embeddings ``(B, J)``, query and support, to similarities ``(B,)``; larger is
             more similar.
-        n_steps: points of the quadrature, as in ``captum.attr.IntegratedGradients``. Default: 50.
+        n_steps: the number of points of the quadrature, as in ``captum.attr.IntegratedGradients``. Default: 50.
 
     Raises:
-        ValueError: in use, if the metric does not return ``(B,)``.
+        ValueError: in use, if the metric does not return the shape ``(B,)``.
 
     Example:
         >>> square = Learned(lambda query, support: (query * support).sum(1) ** 2)
@@ -43,7 +45,7 @@ class Learned(LinearSimilarity):
     """
 
     explains_whole_score = False
-    # Nothing is known about the score of the zero embedding.
+    # The score of the zero embedding depends on the metric, and may be any number.
     vanishes_at_zero = False
 
     def __init__(self, metric: Metric, n_steps: int = 50) -> None:
@@ -61,17 +63,19 @@ class Learned(LinearSimilarity):
         return self._follow_path(query, support, support_weights, are_weights=False)
 
     def extra_repr(self) -> str:
-        # A module shows itself; of a function the name, because its repr holds an address that changes with each run.
+        # nn.Module prints a metric that is a module by itself. A function is printed by its name, because its repr has
+        # an address, which differs between runs.
         name = getattr(self.metric, "__qualname__", type(self.metric).__name__)
         return f"n_steps={self.n_steps}" if isinstance(self.metric, nn.Module) else f"{name}, n_steps={self.n_steps}"
 
     def _follow_path(self, query: Tensor, support: Tensor, support_weights: Tensor, *, are_weights: bool) -> Tensor:
+        """The weights, or contributions, ``(B, J)``, by integrated gradients for one support after the other."""
         path = IntegratedGradients(self._compare, multiply_by_inputs=False)
         with torch.inference_mode(False):
-            # Autograd cannot save what was made in inference mode; a copy it can.
+            # Autograd cannot use inference tensors. A copy that is made outside inference mode is a normal tensor.
             query = query.clone()
             total, magnitude = torch.zeros_like(query), torch.zeros_like(query)
-            # One support after the other: the graph of all would hold their number times the path.
+            # One support at a time, because the graph for all of them would need K times the memory.
             for vectors, weight in zip(F.each_support(support), support_weights.unbind(1), strict=True):
                 if weight.any():
                     vectors = vectors.expand_as(query).clone()
@@ -84,6 +88,7 @@ class Learned(LinearSimilarity):
         return drop_rounding_of_sum(values, magnitude, query, are_weights=are_weights, count=support.shape[-2])
 
     def _compare(self, query: Tensor, support: Tensor) -> Tensor:
+        """The metric with a check of its result, ``(B, J)`` and ``(B, J)`` -> ``(B,)``."""
         similarity = self.metric(query, support)
         if similarity.shape != query.shape[:1]:
             raise ValueError(
@@ -94,6 +99,7 @@ class Learned(LinearSimilarity):
 
     @staticmethod
     def _warn_of_gap(contributions: Tensor, explained: Tensor) -> None:
+        """Warn if contributions ``(B, J)`` do not sum to the weighted explained scores ``(B, K)``."""
         gap = (contributions.sum(1) - explained.sum(1)).abs()
         if (gap > 0.05 * explained.abs().sum(1) + 1e-5 * contributions.abs().sum(1)).any():
             warnings.warn(

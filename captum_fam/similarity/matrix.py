@@ -1,4 +1,4 @@
-"""The matrix that a similarity is made with: what it must be, and which embeddings fit it."""
+"""Checks of the matrix of a similarity, and of the embeddings that it is applied to."""
 
 from __future__ import annotations
 
@@ -6,10 +6,19 @@ from torch import Tensor
 
 
 def check_square(matrix: Tensor) -> None:
-    """Refuse a matrix that is not ``(J, J)``, or holds NaN or inf.
+    """Check that a matrix is square and finite.
+
+    Args:
+        matrix: ``(J, J)``.
 
     Raises:
-        ValueError: for such a matrix.
+        ValueError: for another shape, NaN or inf.
+
+    Example:
+        >>> check_square(torch.zeros(2, 3))
+        Traceback (most recent call last):
+        ...
+        ValueError: matrix must be square, (J, J), got (2, 3)
     """
     if matrix.dim() != 2 or matrix.shape[0] != matrix.shape[1]:
         raise ValueError(f"matrix must be square, (J, J), got {tuple(matrix.shape)}")
@@ -18,10 +27,17 @@ def check_square(matrix: Tensor) -> None:
 
 
 def check_features(matrix: Tensor, vectors: Tensor) -> None:
-    """Refuse embeddings ``(..., J)`` of another length than the matrix ``(J, J)`` is for.
+    """Check that embeddings have as many features as a matrix.
+
+    Args:
+        matrix: ``(J, J)``.
+        vectors: embeddings, ``(..., J)``.
 
     Raises:
-        ValueError: for such embeddings.
+        ValueError: for another number of features.
+
+    Example:
+        >>> check_features(torch.eye(2), torch.rand(4, 2))
     """
     if vectors.shape[-1] != len(matrix):
         raise ValueError(f"similarity: its matrix is for embeddings of {len(matrix)} features, got {vectors.shape[-1]}")

@@ -1,4 +1,4 @@
-"""Similarities by name: an open registry, looked up at each call."""
+"""The registry of similarities by name, to which anyone can add."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from captum_fam.similarity.base import Similarity
 from captum_fam.similarity.learned import Learned, Metric
 
 SimilarityLike = str | Similarity | Metric
-"""A registered name, a :class:`Similarity`, or a metric on two batches of embeddings (:class:`Learned`)."""
+"""A registered name, a :class:`Similarity`, or a metric, which becomes :class:`Learned`."""
 
 SimilarityMaker = Callable[[], Similarity]
-"""A class, or a function, that makes a similarity without arguments."""
+"""A class, or a function without arguments, that makes a similarity."""
 
 _Maker = TypeVar("_Maker", bound=SimilarityMaker)
 
@@ -30,19 +30,19 @@ def register_similarity(name: str, make: None = None) -> Callable[[_Maker], _Mak
 
 
 def register_similarity(name: str, make: _Maker | None = None) -> _Maker | Callable[[_Maker], _Maker]:
-    """Give a similarity a name, by which everything that takes a similarity finds it from then on.
+    """Give a similarity a name. Every function that takes a similarity accepts the name from then on.
 
     Args:
-        name: a text that is not taken.
-        make: a class, or a function, that makes the similarity without arguments; called for each look-up.
+        name: a text that no other similarity has as its name.
+        make: a class, or a function without arguments, that makes the similarity; called for each look-up.
             Default: None, for use as a decorator.
 
     Returns:
-        ``make`` itself, so that a decorated class stays what it is; without it the decorator.
+        ``make`` itself, so that a decorated class stays what it is; the decorator if ``make`` is None.
 
     Raises:
         TypeError: for a name that is no text, or a ``make`` that is a similarity or not callable.
-        ValueError: for an empty name, or one that is taken.
+        ValueError: for an empty name, or a name that is taken.
 
     Example:
         >>> from captum_fam.similarity import EuclideanDifference, Similarity, get_similarity, register_similarity
@@ -74,7 +74,7 @@ def register_similarity(name: str, make: _Maker | None = None) -> _Maker | Calla
 
 
 def list_similarities() -> list[str]:
-    """Names of all registered similarities, in alphabetical order.
+    """The names of all registered similarities, in alphabetical order.
 
     Example:
         >>> "cosine" in list_similarities()
@@ -84,11 +84,14 @@ def list_similarities() -> list[str]:
 
 
 def get_similarity(similarity: SimilarityLike) -> Similarity:
-    """A similarity by its registered name, as an object, or as a metric.
+    """Convert a name or a metric to a :class:`Similarity`.
 
     Args:
         similarity: a name of :func:`list_similarities`; a :class:`Similarity`, which is returned as it is; or a
-            callable on two batches of embeddings, which becomes :class:`Learned`.
+            metric, a callable of two batches of embeddings, which becomes :class:`Learned`.
+
+    Returns:
+        The similarity; a new object for a name or a metric.
 
     Raises:
         ValueError: for an unknown name.
@@ -104,10 +107,10 @@ def get_similarity(similarity: SimilarityLike) -> Similarity:
     if isinstance(similarity, str):
         if similarity not in _MAKERS:
             raise ValueError(f"similarity must be one of {', '.join(list_similarities())}, got {similarity!r}")
-        made = _MAKERS[similarity]()
-        if not isinstance(made, Similarity):
-            raise TypeError(f"similarity {similarity!r} is registered with a make that made no Similarity: {made!r}")
-        return made
+        product = _MAKERS[similarity]()
+        if not isinstance(product, Similarity):
+            raise TypeError(f"similarity {similarity!r} is registered with a make that made no Similarity: {product!r}")
+        return product
     if isinstance(similarity, type):
         raise TypeError(f"similarity is the class {similarity.__name__}; pass an instance, {similarity.__name__}()")
     if callable(similarity):
@@ -116,15 +119,16 @@ def get_similarity(similarity: SimilarityLike) -> Similarity:
 
 
 def similarity_name(similarity: SimilarityLike) -> str:
-    """A text that stands for a similarity in settings and files; the same in each run, and for equal similarities.
+    """A text for a similarity in settings and files, which is the same in each run and for equal similarities.
 
     Args:
         similarity: as for :func:`get_similarity`.
 
     Returns:
-        The registered name, also of an object that equals what a registered class (or ``functools.partial`` of a
-        class) makes; else the object's ``repr``, followed by a hash of its parameters and buffers if it has any. A
-        metric that is a plain function goes by its own name: two functions of one name are not told apart.
+        The registered name, if ``similarity`` is a name, or an object equal to the object that a registered class (or
+        ``functools.partial`` of a class) makes. Otherwise the ``repr`` of the object, followed by a hash of its
+        parameters and buffers if there are any. A metric that is a plain function is represented by its name, so that
+        two functions of the same name get the same text.
 
     Raises:
         ValueError, TypeError: as :func:`get_similarity`.
@@ -141,20 +145,21 @@ def similarity_name(similarity: SimilarityLike) -> str:
         >>> similarity_name(Bilinear(torch.eye(2)))
         'Bilinear() sha256:...'
     """
-    made = get_similarity(similarity)
+    resolved = get_similarity(similarity)
     if isinstance(similarity, str):
         return similarity
-    description = _describe(made)
+    description = _describe(resolved)
     for name in list_similarities():
-        # A function may load a file or fail: only a class, or a partial of one, is asked whether it makes the same.
+        # Only the maker of the same class is called: other makers may load a file, or fail.
         make: object = _MAKERS[name]
         made_class = make.func if isinstance(make, partial) else make
-        if made_class is type(made) and _describe(get_similarity(name)) == description:
+        if made_class is type(resolved) and _describe(get_similarity(name)) == description:
             return name
     return description
 
 
 def _describe(similarity: Similarity) -> str:
+    """The ``repr`` of a similarity, with a hash of its parameters and buffers if there are any."""
     state = [*similarity.named_parameters(), *similarity.named_buffers()]
     if not state:
         return repr(similarity)

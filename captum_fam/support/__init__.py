@@ -1,4 +1,4 @@
-"""What queries are compared with: the interface, support sets, memory banks, foils, and scores against them."""
+"""What queries are compared with: the interface, support sets, memory banks, foils, and scores of classes."""
 
 from captum_fam.support.base import Support
 from captum_fam.support.comparison import Comparison

@@ -1,25 +1,34 @@
-"""Noticing that the weights behind an embedding have changed."""
+"""Detecting that a model has changed since it embedded a support."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
+_PLAIN = {bool, int, float, str}
+
 
 def version_of(forward_func: object, *others: object) -> object | None:
-    """A value that changes when a model, or a support, gets other weights, buffers, submodules, modes or settings.
+    """A value that changes when the weights, buffers, submodules, modes or settings of a model or support change.
 
-    In-place updates (optimizers, ``load_state_dict``, batch-norm statistics) raise PyTorch's version count of a tensor,
-    and another tensor in its place has another address. Updates behind the back of PyTorch,
-    ``parameter.data.mul_(...)`` of a momentum encoder, are seen where they reach the first or the last tensor of a
-    module, of which one value is compared.
+    In-place updates (optimizers, ``load_state_dict``, batch-norm statistics) increase PyTorch's version count of a
+    tensor, and a tensor that replaces another has another address. PyTorch does not count updates through ``.data``,
+    such as ``parameter.data.mul_(...)`` of a momentum encoder. They are detected if they change the first value of one
+    of eight tensors that are spread over the model, the first and the last among them.
 
     Args:
-        forward_func: a module, or a method of one, which then counts.
-        others: what else the value depends on: modules, and plain values.
+        forward_func: a module, or a method of a module.
+        others: modules and plain values that the result depends on as well.
 
     Returns:
-        None for a plain function: what it computes with cannot be seen.
+        A value to compare with ``==``; None if ``forward_func`` is a plain function, whose weights cannot be seen.
+
+    Example:
+        >>> model = nn.Linear(2, 2)
+        >>> before = version_of(model)
+        >>> _ = nn.init.zeros_(model.weight)
+        >>> version_of(model) == before
+        False
     """
     owner = getattr(forward_func, "__self__", forward_func)
     if not isinstance(owner, nn.Module):
@@ -27,29 +36,46 @@ def version_of(forward_func: object, *others: object) -> object | None:
     roots = [part for part in (owner, *others) if isinstance(part, nn.Module)]
     return (
         getattr(forward_func, "__name__", ""),
-        [part for part in others if not isinstance(part, nn.Module)],
-        [torch.is_autocast_enabled(device) for device in ("cpu", "cuda")],
-        [_settings(module) for root in roots for module in root.modules()],
-        [_tensors(root) for root in roots],
+        [_plain_state(part) for part in others if not isinstance(part, nn.Module)],
+        [(torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)) for device in ("cpu", "cuda")],
+        [_state(root) for root in roots],
     )
+
+
+def _plain_state(part: object) -> tuple[object, ...]:
+    """The version of a value that is no module: its identity, or the text itself, and the versions of its tensors."""
+    tensors = [value for value in getattr(part, "__dict__", {}).values() if isinstance(value, Tensor)]
+    return part if part is None or isinstance(part, str) else id(part), [_version(tensor) for tensor in tensors]
+
+
+def _state(root: nn.Module) -> tuple[object, ...]:
+    """The settings of all modules, the version of every tensor, and one value each of eight tensors."""
+    modules = list(root.modules())
+    tensors = [tensor for module in modules for tensor in _tensors_of(module)]
+    spread = [tensors[index * (len(tensors) - 1) // 7] for index in range(8)] if tensors else []
+    sample = [tensor for tensor in spread if tensor.numel() and not tensor.is_meta]
+    return (
+        [_settings(module) for module in modules],
+        [_version(tensor) for tensor in tensors],
+        [float(tensor.detach().flatten()[0]) for tensor in sample],
+    )
+
+
+def _tensors_of(module: nn.Module) -> list[Tensor]:
+    """The parameters and buffers of one module; ``parameters()`` and ``buffers()`` would take twice the time."""
+    attributes = vars(module)
+    return [
+        tensor for kind in ("_parameters", "_buffers") for tensor in attributes[kind].values() if tensor is not None
+    ]
 
 
 def _settings(module: nn.Module) -> tuple[object, ...]:
-    """What a module is, and its numbers and names, the mode among them."""
-    own = vars(module)
-    return (
-        id(module),
-        id(own.get("forward")),
-        *(value for value in own.values() if type(value) in (bool, int, float, str)),
-    )
-
-
-def _tensors(root: nn.Module) -> tuple[object, ...]:
-    tensors = [*root.parameters(), *root.buffers()]
-    ends = [tensor for tensor in (*tensors[:1], *tensors[-1:]) if tensor.numel() and not tensor.is_meta]
-    return [_version(tensor) for tensor in tensors], [float(tensor.detach().flatten()[0]) for tensor in ends]
+    """The identity of a module and of a patched ``forward``, and all numbers and texts, such as ``training``."""
+    attributes = vars(module)
+    numbers_and_texts = [value for value in attributes.values() if type(value) in _PLAIN]
+    return id(module), id(attributes.get("forward")), numbers_and_texts
 
 
 def _version(tensor: Tensor) -> tuple[int, int]:
-    # Inference tensors cannot be changed in place, and have no version.
+    # Inference tensors have no version count, and cannot be changed in place outside inference mode.
     return tensor.data_ptr(), -1 if tensor.is_inference() else tensor._version

@@ -1,4 +1,4 @@
-"""A memory bank on disk: its file, and the folder of a bank that is being made."""
+"""A memory bank on disk: the file of a finished bank, and the folder of an unfinished bank."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class StoredBank:
 
     Attributes:
         tensors: ``embeddings`` ``(M, J)``, ``labels`` ``(M,)`` and ``items`` ``(M,)``.
-        metadata: the rest, as JSON can hold it: ``settings`` and ``skipped``.
+        metadata: everything else, as JSON can represent it: ``settings`` and ``skipped``.
     """
 
     tensors: dict[str, Tensor]
@@ -33,10 +33,15 @@ class StoredBank:
 
 
 def write_bank(path: Path, bank: StoredBank) -> None:
-    """Write a safetensors file, all of it or nothing.
+    """Write a safetensors file, completely or not at all.
+
+    Args:
+        path: the file.
+        bank: the content.
 
     Raises:
-        ModuleNotFoundError: without safetensors.
+        ModuleNotFoundError: if safetensors is not installed.
+        OSError: if the file cannot be written.
     """
     safetensors = _safetensors("safetensors.torch")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in bank.tensors.items()}
@@ -45,12 +50,15 @@ def write_bank(path: Path, bank: StoredBank) -> None:
 
 
 def read_bank(path: Path) -> StoredBank:
-    """Read what :func:`write_bank` wrote.
+    """Read a file that :func:`write_bank` wrote.
+
+    Args:
+        path: the file.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is broken or of another kind.
-        ModuleNotFoundError: without safetensors.
+        ValueError: if the file is broken or no memory bank.
+        ModuleNotFoundError: if safetensors is not installed.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such memory bank")
@@ -67,7 +75,7 @@ def read_bank(path: Path) -> StoredBank:
 
 
 def unfinished_folder(path: Path) -> Path:
-    """Where the rows of a bank are until its file is written."""
+    """The folder that holds the rows of a bank until the file of the bank is written."""
     return path.with_name(path.name + ".parts")
 
 
@@ -83,27 +91,29 @@ def make_bank(
     save_every: int,
     progress: bool,
 ) -> StoredBank:
-    """Embed every item of a data set, or what an earlier call with the same path left to do.
+    """Embed every item of a data set; an earlier call with the same path is continued.
 
     Args:
         model: maps a batch of images to embeddings ``(B, J)``; in evaluation mode.
         dataset: items ``(image, label)`` or ``(image, label, boxes)``.
-        path: the file of the bank, read where it is there; None keeps nothing on disk.
+        path: the file of the bank; if it exists, it is read instead. None keeps nothing on disk.
         batch_size: items per batch.
-        num_workers: processes that read.
-        device: where the model is; None leaves the images where they are.
+        num_workers: processes that read images.
+        device: the device of the model, to which images are moved; None does not move them.
         on_error: ``"raise"``, or ``"skip"`` items whose image cannot be read.
-        save_every: batches between two writes.
-        progress: show a progress bar.
+        save_every: how many batches are written to disk at once.
+        progress: whether to show a progress bar.
 
     Raises:
-        ValueError: for a model in training mode, NaN or inf in an embedding, or a file of another model or data set.
+        ValueError: for a model in training mode, NaN or inf in an embedding, a data set without a usable item, or
+            stored rows of another model or data set.
+        OSError: if the rows cannot be written.
     """
     if isinstance(model, nn.Module) and any(module.training for module in model.modules()):
         raise ValueError("model is in training mode, where an embedding depends on its batch; call model.eval() first")
 
     def compute(batch: Batch) -> dict[str, Tensor]:
-        # A caller's inference mode would make tensors that no later computation can be differentiated through.
+        # In a caller's inference mode the embeddings would be inference tensors, which no gradient can pass through.
         with torch.inference_mode(False), torch.no_grad():
             images = batch.images if device is None else batch.images.to(device)
             return {"embeddings": check_embedding(model(images))}
@@ -119,9 +129,9 @@ def make_bank(
         progress="memory bank" if progress else None,
     )
     if path is not None and path.is_file():
-        whole = read_bank(path)
-        embedder.check_rows(str(path), _as_block(whole), "embeddings")
-        return whole
+        finished = read_bank(path)
+        embedder.check_rows(str(path), _as_block(finished), "embeddings")
+        return finished
     embedder.check_stored("embeddings")
     rows = embedder.run()
     tensors = {"embeddings": rows.column("embeddings"), "labels": rows.labels, "items": rows.items}
@@ -129,7 +139,7 @@ def make_bank(
 
 
 def _as_block(bank: StoredBank) -> RowBlock:
-    """The rows of a finished bank, to compare some of them."""
+    """The rows of a finished bank in the form in which the embedder checks rows."""
     skipped = {int(item): reason for item, reason in bank.metadata["skipped"].items()}
     tensors = bank.tensors
     n_items = len(tensors["items"]) + len(skipped)
@@ -137,4 +147,5 @@ def _as_block(bank: StoredBank) -> RowBlock:
 
 
 def _safetensors(module: str) -> Any:
+    """A module of safetensors, which is an optional package."""
     return need(module, extra="models", purpose="a memory bank on disk")

@@ -9,24 +9,24 @@ from typing import Any
 from torch import Tensor
 
 from captum_fam._captum import TargetType
-from captum_fam.similarity import Similarity, get_similarity
+from captum_fam.similarity import Similarity, get_similarity, similarity_name
 from captum_fam.support.comparison import Comparison
 
 
 class Support(ABC):
-    """What queries are compared with: a support set, a memory bank, the neighbors that a search engine found.
+    """What queries are compared with: a support set, a memory bank, or the neighbors that a search engine found.
 
-    A new kind of support says how to :meth:`compare`. Every method of this package then explains it, and as a
-    :class:`~captum_fam.SimilarityToSupport` every method of Captum; foils work on top.
+    A new kind of support defines :meth:`compare`. Then every map method of this package explains the comparison, and
+    every method of Captum explains it as a :class:`~captum_fam.SimilarityToSupport`. Foils work with every support.
 
     Attributes:
         class_names: C names.
-        similarity: the measure of this support, where it has one of its own; None: that of the method.
+        similarity: the similarity of this support. None, the default, if the support works with any similarity.
 
     Example:
         >>> from captum_fam.support import Comparison, SameForAll, Support
         >>> class Nearest(Support):
-        ...     '''The nearest of a few embeddings, whatever its class.'''
+        ...     '''The embedding that is nearest to the query, as the only support.'''
         ...
         ...     def __init__(self, embeddings):
         ...         self.embeddings, self.class_names = embeddings, ("nearest",)
@@ -49,22 +49,25 @@ class Support(ABC):
         return len(self.class_names)
 
     @property
-    def images(self) -> Tensor | None:
-        """The images of the support, ``(K, C, H, W)``; None where there are embeddings only."""
-        return None
-
-    @property
     def class_counts(self) -> list[int]:
-        """The number of supports of each class; zeros where it is not known."""
+        """The number of supports per class; zeros if it is not known."""
         return [0] * self.n_classes
 
     @property
     def per_query(self) -> bool:
-        """Whether the support belongs to one batch of queries, of which each has its own."""
+        """Whether each query of a batch has supports of its own, so that the support fits this batch only."""
         return False
 
     def for_queries(self, start: int, stop: int) -> Support:
-        """The support of the queries ``start`` to ``stop - 1`` of its batch; itself where all queries share it."""
+        """The support for a part of the batch.
+
+        Args:
+            start: the first query of the part.
+            stop: the query behind the last query of the part.
+
+        Returns:
+            The support of these queries; the support itself if all queries share it.
+        """
         return self
 
     @abstractmethod
@@ -72,44 +75,68 @@ class Support(ABC):
         """Compare queries with the support.
 
         Args:
-            query: embeddings ``(B, J)``; gradients pass through them to the scores.
-            target: the class to explain, in any form that Captum takes; default: the predicted class.
-            similarity: the measure that the model decides with; default: that of the support, else the cosine.
+            query: embeddings ``(B, J)``; the scores are differentiable in them.
+            target: the class to explain, in any form that Captum takes. Default: None, the predicted class.
+            similarity: the similarity that the model decides with. Default: None, the similarity of the support if it
+                has one, else the cosine.
+
+        Returns:
+            Similarities, scores of classes and support weights.
 
         Raises:
-            ValueError: for queries that do not fit the support.
+            ValueError: for queries that do not fit the support, or another similarity than that of the support.
         """
 
     def embed(self, forward_func: Callable[..., Any], additional_forward_args: Any = None) -> Support:
-        """The same support as embeddings under ``forward_func``; itself where it holds embeddings already."""
+        """Embed the images of the support.
+
+        Args:
+            forward_func: maps a batch of images to embeddings ``(B, J)``.
+            additional_forward_args: further arguments of ``forward_func``. Default: None.
+
+        Returns:
+            A support that holds embeddings; the support itself if it holds embeddings already.
+        """
         return self
 
     def check_queries(self, inputs: tuple[Tensor, ...], args: tuple[Any, ...] | None) -> None:
-        """Refuse queries that the images of the support cannot go through a model with.
+        """Check that the images of the support can go through the same model as the queries.
 
         Args:
-            inputs: the tensors of the queries.
-            args: further arguments of the model.
+            inputs: the input tensors of the model, queries first.
+            args: further arguments of the model; None if there are none.
 
         Raises:
-            ValueError: for these.
+            ValueError: if the images of the support do not fit the queries.
         """
         return
 
     def for_every_class(self) -> Support:
-        """The same support, comparing with supports of every class, as a foil and scores of all classes need them."""
+        """The same support, but :meth:`compare` compares each query with supports of every class.
+
+        Foils and scores of all classes need this. A memory bank, for example, otherwise chooses rows of the explained
+        class only.
+        """
         return self
 
     def measure(self, similarity: Similarity | None) -> Similarity:
-        """The measure to compare with.
+        """The similarity to compare with.
+
+        Args:
+            similarity: the similarity of the method; None if the method works with any similarity.
+
+        Returns:
+            The similarity of the method, else of the support, else the cosine.
 
         Raises:
-            ValueError: where support and method have different ones.
+            ValueError: if support and method have different similarities.
         """
         if similarity is None:
             return self.similarity or get_similarity("cosine")
-        if self.similarity is not None and type(self.similarity) is not type(similarity):
+        own = self.similarity
+        if own is not None and own is not similarity and similarity_name(own) != similarity_name(similarity):
             raise ValueError(
-                f"similarity of the support is {self.similarity} but the map explains {similarity}; give both the same"
+                f"similarity of the support is {self.similarity} but the map explains {similarity}; "
+                "use the same similarity for both"
             )
         return similarity

@@ -1,4 +1,4 @@
-"""Refusing supports and embeddings that cannot be compared."""
+"""Checks that refuse supports and embeddings that cannot be compared, with a message that says why."""
 
 from __future__ import annotations
 
@@ -12,11 +12,18 @@ from captum_fam import functional as F
 
 
 def check_support_tensor(support: object, name: str = "support") -> Tensor:
-    """Refuse anything but a finite, non-empty tensor of images or embeddings.
+    """Check that a support is a finite, non-empty tensor of images or embeddings.
+
+    Args:
+        support: the value to check.
+        name: the name of the argument, for the message. Default: ``"support"``.
+
+    Returns:
+        The tensor itself.
 
     Raises:
         TypeError: for anything but a tensor of real numbers.
-        ValueError: for a tensor of the wrong shape, an empty one, NaN or inf.
+        ValueError: for a tensor of the wrong shape, an empty tensor, NaN or inf.
     """
     if not isinstance(support, Tensor):
         raise TypeError(
@@ -34,15 +41,42 @@ def check_support_tensor(support: object, name: str = "support") -> Tensor:
     return support
 
 
+def plain_tensor(tensor: Tensor) -> Tensor:
+    """The tensor without its graph; a copy if it is an inference tensor, which could not take part in a later graph.
+
+    Args:
+        tensor: any tensor.
+    """
+    with torch.inference_mode(False):
+        return (tensor.clone() if tensor.is_inference() else tensor).detach()
+
+
 def check_finite(embeddings: Tensor) -> Tensor:
-    """Refuse supports that the model embeds to NaN or inf."""
+    """Check that the embeddings of a support are finite.
+
+    Returns:
+        The tensor itself.
+
+    Raises:
+        ValueError: for NaN or inf.
+    """
     if not F.is_finite(embeddings):
         raise ValueError("support: its embeddings contain NaN or inf")
     return embeddings
 
 
 def check_embedding_sizes(query: Tensor, support: Tensor, name: str = "support") -> None:
-    """Refuse a support that cannot be compared with the query's embedding."""
+    """Check that the embeddings of a query and of a support can be compared.
+
+    Args:
+        query: ``(B, J)``.
+        support: ``(..., J)``.
+        name: what the support is called in the message. Default: ``"support"``.
+
+    Raises:
+        TypeError: for a support that is no floating-point tensor.
+        ValueError: for another device or another number of features than those of the query.
+    """
     if not support.is_floating_point():
         raise TypeError(f"{name} must have embeddings of a floating-point type, got {support.dtype}")
     if query.device != support.device:
@@ -55,7 +89,15 @@ def check_embedding_sizes(query: Tensor, support: Tensor, name: str = "support")
 
 
 def check_batch(support: Tensor, batch: int) -> None:
-    """Refuse sets per query ``(B, K, ...)`` for another number of queries."""
+    """Check that there is one set of supports per query.
+
+    Args:
+        support: ``(B, K, ...)``.
+        batch: the number of queries.
+
+    Raises:
+        ValueError: for another number of queries.
+    """
     if len(support) != batch:
         raise ValueError(
             f"support holds one set for each of {len(support)} queries but inputs is a batch of {batch}; "
@@ -64,15 +106,16 @@ def check_batch(support: Tensor, batch: int) -> None:
 
 
 def check_images(images: Tensor, inputs: tuple[Tensor, ...], args: tuple[Any, ...] | None) -> None:
-    """Refuse support images that do not go through the same model as the queries.
+    """Check that support images can go through the same model as the queries.
 
     Args:
         images: ``(K, ...)``.
-        inputs: the tensors of the queries.
-        args: further arguments of the model.
+        inputs: the input tensors of the model, queries first.
+        args: further arguments of the model; None if there are none.
 
     Raises:
-        ValueError: for these.
+        ValueError: for images on another device, of another rank or with other channels than the queries, or for a
+            model that takes several tensors.
     """
     queries = inputs[0]
     if images.device != queries.device:
@@ -91,24 +134,27 @@ def check_images(images: Tensor, inputs: tuple[Tensor, ...], args: tuple[Any, ..
 
 
 def no_batch_dimension(inputs: Tensor, images: Tensor) -> str:
-    """The message for one query without its batch dimension."""
+    """The error message for a single query that was passed without a batch dimension."""
     return (
-        f"inputs has shape {tuple(inputs.shape)} and the support {tuple(images.shape)}: one query without its batch "
-        "dimension; pass inputs[None]"
+        f"inputs has shape {tuple(inputs.shape)} and the support {tuple(images.shape)}: "
+        "inputs is one query without its batch dimension; pass inputs[None]"
     )
 
 
 def whole_numbers(name: str, values: Tensor | Sequence[int], rows: Tensor) -> Tensor:
-    """One whole number per row, not negative, as int64 on the device of the rows.
+    """Convert labels or positions to int64 on the device of the rows.
 
     Args:
-        name: of the argument, for the message.
-        values: the numbers.
+        name: the name of the argument, for the message.
+        values: one whole number per row, not negative.
         rows: ``(M, J)``.
 
+    Returns:
+        int64 ``(M,)``.
+
     Raises:
-        TypeError: for other numbers.
-        ValueError: for another count than that of the rows, or a negative number.
+        TypeError: for numbers that are not integers.
+        ValueError: for another number of values than rows, or a negative number.
     """
     tensor = torch.as_tensor(values, device=rows.device)
     if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
@@ -121,21 +167,24 @@ def whole_numbers(name: str, values: Tensor | Sequence[int], rows: Tensor) -> Te
 
 
 def check_exclusion(exclude: Tensor, n_queries: int, n_rows: int) -> Tensor:
-    """Rows that are left out for each query, as ``(B, E)``.
+    """Check the rows of a bank that are excluded for each query.
 
     Args:
-        exclude: ``(B,)`` or ``(B, E)``.
-        n_queries: B.
-        n_rows: of the bank.
+        exclude: rows of the bank, ``(B,)`` or ``(B, E)``.
+        n_queries: B, the number of queries.
+        n_rows: M, the number of rows of the bank.
+
+    Returns:
+        ``(B, E)``.
 
     Raises:
-        ValueError: for another number of queries, rows that there are not, or where nothing is left.
+        ValueError: for another number of queries, rows that the bank does not have, or if all rows are excluded.
     """
-    exclude = exclude.reshape(len(exclude), -1)
-    if len(exclude) != n_queries:
-        raise ValueError(f"exclude is for {len(exclude)} queries but there are {n_queries}; set it for each batch")
-    if exclude.min() < 0 or exclude.max() >= n_rows:
-        raise ValueError(f"exclude must hold rows 0..{n_rows - 1}, got {exclude.min()}..{exclude.max()}")
-    if exclude.shape[1] >= n_rows:
+    excluded = exclude.reshape(len(exclude), -1)
+    if len(excluded) != n_queries:
+        raise ValueError(f"exclude is for {len(excluded)} queries but there are {n_queries}; set it for each batch")
+    if excluded.min() < 0 or excluded.max() >= n_rows:
+        raise ValueError(f"exclude must hold rows 0..{n_rows - 1}, got {excluded.min()}..{excluded.max()}")
+    if excluded.shape[1] >= n_rows:
         raise ValueError(f"exclude leaves nothing of the {n_rows} rows")
-    return exclude
+    return excluded

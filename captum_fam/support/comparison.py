@@ -1,4 +1,4 @@
-"""A batch of queries compared with its support: similarities, scores of classes, and the weight of every support."""
+"""A batch of queries compared with its support: similarities, scores of classes, and a weight for each support."""
 
 from __future__ import annotations
 
@@ -16,27 +16,31 @@ from captum_fam.support.rows import BankRows, Vectors, followed_by, over_support
 
 
 class Comparison:
-    """What :meth:`Support.compare <captum_fam.Support.compare>` gives: queries, supports, and how they compare.
+    """The result of :meth:`Support.compare <captum_fam.Support.compare>`: similarities, scores and support weights.
 
-    The score of class c is Eq. 11, a weighted sum of similarities, ``members.average(similarities)``; with a foil minus
-    that of the foil. Scores that only rounding sets apart are ties: the first of the tied classes is the predicted one,
-    or the runner-up, and a score minus a foil that equals it is exactly zero.
+    The score of class c is Eq. 11, a weighted sum of similarities, ``members.average(similarities)``. With a foil, the
+    score of the foil is subtracted. Scores that differ by rounding only are ties: the first of the tied classes is the
+    predicted class, or the runner-up, and the difference of a score and an equal score of the foil is exactly zero.
 
     Args:
-        query: the embeddings Z', ``(B, J)``; gradients pass through them to the scores.
-        support: the supports' embeddings, ``(K, J)``, ``(B, K, J)`` or rows of a bank.
-        members: which supports stand for which class.
-        similarity: the measure that the model decides with.
-        class_names: C names; default: the indices.
-        target: the explained class, in any form that Captum takes; default: the predicted class of each query.
-        predicted: the predicted class, ``(B,)``; default: that of the largest score before the foil.
-        foil: what is subtracted from each class; default: nothing.
-        runner_up: subtract the best other class of each query.
+        query: the embeddings Z', ``(B, J)``; the scores are differentiable in them.
+        support: the embeddings of the supports, ``(K, J)``, ``(B, K, J)`` or rows of a bank.
+        members: which supports belong to which class, and with what weight.
+        similarity: the similarity that the model decides with.
+        class_names: C names. Default: the class indices.
+        target: the explained class, in any form that Captum takes. Default: None, the predicted class of each query.
+        predicted: the predicted class, ``(B,)``. Default: None, the class with the largest score before the foil.
+        foil: the weights of the score that is subtracted from the score of each class. Default: None, no foil.
+        runner_up: whether the score of the best other class of each query is subtracted. Default: False.
+        similarities: the similarity of each query to each support, ``(B, K)``, if it is known already. Default: None,
+            computed here.
 
     Attributes:
-        query: the embeddings Z', ``(B, J)``, float32 at least.
-        support: the supports' embeddings in the same precision; rows of a bank are gathered query by query.
-        similarities: to each support, ``(B, K)``.
+        query: the embeddings Z', ``(B, J)``, in float32 or float64.
+        support: the embeddings of the supports in the same precision; rows of a bank are gathered query by query.
+        members: which supports belong to which class, and with what weight.
+        similarity: the similarity that the model decides with.
+        similarities: the similarity of each query to each support, ``(B, K)``.
         class_names: C names.
 
     Example:
@@ -44,7 +48,6 @@ class Comparison:
         >>> comparison = support.compare(torch.tensor([[0.6, 0.0, 0.8]]))
         >>> comparison.scores, comparison.predicted
         (tensor([[0.3000, 0.8000]]), tensor([1]))
-
     """
 
     def __init__(
@@ -58,6 +61,7 @@ class Comparison:
         predicted: Tensor | None = None,
         foil: Members | None = None,
         runner_up: bool = False,
+        similarities: Tensor | None = None,
     ) -> None:
         if isinstance(support, Tensor):
             query, support = F.common_precision(query, support)
@@ -68,33 +72,55 @@ class Comparison:
         self.members = members
         self.similarity = similarity
         self.class_names = tuple(class_names) or tuple(map(str, range(members.n_classes)))
-        self.similarities = over_supports(similarity.score, query, support)
+        if similarities is None:
+            similarities = over_supports(similarity.score, query, support)
+        self.similarities = similarities
         self._foil = foil
         self._runner_up = runner_up
-        self._given_target = target
-        self._given_predicted = predicted
+        self._target_argument = target
+        self._predicted_argument = predicted
 
     def against(self, foil: Members | None = None, *, runner_up: bool = False) -> Comparison:
-        """The same comparison minus a foil: fixed forms over the same supports, or the best other class."""
+        """The same comparison with a foil, over the same supports.
+
+        Args:
+            foil: the weights of the score that is subtracted from the score of each class. Default: None.
+            runner_up: whether the score of the best other class of each query is subtracted instead. Default: False.
+
+        Returns:
+            A new comparison.
+
+        Raises:
+            ValueError: for a comparison that has a foil already.
+        """
+        self._check_no_foil()
         return Comparison(
             self.query,
             self.support,
             self.members,
             self.similarity,
             self.class_names,
-            self._given_target,
-            self._given_predicted,
+            self._target_argument,
+            self._predicted_argument,
             foil,
             runner_up,
+            self.similarities,
         )
 
     def against_vectors(self, vectors: Tensor, weights: Tensor) -> Comparison:
-        """The same comparison minus the weighted similarity to other vectors, the same for every class.
+        """The same comparison with a foil of other vectors: their weighted similarity is subtracted from every class.
 
         Args:
-            vectors: embeddings ``(F, J)`` of the foil.
-            weights: of each, ``(F,)``.
+            vectors: the embeddings of the foil, ``(F, J)``.
+            weights: the weight of each vector, ``(F,)``.
+
+        Returns:
+            A new comparison, with the vectors of the foil behind the supports.
+
+        Raises:
+            ValueError: for a comparison that has a foil already.
         """
+        self._check_no_foil()
         members = self.members.followed_by(len(vectors))
         zeros = weights.new_zeros(self.similarities.shape[1])
         foil = SharedMembers(torch.cat([zeros, weights]).expand(members.n_classes, -1))
@@ -104,10 +130,14 @@ class Comparison:
             members,
             self.similarity,
             self.class_names,
-            self._given_target,
-            self._given_predicted,
+            self._target_argument,
+            self._predicted_argument,
             foil,
         )
+
+    def _check_no_foil(self) -> None:
+        if self._runner_up or self._foil is not None:
+            raise ValueError("foil: the support has a foil already; pass the support without it")
 
     @cached_property
     def class_scores(self) -> Tensor:
@@ -118,14 +148,18 @@ class Comparison:
 
     @cached_property
     def predicted(self) -> Tensor:
-        """The class that the model decides for, before the foil, ``(B,)``."""
-        if self._given_predicted is not None:
-            return self._given_predicted
+        """The class that the model decides for, without regard to the foil, ``(B,)``."""
+        if self._predicted_argument is not None:
+            return self._predicted_argument
         return F.first_largest(self.class_scores, self._noise)
 
     @cached_property
     def scores(self) -> Tensor:
-        """S of every class minus that of its foil, ``(B, C)``; -inf for a class without supports."""
+        """The score of every class minus the score of its foil, ``(B, C)``; -inf for a class without supports.
+
+        Raises:
+            ValueError: for a foil among the other classes, if all supports of a query belong to one class.
+        """
         scores = self.class_scores
         self._require_others()
         if self._runner_up:
@@ -142,17 +176,18 @@ class Comparison:
         """The explained class, ``(B,)``.
 
         Raises:
-            AssertionError: for a target that Captum refuses.
+            AssertionError: for a target that Captum refuses, as Captum raises it.
         """
-        return select_class(self._given_target, self.predicted, self.members.n_classes)
+        return select_class(self._target_argument, self.predicted, self.members.n_classes)
 
     @cached_property
     def support_weights(self) -> Tensor:
-        """The weight of each support in the score of the target class, ``(B, K)``, negative on the foil.
+        """The weight of each support in the score of the target class, ``(B, K)``; negative for supports of the foil.
 
         Raises:
-            ValueError: for a query without a support of that class, or of another one for the foil.
-            AssertionError: for a target that Captum refuses.
+            ValueError: if a query has no support of the target class, or the foil needs a support of another class and
+                there is none.
+            AssertionError: for a target that Captum refuses, as Captum raises it.
         """
         self._require_others()
         weights = self.members.weights(self.target)
@@ -165,39 +200,42 @@ class Comparison:
 
     @cached_property
     def explained(self) -> Tensor:
-        """What the measure's contributions sum to for each support, ``(B, K)``.
+        """The part of each similarity that the contributions of the features sum to, ``(B, K)``.
 
-        For a distance that is the similarity minus that of the zero embedding.
+        For most similarities this is the similarity itself; for a distance it is the similarity minus the similarity of
+        the zero embedding.
         """
-        # Most measures explain their whole score; no need to compute it twice.
+        # A similarity that explains its whole score has been computed already.
         if self.similarity.explains_whole_score:
             return self.similarities
         return over_supports(self.similarity.explained, self.query, self.support)
 
     @property
     def with_foil(self) -> Tensor:
-        """For which queries the explained score is a difference of two, boolean ``(B,)``."""
+        """For which queries the explained score is a difference of two scores, boolean ``(B,)``."""
         return (self.support_weights < 0).any(1)
 
     @property
     def score(self) -> Tensor:
-        """The score of the target class minus its foil, ``(B,)``: the weighted sum of the similarities."""
+        """The score of the target class minus the score of its foil, ``(B,)``: a weighted sum of the similarities."""
         return (self.support_weights * self.similarities).sum(1)
 
     @property
     def explained_score(self) -> Tensor:
-        """The part of :attr:`score` that the features of the embedding add, ``(B,)``.
+        """The part of :attr:`score` that the contributions of the features sum to, ``(B,)``.
 
-        That is all of it, but for a distance, which starts from the score of the zero embedding.
+        For most similarities this is the whole score; for a distance it is the score minus the score of the zero
+        embedding.
         """
         return (self.support_weights * self.explained).sum(1)
 
     @property
     def magnitude(self) -> Tensor:
-        """What rounding noise of a map is relative to: the largest score of any class before the foil, ``(B,)``.
+        """The scale for rounding errors of a map: the largest magnitude of a class score before the foil, ``(B,)``.
 
-        A score minus its foil will not do: of two equal scores nothing is left, and noise is large beside nothing. Nor
-        will a small distance: it is the difference of two embeddings, so that the score of the zero embedding counts.
+        A score minus its foil is no such scale: the difference of two equal scores is zero, but its rounding error is
+        not. A small distance is no such scale either: it is the difference of two long embeddings. So the score of the
+        zero embedding counts too, where the similarity has such a score.
         """
         sizes = self.similarities.detach().abs()
         if not self.similarity.vanishes_at_zero:
@@ -206,20 +244,36 @@ class Comparison:
         return self.members.average(sizes).amax(1)
 
     def compute(self) -> None:
-        """Compute now, in the present arithmetic, what is otherwise computed when it is first asked for."""
+        """Compute the cached properties now, while the present PyTorch modes (autocast, gradients) are in force."""
         _ = self.scores, self.predicted, self.support_weights, self.explained
 
     def over_supports(self, measure: Callable[..., Tensor], weights: Tensor) -> Tensor:
-        """``measure(query, support, weights)``, ``(B, J)``, for weights ``(B, K)`` of the supports."""
+        """Apply a function to queries, supports and support weights.
+
+        Args:
+            measure: ``measure(query, support, weights)``, such as :meth:`Similarity.contributions
+                <captum_fam.similarity.Similarity.contributions>`; it must not depend on supports of weight zero.
+            weights: of the supports, ``(B, K)``.
+
+        Returns:
+            ``(B, J)``.
+        """
         if isinstance(self.support, Tensor) and self.support.dim() == 2:
             used = weights.any(0)
-            # Supports of classes that nobody asks about have no part in it.
+            # Supports of weight zero change nothing. A copy without them pays off if they are half of all or more.
             if 0 < 2 * used.count_nonzero() <= len(used):
                 return measure(self.query, self.support[used], weights[:, used])
         return over_supports(measure, self.query, self.support, weights)
 
     def supports_of(self, query: int) -> tuple[Tensor, Tensor]:
-        """The supports that count in the explained score of one query, ``(K', J)``, and their weights, ``(K',)``."""
+        """The supports with a weight in the explained score of one query.
+
+        Args:
+            query: the position of the query in the batch.
+
+        Returns:
+            Embeddings ``(K', J)`` and weights ``(K',)`` of the K' supports whose weight is not zero.
+        """
         weights = self.support_weights[query]
         used = weights != 0
         if isinstance(self.support, BankRows):
@@ -229,28 +283,30 @@ class Comparison:
         return vectors[used].to(weights), weights[used]
 
     def _require_others(self) -> None:
-        # A set of its own, a foil stands against any class; the other classes must be there.
+        """Refuse queries without supports of a second class, if the foil consists of the other classes."""
+        # SharedMembers hold either a foil of other vectors, or supports of every class: then nothing can be missing.
         if self._runner_up or (self._foil is not None and not isinstance(self._foil, SharedMembers)):
             self.members.require_others()
 
     @cached_property
     def _noise(self) -> Tensor:
-        """How far rounding can have moved the score of each class, ``(B, C)``."""
+        """The largest rounding error that the score of each class can have, ``(B, C)``."""
         return self._rounding(self.members)
 
     @cached_property
     def _sizes(self) -> Tensor:
-        """What rounding of each similarity is relative to, ``(B, K)``."""
+        """The scale for the rounding error of each similarity, ``(B, K)``."""
         return over_supports(self.similarity.magnitude, self.query.detach(), self.support, self.similarities.detach())
 
     def _rounding(self, members: Members) -> Tensor:
-        # A sum over the features of each support, then one over the supports.
+        """The largest rounding error that each weighted sum of similarities can have, ``(B, C)``."""
+        # Each score is a sum over the supports, of sums over the features.
         count = self.query.shape[-1] + members.counts
         return F.rounding_of_supports(count, self._sizes.dtype) * members.average(self._sizes)
 
     @cached_property
     def _best_others(self) -> Tensor:
-        """For each class the best of the others, ``(B, C)``: for the winner the second, else the winner."""
+        """For each class the best other class, ``(B, C)``: the second best for the best class, else the best class."""
         scores = self.class_scores.detach()
         best = F.first_largest(scores, self._noise).unsqueeze(1)
         second = F.first_largest(scores.scatter(1, best, -torch.inf), self._noise).unsqueeze(1)
@@ -259,12 +315,29 @@ class Comparison:
 
 
 def select_class(target: TargetType, predicted: Tensor, n_classes: int) -> Tensor:
-    """The class that Captum's rules for ``target`` select for each sample, ``(B,)``; the predicted one for None."""
+    """The class of each sample that ``target`` selects by Captum's rules.
+
+    Args:
+        target: as Captum's methods take it: a class for all samples, or a list or tensor with a class per sample; None:
+            the predicted class.
+        predicted: the predicted class, ``(B,)``.
+        n_classes: C.
+
+    Returns:
+        Class indices, ``(B,)``.
+
+    Raises:
+        AssertionError: for a target that does not fit the batch or the classes, as Captum raises it.
+
+    Example:
+        >>> select_class([2, 0], predicted=torch.tensor([1, 1]), n_classes=3)
+        tensor([2, 0])
+    """
     if target is None:
         return predicted
     count = len(predicted)
     columns = torch.arange(n_classes, device=predicted.device).expand(count, n_classes)
-    # Captum only asserts this, which `python -O` leaves out.
+    # Captum checks this with an assert statement, which `python -O` removes.
     if isinstance(target, list) and len(target) != count:
         raise AssertionError(f"target is a list of {len(target)} for a batch of {count}")
     try:

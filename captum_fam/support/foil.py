@@ -1,4 +1,4 @@
-"""What a class is contrasted with, on top of any support."""
+"""Foils: what the score of a class is contrasted with, for any support."""
 
 from __future__ import annotations
 
@@ -20,15 +20,23 @@ FoilLike = FoilName | SupportSet | Tensor
 
 
 class ContrastedSupport(Support):
-    """A support whose scores are minus those of a foil: "why A and not B".
+    """A support from whose scores the score of a foil is subtracted: "why A and not B".
 
     Args:
         support: any support.
-        foil: ``"others"``, the mean score of the other classes; ``"runner-up"``, the best of the other classes for each
-            query; or a :class:`~captum_fam.SupportSet`, the mean of the scores of its classes.
+        foil: the score to subtract from the score of each class: ``"others"``, the mean score of the other classes;
+            ``"runner-up"``, for each query the largest score of another class; or a :class:`~captum_fam.SupportSet`,
+            the mean score of its classes.
 
     Raises:
-        ValueError: for an unknown foil, a foil among classes of which there is only one, or one of another length.
+        ValueError: for an unknown foil, a foil of other classes for a support of one class, or a foil whose embeddings
+            have another length than those of the support.
+
+    Example:
+        >>> support = SupportSet(torch.eye(3), ["jay", "tit", "wren"])
+        >>> contrast = ContrastedSupport(support, "runner-up")
+        >>> contrast.compare(torch.tensor([[0.6, 0.0, 0.8]])).scores
+        tensor([[-0.2000, -0.8000,  0.2000]])
     """
 
     def __init__(self, support: Support, foil: FoilName | SupportSet) -> None:
@@ -38,6 +46,10 @@ class ContrastedSupport(Support):
             if support.n_classes < 2:
                 raise ValueError(f"foil={foil!r} needs a support of at least two classes, got one")
             support = support.for_every_class()
+        elif not isinstance(foil, SupportSet):
+            raise TypeError(
+                f'foil must be "others", "runner-up", a SupportSet, a tensor or None, got {type(foil).__name__}'
+            )
         elif isinstance(support, SupportSet) and support.holds_embeddings and foil.holds_embeddings:
             check_embedding_sizes(support.embeddings(), foil.embeddings(), "foil")
         self.support = support
@@ -45,12 +57,8 @@ class ContrastedSupport(Support):
         self.class_names = support.class_names
         self.similarity = support.similarity
 
-    @property
-    def images(self) -> Tensor | None:
-        return self.support.images
-
     def embed(self, forward_func: Callable[..., Any], additional_forward_args: Any = None) -> ContrastedSupport:
-        """Support and foil as embeddings under the present weights of ``forward_func``."""
+        """Embed the images of support and foil with ``forward_func``."""
         foil = self.foil if isinstance(self.foil, str) else self.foil.embed(forward_func, additional_forward_args)
         return ContrastedSupport(self.support.embed(forward_func, additional_forward_args), foil)
 
@@ -63,18 +71,24 @@ class ContrastedSupport(Support):
         return self.support.per_query
 
     def for_queries(self, start: int, stop: int) -> ContrastedSupport:
-        """The contrast of the queries ``start`` to ``stop - 1``."""
+        """The support for the queries ``start`` to ``stop - 1``, with the same foil."""
         return ContrastedSupport(self.support.for_queries(start, stop), self.foil)
 
     def check_queries(self, inputs: tuple[Tensor, ...], args: tuple[Any, ...] | None) -> None:
         self.support.check_queries(inputs, args)
+        if isinstance(self.foil, SupportSet):
+            self.foil.check_queries(inputs, args)
 
     def for_every_class(self) -> ContrastedSupport:
-        """The same contrast of supports of every class."""
+        """The support that compares with supports of every class, with the same foil."""
         return ContrastedSupport(self.support.for_every_class(), self.foil)
 
     def compare(self, query: Tensor, target: TargetType = None, similarity: Similarity | None = None) -> Comparison:
-        """Compare queries ``(B, J)`` with the support and with the foil."""
+        """Compare queries ``(B, J)`` with the support and with the foil.
+
+        Raises:
+            ValueError: for queries that do not fit the support or the foil.
+        """
         comparison = self.support.compare(query, target, similarity)
         if self.foil == "runner-up":
             return comparison.against(runner_up=True)
@@ -86,5 +100,14 @@ class ContrastedSupport(Support):
 
 
 def as_foil(foil: FoilLike | None) -> FoilName | SupportSet | None:
-    """A tensor of images or embeddings becomes a :class:`~captum_fam.SupportSet` of one class."""
+    """Convert a foil that is a tensor of images or embeddings to a :class:`~captum_fam.SupportSet` of one class.
+
+    Example:
+        >>> as_foil(torch.eye(2))
+        SupportSet(embeddings (2, 2), n_classes=1)
+    """
+    if foil is not None and not isinstance(foil, str | SupportSet | Tensor):
+        raise TypeError(
+            f'foil must be "others", "runner-up", a SupportSet, a tensor or None, got {type(foil).__name__}'
+        )
     return SupportSet(foil) if isinstance(foil, Tensor) else foil

@@ -1,4 +1,4 @@
-"""What a tensor means where a support is asked for."""
+"""Converting a tensor to the support that it means."""
 
 from __future__ import annotations
 
@@ -11,16 +11,26 @@ from captum_fam.support.support_set import SupportSet
 
 
 def support_from_tensor(support: object, inputs: tuple[Tensor, ...]) -> Support:
-    """What a tensor means beside inputs of this shape: images or embeddings, shared or per query.
+    """Convert a tensor of images or embeddings to a support, by its shape and the shape of the inputs.
 
     Args:
-        support: images ``(K, ...)`` shared by the batch or ``(B, K, ...)`` one set per query; embeddings ``(K, J)`` or
-            ``(B, K, J)``.
-        inputs: the tensors of the queries.
+        support: images ``(K, ...)`` that the batch shares, or ``(B, K, ...)`` with one set per query; or embeddings
+            ``(K, J)`` or ``(B, K, J)``.
+        inputs: the input tensors of the model, queries ``(B, ...)`` first.
+
+    Returns:
+        A :class:`SupportSet` of one class for supports that the batch shares, else a :class:`SupportPerQuery`.
 
     Raises:
         TypeError: for anything but a tensor of real numbers.
-        ValueError: for a shape that is none of these.
+        ValueError: for any other shape, an empty tensor, NaN or inf.
+
+    Example:
+        >>> inputs = (torch.rand(2, 3, 84, 84),)
+        >>> support_from_tensor(torch.rand(5, 3, 84, 84), inputs)
+        SupportSet(images (5, 3, 84, 84), n_classes=1)
+        >>> type(support_from_tensor(torch.rand(2, 5, 64), inputs)).__name__
+        'SupportPerQuery'
     """
     tensor = check_support_tensor(support).detach()
     queries = inputs[0]

@@ -1,4 +1,4 @@
-"""Which supports stand for which class, and with what weight."""
+"""Which supports belong to which class, and with what weight."""
 
 from __future__ import annotations
 
@@ -11,11 +11,17 @@ from captum_fam import functional as F
 
 
 class Members(ABC):
-    """The linear forms that make scores of classes of the similarities to K supports (Eq. 11).
+    """The weight of each of K supports in the score of each class (Eq. 11).
 
     Attributes:
         n_classes: C.
-        present: which classes have a support, boolean ``(B, C)``; None: all of them.
+        present: which classes have a support, boolean ``(B, C)``; None if all classes have supports.
+
+    Example:
+        >>> from captum_fam.support import Members
+        >>> members: Members = SupportSet(torch.eye(3), [0, 0, 1]).compare(torch.eye(3)[:1]).members
+        >>> members.average(torch.tensor([[0.2, 0.4, 0.9]]))  # similarities to three supports, scores of two classes
+        tensor([[0.3000, 0.9000]])
     """
 
     n_classes: int
@@ -23,25 +29,42 @@ class Members(ABC):
 
     @abstractmethod
     def average(self, values: Tensor) -> Tensor:
-        """The weighted sum over the supports of each class: ``(B, K)`` -> ``(B, C)``; zero for a class without any."""
+        """The weighted sum of values over the supports of each class.
+
+        Args:
+            values: one value per support, such as the similarities, ``(B, K)``.
+
+        Returns:
+            ``(B, C)``; zero for a class without supports.
+        """
 
     @abstractmethod
     def weights(self, classes: Tensor) -> Tensor:
-        """The weight of every support for one class per query: ``(B,)`` -> ``(B, K)``."""
+        """The weight of each support in the score of one class per query.
+
+        Args:
+            classes: the class of each query, ``(B,)``.
+
+        Returns:
+            ``(B, K)``.
+
+        Raises:
+            ValueError: if a query has no support of its class.
+        """
 
     @abstractmethod
     def others(self) -> Members:
-        """What stands against each class: the mean of the other classes.
+        """The weights of a foil: for each class the mean of the other classes.
 
         Raises:
-            ValueError: where there is no other class.
+            ValueError: if there is only one class.
         """
 
     def require_others(self) -> None:
-        """Refuse queries that have no support of a second class, where a foil is one.
+        """Check that each query has supports of two classes at least, as a foil of other classes needs.
 
         Raises:
-            ValueError: for these.
+            ValueError: for a query whose supports all belong to one class.
         """
         return
 
@@ -51,15 +74,24 @@ class Members(ABC):
         """The number of supports of each class, ``(C,)`` or ``(B, C)``."""
 
     def followed_by(self, n_supports: int) -> Members:
-        """The same forms where other supports stand behind these, which are of no class."""
+        """The same weights for a longer list of supports, whose last supports belong to no class.
+
+        Args:
+            n_supports: how many supports are added at the end.
+        """
         return _FollowedMembers(self, n_supports)
 
 
 class SharedMembers(Members):
-    """Supports that are the same for all queries.
+    """Weights for supports that all queries share.
 
     Args:
-        matrix: ``(C, K)``; row c takes the mean over the supports of class c.
+        matrix: the weights, ``(C, K)``. For Eq. 11, row c holds 1 / K_c at the supports of class c and 0 elsewhere.
+
+    Example:
+        >>> members = SharedMembers(torch.tensor([[0.5, 0.5, 0.0], [0.0, 0.0, 1.0]]))
+        >>> members.average(torch.tensor([[0.2, 0.4, 0.9]]))
+        tensor([[0.3000, 0.9000]])
     """
 
     def __init__(self, matrix: Tensor) -> None:
@@ -86,15 +118,21 @@ class SharedMembers(Members):
 
 
 class RowMembers(Members):
-    """Supports of each query's own, each with a label: the neighbors that a search has found.
+    """Weights for labeled supports of each query, such as the neighbors that a search has found.
 
-    A class that none of the supports of a query belongs to cannot be explained for that query.
+    A class can be explained for a query only if the query has a support of this class.
 
     Args:
-        labels: ``(B, K)``.
-        weights: of each support in its class, ``(B, K)``, zero for padding; they are scaled to sum to one per class.
+        labels: the class of each support, ``(B, K)``.
+        weights: the weight of each support, ``(B, K)``, not negative; zero for padding. They are scaled to sum to one
+            per query and class.
         class_names: C names.
-        remedy: what to do where a class has no support, for the message.
+        remedy: the end of the error message for a class without a support. Default: an empty text.
+
+    Example:
+        >>> members = RowMembers(torch.tensor([[1, 0, 1]]), torch.ones(1, 3), ("jay", "wren", "tit"))
+        >>> members.average(torch.tensor([[0.2, 0.4, 0.8]])), members.present
+        (tensor([[0.4000, 0.5000, 0.0000]]), tensor([[ True,  True, False]]))
     """
 
     def __init__(self, labels: Tensor, weights: Tensor, class_names: tuple[str, ...], remedy: str = "") -> None:
@@ -130,20 +168,28 @@ class RowMembers(Members):
             raise ValueError(f"foil: all supports of query {query} are of one class{self._remedy}")
 
     def of_others(self, classes: Tensor) -> Tensor:
-        """The mean of :meth:`weights` of the other classes that have a support, ``(B, K)``."""
+        """The weights of a foil for one class per query: the mean of all other classes that have supports.
+
+        Args:
+            classes: the class of each query, ``(B,)``.
+
+        Returns:
+            ``(B, K)``.
+        """
         is_other = self._labels != classes.unsqueeze(1)
         count = self.present.sum(1) - self.present.gather(1, classes.unsqueeze(1)).squeeze(1).long()
         return self._weights * is_other / count.unsqueeze(1)
 
-    def _require(self, is_there: Tensor, classes: Tensor) -> None:
-        if not is_there.all():
-            query = int((~is_there).nonzero()[0])
+    def _require(self, has_support: Tensor, classes: Tensor) -> None:
+        """Refuse classes ``(B,)`` for queries without a support of their class."""
+        if not has_support.all():
+            query = int((~has_support).nonzero()[0])
             name = self._class_names[int(classes[query])]
             raise ValueError(f"support: query {query} has no support of class {name}{self._remedy}")
 
 
 class _OtherRows(Members):
-    """The mean of the other classes that have a support, for each class and query."""
+    """The weights of a foil: for each class and query the mean of the other classes that have supports."""
 
     def __init__(self, rows: RowMembers) -> None:
         self.n_classes = rows.n_classes
@@ -168,7 +214,7 @@ class _OtherRows(Members):
 
 
 class _FollowedMembers(Members):
-    """The forms of other members, which do not look at the last supports."""
+    """The weights of other members, for a longer list of supports whose last supports have the weight zero."""
 
     def __init__(self, members: Members, n_supports: int) -> None:
         self.n_classes = members.n_classes
@@ -186,16 +232,23 @@ class _FollowedMembers(Members):
     def weights(self, classes: Tensor) -> Tensor:
         return nn.functional.pad(self._members.weights(classes), (0, self._n_supports))
 
+    def require_others(self) -> None:
+        self._members.require_others()
+
     def others(self) -> Members:
         return _FollowedMembers(self._members.others(), self._n_supports)
 
 
 class SameForAll(Members):
-    """Supports of each query's own that count alike for every class.
+    """Weights for supports of each query, the same weights for every class.
 
     Args:
-        weights: of each support, ``(B, K)``; rows sum to one.
+        weights: the weight of each support, ``(B, K)``; rows sum to one.
         n_classes: C.
+
+    Example:
+        >>> SameForAll(torch.tensor([[0.5, 0.5]]), n_classes=3).average(torch.tensor([[0.2, 0.4]]))
+        tensor([[0.3000, 0.3000, 0.3000]])
     """
 
     def __init__(self, weights: Tensor, n_classes: int) -> None:
@@ -214,4 +267,7 @@ class SameForAll(Members):
         return self._weights
 
     def others(self) -> Members:
+        return self
+
+    def require_others(self) -> None:
         raise ValueError("foil: the support is the same for every class, so that no class stands against another")

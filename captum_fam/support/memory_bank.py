@@ -1,4 +1,4 @@
-"""Nearest neighbors in a labeled bank of embeddings: exact, in bounded memory, and as supports."""
+"""Classification by the nearest rows of a labeled bank of embeddings, and these rows as supports."""
 
 from __future__ import annotations
 
@@ -32,42 +32,48 @@ _STEP_QUERIES = 256
 
 
 class MemoryBank(Support):
-    """A labeled bank of embeddings that classifies by its K nearest rows, and lends them as supports.
+    """A labeled bank of embeddings. It classifies a query by its K nearest rows, and these rows are the supports.
 
-    Every row within the K most similar votes for its class with the weight exp(s / temperature) (Wu et al.,
-    "Unsupervised Feature Learning via Non-Parametric Instance Discrimination"). The search is exact and goes through
-    the bank block by block.
+    Each of the K most similar rows votes for its class with the weight exp(s / temperature) (Wu et al., "Unsupervised
+    Feature Learning via Non-Parametric Instance Discrimination", CVPR 2018). The search is exact, and goes through the
+    bank block by block, so that it needs little memory.
 
-    ``LayerFAM.attribute(x, support=bank)`` explains the predicted class, with ``target`` any other. Which rows are
-    the K images of that class in Eq. 11 is not settled by the paper; ``neighbors`` chooses:
+    ``LayerFAM.attribute(x, support=bank)`` explains the predicted class; ``target`` selects another class. The paper
+    does not say which rows are the K images of the class in Eq. 11. ``neighbors`` chooses them:
 
     ==================  ========================================================  ======================
-    ``neighbors``       rows                                                      weight
+    ``neighbors``       rows                                                      weights
     ==================  ========================================================  ======================
-    ``"predicted"``     those of the class among the K nearest (default)          equal
-    ``"vote"``          those of the class among the K nearest                    as they vote
-    ``"all"``           all of the K nearest, whatever their class                equal
-    ``"nearest"``       the nearest, whatever its class                           one
-    ``"within-class"``  the K nearest of the class, from the whole bank           equal
-    ``"whole-class"``   all of the class                                          equal
+    ``"predicted"``     rows of the class among the K nearest rows (default)      equal
+    ``"vote"``          rows of the class among the K nearest rows                weights of their votes
+    ``"all"``           the K nearest rows of any class                           equal
+    ``"nearest"``       the nearest row of any class                              1
+    ``"within-class"``  the K nearest rows of the class, from the whole bank      equal
+    ``"whole-class"``   all rows of the class                                     equal
     ==================  ========================================================  ======================
 
-    A bank is never changed: :meth:`to` and :meth:`using` give another one.
+    A bank never changes: :meth:`to` and :meth:`using` return a new bank.
 
     Args:
         embeddings: ``(M, J)``, any floating-point type; half precision is computed in float32.
         labels: M class indices, not negative.
-        class_names: C names; the class indices themselves by default.
-        k: neighbors that vote; all rows where the bank has fewer.
-        temperature: of the vote, at least 1e-37. The smaller, the more the nearest decide.
-        similarity: what the model decides with; the same as that of the explaining method.
-        neighbors: one of the above.
-        backend: ``"torch"``, or ``"faiss"``: a flat index on the CPU with the same results, for cosine and dot. It
-            keeps a copy of the bank.
-        items: where the rows are from, as positions in a dataset, ``(M,)`` ascending; 0..M-1 by default.
+        class_names: C names. Default: the class indices.
+        k: how many rows vote; all rows vote if the bank has fewer. Default: 200.
+        temperature: the temperature of the votes, at least 1e-37. With a smaller temperature, the nearest of the K rows
+            have a larger share of the votes. Default: 0.07.
+        similarity: the similarity that the model decides with; it must equal that of the explaining method. Default:
+            ``"cosine"``.
+        neighbors: the rule that chooses the supports, one of the table above. Default: ``"predicted"``.
+        backend: ``"torch"``, or ``"faiss"`` for a flat FAISS index on the CPU, which gives the same results, keeps a
+            copy of the bank, and knows cosine and dot only. Default: ``"torch"``.
+        items: the position of each row in the data set that the bank was made from, ``(M,)`` ascending. Default:
+            0..M-1.
 
     Attributes:
-        skipped: items of the dataset that could not be read and have no row, with the reason.
+        embeddings: ``(M, J)``.
+        labels: int64 ``(M,)``.
+        items: int64 ``(M,)``.
+        skipped: the items of the data set that could not be read and have no row, with the reason.
 
     Raises:
         TypeError: if ``embeddings`` is no floating-point tensor, or ``labels`` are no whole numbers.
@@ -116,7 +122,7 @@ class MemoryBank(Support):
         self.exclude: Tensor | None = None
         self.skipped: dict[int, str] = {}
         self._every_class = False
-        # Shared by all that read the same rows in another way.
+        # `using` and `for_queries` return copies that share this search.
         self._rows = ExactSearch(self.embeddings, self.similarity, backend)
         self._check_options()
         self._rows.check_finite()
@@ -132,19 +138,27 @@ class MemoryBank(Support):
         )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> MemoryBank:
-        # Captum deep-copies keyword arguments; what never changes need not be copied.
+        # Captum deep-copies keyword arguments. A bank never changes, so that a copy would only cost memory.
         return self
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> MemoryBank:
-        """The bank on another device, or with embeddings of another floating-point type."""
-        other = copy.copy(self)
-        other.embeddings = self.embeddings.to(device=device, dtype=dtype)
-        device = other.embeddings.device
-        other.labels, other.items = self.labels.to(device), self.items.to(device)
-        other.similarity = copy.deepcopy(self.similarity).to(device)
-        other.exclude = None if self.exclude is None else self.exclude.to(device)
-        other._rows = ExactSearch(other.embeddings, other.similarity, self.backend)
-        return other
+        """Move the bank to another device, or convert its embeddings to another floating-point type.
+
+        Args:
+            device: the device. Default: None, the device of this bank.
+            dtype: the dtype of the embeddings. Default: None, the dtype of this bank.
+
+        Returns:
+            A new bank.
+        """
+        moved = copy.copy(self)
+        moved.embeddings = self.embeddings.to(device=device, dtype=dtype)
+        place = moved.embeddings.device
+        moved.labels, moved.items = self.labels.to(place), self.items.to(place)
+        moved.similarity = copy.deepcopy(self.similarity).to(place)
+        moved.exclude = None if self.exclude is None else self.exclude.to(place)
+        moved._rows = ExactSearch(moved.embeddings, moved.similarity, self.backend)
+        return moved
 
     def using(
         self,
@@ -154,42 +168,52 @@ class MemoryBank(Support):
         neighbors: NeighborRule | None = None,
         exclude: Tensor | Sequence[int] | None = None,
     ) -> MemoryBank:
-        """The same rows, read in another way; nothing is copied.
+        """A bank with the same rows and other options; the rows are shared, not copied.
 
         Args:
-            k: neighbors that vote. Default: those of this bank.
-            temperature: of the vote. Default: that of this bank.
-            neighbors: the rule. Default: that of this bank.
-            exclude: rows that are no neighbors of a query, one ``(B,)`` or several ``(B, E)`` for each: leave-one-out
-                where the queries are in the bank. It belongs to one batch of queries. Default: no exclusion.
+            k: how many rows vote. Default: None, the number of this bank.
+            temperature: the temperature of the votes. Default: None, the temperature of this bank.
+            neighbors: the rule that chooses the supports. Default: None, the rule of this bank.
+            exclude: rows that are left out for each query, ``(B,)`` or ``(B, E)``, for example the row of the query
+                itself if the query is in the bank. The new bank fits this batch of queries only. Default: None, no row
+                is left out.
+
+        Returns:
+            A new bank.
+
+        Raises:
+            ValueError: for an option out of range.
 
         Example:
             >>> attributions = fam.attribute(images, support=bank.using(exclude=rows_of_the_images))
         """
-        other = copy.copy(self)
-        other.k = self.k if k is None else k
-        other.temperature = self.temperature if temperature is None else temperature
-        other.neighbors = self.neighbors if neighbors is None else neighbors
-        other.exclude = None if exclude is None else torch.as_tensor(exclude, device=self.labels.device)
-        other._check_options()
-        return other
+        bank = copy.copy(self)
+        bank.k = self.k if k is None else k
+        bank.temperature = self.temperature if temperature is None else temperature
+        bank.neighbors = self.neighbors if neighbors is None else neighbors
+        bank.exclude = None if exclude is None else torch.as_tensor(exclude, device=self.labels.device)
+        bank._check_options()
+        return bank
 
     def classify(self, query: Tensor) -> Vote:
-        """Find the K nearest rows and let them vote.
+        """Find the K nearest rows of each query and count their votes.
 
         Args:
             query: embeddings ``(B, J)``, on the bank's device.
 
+        Returns:
+            The predicted class, the share of the votes of each class, and the K nearest rows.
+
         Raises:
-            ValueError: if the queries do not fit the bank or hold NaN or inf, or nothing is left to compare with.
+            ValueError: if the queries do not fit the bank or hold NaN or inf, or all rows are excluded.
         """
         query, exclude = self._check_query(query)
         with plain_arithmetic(query.device):
-            found = [
-                self._rows.search(some, self.k, None if exclude is None else exclude[start : start + _STEP_QUERIES])
-                for start, some in zip(range(0, len(query), _STEP_QUERIES), query.split(_STEP_QUERIES), strict=True)
+            hits = [
+                self._rows.search(part, self.k, None if exclude is None else exclude[start : start + _STEP_QUERIES])
+                for start, part in zip(range(0, len(query), _STEP_QUERIES), query.split(_STEP_QUERIES), strict=True)
             ]
-            similarities, indices = (torch.cat(pieces) for pieces in zip(*found, strict=True))
+            similarities, indices = (torch.cat(parts) for parts in zip(*hits, strict=True))
             if not similarities.isfinite().all():
                 raise ValueError(
                     "query: its similarity to rows of the memory bank is NaN or inf; rescale the embeddings of both"
@@ -200,15 +224,18 @@ class MemoryBank(Support):
             return Vote(F.first_largest(scores, noise), scores, indices, similarities)
 
     def support(self, query: Tensor, target: Tensor | None = None, vote: Vote | None = None) -> BankRows:
-        """The rows that stand for a class in Eq. 11, after ``neighbors``, and their weights.
+        """The rows that are the supports of a class in Eq. 11 by the rule ``neighbors``, and their weights.
 
         Args:
             query: embeddings ``(B, J)``.
-            target: the class of each query, ``(B,)``; default: the predicted one.
-            vote: what :meth:`classify` gave for these queries, where it is at hand.
+            target: the class of each query, ``(B,)``. Default: None, the predicted class.
+            vote: the result of :meth:`classify` for these queries, if it is known. Default: None, computed here.
+
+        Returns:
+            Rows and weights per query.
 
         Raises:
-            ValueError: if a query has no row of its class to be compared with.
+            ValueError: if the rule finds no row of the class of a query.
         """
         vote = self.classify(query) if vote is None else vote
         classes = vote.predicted if target is None else target
@@ -217,9 +244,9 @@ class MemoryBank(Support):
             return BankRows(self.embeddings, indices, members.weights(classes))
 
     def compare(self, query: Tensor, target: TargetType = None, similarity: Similarity | None = None) -> Comparison:
-        """Compare each query with the rows that stand for its class, after ``neighbors``.
+        """Compare each query with the rows that the rule ``neighbors`` chooses for its class.
 
-        The predicted class is that of the vote. A class without a row among them has the score -inf.
+        The predicted class is the class with the most votes. A class without a chosen row has the score -inf.
 
         Raises:
             ValueError: for queries or a similarity that do not fit the bank.
@@ -239,21 +266,25 @@ class MemoryBank(Support):
 
     @property
     def per_query(self) -> bool:
-        """Whether rows are left out for each query."""
+        """Whether rows are left out for each query, so that the bank fits one batch of queries only."""
         return self.exclude is not None
 
+    def check_queries(self, inputs: tuple[Tensor, ...], args: tuple[Any, ...] | None) -> None:
+        if self.exclude is not None:
+            check_exclusion(self.exclude, len(inputs[0]), len(self))
+
     def for_queries(self, start: int, stop: int) -> MemoryBank:
-        """The bank for the queries ``start`` to ``stop - 1``, with the rows that are left out for these."""
+        """The bank with the rows that are left out for the queries ``start`` to ``stop - 1``."""
         return self if self.exclude is None else self.using(exclude=self.exclude[start:stop])
 
     def for_every_class(self) -> MemoryBank:
-        """The same bank, choosing rows of every class where ``neighbors`` chooses those of one."""
-        other = copy.copy(self)
-        other._every_class = True
-        return other
+        """The same bank with rows of every class as supports, where ``neighbors`` chooses rows of one class."""
+        bank = copy.copy(self)
+        bank._every_class = True
+        return bank
 
     def _choose(self, query: Tensor, vote: Vote, classes: Tensor) -> tuple[Tensor, Members]:
-        """The rows for each query, ``(B, K)``, and which of them stand for which class."""
+        """Apply the rule ``neighbors``: the rows of each query, ``(B, K)``, and their weights per class."""
         query, exclude = self._check_query(query)
         candidates = Candidates(
             query,
@@ -288,26 +319,33 @@ class MemoryBank(Support):
     ) -> MemoryBank:
         """Embed a labeled data set, one row per item.
 
-        With a ``path`` the work survives its process: rows are stored beside the file while the work goes on, and the
-        same call goes on where the work ended, without repeating or losing an item. Once the file is there, the call
-        reads it. A few items are embedded again in either case, so that rows of another model are noticed.
+        With a ``path``, an interrupted call can be repeated: finished rows are stored beside the file, and the next
+        call continues behind them. If the file is complete already, the call reads it. In both cases a few items are
+        embedded again, so that stored rows of another model or data set are refused.
 
         Args:
             model: maps a batch of images to embeddings ``(B, J)``; in evaluation mode.
             dataset: items ``(image, label)`` or ``(image, label, boxes)``, the same at every reading.
-            path: a file to make, ``.safetensors``.
-            class_names: C names; those of the dataset (``class_names`` or ``classes``) by default.
-            batch_size: items per batch.
-            num_workers: processes that read.
-            device: where model and bank are; that of the model's parameters by default.
-            on_error: ``"raise"``, or ``"skip"`` items whose image cannot be read: they are counted in a warning and
-                named in ``bank.skipped``, and ``bank.items`` says which item a row is of.
-            save_every: batches between two writes.
-            progress: show a progress bar.
+            path: the file to write, ``.safetensors``. Default: None, no file.
+            class_names: C names. Default: None, ``dataset.class_names`` or ``dataset.classes`` if there is one, else
+                the class indices.
+            batch_size: items per batch. Default: 64.
+            num_workers: processes that read images. Default: 0, this process.
+            device: the device of model and bank. Default: None, the device of the model's parameters.
+            on_error: ``"raise"``, or ``"skip"`` items whose image cannot be read: a warning counts them, and
+                ``bank.skipped`` names them. ``bank.items`` gives the item of each row. Default: ``"raise"``.
+            save_every: how many batches are written to disk at once. Default: 16.
+            progress: whether to show a progress bar. Default: True.
             options: ``k``, ``temperature``, ``similarity``, ``neighbors`` and ``backend`` of the class.
 
+        Returns:
+            The bank, on ``device``.
+
         Raises:
-            ValueError: for a model in training mode, NaN or inf in an embedding, or a file of another model or data.
+            ValueError: for a model in training mode, NaN or inf in an embedding, a data set without a usable item, or
+                stored rows of another model or data set.
+            ModuleNotFoundError: if ``path`` is given and safetensors is not installed.
+            OSError: if the rows cannot be written.
 
         Example:
             >>> bank = MemoryBank.from_dataset(model.eval(), ImageFolder("train", preprocess), "bank.safetensors")
@@ -341,9 +379,17 @@ class MemoryBank(Support):
         return bank.to(device)
 
     def save(self, path: str | Path) -> None:
-        """Write rows and settings to a ``.safetensors`` file, all of it or nothing.
+        """Write rows and options to a ``.safetensors`` file, completely or not at all.
 
-        A similarity that was given as an object is not saved; :meth:`load` takes it again.
+        A similarity that was given as a name is saved. A similarity that was given as an object is not: pass it to
+        :meth:`load` again.
+
+        Args:
+            path: the file.
+
+        Raises:
+            ModuleNotFoundError: if safetensors is not installed.
+            OSError: if the file cannot be written.
         """
         settings = {
             "class_names": self.class_names,
@@ -361,12 +407,13 @@ class MemoryBank(Support):
 
         Args:
             path: the file.
-            device: where to put it.
-            options: settings that replace those of the file, as for the class.
+            device: the device of the bank. Default: ``"cpu"``.
+            options: arguments of the class, which replace the options in the file.
 
         Raises:
             FileNotFoundError: if there is no such file.
-            ValueError: if it is broken or no memory bank.
+            ValueError: if the file is broken or no memory bank, or its similarity was an object and is not passed here.
+            ModuleNotFoundError: if safetensors is not installed.
         """
         return cls._from_stored(read_bank(Path(path)), options).to(device)
 
@@ -380,7 +427,7 @@ class MemoryBank(Support):
         return bank
 
     def _rounding(self, query: Tensor, similarities: Tensor, indices: Tensor) -> Tensor:
-        """Relative error of each query's votes, ``(B, 1)``, at most 1/2: a vote is never lost altogether."""
+        """Relative rounding error of each query's votes, ``(B, 1)``; at most 1/2, so that votes always count."""
         nearest = self.embeddings[indices[:, :1]].to(query.dtype)
         magnitude = self.similarity.magnitude(query, nearest, similarities[:, :1])
         return (F.rounding_of_supports(query.shape[1], query.dtype) * magnitude / self.temperature).clamp_max(0.5)
@@ -394,7 +441,7 @@ class MemoryBank(Support):
             raise ValueError(f"neighbors must be one of {', '.join(get_args(NeighborRule))}, got {self.neighbors!r}")
 
     def _check_query(self, query: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The query in the precision of the search, and the excluded rows, ``(B, E)``."""
+        """The query in the precision of the search, and the excluded rows, ``(B, E)`` or None."""
         if query.dim() != 2 or not len(query):
             raise ValueError(f"query must be embeddings (B, J) of at least one query, got shape {tuple(query.shape)}")
         check_embedding_sizes(query, self.embeddings, "the memory bank")

@@ -1,8 +1,8 @@
-"""Which rows of a memory bank stand for a class in Eq. 11: one small function per rule."""
+"""Which rows of a memory bank are the supports of a class in Eq. 11: one small function per rule."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,24 +15,24 @@ from captum_fam.support.search import ExactSearch
 
 NeighborRule = Literal["predicted", "all", "vote", "within-class", "whole-class", "nearest"]
 Chosen = tuple[Tensor, Members]
-"""Rows of the bank for each query, ``(B, K)``, and which of them stand for which class."""
+"""Rows of the bank for each query, ``(B, K)``, and their weights in the score of each class."""
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """What a rule chooses from.
+    """Everything that a rule may use to choose rows.
 
     Attributes:
         query: embeddings ``(B, J)``.
-        nearest: the rows that have voted, the most similar first, ``(B, K)``.
-        similarities: of the query to these rows, ``(B, K)``.
-        classes: the class of each query that rows are to stand for, ``(B,)``.
-        every_class: whether rows of every class are chosen, as a foil needs them.
-        labels: of all rows of the bank, ``(M,)``.
+        nearest: the K nearest rows of each query, the most similar first, ``(B, K)``.
+        similarities: the similarity of each query to these rows, ``(B, K)``.
+        classes: the class of each query for which rows are chosen, ``(B,)``.
+        every_class: whether rows are chosen for all other classes too, as foils need them.
+        labels: the classes of all rows of the bank, ``(M,)``.
         class_names: C names.
         k: how many rows vote.
-        temperature: of the vote.
-        exclude: rows that are left out for each query, ``(B, E)``; None: none.
+        temperature: the temperature of the votes.
+        exclude: rows that are left out for each query, ``(B, E)``; None if no row is left out.
         rows: the search among the rows of the bank.
     """
 
@@ -49,71 +49,110 @@ class Candidates:
     rows: ExactSearch
 
     def among_nearest(self, weights: Tensor) -> Chosen:
-        """The rows of each class among the nearest, weighted by ``(B, K)``."""
-        remedy = f' among the {self.nearest.shape[1]} nearest rows; use neighbors="within-class", or a larger k'
-        return self.nearest, RowMembers(self.labels[self.nearest], weights, self.class_names, remedy)
+        """Choose the rows of each class among the K nearest rows.
 
-    def by_class(self, choose: Callable[[Tensor, Tensor], Tensor]) -> Chosen:
-        """Rows of the class of each query, or of every class, weighted equally.
+        With ``every_class``, a class without a row among the K nearest gets the nearest of its rows. So every class has
+        a score, and the score does not jump when the last row of a class leaves the K nearest.
 
         Args:
-            choose: from a query ``(1, J)`` and all rows of a class to those that are chosen.
+            weights: the weight of each of the K nearest rows, ``(B, K)``.
         """
-        per_query = [self._rows_of(index, one, choose) for index, one in enumerate(self.query.split(1))]
-        # A query with fewer rows than another is filled up with row 0, which weighs nothing.
+        nearest, labels = self.nearest, self.labels[self.nearest]
+        remedy = f' among the {nearest.shape[1]} nearest rows; use neighbors="within-class", or a larger k'
+        if self.every_class:
+            n_classes = len(self.class_names)
+            similarities, rows = self.rows.nearest_of_classes(self.query, self.labels, n_classes, self.exclude)
+            counts = torch.zeros_like(rows).scatter_add_(1, labels, torch.ones_like(labels))
+            is_missing = (counts == 0) & similarities.isfinite()
+            classes = torch.arange(n_classes, device=rows.device).expand_as(rows)
+            nearest, labels = torch.cat([nearest, rows], 1), torch.cat([labels, classes], 1)
+            weights = torch.cat([weights, is_missing.to(weights.dtype)], 1)
+        return nearest, RowMembers(labels, weights, self.class_names, remedy)
+
+    def by_class(self, choose: Callable[[Tensor, Tensor], Tensor]) -> Chosen:
+        """Choose rows of the class of each query, or of every class with ``every_class``, with equal weights.
+
+        Args:
+            choose: gets queries ``(B, J)`` and all rows of a class ``(n,)``, and returns the chosen rows ``(B, m)``.
+        """
+        # The rows of each class, found once for all queries.
+        rows = self.labels.argsort(stable=True).split(self.labels.bincount(minlength=len(self.class_names)).tolist())
+        if self.every_class and self.exclude is None:
+            self._require_rows(rows)
+            indices = torch.cat([choose(self.query, of_class) for of_class in rows if len(of_class)], 1)
+            weights = torch.ones_like(indices, dtype=self.query.dtype)
+            return indices, RowMembers(self.labels[indices], weights, self.class_names)
+        per_query = [self._rows_of(index, query, rows, choose) for index, query in enumerate(self.query.split(1))]
+        # Queries with fewer rows than others are padded with row 0, which gets the weight zero.
         indices = pad_sequence(per_query, batch_first=True)
-        ones = [self.similarities.new_ones(len(rows)) for rows in per_query]
+        ones = [self.similarities.new_ones(len(chosen)) for chosen in per_query]
         return indices, RowMembers(self.labels[indices], pad_sequence(ones, batch_first=True), self.class_names)
 
-    def _rows_of(self, index: int, query: Tensor, choose: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    def _rows_of(
+        self, index: int, query: Tensor, rows: Sequence[Tensor], choose: Callable[[Tensor, Tensor], Tensor]
+    ) -> Tensor:
+        """The rows that ``choose`` chooses for one query, class after class."""
         explained = int(self.classes[index])
-        wanted = self.labels.unique().tolist() if self.every_class else [explained]
         chosen = []
-        for label in wanted:
-            rows = (self.labels == label).nonzero().squeeze(1)
+        for label in range(len(rows)) if self.every_class else [explained]:
+            of_class = rows[label] if 0 <= label < len(rows) else self.labels[:0]
             if self.exclude is not None:
-                rows = rows[~torch.isin(rows, self.exclude[index])]
-            if label == explained and not len(rows):
-                known = 0 <= label < len(self.class_names)
-                name = self.class_names[label] if known else str(label)
-                raise ValueError(f"support: the bank has no row of class {name} left to compare with")
-            chosen.append(choose(query, rows) if len(rows) else rows)
+                of_class = of_class[~torch.isin(of_class, self.exclude[index])]
+            if label == explained and not len(of_class):
+                raise ValueError(self._no_row(label))
+            chosen.append(choose(query, of_class)[0] if len(of_class) else of_class)
         return torch.cat(chosen)
 
+    def _require_rows(self, rows: Sequence[Tensor]) -> None:
+        for label in self.classes.unique().tolist():
+            if not 0 <= label < len(rows) or not len(rows[label]):
+                raise ValueError(self._no_row(label))
 
-def _predicted(found: Candidates) -> Chosen:
-    """Those of the class among the K nearest, equally."""
-    return found.among_nearest(torch.ones_like(found.similarities))
-
-
-def _vote(found: Candidates) -> Chosen:
-    """Those of the class among the K nearest, as they vote: exp(s / temperature)."""
-    labels = found.labels[found.nearest]
-    # Relative to the nearest row of the same class: relative to the nearest of all, a far class would underflow.
-    best = found.similarities.new_full((len(labels), len(found.class_names)), -torch.inf)
-    best = best.scatter_reduce(1, labels, found.similarities, "amax").gather(1, labels)
-    return found.among_nearest(((found.similarities - best) / found.temperature).exp())
+    def _no_row(self, label: int) -> str:
+        name = self.class_names[label] if 0 <= label < len(self.class_names) else str(label)
+        return f"support: the bank has no row of class {name} left to compare with"
 
 
-def _all(found: Candidates) -> Chosen:
-    """All of the K nearest, whatever their class, equally."""
-    weights = torch.full_like(found.similarities, 1 / found.nearest.shape[1])
-    return found.nearest, SameForAll(weights, len(found.class_names))
+def _predicted(candidates: Candidates) -> Chosen:
+    """Rows of the class among the K nearest rows, with equal weights."""
+    return candidates.among_nearest(torch.ones_like(candidates.similarities))
 
 
-def _nearest(found: Candidates) -> Chosen:
-    """The nearest row, whatever its class."""
-    return found.nearest[:, :1], SameForAll(torch.ones_like(found.similarities[:, :1]), len(found.class_names))
+def _vote(candidates: Candidates) -> Chosen:
+    """Rows of the class among the K nearest rows, with the weights of their votes, exp(s / temperature)."""
+    similarities, labels = candidates.similarities, candidates.labels[candidates.nearest]
+    # The largest similarity of each class is subtracted before exp, which changes no ratio within the class. With the
+    # largest similarity of all rows instead, all weights of a less similar class could underflow.
+    best = similarities.new_full((len(labels), len(candidates.class_names)), -torch.inf)
+    best = best.scatter_reduce(1, labels, similarities, "amax").gather(1, labels)
+    return candidates.among_nearest(((similarities - best) / candidates.temperature).exp())
 
 
-def _within_class(found: Candidates) -> Chosen:
-    """The K nearest rows of the class, from the whole bank, equally."""
-    return found.by_class(lambda query, rows: found.rows.nearest(query, min(found.k, len(rows)), rows)[1][0])
+def _all(candidates: Candidates) -> Chosen:
+    """The K nearest rows of any class, with equal weights."""
+    weights = torch.full_like(candidates.similarities, 1 / candidates.nearest.shape[1])
+    return candidates.nearest, SameForAll(weights, len(candidates.class_names))
 
 
-def _whole_class(found: Candidates) -> Chosen:
-    """All rows of the class, equally."""
-    return found.by_class(lambda query, rows: rows)
+def _nearest(candidates: Candidates) -> Chosen:
+    """The nearest row of any class."""
+    weights = torch.ones_like(candidates.similarities[:, :1])
+    return candidates.nearest[:, :1], SameForAll(weights, len(candidates.class_names))
+
+
+def _within_class(candidates: Candidates) -> Chosen:
+    """The K nearest rows of the class, from the whole bank, with equal weights."""
+
+    def nearest(query: Tensor, rows: Tensor) -> Tensor:
+        _, indices = candidates.rows.nearest(query, min(candidates.k, len(rows)), rows)
+        return indices
+
+    return candidates.by_class(nearest)
+
+
+def _whole_class(candidates: Candidates) -> Chosen:
+    """All rows of the class, with equal weights."""
+    return candidates.by_class(lambda query, rows: rows.expand(len(query), -1))
 
 
 RULES: dict[str, Callable[[Candidates], Chosen]] = {
@@ -124,4 +163,4 @@ RULES: dict[str, Callable[[Candidates], Chosen]] = {
     "whole-class": _whole_class,
     "nearest": _nearest,
 }
-"""The rules by name."""
+"""The functions of the rules, by the name of the rule."""

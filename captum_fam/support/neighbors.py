@@ -1,4 +1,4 @@
-"""The neighbors that any search engine has found, as supports."""
+"""The hits of a search engine as supports."""
 
 from __future__ import annotations
 
@@ -11,20 +11,27 @@ from captum_fam.support.support_per_query import SupportPerQuery
 
 
 class Neighbors(SupportPerQuery):
-    """The hits of a search for each of B queries: FAISS, a vector database, or any other engine.
+    """The hits of a search for each of B queries, by FAISS, a vector database or any other search engine.
 
-    The engine gives ids; the embeddings of the hits come from the gallery, or from a function that looks them up.
+    The engine gives the ids of the hits. The embeddings of the hits are taken from the gallery in memory, or from a
+    function that looks up ids.
 
     Args:
-        ids: of the hits, ``(B, K)``, the most similar first: positions in ``embeddings``, or what ``fetch`` takes.
-        embeddings: the gallery, ``(M, J)``.
-        fetch: gives the embeddings ``(n, J)`` of n ids, where the gallery is not in memory.
-        labels: the class of each item of the gallery, ``(M,)``; or of each hit, ``(B, K)``; default: all hits are of
-            one class.
-        class_names: C names.
+        ids: the ids of the hits, ``(B, K)``, the most similar first: positions in ``embeddings``, or whatever ids
+            ``fetch`` takes. -1 says that a search has found fewer than K, as FAISS does; it is no support.
+        embeddings: the gallery, ``(M, J)``. Default: None, pass ``fetch`` instead.
+        fetch: maps n ids ``(n,)`` to embeddings ``(n, J)``. Default: None, pass ``embeddings`` instead.
+        labels: the class of each item of the gallery, ``(M,)``, or of each hit, ``(B, K)``. Default: None, all hits
+            belong to one class.
+        class_names: C names. Default: the class indices, or ``("support",)`` without labels.
+
+    Attributes:
+        ids: ``(B, K)``.
 
     Raises:
-        ValueError: unless there is either a gallery or a function, or if the ids are not ``(B, K)``.
+        ValueError: if ``embeddings`` and ``fetch`` are both given or both missing, if ``ids`` are no whole numbers
+            ``(B, K)`` or not in the gallery, if a query has no hit, if ``fetch`` returns another shape, or if labels or
+            names do not fit.
 
     Example:
         >>> gallery = torch.eye(3)
@@ -36,23 +43,37 @@ class Neighbors(SupportPerQuery):
 
     def __init__(
         self,
-        ids: Tensor,
+        ids: Tensor | Sequence[Sequence[int]],
         embeddings: Tensor | None = None,
         *,
         fetch: Callable[[Tensor], Tensor] | None = None,
-        labels: Tensor | None = None,
+        labels: Tensor | Sequence[int] | None = None,
         class_names: Sequence[str] | None = None,
     ) -> None:
         ids = torch.as_tensor(ids)
-        if ids.dim() != 2 or not ids.numel():
-            raise ValueError(f"ids must be (B, K), K hits for each query, got shape {tuple(ids.shape)}")
+        if ids.dim() != 2 or not ids.numel() or ids.is_floating_point():
+            raise ValueError(f"ids must be whole numbers (B, K), got {ids.dtype} of shape {tuple(ids.shape)}")
         if (embeddings is None) == (fetch is None):
             raise ValueError("pass either embeddings, the gallery (M, J), or fetch, a function of ids")
-        flat = ids.flatten()
-        found = fetch(flat) if fetch is not None else embeddings[flat.to(embeddings.device)]  # type: ignore[index,union-attr]
-        if found.dim() != 2 or len(found) != len(flat):
-            raise ValueError(f"fetch must give (n, J) for {len(flat)} ids, got shape {tuple(found.shape)}")
-        if labels is not None and labels.dim() == 1:
-            labels = labels[ids.to(labels.device)]
-        super().__init__(found.unflatten(0, ids.shape), labels, class_names)
+        is_hit = ids >= 0 if embeddings is not None else ids != -1
+        if not is_hit.any(1).all():
+            raise ValueError(f"ids: query {int((~is_hit.any(1)).nonzero()[0])} has no hit at all")
+        if embeddings is None:
+            assert fetch is not None
+            hits = torch.as_tensor(fetch(ids[is_hit]))
+        else:
+            gallery = torch.as_tensor(embeddings)
+            if ids.max() >= len(gallery) or ids.min() < -1:
+                raise ValueError(f"ids must be -1 or 0..{len(gallery) - 1}, got {int(ids.min())}..{int(ids.max())}")
+            hits = gallery[ids[is_hit].to(gallery.device)]
+        if hits.dim() != 2 or len(hits) != int(is_hit.sum()):
+            source = "fetch must give" if embeddings is None else "embeddings must give"
+            raise ValueError(f"{source} (n, J) for {int(is_hit.sum())} ids, got shape {tuple(hits.shape)}")
+        vectors = hits.new_zeros(*ids.shape, hits.shape[1])
+        vectors[is_hit.to(hits.device)] = hits
+        if labels is not None:
+            labels = torch.as_tensor(labels)
+            if labels.dim() == 1:
+                labels = labels[ids.clamp_min(0).to(labels.device)]
+        super().__init__(vectors, labels, class_names, is_support=is_hit)
         self.ids = ids

@@ -1,4 +1,4 @@
-"""A classifier made of an embedding model and a support."""
+"""A classifier that consists of an embedding model and a support."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from captum_fam._training_mode import training_mode_in_words
 from captum_fam._warnings import warn_user
 from captum_fam.embedding.forward import check_embedding
-from captum_fam.similarity import Dot, SimilarityLike, get_similarity
+from captum_fam.similarity import SimilarityLike, get_similarity
 from captum_fam.support._version import version_of
 from captum_fam.support.base import Support
 from captum_fam.support.checks import check_support_tensor
@@ -28,33 +28,48 @@ WRAP_THE_MODEL = (
 
 
 class SimilarityToSupport(nn.Module):
-    """A classifier made of an embedding model and a support: ``forward(x)`` gives one score per class.
+    """A classifier that consists of an embedding model and a support: ``forward(x)`` gives one score per class.
 
-    With it every Captum method explains a model that has no classifier: the score of class c is Eq. 11, the
-    mean similarity of the query to the supports of class c. A foil makes it a contrast, "why A and not B".
+    It lets every Captum method explain a model without a classifier: the score of class c is Eq. 11, the mean
+    similarity of the query to the supports of class c. With a foil, the score is a contrast, "why A and not B".
 
-    Images of the support are embedded when the object is made, and again in the next call after the weights of the
-    model, or its mode, have changed: PyTorch's version counts tell. Where ``model`` is a plain function, what it
-    computes with cannot be seen, and images are embedded in every call; pass ``support.embed(model)`` if its weights
-    stay as they are.
+    Images of the support are embedded when the object is made, and again in the next call after the model has changed:
+    its weights, buffers, submodules, mode or settings, as PyTorch's version counts show. Some changes are not counted.
+    Updates through ``parameter.data`` or numpy are seen if they reach one of eight tensors that are spread over the
+    model. A new hook, a list or a plain tensor that is no buffer is not seen: call :meth:`embed` after such a change.
+    The weights behind a plain function cannot be seen: then every call embeds the images again. Pass
+    ``support.embed(model)`` instead of ``support`` if the weights do not change.
 
-    With a :class:`~captum_fam.MemoryBank` the score of a class is the mean similarity to its rows among the neighbors
-    of the query, and -inf for a class that has none there; :meth:`predict` gives the class that the vote decides for.
+    Supports carry no gradient. Further arguments of a call go to the model with the queries only.
+
+    With a :class:`~captum_fam.MemoryBank`, the score of a class is the mean similarity to the rows of the class among
+    the nearest rows of the query; if there are none, the similarity to the nearest row of the class. :meth:`predict`
+    returns the class with the most votes.
 
     Args:
         model: maps a batch to embeddings ``(B, J)``; a module or any callable.
         support: a :class:`~captum_fam.SupportSet`, a :class:`~captum_fam.MemoryBank` or any other
             :class:`~captum_fam.Support`; or a tensor of images or embeddings of one class.
-        similarity: a name, a :class:`~captum_fam.similarity.Similarity` or a callable metric; default: that of a
-            support that has one, else the cosine.
-        foil: None; ``"others"``, the mean score of the other classes; ``"runner-up"``, the best of the other
-            classes for each query; or a :class:`~captum_fam.SupportSet` (or tensor), the mean of its classes' scores.
-        aggregate: ``"mean"`` of the similarities (the paper), or the similarity to the mean embedding of the
-            class, its ``"prototype"``.
+        similarity: a name, a :class:`~captum_fam.similarity.Similarity` or a callable metric. Default: None, the
+            similarity of the support if it has one, else the cosine.
+        foil: the score that is subtracted from the score of each class: ``"others"``, the mean score of the other
+            classes; ``"runner-up"``, for each query the largest score of another class; or a
+            :class:`~captum_fam.SupportSet` or tensor, the mean score of its classes. Default: None, no foil.
+        aggregate: how the score of a class with several supports is computed: ``"mean"``, the mean of the similarities,
+            as in the paper; or ``"prototype"``, the similarity to the mean embedding. Default: ``"mean"``.
+
+    Attributes:
+        model: the embedding model.
+        support: the support, as it was given.
+        foil: the foil; a tensor has become a :class:`~captum_fam.SupportSet`.
+        similarity: the similarity object.
+        aggregate: ``"mean"`` or ``"prototype"``.
 
     Raises:
-        ValueError: for an unknown foil or aggregate, a foil among classes of which there is only one, or prototypes of
-            a support that is no :class:`~captum_fam.SupportSet`.
+        TypeError: for a support that is no support and no tensor, or a model that gives no tensor of embeddings.
+        ValueError: for an unknown foil or aggregate, a foil of other classes for a support of one class, prototypes
+            of a support that is no :class:`~captum_fam.SupportSet`, or a similarity that differs from that of the
+            support.
 
     Example:
         >>> scores = SimilarityToSupport(model, SupportSet(images, labels), foil="others")
@@ -89,54 +104,35 @@ class SimilarityToSupport(nn.Module):
 
     def forward(self, *args: Any) -> Tensor:
         """Scores of the query batch, ``(B, C)``; further arguments go to the model."""
-        return self._compare(args).scores
+        # The user's line is four calls up: past the functions that call a module.
+        return self._compare(args, 4).scores
 
     def predict(self, *args: Any) -> tuple[Tensor, Tensor]:
-        """As :meth:`forward`, with the predicted class of each query beside the scores, ``(B, C)`` and ``(B,)``.
+        """Scores and predicted class of each query.
 
-        It is the class of the largest score before the foil, and the first of those that only rounding sets apart; with
-        a memory bank the class that the vote decides for.
+        The predicted class has the largest score before the foil; among scores that differ by rounding only, the first
+        class is predicted. A memory bank predicts the class with the most votes.
+
+        Args:
+            *args: the query batch, and further arguments of the model.
+
+        Returns:
+            Scores ``(B, C)`` and class indices ``(B,)``.
         """
-        comparison = self._compare(args)
+        comparison = self._compare(args, 2)
         return comparison.scores, comparison.predicted
 
     def compare(self, *args: Any) -> Comparison:
-        """As :meth:`forward`, with everything that the scores are made of."""
-        return self._compare(args)
+        """Compare the query batch with the support; the result holds the scores and all their parts.
 
-    def embed(self) -> Support:
-        """Embed the support, and the foil, under the present weights; gives what queries are compared with."""
-        support = self.support.embed(self.model).for_every_class()
-        foil = self.foil.embed(self.model) if isinstance(self.foil, SupportSet) else self.foil
-        if self.aggregate == "prototype":
-            support = _prototypes(support)
-            foil = _prototypes(foil) if isinstance(foil, SupportSet) else foil
-        if foil is not None:
-            support = ContrastedSupport(support, foil)
-        # The version is that after embedding, which moves the statistics of batch norms in training mode.
-        self._kept = self._state(), support
-        return support
+        Args:
+            *args: the query batch, and further arguments of the model.
+        """
+        return self._compare(args, 2)
 
-    def embedded(self) -> Support:
-        """The support as embeddings, with its foil: what queries are compared with."""
-        if getattr(self, "_is_replica", False):
-            # A replica cannot tell whether the weights of the original have changed since it embedded the support.
-            raise TypeError(WRAP_THE_MODEL)
-        kept = self._kept  # one read: another thread may put its own in the place
-        version = self._state()
-        if kept is None or version is None or kept[0] != version:
-            return self.embed()
-        return kept[1]
-
-    def _state(self) -> object | None:
-        return version_of(self.model, self.support, self.foil, self.aggregate)
-
-    def _compare(self, args: tuple[Any, ...]) -> Comparison:
+    def compare_quietly(self, *args: Any) -> Comparison:
+        """Compare as :meth:`compare`, without a warning of training mode."""
         self._refuse_deep_lift()
-        in_training = training_mode_in_words(self.model)
-        if in_training is not None:
-            # Between here and the user stand forward and the two calls of a module.
-            warn_user(in_training, 5)
         support = self.embedded()
         embedding = check_embedding(self.model(*args))
         with torch.autocast(embedding.device.type, enabled=False):
@@ -144,13 +140,60 @@ class SimilarityToSupport(nn.Module):
             comparison.compute()
         return comparison
 
+    def embed(self) -> Support:
+        """Embed the images of support and foil now, whatever has changed since the last time.
+
+        Returns:
+            The support that queries are compared with, with its foil.
+        """
+        support = self.support.embed(self.model).for_every_class()
+        foil = self.foil.embed(self.model) if isinstance(self.foil, SupportSet) else self.foil
+        if self.aggregate == "prototype":
+            support = _prototypes(support)
+            foil = _prototypes(foil) if isinstance(foil, SupportSet) else foil
+        if foil is not None:
+            support = ContrastedSupport(support, foil)
+        # The version is read after embedding, because embedding in training mode changes the statistics of batch norms.
+        self._kept = self._state(), support
+        return support
+
+    def embedded(self) -> Support:
+        """The support that queries are compared with, with its foil, embedded under the present weights.
+
+        Raises:
+            TypeError: in a replica of this module, as a ``DataParallel`` makes.
+        """
+        if getattr(self, "_is_replica", False):
+            # A replica cannot tell whether the weights of the original have changed since it embedded the support.
+            raise TypeError(WRAP_THE_MODEL)
+        kept = self._kept  # read once, because another thread may replace the attribute in between
+        version = self._state()
+        if kept is None or version is None or kept[0] != version:
+            return self.embed()
+        return kept[1]
+
+    def _state(self) -> object | None:
+        """The version of everything that the embedded support depends on; None if it cannot be seen."""
+        return version_of(self.model, self.support, self.foil, self.aggregate)
+
+    def _compare(self, args: tuple[Any, ...], stacklevel: int) -> Comparison:
+        """Compare, and warn at the line so many calls above the calling method."""
+        in_training = training_mode_in_words(self.model)
+        if in_training is not None:
+            warn_user(in_training, stacklevel + 1)
+        return self.compare_quietly(*args)
+
     def _refuse_deep_lift(self) -> None:
-        """DeepLift follows modules; through other functions it takes gradients, and no longer adds up."""
+        """Refuse DeepLift for a similarity that is not linear.
+
+        DeepLift has rules for modules only. It takes gradients of all other functions, and then its attributions do
+        not add up to the difference of the scores.
+        """
         hooks = (getattr(hook, "__module__", "") for hook in self._forward_pre_hooks.values())
-        if not isinstance(self.similarity, Dot) and any("captum.attr._core.deep_lift" in str(name) for name in hooks):
+        if not self.similarity.is_linear and any("captum.attr._core.deep_lift" in str(name) for name in hooks):
             raise TypeError(
                 f"DeepLift cannot follow {type(self.similarity).__name__}: lengths and differences of vectors are no "
-                'modules, and its attributions would not add up. Use similarity="dot", IntegratedGradients or '
+                'modules, so that the attributions would not add up. Use similarity="dot", IntegratedGradients or '
                 "LayerSimilarityCAM"
             )
 

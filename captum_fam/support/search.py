@@ -1,4 +1,4 @@
-"""The most similar rows of a bank: exact, in bounded memory."""
+"""Exact search for the most similar rows of a bank, in bounded memory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from captum_fam.similarity import Cosine, Dot, Similarity
 
 Backend = Literal["torch", "faiss"]
 
-# What one step of a search may hold: similarities, and a copy of the rows for measures that rescale them.
+# Memory for one step of a search: the similarities, and a copy of the rows for similarities that rescale them.
 STEP_BYTES = 32 * 2**20
 
 
@@ -21,20 +21,25 @@ class ExactSearch:
     """Search among the rows of a bank, block by block.
 
     Args:
-        embeddings: ``(M, J)``.
-        similarity: the measure.
-        backend: ``"torch"``, or ``"faiss"``: a flat index on the CPU with the same results, for cosine and dot. It
-            keeps a copy of the rows.
+        embeddings: the rows, ``(M, J)``.
+        similarity: the similarity that decides which rows are nearest.
+        backend: ``"torch"``, or ``"faiss"`` for a flat FAISS index on the CPU, which gives the same results, keeps a
+            copy of the rows, and knows cosine and dot only. Default: ``"torch"``.
 
     Raises:
-        ValueError: for an unknown backend, or a measure that FAISS does not have.
+        ValueError: for an unknown backend, or a similarity that FAISS does not know.
+
+    Example:
+        >>> from captum_fam.similarity import Dot
+        >>> ExactSearch(torch.eye(3), Dot()).search(torch.tensor([[0.1, 0.9, 0.5]]), k=2)
+        (tensor([[0.9000, 0.5000]]), tensor([[1, 2]]))
     """
 
     def __init__(self, embeddings: Tensor, similarity: Similarity, backend: Backend = "torch") -> None:
         if backend not in get_args(Backend):
             raise ValueError(f"backend must be one of {', '.join(get_args(Backend))}, got {backend!r}")
         if backend == "faiss" and not isinstance(similarity, Cosine | Dot):
-            raise ValueError(f'backend="faiss" finds by cosine or dot, not by {similarity}; use backend="torch"')
+            raise ValueError(f'backend="faiss" knows cosine and dot only, got {similarity}; use backend="torch"')
         self._embeddings = embeddings
         self._similarity = similarity
         self._backend = backend
@@ -44,13 +49,29 @@ class ExactSearch:
         return len(self._embeddings)
 
     def check_finite(self) -> None:
-        """Refuse rows with NaN or inf."""
+        """Check that all rows are finite.
+
+        Raises:
+            ValueError: for NaN or inf.
+        """
         for block in self._embeddings.split(self._step(0)):
             if not block.isfinite().all():
                 raise ValueError("embeddings contain NaN or inf")
 
     def search(self, query: Tensor, k: int, exclude: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The K most similar rows but those excluded: similarities and indices, ``(B, K)``."""
+        """Find the K most similar rows of each query.
+
+        Args:
+            query: embeddings ``(B, J)``.
+            k: how many rows to find; all rows if there are fewer.
+            exclude: rows that are left out for each query, ``(B, E)``. Default: None, no row.
+
+        Returns:
+            Similarities and rows, the most similar first, each ``(B, K)``.
+
+        Raises:
+            ModuleNotFoundError: for the backend ``"faiss"``, if FAISS is not installed.
+        """
         if self._backend == "faiss":
             return self._search_faiss(query, k, exclude)
         count = len(self) if exclude is None else len(self) - exclude.shape[1]
@@ -59,7 +80,17 @@ class ExactSearch:
     def nearest(
         self, query: Tensor, k: int, rows: Tensor | None, exclude: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """The k most similar of ``rows``, or of the whole bank, by blocks."""
+        """Find the k most similar rows of each query with PyTorch, among all rows or some.
+
+        Args:
+            query: embeddings ``(B, J)``.
+            k: how many rows to find.
+            rows: the rows to search among, ``(n,)``; None for all rows of the bank.
+            exclude: rows that are left out for each query, ``(B, E)``, where ``rows`` is None. Default: None, no row.
+
+        Returns:
+            Similarities and rows, the most similar first, each ``(B, k)``.
+        """
         best = query.new_empty(len(query), 0)
         indices = torch.empty(len(query), 0, dtype=torch.int64, device=query.device)
         step = self._step(len(query))
@@ -74,12 +105,44 @@ class ExactSearch:
             indices = indices.gather(1, order)
         return best, indices if rows is None else rows[indices]
 
+    def nearest_of_classes(
+        self, query: Tensor, labels: Tensor, n_classes: int, exclude: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Find the most similar row of every class.
+
+        Args:
+            query: embeddings ``(B, J)``.
+            labels: class indices of the rows, ``(M,)``.
+            n_classes: C.
+            exclude: rows that are left out for each query, ``(B, E)``. Default: None, no row.
+
+        Returns:
+            Similarities and rows, each ``(B, C)``; for a class without a row, -inf and row 0.
+        """
+        best = query.new_full((len(query), n_classes), -torch.inf)
+        indices = torch.zeros(len(query), n_classes, dtype=torch.int64, device=query.device)
+        step = self._step(len(query))
+        for start in range(0, len(self), step):
+            scores = self._similarity.score(*F.common_precision(query, self._embeddings[start : start + step]))
+            if exclude is not None:
+                _leave_out(scores, exclude - start)
+            own = labels[start : start + step].expand_as(scores)
+            top = torch.full_like(best, -torch.inf).scatter_reduce(1, own, scores, "amax")
+            # Which row of the block has the largest similarity of its class: of equal ones the last.
+            is_top = scores == top.gather(1, own)
+            rows = torch.arange(start, start + scores.shape[1], device=query.device).expand_as(scores)
+            at = torch.zeros_like(indices).scatter_reduce(1, own, torch.where(is_top, rows, 0), "amax")
+            better = top > best
+            best, indices = torch.where(better, top, best), torch.where(better, at, indices)
+        return best, indices
+
     def _search_faiss(self, query: Tensor, k: int, exclude: Tensor | None) -> tuple[Tensor, Tensor]:
         n_excluded = 0 if exclude is None else exclude.shape[1]
         cosine = isinstance(self._similarity, Cosine)
-        wanted = F.unit(query) if cosine else query
-        found, at = self._faiss_index().search(wanted.float().cpu().numpy(), min(k + n_excluded, len(self)))
-        similarities, indices = torch.from_numpy(found).to(query), torch.from_numpy(at).to(query.device)
+        vectors = F.unit(query) if cosine else query
+        # FAISS cannot exclude rows per query: so many more rows are searched for, and the excluded rows dropped below.
+        scores, rows = self._faiss_index().search(vectors.float().cpu().numpy(), min(k + n_excluded, len(self)))
+        similarities, indices = torch.from_numpy(scores).to(query), torch.from_numpy(rows).to(query.device)
         similarities = F.within_one(similarities) if cosine else similarities
         if exclude is not None:
             similarities[(indices.unsqueeze(2) == exclude.unsqueeze(1)).any(2)] = -torch.inf
@@ -87,6 +150,7 @@ class ExactSearch:
         return similarities, indices.gather(1, order)
 
     def _faiss_index(self) -> Any:
+        """The index of all rows, built by the first search."""
         if self._index is None:
             faiss = need("faiss", extra="faiss", purpose='backend="faiss"')
             index = faiss.IndexFlatIP(self._embeddings.shape[1])
@@ -97,11 +161,11 @@ class ExactSearch:
         return self._index
 
     def _step(self, n_queries: int) -> int:
-        """Rows a block: their similarities, and a copy of them in float32 and one rescaled."""
+        """Rows per block: each takes a similarity per query, a copy in float32 and a rescaled copy."""
         return max(1, STEP_BYTES // (4 * (n_queries + 2 * self._embeddings.shape[1])))
 
 
 def _leave_out(scores: Tensor, columns: Tensor) -> None:
-    """Set those of the columns ``(B, E)`` that exist in ``scores`` to -inf."""
-    query, which = ((columns >= 0) & (columns < scores.shape[1])).nonzero(as_tuple=True)
-    scores[query, columns[query, which]] = -torch.inf
+    """Set columns ``(B, E)`` of ``scores`` to -inf in place; columns outside ``scores`` are ignored."""
+    query, position = ((columns >= 0) & (columns < scores.shape[1])).nonzero(as_tuple=True)
+    scores[query, columns[query, position]] = -torch.inf

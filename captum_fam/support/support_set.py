@@ -1,4 +1,4 @@
-"""Labeled support images or embeddings."""
+"""A set of labeled support images or embeddings."""
 
 from __future__ import annotations
 
@@ -22,26 +22,31 @@ from captum_fam.support.members import SharedMembers
 
 
 class SupportSet(Support, nn.Module):
-    """Labeled support images or embeddings.
+    """A set of labeled support images or embeddings, which all queries share.
 
-    Images are embedded in every call of a method, so that they are never those of other weights. Where the weights stay
-    as they are, ``support.embed(model)`` does that once: it gives a set of embeddings, which are taken as they are.
+    Map methods embed support images again in every call, so that the embeddings always belong to the present weights of
+    the model. If the weights do not change, call ``support.embed(model)`` once: it returns a set of embeddings, which
+    are used as they are.
 
-    ``state_dict`` holds inputs, labels and class names (as text in a tensor, so that ``torch.load`` with
-    ``weights_only`` and safetensors take it). One without names, such as a dictionary of the buffers, is refused by a
-    strict ``load_state_dict``; with ``strict=False`` the set keeps the names it has.
+    ``state_dict`` holds inputs, labels and class names. The names are text in a tensor, which ``torch.load`` with
+    ``weights_only`` and safetensors can store. A strict ``load_state_dict`` refuses a state without names; with
+    ``strict=False`` the set keeps its present names.
 
     Args:
-        inputs: images ``(K, C, H, W)`` (any input of three or more dimensions) or embeddings ``(K, J)``, of the type
-            that the model takes or gives.
-        labels: K class indices 0..C-1, each present at least once, as integers or a tensor; or K class names.
-            None: all supports are of one class.
-        class_names: C names, in the order of the class indices. Taken from ``labels`` where those are names,
-            sorted.
-        batch_size: how many images go through the model at once.
+        inputs: images ``(K, C, H, W)``, or any model input of three or more dimensions; or embeddings ``(K, J)``.
+        labels: K class indices 0..C-1, each used at least once, as integers or a tensor; or K class names. Default:
+            None, all supports belong to one class.
+        class_names: C names in the order of the class indices. Default: the sorted names in ``labels``, or the class
+            indices.
+        batch_size: how many images go through the model at once. Default: 64.
+
+    Attributes:
+        inputs: images ``(K, C, H, W)`` or embeddings ``(K, J)``.
+        labels: class indices, int64 ``(K,)``.
+        class_names: C names.
 
     Raises:
-        TypeError: if ``inputs`` is not a tensor, or ``labels`` are neither integers nor names.
+        TypeError: if ``inputs`` is no tensor of real numbers, or ``labels`` are neither integers nor names.
         ValueError: for an empty support, NaN or inf, labels or names that do not fit, or a ``batch_size`` below 1.
 
     Example:
@@ -64,7 +69,7 @@ class SupportSet(Support, nn.Module):
         check_support_tensor(inputs)
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        # Inference tensors could be neither updated by load_state_dict nor part of a graph later.
+        # An inference tensor could neither be updated by load_state_dict nor take part in a graph later.
         with torch.inference_mode(False):
             indices, names = _format_labels(labels, class_names, len(inputs))
             self.register_buffer("inputs", (inputs.clone() if inputs.is_inference() else inputs).detach())
@@ -76,31 +81,34 @@ class SupportSet(Support, nn.Module):
         return len(self.inputs)
 
     @property
-    def images(self) -> Tensor | None:
-        return None if self.holds_embeddings else self.inputs
-
-    @property
     def class_counts(self) -> list[int]:
         counts: list[int] = self.labels.bincount(minlength=self.n_classes).tolist()
         return counts
 
     def class_weights(self, dtype: torch.dtype = torch.float32) -> Tensor:
-        """The rows that average supports by class, ``(C, K)``: 1 / K_c at those of class c."""
+        """The support weights of Eq. 11: 1 / K_c at the K_c supports of class c, and 0 elsewhere.
+
+        Args:
+            dtype: the dtype of the weights. Default: float32.
+
+        Returns:
+            ``(C, K)``.
+        """
         with plain_arithmetic(self.labels.device):
             members = nn.functional.one_hot(self.labels, self.n_classes).T.to(dtype)
             return members / members.sum(1, keepdim=True)
 
     @property
     def holds_embeddings(self) -> bool:
-        """Whether there are embeddings to compare with, and no images that are to be embedded first."""
+        """Whether the set holds embeddings, and not images that must be embedded first."""
         return self.inputs.dim() == 2
 
     @property
     def rule(self) -> object:
-        """What Captum's LRP asks every module for.
+        """The propagation rule that Captum's LRP reads from every module; a support has none.
 
         Raises:
-            TypeError: always. Relevance cannot be propagated through a comparison of vectors.
+            TypeError: always, because relevance cannot be propagated through a comparison of vectors.
         """
         raise TypeError(
             "LRP has no rule for a similarity: lengths and products of vectors are no layers. Use LayerSimilarityCAM, "
@@ -109,10 +117,18 @@ class SupportSet(Support, nn.Module):
         )
 
     def embed(self, forward_func: Callable[..., Any], additional_forward_args: Any = None) -> SupportSet:
-        """The same supports as embeddings under the present weights of ``forward_func``; itself for embeddings.
+        """Embed the images of the set with ``forward_func``.
+
+        Args:
+            forward_func: maps a batch of images to embeddings ``(B, J)``.
+            additional_forward_args: further arguments of ``forward_func``. Default: None.
+
+        Returns:
+            A set of embeddings; the set itself if it holds embeddings already.
 
         Raises:
-            TypeError, ValueError: if ``forward_func`` does not give finite embeddings ``(K, J)``.
+            TypeError: if ``forward_func`` does not give a floating-point tensor.
+            ValueError: if ``forward_func`` does not give finite embeddings ``(B, J)``.
 
         Example:
             >>> embedded = SupportSet(images, labels).embed(model)  # once, for many calls
@@ -123,10 +139,10 @@ class SupportSet(Support, nn.Module):
         return SupportSet(embeddings, self.labels, self.class_names, self.batch_size)
 
     def prototypes(self) -> SupportSet:
-        """One support per class: the mean embedding of its supports.
+        """A set with one support per class: the mean embedding of the supports of the class.
 
         Raises:
-            ValueError: for a set of images; embed them first.
+            ValueError: for a set of images, which must be embedded first.
         """
         embeddings = F.widen(self.embeddings())
         with plain_arithmetic(embeddings.device):
@@ -141,7 +157,7 @@ class SupportSet(Support, nn.Module):
         """Compare queries ``(B, J)`` with the supports of every class (Eq. 11).
 
         Raises:
-            ValueError: for a set of images; embed them first.
+            ValueError: for a set of images, which must be embedded first, or for queries that do not fit.
         """
         embeddings = self.embeddings()
         check_embedding_sizes(query, embeddings)
@@ -149,13 +165,13 @@ class SupportSet(Support, nn.Module):
         return Comparison(query, embeddings, members, self.measure(similarity), self.class_names, target)
 
     def embeddings(self) -> Tensor:
-        """The embeddings that the set holds, ``(K, J)``.
+        """The embeddings of the set, ``(K, J)``.
 
         Raises:
-            ValueError: for a set of images, or NaN or inf in a state that was loaded.
+            ValueError: for a set of images, or for NaN or inf that ``load_state_dict`` brought in.
         """
         if not self.holds_embeddings:
-            raise ValueError("support holds images; pass support.embed(model), its embeddings")
+            raise ValueError("support holds images but embeddings are needed; pass support.embed(model)")
         return check_finite(self.inputs)
 
     def get_extra_state(self) -> Tensor:
@@ -165,6 +181,7 @@ class SupportSet(Support, nn.Module):
         self.class_names = tuple(json.loads(bytes(state.tolist())))
 
     def _load_from_state_dict(self, *args: Any) -> None:
+        # PyTorch collects error messages in the last argument, and raises them when all modules are loaded.
         names, errors = self.class_names, args[-1]
         super()._load_from_state_dict(*args)
         n_classes = int(self.labels.max()) + 1
@@ -181,6 +198,7 @@ class SupportSet(Support, nn.Module):
 def _format_labels(
     labels: Sequence[int] | Sequence[str] | Tensor | None, class_names: Sequence[str] | None, count: int
 ) -> tuple[Tensor, tuple[str, ...]]:
+    """Class indices, int64 ``(K,)``, and C class names."""
     if labels is None:
         labels = [0] * count
     if isinstance(labels, str):

@@ -1,4 +1,4 @@
-"""Figures of similarity maps."""
+"""Figures of similarity maps: a match, a grid of images and maps, and the parts that they are drawn from."""
 
 from captum_fam.images import unnormalize
 from captum_fam.visualization.colors import MATCH_COLORS, ColorScale, color_limit, color_limits

@@ -1,7 +1,8 @@
-"""The colors of a map, and how far they reach.
+"""The colors of a map, and the value that has the full color.
 
-One convention everywhere: red speaks for the match, blue against it (for the foil), and zero is clear. The scale is
-linear, symmetric about zero and reaches to the largest magnitude; nothing is clipped.
+All figures use the same colors: red is evidence for the match, blue is evidence against the match (or for the foil),
+and zero is transparent. The scale is linear and symmetric about zero, and ends at the largest magnitude, so that no
+value is clipped.
 """
 
 from __future__ import annotations
@@ -29,17 +30,17 @@ MATCH_COLORS = LinearSegmentedColormap.from_list(
     ],
     N=513,  # odd, so that zero has a color of its own
 )
-"""Blue, clear, red. Opacity is part of the map, so that a color bar shows what lies over the image."""
+"""Blue, transparent, red. Opacity is part of the color map, so that a color bar looks like the map over the image."""
 
 
 def color_limit(values: Array) -> float:
-    """The magnitude that has the full color: the largest of the map.
+    """The magnitude that has the full color: the largest magnitude of the map.
 
     Args:
         values: a map of any shape.
 
     Returns:
-        The largest magnitude; one for a map of zeros, which any scale shows as clear.
+        The largest magnitude; 1 for a map of zeros, which is transparent on any scale.
 
     Example:
         >>> color_limit(np.array([[-3.0, 2.0]]))
@@ -52,9 +53,12 @@ def color_limits(maps: Mapping[str, Array], scale: ColorScale) -> dict[str, floa
     """The :func:`color_limit` of each of several maps.
 
     Args:
-        maps: by title, each of any shape.
-        scale: ``"shared"``: the largest magnitude among all maps, so that their colors compare; ``"own"``: that of
-            each map.
+        maps: maps by title, each of any shape.
+        scale: ``"shared"`` for the largest magnitude of all maps, so that equal colors mean equal values; ``"own"`` for
+            the largest magnitude of each map.
+
+    Returns:
+        Magnitudes by title.
 
     Raises:
         ValueError: for an unknown scale.

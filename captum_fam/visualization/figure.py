@@ -1,4 +1,4 @@
-"""The figure that everything is drawn in."""
+"""The matplotlib figure that all functions of this package draw in."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from captum_fam._files import write_all_or_nothing
 
 
 class MapFigure(Figure):
-    """A matplotlib figure outside pyplot: nothing to close, and a notebook shows it.
+    """A matplotlib figure that pyplot does not manage, so that it need not be closed. A notebook shows it.
 
     Example:
         >>> figure = MapFigure(figsize=(2, 2))
@@ -20,14 +20,15 @@ class MapFigure(Figure):
     """
 
     def save(self, path: str | Path, dpi: float = 150) -> None:
-        """Write the figure; the file is whole or not there.
+        """Write the figure to a file, completely or not at all.
 
         Args:
-            path: the file, in the format of its suffix; its folder is made.
+            path: the file; its suffix gives the format. The folder is created if it does not exist.
             dpi: pixels per inch. Default: 150.
 
         Raises:
             ValueError: for a suffix that matplotlib does not know.
+            OSError: if the file cannot be written.
         """
         path = Path(path)
         with write_all_or_nothing(path.parent) as folder:

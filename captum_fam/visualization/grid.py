@@ -1,4 +1,4 @@
-"""A grid of images and maps: one row per query, and columns in blocks, such as one block per model."""
+"""A grid of images and maps: one row per query, and blocks of columns, such as one block per model."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from captum_fam.visualization.panel import draw_boxes, draw_image, draw_map
 from captum_fam.visualization.pixels import ImageLike, MapLike, to_rgb
 from captum_fam.visualization.titles import wrap_title
 
-# All lengths are in inches.
-_CELL = 1.75
-_TALLEST = 1.3  # of a row, over the width of a cell
-_LOWEST = 0.85  # of a row that holds images taller than its query
+# All lengths are in inches, apart from the two ratios.
+_CELL = 1.75  # the width of a cell
+_TALLEST = 1.3  # the largest height of a row, divided by the width of a cell
+_LOWEST = 0.85  # the smallest height of a row with images taller than the query, divided by the width of a cell
 _COLUMN_GAP = 0.08
 _BLOCK_GAP = 0.3
 _ROW_GAP = 0.1
@@ -34,11 +34,15 @@ class GridCell:
     """One image of a grid.
 
     Attributes:
-        image: as for :func:`~captum_fam.visualization.visualize_match`.
-        title: above the image.
-        attribution: laid over the image, ``(h, w)``, ``(1, h, w)`` or ``(h, w, 1)``, of the same field of view; its
-            largest magnitude has the full color.
-        boxes: drawn thinly, ``(x0, y0, x1, y1)`` in pixels of the image.
+        image: the image, in any form that :func:`~captum_fam.visualization.visualize_match` takes.
+        title: the text above the image. Default: an empty text.
+        attribution: the map over the image, ``(h, w)``, ``(1, h, w)`` or ``(h, w, 1)``, with the same field of view;
+            its largest magnitude has the full color. Default: None, the image alone.
+        boxes: boxes to draw, ``(x0, y0, x1, y1)`` in pixels of the image. Default: none.
+
+    Example:
+        >>> GridCell(photo, "query").aspect  # a photo of 60 x 90 pixels
+        0.6666666666666666
     """
 
     image: ImageLike
@@ -48,7 +52,7 @@ class GridCell:
 
     @property
     def aspect(self) -> float:
-        """Height of the image over its width."""
+        """The height of the image divided by its width."""
         height, width, _ = to_rgb(self.image).shape
         return height / width
 
@@ -58,8 +62,11 @@ class ColumnBlock:
     """Columns of a grid that belong together.
 
     Attributes:
-        header: above all of them; its first line is set in bold.
-        columns: the title of each, or an empty text.
+        header: the text above the block; its first line is bold.
+        columns: the title of each column; an empty text for a column without a title.
+
+    Example:
+        >>> blocks = [ColumnBlock("", ("query",)), ColumnBlock("ResNet-50", ("FAM", "Grad-CAM"))]
     """
 
     header: str
@@ -72,7 +79,7 @@ class ColumnBlock:
 
     @property
     def header_lines(self) -> list[tuple[str, FontProperties]]:
-        """The header broken into lines that are no wider than the columns, each with its font."""
+        """The header broken into lines that are no wider than the block, each with its font."""
         first, *others = self.header.split("\n")
         return [
             (line, font)
@@ -84,13 +91,13 @@ class ColumnBlock:
 def visualize_grid(rows: Sequence[Sequence[GridCell]], blocks: Sequence[ColumnBlock] = ()) -> MapFigure:
     """Draw rows of images and maps below the headers of their columns.
 
-    Every map is scaled by its own largest magnitude. Red speaks for the match and blue against it, as everywhere.
+    Each map is scaled by its own largest magnitude. Red is evidence for the match, and blue is evidence against it.
 
     Args:
-        rows: the query and further images. Images keep their shape; one that is much taller than the query is made
-            smaller.
-        blocks: the columns, from left to right, at least as many as the longest row has cells; by default columns
-            without titles.
+        rows: the cells of each row, the query first. Images keep their aspect ratio; an image that is much taller than
+            the query is drawn smaller.
+        blocks: the blocks of columns from left to right, with at least as many columns as the longest row has cells.
+            Default: columns without titles.
 
     Returns:
         The figure; a notebook shows it.
@@ -129,7 +136,7 @@ def visualize_grid(rows: Sequence[Sequence[GridCell]], blocks: Sequence[ColumnBl
 
 
 class _Page:
-    """A figure on which places are given in inches from the upper left corner."""
+    """A figure with positions in inches from the upper left corner."""
 
     def __init__(self, width: float, height: float) -> None:
         self.width = width
@@ -137,7 +144,7 @@ class _Page:
         self.figure = MapFigure(figsize=(width, height))
 
     def write(self, text: str, x: float, y: float, font: FontProperties, va: str) -> None:
-        """Write a text centered at x."""
+        """Write a text that is centered at ``x``, with the vertical alignment ``va`` at ``y``."""
         self.figure.text(x / self.width, 1 - y / self.height, text, fontproperties=font, ha="center", va=va)
 
     def rule(self, left: float, right: float, y: float) -> None:
@@ -147,7 +154,7 @@ class _Page:
         self.figure.add_artist(Line2D(ends, [level, level], color="0.6", linewidth=0.8))
 
     def place(self, left: float, top: float, width: float, height: float) -> tuple[float, float, float, float]:
-        """A rectangle as matplotlib places axes: left, bottom, width and height in shares of the figure."""
+        """A rectangle as matplotlib takes it for axes: left, bottom, width and height as fractions of the figure."""
         bottom = self.height - top - height
         return left / self.width, bottom / self.height, width / self.width, height / self.height
 
@@ -162,7 +169,8 @@ def _draw_header(page: _Page, block: ColumnBlock, left: float, height: float) ->
 
 
 def _draw_cell(page: _Page, cell: GridCell, left: float, top: float, height: float) -> None:
-    # As wide as the column, unless the image would then be higher than the row.
+    """Draw a cell whose upper left corner and largest height are given, with its title above the image."""
+    # The image is as wide as the column, or narrower if it would be taller than the row.
     width = min(_CELL, height / cell.aspect)
     ax = page.figure.add_axes(page.place(left + (_CELL - width) / 2, top, width, width * cell.aspect))
     ax.axis("off")
@@ -175,7 +183,7 @@ def _draw_cell(page: _Page, cell: GridCell, left: float, top: float, height: flo
 
 
 def _column_lefts(blocks: Sequence[ColumnBlock]) -> list[float]:
-    """Where each column begins."""
+    """The left edge of each column."""
     steps = [
         _CELL + (_COLUMN_GAP if number + 1 < len(block.columns) else _BLOCK_GAP)
         for block in blocks
@@ -189,7 +197,7 @@ def _title_lines(title: str) -> list[str]:
 
 
 def _row_height(aspects: Sequence[float]) -> float:
-    """The height of a row of images, from height over width of each; the first is the query."""
+    """The height of a row, from the height of each image divided by its width; the first image is the query."""
     query, *others = (_CELL * aspect for aspect in aspects)
-    # Else a tall support would leave much of the row empty.
+    # The height follows the query, not the tallest image, because a tall support would leave much of the row empty.
     return min(max(query, *others), max(query, _LOWEST * _CELL), _TALLEST * _CELL) if others else query

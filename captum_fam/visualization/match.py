@@ -1,4 +1,4 @@
-"""A query, what it was compared with, and maps over the query, side by side."""
+"""A query, its supports and foils, and maps over the query, side by side."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from captum_fam.visualization.titles import wrap_title
 
 # Lengths are in inches.
 _PANEL_HEIGHT = 2.2
-_NARROWEST = 0.8  # room of a panel over its height: a title needs it, also above a tall image
+_NARROWEST = 0.8  # the smallest width of a panel divided by its height, so that titles fit above a tall image
 _TITLE_FONT = FontProperties(size=9)
 _TITLE_LINE = 0.155
 _BELOW = 0.45  # for a color bar
@@ -43,29 +43,31 @@ def visualize_match(
     mask: MapLike | None = None,
     titles: Mapping[str, str] | None = None,
 ) -> MapFigure:
-    """Draw a query, what it was compared with, and any number of maps over it.
+    """Draw a query, its supports and foils, and any number of maps over the query.
 
-    A map that is the same everywhere says so in words. How large rounding noise is depends on the score, which is not
-    known here: :func:`~captum_fam.explain` gives maps without it.
+    The words "the same everywhere" stand above a map without differences. Rounding noise is drawn like any other
+    values, because its size depends on the score, which is unknown here; :func:`~captum_fam.explain` removes it.
 
     Args:
-        query: ``(C, H, W)`` as a tensor, ``(H, W)`` or ``(H, W, C)`` as an array, or a PIL image; one or three
-            channels, floats in [0, 1] or 8-bit integers. :func:`unnormalize` makes them from a model's input.
-        maps: by title, ``(H, W)``, ``(1, H, W)`` or ``(H, W, 1)``; brought to the image's size bilinearly.
-        supports: images of any sizes; the first nine are shown.
-        foils: images that the match is contrasted with.
-        scores: by title, the score that a map explains, written above it.
-        notes: by title, further lines above a map. Lines that are too long are broken.
-        scale: ``"shared"``, the default: the maps are in one unit and share one scale, so that their colors compare.
-            ``"own"``: methods of different units, each with its own color bar.
-        mask: ``(H, W)``, nonzero where an object is, drawn as an outline on query and maps.
-        titles: for the panels ``"query"``, ``"supports"`` and ``"foils"``, in place of these words.
+        query: a tensor ``(C, H, W)``, an array ``(H, W)`` or ``(H, W, C)``, or a PIL image; one or three channels,
+            floats in [0, 1] or 8-bit integers. :func:`unnormalize` converts inputs of a model to such images.
+        maps: maps by title, ``(h, w)``, ``(1, h, w)`` or ``(h, w, 1)``; resized bilinearly to the size of the query.
+        supports: images of any sizes, of which the first nine are drawn. Default: none.
+        foils: images that the match is contrasted with; the first nine are drawn. Default: none.
+        scores: the score that each map explains, by title, written above the map. Default: None, no scores.
+        notes: further lines above each map, by title; long lines are broken. Default: None, no notes.
+        scale: ``"shared"`` for maps of the same unit, which get one color scale, so that their colors can be compared;
+            ``"own"`` for maps of different units, which each get a color scale and a color bar. Default: ``"shared"``.
+        mask: the pixels of an object, ``(H, W)``, nonzero inside; drawn as an outline on query and maps. Default: None.
+        titles: titles of the panels ``"query"``, ``"supports"`` and ``"foils"``, by these words. Default: None,
+            ``"query"``, ``"support"`` and ``"foil"``.
 
     Returns:
         The figure; a notebook shows it.
 
     Raises:
-        ValueError: for images outside [0, 1], maps with NaN or inf, or shapes other than those above.
+        ValueError: for images outside [0, 1], maps with NaN or inf, other shapes, scores or notes for a title that
+            ``maps`` does not have, or an unknown scale.
 
     Example:
         >>> figure = visualize_match(photo, {"FAM": attributions[0]}, supports=photos, scores={"FAM": 0.83})
@@ -95,12 +97,13 @@ def visualize_match(
         heats[title] = draw_map(ax, pixels, values[title], limits[title])
         draw_outline(ax, outline)
 
-    # One bar for a scale that all maps share, beside the last of them.
+    # A shared scale needs one color bar only, which stands beside the last map.
     with_bar = list(heats) if scale == "own" else list(heats)[-1:]
     for title in with_bar:
         on_scale = [values[title]] if scale == "own" else list(values.values())
-        if any(one.any() for one in on_scale):  # zeros have no scale
-            draw_color_bar(heats[title], signed=any((one < 0).any() for one in on_scale), beside=scale == "shared")
+        if any(map_values.any() for map_values in on_scale):  # maps of zeros need no color bar
+            is_signed = any((map_values < 0).any() for map_values in on_scale)
+            draw_color_bar(heats[title], signed=is_signed, beside=scale == "shared")
     return figure
 
 
@@ -109,8 +112,8 @@ class _Thumbnails:
     """A block of small images in one panel.
 
     Attributes:
-        images: ``(H, W, 3)`` each.
-        title: above the block.
+        images: arrays ``(H, W, 3)``.
+        title: the title of the panel.
     """
 
     images: Sequence[Array]
@@ -118,9 +121,9 @@ class _Thumbnails:
 
     @classmethod
     def of(cls, images: Sequence[ImageLike] | Tensor, title: str, name: str) -> _Thumbnails:
-        """The first images of a group, whose title counts them where not all are shown."""
-        counted = title if len(images) <= _MOST_THUMBNAILS else f"{title}\n{_MOST_THUMBNAILS} of {len(images)}"
-        return cls([to_rgb(image, name) for image in images[:_MOST_THUMBNAILS]], counted)
+        """The first nine images; if there are more, the title says how many."""
+        full_title = title if len(images) <= _MOST_THUMBNAILS else f"{title}\n{_MOST_THUMBNAILS} of {len(images)}"
+        return cls([to_rgb(image, name) for image in images[:_MOST_THUMBNAILS]], full_title)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -130,7 +133,7 @@ class _Thumbnails:
 
     @property
     def aspect(self) -> float:
-        """Width over height of the block."""
+        """The width of the block divided by its height."""
         rows, columns = self.grid
         return self._mean_aspect * columns / rows
 
@@ -143,52 +146,53 @@ class _Thumbnails:
         rows, columns = self.grid
         ax.axis("off")
         ax.set_box_aspect(1 / self.aspect)
-        gap = 0.04  # of a cell
+        gap = 0.04  # as a fraction of a cell
         for number, image in enumerate(self.images):
             row, column = divmod(number, columns)
             place = (column / columns, 1 - (row + 1 - gap) / rows, (1 - gap) / columns, (1 - gap) / rows)
             inset = ax.inset_axes(place)
             draw_image(inset, image)
-            inset.set_in_layout(False)  # it lies within its parent
+            inset.set_in_layout(False)  # it lies within its panel, so that the layout need not make room for it
 
 
 def _check_titles(maps: Mapping[str, MapLike], **by_title: Mapping[str, object]) -> None:
+    """Refuse scores or notes for a title that no map has."""
     for name, entries in by_title.items():
         unknown = sorted(set(entries) - set(maps))
         if unknown:
-            raise ValueError(f"{name} has the title(s) {', '.join(unknown)}, which maps has not")
+            raise ValueError(f"{name} has the title(s) {', '.join(unknown)}, which maps does not have")
 
 
 def _row_of_panels(titles: Sequence[str], aspects: Sequence[float]) -> tuple[MapFigure, list[Axes]]:
-    """Axes side by side below their titles, of these widths over their height."""
-    rooms = [max(aspect, _NARROWEST) for aspect in aspects]
-    lines = [wrap_title(title, _PANEL_HEIGHT * room, _TITLE_FONT) for title, room in zip(titles, rooms, strict=True)]
-    # As high as the titles need, or the panels would shrink and no longer be as wide as their titles.
-    height = _PANEL_HEIGHT + _TITLE_LINE * max(map(len, lines)) + _BELOW
-    width = _PANEL_HEIGHT * sum(rooms) + _BETWEEN * len(rooms)
-    figure = MapFigure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.08))
-    axes = figure.subplots(1, len(rooms), squeeze=False, width_ratios=rooms, subplot_kw={"anchor": "N"})[0]
-    for ax, above in zip(axes, lines, strict=True):
-        ax.set_title("\n".join(above), fontproperties=_TITLE_FONT)
+    """Axes side by side below their titles; ``aspects`` are their widths divided by their common height."""
+    widths = [max(aspect, _NARROWEST) for aspect in aspects]
+    lines = [wrap_title(title, _PANEL_HEIGHT * width, _TITLE_FONT) for title, width in zip(titles, widths, strict=True)]
+    # The figure grows with the titles. In a figure of fixed height the panels would shrink, and titles would not fit.
+    figure_height = _PANEL_HEIGHT + _TITLE_LINE * max(map(len, lines)) + _BELOW
+    figure_width = _PANEL_HEIGHT * sum(widths) + _BETWEEN * len(widths)
+    figure = MapFigure(figsize=(figure_width, figure_height), layout=ConstrainedLayoutEngine(w_pad=0.08))
+    axes = figure.subplots(1, len(widths), squeeze=False, width_ratios=widths, subplot_kw={"anchor": "N"})[0]
+    for ax, title_lines in zip(axes, lines, strict=True):
+        ax.set_title("\n".join(title_lines), fontproperties=_TITLE_FONT)
     return figure, list(axes)
 
 
 def _lines_above(title: str, attribution: MapLike, score: float | None, note: str | None) -> str:
-    """All that stands above a map."""
+    """The lines above a map: title, score, note, and the words for a map without differences."""
     score_line = None if score is None else f"score {number_in_words(score)}"
     return "\n".join(filter(None, (title, score_line, note, _flatness(attribution))))
 
 
 def _flatness(attribution: MapLike) -> str:
-    """What is said of a map without differences."""
+    """The words for a map without differences; an empty text for other maps."""
     values = torch.as_tensor(attribution)
     if not values.any():
         return "zero everywhere"
-    # In the precision that the map has, whose rounding is no difference.
+    # Floating-point maps keep their dtype, because differences within its rounding do not count.
     precise = values if values.is_floating_point() else values.double()
     return "the same everywhere" if find_empty(precise.reshape(1, -1)).item() else ""
 
 
 def _aspect(pixels: Array) -> float:
-    """Width over height, within what a figure can lay out."""
+    """The width of an image divided by its height, limited to what a figure can show."""
     return float(np.clip(pixels.shape[1] / pixels.shape[0], 0.5, 2.5))

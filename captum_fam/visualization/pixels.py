@@ -1,4 +1,4 @@
-"""Images and maps of every usual form as the arrays that are drawn."""
+"""Converting images and maps of all usual forms to the arrays that are drawn."""
 
 from __future__ import annotations
 
@@ -14,17 +14,20 @@ Array = npt.NDArray[Any]
 ImageLike = Tensor | Array | Image.Image
 MapLike = Tensor | Array
 
-# How far a float may lie outside [0, 1]: undoing a normalization in half precision rounds by about as much.
+# How far pixels may lie outside [0, 1]: undoing a normalization in half precision has rounding errors of this size.
 _TOLERANCE = 1e-4
 
 
 def to_rgb(image: ImageLike, name: str = "image") -> Array:
-    """An image as floats ``(H, W, 3)`` in [0, 1].
+    """Convert an image to an array of floats in [0, 1].
 
     Args:
-        image: ``(C, H, W)`` as a tensor, ``(H, W)`` or ``(H, W, C)`` as an array, or a PIL image; one or three
-            channels, floats in [0, 1] or 8-bit integers.
-        name: what an error calls the image.
+        image: a tensor ``(C, H, W)``, an array ``(H, W)`` or ``(H, W, C)``, or a PIL image; one or three channels,
+            floats in [0, 1] or 8-bit integers.
+        name: the name of the image in error messages. Default: ``"image"``.
+
+    Returns:
+        ``(H, W, 3)``.
 
     Raises:
         ValueError: for another shape, or values outside [0, 1].
@@ -47,7 +50,7 @@ def to_rgb(image: ImageLike, name: str = "image") -> Array:
         )
     if pixels.dtype == np.uint8:
         pixels = pixels / 255
-    # Written so that NaN is refused too: it compares as false.
+    # Comparisons with NaN are false, so that `not` refuses NaN too.
     if not (pixels.min() >= -_TOLERANCE and pixels.max() <= 1 + _TOLERANCE):
         raise ValueError(
             f"{name} has values from {pixels.min():.3g} to {pixels.max():.3g}, expected [0, 1] or 8-bit integers; "
@@ -57,12 +60,15 @@ def to_rgb(image: ImageLike, name: str = "image") -> Array:
 
 
 def to_map(attribution: MapLike, size: tuple[int, ...], name: str = "attribution") -> Array:
-    """A map as float64 ``(H, W)``, brought bilinearly to an image's size, as ``LayerAttribution.interpolate`` does.
+    """Convert a map to an array, resized bilinearly to the size of an image as ``LayerAttribution.interpolate`` does.
 
     Args:
-        attribution: ``(h, w)``, ``(1, h, w)`` or ``(h, w, 1)``.
-        size: height and width of the image; a map of this size stays as it is.
-        name: what an error calls the map.
+        attribution: the map, ``(h, w)``, ``(1, h, w)`` or ``(h, w, 1)``.
+        size: height H and width W of the image; a map of this size stays as it is.
+        name: the name of the map in error messages. Default: ``"attribution"``.
+
+    Returns:
+        float64 ``(H, W)``.
 
     Raises:
         ValueError: for another shape, NaN or inf.

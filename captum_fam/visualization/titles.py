@@ -1,4 +1,4 @@
-"""Titles broken into lines of a given width."""
+"""Breaking titles into lines of a given width."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ def wrap_title(text: str, inches: float, font: FontProperties) -> list[str]:
     """Break a text into lines.
 
     Args:
-        text: its own line ends are kept.
-        inches: the width that no line exceeds; words that are longer are broken.
-        font: what the text is set in.
+        text: the text; its line breaks are kept.
+        inches: the largest width of a line; a word that is wider is broken.
+        font: the font of the text.
 
     Returns:
-        The lines; none for an empty text.
+        The lines; an empty list for an empty text.
 
     Example:
         >>> wrap_title("red winged blackbird", 1.0, FontProperties(size=9))
@@ -40,7 +40,7 @@ def wrap_title(text: str, inches: float, font: FontProperties) -> list[str]:
 
 
 def _pieces(word: str, inches: float, font: FontProperties) -> list[str]:
-    """A word in pieces of at most this width, or of one letter where even a letter is wider."""
+    """A word in pieces that are no wider than ``inches``; a piece has one letter at least."""
     pieces = [""]
     for letter in word:
         if pieces[-1] and _width(pieces[-1] + letter, font) > inches:

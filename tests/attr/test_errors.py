@@ -41,14 +41,14 @@ def test_a_missing_support_is_refused(method: Method, net: nn.Module, x: Tensor)
 @pytest.mark.parametrize("method", ALL)
 def test_a_support_given_twice_is_refused(method: Method, net: nn.Module, x: Tensor, support: Tensor) -> None:
     made = method(SimilarityToSupport(net, support), net.features)
-    refused(made, "support is set by the SimilarityToSupport; leave it out here", x, support)
+    refused(made, "support is set by the SimilarityToSupport", x, support)
 
 
 @pytest.mark.parametrize("method", ADDITIVE)
 @pytest.mark.parametrize(
     ("support", "error", "message"),
     [
-        (torch.zeros(0, 3, 7, 5), ValueError, r"support is empty: got shape \(0, 3, 7, 5\), expected at least one"),
+        (torch.zeros(0, 3, 7, 5), ValueError, r"support is empty: got shape \(0, 3, 7, 5\)"),
         (torch.zeros(0, 4), ValueError, r"support is empty: got shape \(0, 4\)"),
         (torch.zeros(3, 0, 4), ValueError, r"support is empty: got shape \(3, 0, 4\)"),
         (torch.full((2, 3, 7, 5), torch.nan), ValueError, "support contains NaN or inf"),
@@ -70,7 +70,7 @@ def test_a_support_that_is_none_is_refused(
 @pytest.mark.parametrize("method", ADDITIVE)
 def test_supports_of_other_channels_are_refused(method: Method, net: nn.Module, x: Tensor, support: Tensor) -> None:
     made = method(net, net.features)
-    message = r"support has images of shape \(1, 7, 5\) but inputs of \(3, 7, 5\); both go through the same model"
+    message = r"support has images of shape \(1, 7, 5\) but inputs of \(3, 7, 5\)"
     refused(made, message, x, support[:, :1])
     refused(made, message, x, SupportSet(support[:, :1]))
     refused(made, message, x, support[None, :, :1].expand(3, -1, -1, -1, -1))
@@ -84,10 +84,7 @@ def test_supports_of_other_channels_are_refused(method: Method, net: nn.Module, 
 
 @pytest.mark.parametrize("method", ADDITIVE)
 def test_embeddings_of_another_length_are_refused(method: Method, net: nn.Module, x: Tensor) -> None:
-    made, message = (
-        method(net, net.features),
-        "support embeds to 7 features but the query to 4; encode both with the same",
-    )
+    made, message = method(net, net.features), "support embeds to 7 features but the query to 4"
     for shape in ((2, 7), (3, 2, 7)):
         refused(made, message, x, torch.ones(shape))
     refused(made, message, x, SupportSet(torch.ones(2, 7)))
@@ -98,9 +95,9 @@ def test_one_image_without_its_batch_dimension_is_refused(
     method: Method, net: nn.Module, x: Tensor, support: Tensor
 ) -> None:
     fam = method(net, net.features)
-    message = r"support has shape \(3, 7, 5\), one image without its batch dimension; pass support\[None\]"
+    message = r"support has shape \(3, 7, 5\).*support\[None\]"
     refused(fam, message, x, support[0])
-    message = r"inputs has shape \(3, 7, 5\).*one query without its batch dimension; pass inputs\[None\]"
+    message = r"inputs has shape \(3, 7, 5\).*inputs\[None\]"
     refused(fam, message, x[0], support)
     refused(fam, message, x[0], SupportSet(support))
 
@@ -109,9 +106,7 @@ def test_one_image_without_its_batch_dimension_is_refused(
 def test_supports_per_query_of_another_batch_size_are_refused(
     method: Method, net: nn.Module, x: Tensor, support: Tensor
 ) -> None:
-    message = (
-        "support holds one set for each of 2 queries but inputs is a batch of 3; .*NoiseTunnel.*shared by the batch"
-    )
+    message = "support holds .* 2 queries but inputs is a batch of 3; .*NoiseTunnel"
     refused(method(net, net.features), message, x, support.unflatten(0, (2, 2)))
     refused(method(net, net.features), message, x, torch.ones(2, 5, 4))
 
@@ -121,7 +116,7 @@ def test_images_for_a_model_of_several_tensors_are_refused(
     method: Method, net: nn.Module, x: Tensor, support: Tensor
 ) -> None:
     made = method(lambda x, other: net(x) + other.mean(), net.features)
-    message = "support: images cannot be embedded by a model that takes several tensors; pass their embeddings"
+    message = "support: images .*several tensors; pass their embeddings"
     refused(made, message, (x, x), support)
     refused(made, message, x, support, additional_forward_args=x)
     refused(made, message, x, SupportSet(support), additional_forward_args=(x,))
@@ -153,7 +148,7 @@ def test_supports_per_query_whose_embeddings_are_not_finite_are_refused(
 @pytest.mark.parametrize("method", ALL)
 def test_supports_on_another_device_are_refused(method: Method, net: nn.Module, x: Tensor, support: Tensor) -> None:
     elsewhere = torch.zeros(2, 3, 7, 5, dtype=torch.uint8, device="meta")
-    message = "support is on meta but inputs on cpu; move one of them"
+    message = "support is on meta but inputs on cpu"
     refused(method(net, net.features), message, x, elsewhere)
     refused(method(net, net.features), message, x, SupportSet(elsewhere))
 
@@ -164,7 +159,7 @@ def test_supports_on_another_device_are_refused(method: Method, net: nn.Module, 
 def test_supports_on_the_gpu_for_queries_on_the_cpu_are_refused(
     method: Method, net: nn.Module, x: Tensor, support: Tensor
 ) -> None:
-    refused(method(net, net.features), "support is on cuda:0 but inputs on cpu; move one of them", x, support.cuda())
+    refused(method(net, net.features), "support is on cuda:0 but inputs on cpu", x, support.cuda())
     embeddings = net(support).detach().cuda()
     if method is not LayerCorrespondence:
         refused(method(net, net.features), "support is on cuda:0 but the query's embedding on cpu", x, embeddings)
@@ -175,7 +170,7 @@ def test_correspondence_refuses_what_has_no_positions(given: str, net: nn.Module
     made = LayerCorrespondence(net, net.features)
     if given == "embeddings":
         for one in (net(support).detach(), SupportSet(net(support))):
-            refused(made, "support holds embeddings, which have no positions to match; pass its images", x, one)
+            refused(made, "support holds embeddings.*pass its images", x, one)
     else:
         refused(made, "support must be images .*shared by the batch", x, support[:3, None])
 
@@ -198,7 +193,7 @@ def test_inputs_that_are_no_tensors_get_captums_assertion(method: Method, net: n
 def test_queries_that_are_not_finite_are_refused(method: Method, net: nn.Module, x: Tensor, support: Tensor) -> None:
     for value in (torch.nan, torch.inf):
         x[1, 0, 2, 2] = value
-        refused(method(net, net.features), "inputs: the embedding of the query contains NaN or inf", x, support)
+        refused(method(net, net.features), "inputs: .*NaN or inf", x, support)
 
 
 # The forward function
@@ -207,9 +202,9 @@ def test_queries_that_are_not_finite_are_refused(method: Method, net: nn.Module,
 @pytest.mark.parametrize(
     ("output", "error", "message"),
     [
-        (lambda z, a: (z, a), TypeError, r"tensor of embeddings \(B, J\), got tuple; wrap it in a function"),
-        (lambda z, a: {"z": z}, TypeError, r"tensor of embeddings \(B, J\), got dict"),
-        (lambda z, a: a, ValueError, r"embeddings of shape \(B, J\), got \(\d, 6, 7, 5\); pool or flatten its output"),
+        (lambda z, a: (z, a), TypeError, r"embeddings \(B, J\), got tuple"),
+        (lambda z, a: {"z": z}, TypeError, r"embeddings \(B, J\), got dict"),
+        (lambda z, a: a, ValueError, r"embeddings of shape \(B, J\), got \(\d, 6, 7, 5\)"),
         (lambda z, a: z[:, 0], ValueError, r"embeddings of shape \(B, J\), got \(\d,\)"),
         (lambda z, a: z.sum(), ValueError, r"embeddings of shape \(B, J\), got \(\)"),
     ],
@@ -238,7 +233,7 @@ def test_a_forward_function_that_gives_no_embedding_is_refused(
 def test_the_similarity_of_a_similarity_to_support_is_not_overruled(
     method: Method, net: nn.Module, support: Tensor
 ) -> None:
-    with pytest.raises(ValueError, match="similarity is set by the SimilarityToSupport; give it there"):
+    with pytest.raises(ValueError, match="similarity is set by the SimilarityToSupport"):
         method(SimilarityToSupport(net, support), net.features, similarity="dot")
 
 
@@ -247,22 +242,20 @@ def test_the_similarity_of_a_similarity_to_support_is_not_overruled(
 
 @pytest.mark.parametrize("method", ALL)
 def test_an_unknown_layer_name_is_refused(method: Method, net: nn.Module) -> None:
-    message = "layer 'layer4' is no submodule of EmbeddingNet; its children are features, pooling, head"
+    message = "layer 'layer4' .*EmbeddingNet.*features, pooling, head"
     with pytest.raises(ValueError, match=message):
         method(net, "layer4")
-    with pytest.raises(ValueError, match=r"layer 'features\.7' is no submodule"):
+    with pytest.raises(ValueError, match=r"layer 'features\.7'"):
         method(net, "features.7")
-    with pytest.raises(TypeError, match=r"layer 'features' is a name, but forward_func is no module .*pass the module"):
+    with pytest.raises(TypeError, match="layer 'features' is a name, but forward_func is no module"):
         method(lambda x: net(x), "features")
-    with pytest.raises(TypeError, match="layer must be a module or its dotted name, got int"):
+    with pytest.raises(TypeError, match=r"layer must be .*got int"):
         method(net, [4])
 
 
 @pytest.mark.parametrize("method", ALL)
 def test_a_layer_that_does_not_run_is_refused(method: Method, net: nn.Module, x: Tensor, support: Tensor) -> None:
-    refused(
-        method(net, nn.Conv2d(3, 6, 3)), "layer Conv2d did not run in forward_func; choose one that does", x, support
-    )
+    refused(method(net, nn.Conv2d(3, 6, 3)), "layer Conv2d did not run in forward_func", x, support)
 
 
 @pytest.mark.parametrize("method", ADDITIVE)
@@ -277,7 +270,7 @@ def test_a_list_with_a_layer_that_does_not_run_is_refused(
 def test_a_layer_without_positions_is_refused(
     layer: str, method: Method, net: nn.Module, x: Tensor, support: Tensor
 ) -> None:
-    message = r"layer \w+ gives \(3, [46]\), which has no spatial dimension; choose a layer before the pooling"
+    message = r"layer \w+ gives \(3, [46]\), .*before the pooling"
     refused(method(net, layer), message, x, support)
 
 
@@ -301,11 +294,11 @@ class Giving(nn.Module):
         (
             lambda a: (a, None),
             lambda o: o[0],
-            "layer Odd gives a NoneType among its tensors; choose a layer of tensors",
+            "layer Odd gives a NoneType",
         ),
-        (lambda a: (a, 3), lambda o: o[0], "layer Odd gives a int among its tensors"),
-        (lambda a: [a, "x"], lambda o: o[0], "layer Odd gives a str among its tensors"),
-        (lambda a: OrderedDict(out=a), lambda o: o["out"], "layer Odd gives a OrderedDict among its tensors"),
+        (lambda a: (a, 3), lambda o: o[0], "layer Odd gives a int"),
+        (lambda a: [a, "x"], lambda o: o[0], "layer Odd gives a str"),
+        (lambda a: OrderedDict(out=a), lambda o: o["out"], "layer Odd gives a OrderedDict"),
         (lambda a: (a, a.argmax(1)), lambda o: o[0], r"layer Odd gives torch.int64; .*floating-point numbers"),
     ],
 )
@@ -332,7 +325,7 @@ def test_a_layer_that_does_not_reach_the_embedding_is_refused(
         return net(x) + cut(side(x)).mean()
 
     side = nn.Conv2d(3, 5, 3).double()
-    refused(method(forward, side), "layer: the embedding does not depend on it.*choose a layer on the way", x, support)
+    refused(method(forward, side), "layer: the embedding does not depend on it", x, support)
 
 
 def test_a_layer_whose_influence_is_zero_is_refused_where_its_map_would_not_be(
@@ -342,16 +335,14 @@ def test_a_layer_whose_influence_is_zero_is_refused_where_its_map_would_not_be(
         return net(x) + (side(x) * 0).mean()
 
     side = nn.Conv2d(3, 5, 3).double()
-    refused(
-        LayerFAM(forward, side), "layer: the embedding does not depend on it.*choose a layer on the way", x, support
-    )
+    refused(LayerFAM(forward, side), "layer: the embedding does not depend on it", x, support)
     assert LayerSimilarityCAM(forward, side).attribute(x, support).count_nonzero() == 0
 
 
 @pytest.mark.parametrize("method", ALL)
 def test_an_activation_that_is_not_finite_is_refused(method: Method, x: Tensor, support: Tensor) -> None:
     net = Giving(lambda a: torch.where(a == a.amax((1, 2, 3), keepdim=True), torch.nan, a), lambda o: o.nan_to_num())
-    refused(method(net, net.layer), "layer: its activation contains NaN or inf", x, support)
+    refused(method(net, net.layer), "layer: .*NaN or inf", x, support)
 
 
 @pytest.mark.parametrize("method", ALL)
@@ -361,7 +352,7 @@ def test_a_layer_called_with_keywords_alone_has_no_input_to_explain(
     def forward(x: Tensor) -> Tensor:
         return net.head(net.pooling(activation=net.features(x)))
 
-    message = "layer GAP takes no positional input; attribute to its output"
+    message = "layer GAP takes no positional input"
     refused(method(forward, net.pooling), message, x, support, attribute_to_layer_input=True)
 
 
@@ -371,9 +362,9 @@ def test_correspondence_takes_one_layer_of_one_tensor(net: nn.Module, x: Tensor,
     two = Giving(lambda a: (a, 2 * a), lambda o: o[0] + o[1])
     refused(LayerCorrespondence(two, two.layer), "layer gives 2 tensors", x, support)
     for window in (0, 2, -1):
-        with pytest.raises(ValueError, match=f"window must be odd and positive, got {window}"):
+        with pytest.raises(ValueError, match=f"window must be .*got {window}"):
             LayerCorrespondence(net, net.features, window=window)
-    with pytest.raises(ValueError, match="sharpness must be positive, got 0"):
+    with pytest.raises(ValueError, match=r"sharpness must be .*got 0"):
         LayerCorrespondence(net, net.features, sharpness=0)
 
 
@@ -384,7 +375,7 @@ def test_correspondence_takes_one_layer_of_one_tensor(net: nn.Module, x: Tensor,
     ("options", "error", "message"),
     [
         ({"similarity": "cosin"}, ValueError, "similarity must be one of cosine, dot, .*, got 'cosin'"),
-        ({"similarity": 1}, TypeError, "similarity must be a name, a Similarity or a callable, got int"),
+        ({"similarity": 1}, TypeError, "similarity must be .*got int"),
         ({"weighting": "cam"}, ValueError, "weighting must be one of 'paper', 'weights', 'contributions', got 'cam'"),
         ({"normalization": "softmax"}, ValueError, "normalization must be one of 'minmax', .*, got 'softmax'"),
         ({"normalization": None}, ValueError, "normalization must be one of 'minmax', .*, got None"),
@@ -393,7 +384,7 @@ def test_correspondence_takes_one_layer_of_one_tensor(net: nn.Module, x: Tensor,
         (
             {"transform": torch.ones(4, 6), "weighting": "contributions"},
             ValueError,
-            'weighting="contributions" needs the vector that goes into the head: pass the head itself',
+            'weighting="contributions" .*transform',
         ),
     ],
 )
@@ -417,7 +408,7 @@ def test_unknown_choices_are_refused(
 def test_a_similarity_without_weights_is_refused_when_a_method_that_needs_them_is_made(
     method: Any, with_weights: Similarity, without: Similarity, net: nn.Module, support: Tensor
 ) -> None:
-    message = f"similarity {type(without).__name__} has contributions but no linear weights"
+    message = f"similarity {type(without).__name__} has .*no linear weights"
     with pytest.raises(ValueError, match=message):
         method(net, net.features, similarity=without)
     with pytest.raises(ValueError, match=message):
@@ -434,15 +425,12 @@ def test_a_measure_of_ones_own_without_weights_is_refused_where_they_are_needed(
             return query * (support_weights @ support)
 
     LayerFAM(net, net.features, similarity=Overlap())
-    with pytest.raises(ValueError, match="similarity Overlap has contributions but no linear weights"):
+    with pytest.raises(ValueError, match=r"similarity Overlap has .*no linear weights"):
         LayerSimilarityCAM(net, net.features, similarity=Overlap())
 
 
 def test_without_a_transform_the_channels_must_be_the_features(net: nn.Module, x: Tensor, support: Tensor) -> None:
-    message = (
-        "transform gives contributions to 4 channels but the layer has 6; "
-        'pass the head that takes the pooled layer, or transform="auto"'
-    )
+    message = 'transform gives contributions to 4 channels but the layer has 6; .*transform="auto"'
     refused(LayerFAM(net, net.features, transform=None), message, x, support)
 
 
@@ -462,7 +450,7 @@ def test_the_weight_of_a_head_must_fit_the_layer(net: nn.Module, x: Tensor, supp
 
 def test_a_head_that_does_not_run_is_refused(net: nn.Module, x: Tensor, support: Tensor) -> None:
     made = LayerFAM(net, net.features, transform=nn.Sequential(nn.Linear(6, 4)))
-    refused(made, "transform did not run in forward_func: pass its weight, or a module of the model", x, support)
+    refused(made, "transform did not run in forward_func", x, support)
 
 
 def test_unknown_keywords_are_refused_by_python(net: nn.Module, x: Tensor) -> None:
@@ -511,4 +499,4 @@ for method in (LayerFAM, LayerSimilarityCAM):
 
 def test_errors_survive_a_token_grid(net: nn.Module, x: Tensor, support: Tensor) -> None:
     made = LayerFAM(net, net.pooling, token_grid=TokenGrid())
-    refused(made, r"token_grid: expected tokens \(B, T, N\) or \(B, h, w, N\), got \(3, 6\)", x, support)
+    refused(made, r"token_grid: .*got \(3, 6\)", x, support)

@@ -11,6 +11,7 @@ from captum.attr import LRP, DeepLift, DeepLiftShap, IntegratedGradients, LayerD
 from torch import Tensor, nn
 
 from captum_fam import LayerCorrespondence, LayerFAM, LayerSimilarityCAM, MemoryBank, SimilarityToSupport, SupportSet
+from captum_fam.similarity import Bilinear
 
 
 @pytest.fixture
@@ -32,8 +33,9 @@ def scores_of(net: nn.Sequential, **options: Any) -> SimilarityToSupport:
 
 
 @pytest.mark.parametrize("foil", [None, "others"])
-def test_deep_lift_of_a_dot_product_adds_up(foil: Any, net: nn.Sequential, x: Tensor) -> None:
-    scores, baseline = scores_of(net, similarity="dot", foil=foil), torch.zeros_like(x)
+@pytest.mark.parametrize("similarity", ["dot", Bilinear(torch.arange(25.0).view(5, 5) / 10)])
+def test_deep_lift_of_a_linear_similarity_adds_up(similarity: Any, foil: Any, net: nn.Sequential, x: Tensor) -> None:
+    scores, baseline = scores_of(net, similarity=similarity, foil=foil), torch.zeros_like(x)
     attributions, delta = DeepLift(scores).attribute(x, baseline, target=1, return_convergence_delta=True)
     difference = (scores(x) - scores(baseline))[:, 1].detach()
     torch.testing.assert_close(attributions.flatten(1).sum(1).detach(), difference, rtol=1e-4, atol=1e-5)

@@ -177,8 +177,8 @@ def test_a_chosen_layer_is_measured() -> None:
 @pytest.mark.parametrize(
     ("layer", "message"),
     [
-        ("1", "layer '1' of Sequential gives no tensor with positions of the image; name another"),
-        ("0.0.3", "layer '0.0.3' is no submodule of Sequential"),
+        ("1", "layer '1' of Sequential gives no tensor with positions"),
+        ("0.0.3", "layer '0.0.3' .*Sequential"),
     ],
 )
 def test_a_chosen_layer_without_positions_is_refused(layer: str, message: str) -> None:

@@ -249,7 +249,7 @@ def test_the_convergence_delta_can_be_had_with_the_map_and_of_a_map(x: Tensor) -
     assert float(delta.abs().max()) < 1e-12
     again = shapley.compute_convergence_delta(map_ + 1 / 35, None, x, support=support)
     torch.testing.assert_close(again, torch.ones(3, dtype=torch.float64), rtol=0, atol=1e-12)
-    with pytest.raises(ValueError, match="attributions must be a tensor of a batch of 3, as end_point is"):
+    with pytest.raises(ValueError, match=r"attributions must be .*batch of 3"):
         shapley.compute_convergence_delta(map_[:2], None, x, support=support)
 
 
@@ -529,10 +529,10 @@ def test_a_bar_of_all_sets_is_shown_only_where_it_is_asked_for(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"n_permutations": 2}, "n_permutations must be even and at least 4, got 2"),
-        ({"n_permutations": 7}, "n_permutations must be even and at least 4, got 7"),
+        ({"n_permutations": 2}, "n_permutations must be .*at least 4, got 2"),
+        ({"n_permutations": 7}, "n_permutations must be even.*got 7"),
         ({"max_batch": 0}, "max_batch must be at least 1, got 0"),
-        ({"tail": "pooling"}, "tail must be \"auto\" or a function of the layer's tensor, got 'pooling'"),
+        ({"tail": "pooling"}, "tail must be \"auto\" .*got 'pooling'"),
     ],
 )
 def test_options_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:
@@ -560,7 +560,7 @@ def test_a_tail_that_goes_round_the_layer_is_refused_and_what_to_pass_is_said(sm
 @pytest.mark.parametrize(
     ("tail", "message"),
     [
-        (GMP(), "tail gives other embeddings than the model does"),
+        (GMP(), "tail gives other embeddings"),
         (nn.Sequential(nn.Flatten()), r"tail gives \(2, 36\) .* embeddings are \(2, 6\)"),
         (lambda activation: None, "tail gives NoneType"),
     ],
@@ -579,7 +579,7 @@ def test_a_tail_with_no_number_for_no_position_is_refused(small: Tensor, images:
             return x / x.norm(dim=1, keepdim=True)
 
     net = Net(_seeded(GAP(), Divide()))
-    with pytest.raises(ValueError, match=r"tail gives NaN or inf .* bound that from below"):
+    with pytest.raises(ValueError, match="tail gives NaN or inf"):
         LayerSimilarityShapley(net, net.features).attribute(small, images)
 
 

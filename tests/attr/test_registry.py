@@ -72,10 +72,26 @@ def test_a_class_that_is_not_registered_goes_by_its_own_name() -> None:
     assert (get_method(LayerActivation).name, get_method(LayerActivation).takes_tokens) == ("LayerActivation", False)
 
 
-@pytest.mark.parametrize(("name", "message"), [("fam", "'fam' is taken by LayerFAM"), ("a b", "'a b'"), (3, "got 3")])
+@pytest.mark.parametrize(("name", "message"), [("fam", "'fam' is taken"), ("a b", "'a b'"), (3, "got 3")])
 def test_a_name_that_is_taken_or_no_name_is_refused(name: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         register_method(name, LayerFAM)
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "error", "message"),
+    [
+        (5, {}, TypeError, r"make must be .*got int"),
+        ("fam", {}, TypeError, r"make must be .*got str"),
+        (LayerFAM, {"unit": "meters"}, ValueError, r"unit must be one of .*'meters'"),
+    ],
+)
+def test_what_makes_no_method_is_refused(make: Any, options: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        register_method("mine", make, **options)
+    with pytest.raises(ValueError, match="'mine-foil' ends"):
+        register_method("mine-foil", LayerFAM)
+    assert "mine" not in list_methods()
 
 
 @pytest.mark.parametrize(("method", "error"), [("no-such", ValueError), (3, TypeError)])

@@ -487,7 +487,7 @@ def test_fam_warns_once_that_its_map_is_blind_and_says_what_to_use(
 ) -> None:
     net = make_net(head="linear", channels=12)
     fam = LayerFAM(net, net.features)
-    with pytest.warns(UserWarning, match=r"more than half.*LayerSimilarityCAM, or a foil with normalization='auto'"):
+    with pytest.warns(UserWarning, match=r"more than half.*LayerSimilarityCAM"):
         fam.attribute(x, support)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -99,6 +99,7 @@ def test_a_module_is_imported_by_its_name(
         ("no_such_module_of_main", None, "No module named 'no_such_module_of_main'"),
         ("wrong_plugin.py", "1 / 0\n", "ZeroDivisionError: division by zero"),
         ("pathlib.py", "", "pathlib is imported already; give the file another name"),
+        ("sched.py", "", "sched is installed, and others import it; give the file another name"),
     ],
 )
 def test_a_plugin_that_cannot_be_imported_is_named(

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from captum_fam.demo import load_demo_network
-from captum_fam.experiments.training.demo_network import evaluate, main
+from captum_fam.experiments.training.demo_network import main, measure_novel_accuracy
 
 
 def stated_in_the_package():
@@ -15,7 +15,7 @@ def stated_in_the_package():
 
 @pytest.fixture(scope="module")
 def report():
-    return evaluate(load_demo_network(), episodes=50, seed=123)
+    return measure_novel_accuracy(load_demo_network(), episodes=50, seed=123)
 
 
 def test_packaged_weights_tell_novel_classes_apart(report):
@@ -36,7 +36,7 @@ def test_map_with_foil_finds_the_shared_object_and_the_mean_activation_does_not(
 
 def test_an_untrained_network_does_far_worse(report):
     torch.manual_seed(0)
-    untrained = evaluate(type(load_demo_network())().eval(), episodes=20, seed=123)
+    untrained = measure_novel_accuracy(type(load_demo_network())().eval(), episodes=20, seed=123)
     assert untrained.accuracy < report.accuracy - 0.2
 
 

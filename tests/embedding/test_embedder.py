@@ -130,7 +130,7 @@ def test_nan_is_an_error_or_leaves_the_item_out(tmp_path: Path) -> None:
 
 def test_of_known_left_out_items_none_is_read_and_no_other_may_be_missing(tmp_path: Path) -> None:
     left_out = {3: "was corrupt"}
-    with pytest.raises(ValueError, match=r"dataset: 9\.jpg: corrupt; usable when this run began.*restore it"):
+    with pytest.raises(ValueError, match=r"dataset: 9\.jpg: corrupt.*restore it"):
         _embed(Pictures({9}), tmp_path, left_out=left_out)
     restored = Pictures()
     rows = _embed(restored, tmp_path, left_out=left_out)
@@ -151,13 +151,13 @@ def test_rows_of_another_function_or_data_set_are_noticed(other: str, tmp_path: 
         dataset.__class__ = type("Relabeled", (Pictures,), {"__getitem__": lambda self, item: (self.images[item], 1)})
     else:
         dataset.images = dataset.images[:20]
-    with pytest.raises(ValueError, match=f"{tmp_path.name} was made .*delete it, or choose another path"):
+    with pytest.raises(ValueError, match=f"{tmp_path.name} .*delete it"):
         DatasetEmbedder(compute, dataset, tmp_path).check_stored("mean")
     DatasetEmbedder(mean_and_sum, Pictures(), tmp_path).check_stored("mean")
 
 
 def test_a_data_set_without_a_usable_item_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"none of its 23 items could be read: 0\.jpg: corrupt"):
+    with pytest.raises(ValueError, match=r"dataset.* 23 items .*0\.jpg: corrupt"):
         _embed(Pictures(range(23)), tmp_path / "rows", on_error="skip")
     assert not (tmp_path / "rows").exists()
 

@@ -8,7 +8,7 @@ import pytest
 
 from captum_fam.experiments.data.load import ScenesWithBoxes
 from captum_fam.experiments.measures import Panel
-from captum_fam.experiments.split_model import TwoPartModel
+from captum_fam.experiments.two_part_model import TwoPartModel
 from tests.experiments.runs import make_model, make_panel, make_scenes
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, interpolate
 
-from captum_fam.experiments.split_model import TwoPartModel
+from captum_fam.experiments.two_part_model import TwoPartModel
 
 Score = Callable[[Tensor], Tensor]
 

@@ -20,8 +20,8 @@ from captum_fam.experiments.protocols.few_shot import FewShot
 from captum_fam.experiments.protocols.mosaic import Mosaic
 from captum_fam.experiments.protocols.retrieval import Retrieval
 from captum_fam.experiments.records import Column, MethodColumns, UnitRecord
-from captum_fam.experiments.split_model import TwoPartModel
 from captum_fam.experiments.table_methods import get_methods
+from captum_fam.experiments.two_part_model import TwoPartModel
 from captum_fam.pooling import GAP
 
 NAMES = ("few-shot", "contrastive", "retrieval", "mosaic")

@@ -12,8 +12,8 @@ from captum_fam.experiments import evaluate
 from captum_fam.experiments.data.load import load_dataset
 from captum_fam.experiments.measures import Panel
 from captum_fam.experiments.protocols.contrastive import Contrastive
-from captum_fam.experiments.split_model import TwoPartModel
 from captum_fam.experiments.table_methods import get_methods
+from captum_fam.experiments.two_part_model import TwoPartModel
 from captum_fam.pooling import GAP
 
 COLOURS = {"blue": (0, 0, 255), "green": (0, 255, 0), "red": (255, 0, 0)}

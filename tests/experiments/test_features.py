@@ -11,7 +11,7 @@ import torch
 from captum_fam.experiments.data.boxed_images import BoxedImage
 from captum_fam.experiments.data.load import ScenesWithBoxes
 from captum_fam.experiments.features import Kept, discard, extract
-from captum_fam.experiments.split_model import TwoPartModel
+from captum_fam.experiments.two_part_model import TwoPartModel
 from tests.experiments.data_sets import Damaged
 
 

@@ -287,6 +287,20 @@ def test_the_columns_of_a_table_stand_in_the_order_of_the_measures() -> None:
     assert table["swap"].value == pytest.approx(1)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"name": "new", "needs": "boxes"}, r"needs must be .*'boxes'"),
+        ({"name": "new", "columns": ["x"]}, r"columns must be Column objects, got \('x',\)"),
+    ],
+)
+def test_needs_and_columns_of_another_type_are_named(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        register_measure(**arguments)
+    with pytest.raises(TypeError, match="compute must be a function"):
+        register_measure("new")(5)  # type: ignore[arg-type]
+
+
 @pytest.fixture
 def open_registry() -> Iterator[None]:
     """What a test registers is forgotten with it."""
@@ -312,6 +326,14 @@ def test_a_measure_of_ones_own_is_a_column_of_the_table() -> None:
     assert measure(panel, lambda _: Maps(maps), (4, 4)).table("fam") == {}
 
 
+@pytest.mark.usefixtures("open_registry")
+def test_a_measure_of_another_number_of_values_is_named_at_once() -> None:
+    register_measure("short")(lambda batch, conventions: batch.maps[:1, 0, 0, 0])
+    panel = Panel(get_methods("fam"), ("short",))
+    with pytest.raises(ValueError, match="measure 'short' gave 1 values of 'short' for 2 maps"):
+        measure(panel, lambda _: Maps(torch.rand(2, 1, 4, 4)), (4, 4), BOX)
+
+
 def _twice(kept: Mapping[str, list[Any]]) -> torch.Tensor:
     return 2 * torch.tensor(kept["corner"], dtype=torch.float64)
 
@@ -322,6 +344,8 @@ def _twice(kept: Mapping[str, list[Any]]) -> torch.Tensor:
         ("new", ("depth",), None, "needs: depth"),
         ("new", (), (Column("iou"),), "columns: iou"),
         ("swap", (), None, "name"),
+        ("a b/c", (), None, r"name must be .*'a b/c'"),
+        (7, (), None, r"name must be .*7"),
     ],
 )
 def test_a_measure_that_no_table_can_have_is_refused(name: str, needs: Any, columns: Any, message: str) -> None:

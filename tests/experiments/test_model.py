@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from captum_fam import TokenGrid
 from captum_fam.experiments.cut import split_model
 from captum_fam.experiments.linear_head import load_head, save_head, train_head
-from captum_fam.experiments.load_model import load_model
-from captum_fam.experiments.split_model import TwoPartModel
+from captum_fam.experiments.model_loading import load_model
+from captum_fam.experiments.two_part_model import TwoPartModel
 from captum_fam.geometry import ResizeCrop, Squash
 from captum_fam.images import IMAGENET_MEAN
 from captum_fam.models import EmbeddingModel, EmbeddingNet, create_model
@@ -137,7 +137,7 @@ def test_the_papers_models_are_cut_so_that_the_parts_make_the_whole(name: str) -
 
 
 def test_a_pooling_that_is_not_the_models_is_refused() -> None:
-    with pytest.raises(ValueError, match="does not make its embedding"):
+    with pytest.raises(ValueError, match=r"model .*: .* layer "):
         split_model(replace(create_model("conv4net"), pooling=GMP()))
 
 
@@ -260,8 +260,8 @@ def _forking() -> EmbeddingModel:
     [
         (lambda: create_model("squeezenet"), "features.13", r"it is no module of the model; there are features\.\d"),
         (lambda: create_model("squeezenet"), "classifier", r"it gives \(2, 512\), and the protocols take"),
-        (lambda: create_model("squeezenet"), "features.9.expand1x1", "takes other tensors too.*choose the whole block"),
-        (lambda: create_model("resnet18"), "layer3.0.conv1", "takes other tensors too.*choose the whole block"),
+        (lambda: create_model("squeezenet"), "features.9.expand1x1", "other tensors.*choose the whole block"),
+        (lambda: create_model("resnet18"), "layer3.0.conv1", "other tensors.*choose the whole block"),
         (_normed, "tokens", r"it gives \(2, 1681, 6\), and the protocols take"),
         (_normed, "last", r"it gives \(2, 41, 41, 6\), channels last"),
         (_normed, "twice", "it runs 2 times"),
@@ -336,7 +336,7 @@ def test_without_weights_a_network_has_its_pretrained_ones_where_there_are_any(
         asked.append(weights)
         return create_model("conv4net")
 
-    monkeypatch.setattr("captum_fam.experiments.load_model.create_model", create)
+    monkeypatch.setattr("captum_fam.experiments.model_loading.create_model", create)
     load_model(name, given)
     assert asked == [loaded]
 
@@ -354,7 +354,7 @@ def test_what_is_no_model_is_refused(name: str, message: str) -> None:
 
 
 def test_a_factory_takes_no_weights() -> None:
-    with pytest.raises(ValueError, match="brings its own"):
+    with pytest.raises(ValueError, match="weights: "):
         load_model(f"{__name__}:small_factory", weights="weights.pth")
 
 
@@ -388,7 +388,7 @@ def test_training_a_head_is_repeatable_and_leaves_the_random_state() -> None:
 
 
 def test_one_class_cannot_train_a_head() -> None:
-    with pytest.raises(ValueError, match="two classes at least"):
+    with pytest.raises(ValueError, match=r"labels .*two classes"):
         train_head(torch.rand(4, 6), torch.zeros(4, dtype=torch.int64))
 
 
@@ -427,7 +427,7 @@ def test_another_pooling_stands_before_the_head(tmp_path: Path) -> None:
 
 
 def test_a_pooling_that_the_head_was_not_trained_for_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"pooling: .*has a head, trained for the pooling"):
+    with pytest.raises(ValueError, match=r"pooling: .*has a head"):
         load_model(f"{__name__}:headed_factory", pooling="gmp")
     load_model(f"{__name__}:headed_factory", head=nn.Identity(), pooling="gmp")
     with pytest.raises(ValueError, match="one of gap, gmp, lse, gem, got 'max'"):

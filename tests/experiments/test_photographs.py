@@ -11,12 +11,12 @@ from torch.utils.data import Dataset
 from captum_fam.experiments.data.boxed_images import BoxedImage
 from captum_fam.experiments.data.load import load_dataset
 from captum_fam.experiments.evaluation import evaluate
-from captum_fam.experiments.load_model import load_model
 from captum_fam.experiments.measures import Panel
+from captum_fam.experiments.model_loading import load_model
 from captum_fam.experiments.protocols.few_shot import FewShot
 from captum_fam.experiments.protocols.mosaic import Mosaic
-from captum_fam.experiments.split_model import TwoPartModel
 from captum_fam.experiments.table_methods import get_methods
+from captum_fam.experiments.two_part_model import TwoPartModel
 
 
 class FirstOfEach(Dataset[BoxedImage]):

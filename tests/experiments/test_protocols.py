@@ -13,16 +13,16 @@ from torch import Tensor
 from captum_fam.experiments.data.episodes import EpisodeSampler
 from captum_fam.experiments.data.load import ScenesWithBoxes
 from captum_fam.experiments.example_figure import example_row
-from captum_fam.experiments.load_model import load_model
 from captum_fam.experiments.measures import Panel
+from captum_fam.experiments.model_loading import load_model
 from captum_fam.experiments.protocols import get_protocol, list_protocols, register_protocol
 from captum_fam.experiments.protocols.contrastive import Contrastive
 from captum_fam.experiments.protocols.few_shot import FewShot
 from captum_fam.experiments.protocols.mosaic import Mosaic
 from captum_fam.experiments.protocols.retrieval import Retrieval
 from captum_fam.experiments.records import UnitRecord
-from captum_fam.experiments.split_model import TwoPartModel
 from captum_fam.experiments.table_methods import get_methods
+from captum_fam.experiments.two_part_model import TwoPartModel
 from captum_fam.similarity import LinearSimilarity
 from tests.experiments.plain import Plain, fam_map, grad_cam_map, mean_cosine
 from tests.experiments.runs import make_model, make_panel, method_columns, query_columns
@@ -323,7 +323,7 @@ def test_faiss_finds_the_neighbors_that_torch_finds(
 def test_every_protocol_says_what_additive_maps_cover_of_their_scores(
     name: str, scenes: ScenesWithBoxes, tmp_path: Any
 ) -> None:
-    model = load_model("tests.experiments.test_model:small_factory", layer="1")
+    model = load_model("tests.experiments.runs:make_model", layer="1")
     methods = "similarity-cam-foil,similarity-cam[layers=activation+rest],grad-cam"
     panel = Panel(get_methods(methods), ())
     protocol = {

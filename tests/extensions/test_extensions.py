@@ -38,6 +38,9 @@ def extensions() -> Iterator[None]:
         import_module(path.stem)
     yield
     sys.path.remove(str(HERE))
+    # What they registered is taken back too, so that a later import must register it anew.
+    for path in FILES:
+        del sys.modules[path.stem]
 
 
 @pytest.fixture

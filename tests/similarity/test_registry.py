@@ -28,7 +28,6 @@ from captum_fam.similarity import (
 from tests.similarity.cases import METRIC, SIMILARITIES, SQUARE, draw
 
 
-@register_similarity("half-dot")
 class HalfDot(Similarity):
     """A third party's: half the dot product, for supports that the batch shares or not."""
 
@@ -37,6 +36,11 @@ class HalfDot(Similarity):
 
     def contributions(self, query: Tensor, support: Tensor, support_weights: Tensor) -> Tensor:
         return (query.unsqueeze(1) * support * support_weights.unsqueeze(2)).sum(1) / 2
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _half_dot() -> None:
+    register_similarity("half-dot")(HalfDot)
 
 
 class Net(nn.Module):

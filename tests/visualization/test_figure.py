@@ -11,10 +11,11 @@ from tests.visualization.figures import PHOTO
 
 
 def test_figures_leave_nothing_in_pyplot(tmp_path: Path) -> None:
+    before = plt.get_fignums()
     visualize_match(PHOTO, {"a": torch.randn(3, 5)}, supports=PHOTO[None], mask=torch.ones(12, 20)).save(
         tmp_path / "a.png"
     )
-    assert plt.get_fignums() == []
+    assert plt.get_fignums() == before
 
 
 @pytest.mark.parametrize("suffix", [".png", ".pdf", ".svg"])

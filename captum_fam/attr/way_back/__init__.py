@@ -1,20 +1,21 @@
-r"""The way back from the embedding to a layer: gradients with held scales, and what constants add to the score.
+r"""The way back from the embedding to a layer: gradients with held scales, and the shares of constants in the score.
 
-A map adds up to the score only where the network behind the layer is linear up to biases. Every *scale* is therefore
-held at its value in this pass: an L2 norm, the deviation of a normalization layer, an attention weight, the gate of an
-activation function :math:`\phi(x) = x \cdot (\phi(x) / x)`. Ali et al., "XAI for Transformers: Better Explanations
-through Conservative Propagation", ICML 2022, do so for LayerNorm and attention; here it is the rule for all scales.
+A map sums to the score only where the network behind the layer is linear up to biases. Every *scale* is therefore
+*held*: treated as a constant with its value in this pass. Scales are an L2 norm, the deviation of a normalization
+layer, an attention weight, and the gate of an activation function :math:`\phi(x) = x \cdot (\phi(x) / x)`. Ali et al.,
+"XAI for Transformers: Better Explanations through Conservative Propagation", ICML 2022, hold the scales of LayerNorm
+and attention; this package holds all scales.
 
-A reader who wants to know how a map comes about goes through the files in this order:
+To follow how a map is computed, read the files in this order:
 
 - ``recorder``: the :class:`torch.overrides.TorchFunctionMode` that sees every call of torch behind the layer,
 - ``table``: which function follows which rule; ``rules/``: the rules by kind; ``call``: one call and its held form,
-- ``notes``: what is known of a tensor on the way (its gate level, a rescaling, its positions),
-- ``where`` and ``tracker``: at which position of the image every element of a tensor stands,
-- ``way``: the backward pass itself; ``constants``: what biases and class tokens add to the score, by position,
+- ``notes``: what is known of a tensor on the way: its gate level, a rescaling, its positions,
+- ``where`` and ``tracker``: the position in the image of every element of a tensor,
+- ``way``: the backward pass; ``constants``: the shares of biases and class tokens in the score, by position,
 - ``view``: which of several views of the image a thread is running.
 
-:func:`register_rule` is the door for functions of torch that the table does not have.
+:func:`register_rule` adds a rule for a function of torch that the table does not have.
 """
 
 from captum_fam.attr.way_back.call import Call, Gate, Rule, linear

@@ -11,16 +11,19 @@ import torch
 from torch import Tensor
 
 Pull = Callable[[Tensor], Tensor]
-"""From the gradient on a result to the gradient on what the result was made of."""
+"""From the gradient on the result of a function to the gradient on the argument of the function."""
 
 
 class Gate(IntEnum):
-    """Which factor of a product is held: the factor of the higher level. Equal factors share the product in halves."""
+    """The gate level of a tensor. Of the factors of a product, the factor of the higher level is held.
+
+    Factors of equal level share the product equally.
+    """
 
     NONE = 0
     ACTIVATION = 1  # SwiGLU: the activated half is the gate of the other half
     BOUNDED = 2  # tanh, ReLU6: x * relu6(x + 3) / 6 and x * (1 + tanh(...)) / 2 are activations written by hand
-    WEIGHT = 3  # sigmoid and softmax: weights of what they multiply
+    WEIGHT = 3  # sigmoid and softmax: weights of the other factor
     SCALE = 4  # lengths and deviations
 
 
@@ -30,13 +33,19 @@ class Call:
 
     Attributes:
         function: called as ``function(*args, **kwargs)``.
-        args: its positional arguments.
-        kwargs: its keyword arguments.
-        gate_of: the gate level of a tensor.
-        add_constant: ``add_constant(result, constant, axis)`` notes that ``constant`` was added to ``result`` and
-            depends on nothing of the layer: a vector along dimension ``axis``, or with ``axis=None`` a tensor or number
-            that broadcasts. ``part=(dimension, start, length)`` names the slice of the result that the constant was
-            added to; ``source``, where that is another tensor, what the constant was made of.
+        args: positional arguments of the function.
+        kwargs: keyword arguments of the function.
+        gate_of: a function that gives the gate level of a tensor.
+        add_constant: ``add_constant(result, constant, axis)`` notes that the function added a constant, which does not
+            depend on the layer, to ``result``: a vector along dimension ``axis``, or with ``axis=None`` a tensor or
+            number that broadcasts. ``part=(dimension, start, length)`` names the slice of the result that the constant
+            was added to. ``source`` names the tensor from which the constant was computed, where this is another
+            tensor.
+
+    Example:
+        >>> call = Call(torch.relu, (torch.tensor([-1.0, 2.0]),), {}, lambda value: Gate.NONE, lambda *args: None)
+        >>> call(), call.argument(0, "input")
+        (tensor([0., 2.]), tensor([-1.,  2.]))
     """
 
     function: Callable[..., Any]
@@ -46,25 +55,25 @@ class Call:
     add_constant: Callable[..., None]
 
     def __call__(self) -> Any:
-        """What the function itself gives, with its own gradient."""
+        """The result of the function, with the gradient of the function."""
         return self.function(*self.args, **self.kwargs)
 
     def on(self, x: Tensor) -> Tensor:
-        """What the function gives for another first argument."""
+        """The result of the function for another first argument."""
         result: Tensor = self.function(x, *self.args[1:], **self.kwargs)
         return result
 
     def value(self) -> Any:
-        """What the function gives, without a gradient."""
+        """The result of the function, without a gradient."""
         with torch.no_grad():
             return self()
 
     def argument(self, position: int, name: str, default: Any = None) -> Any:
-        """An argument, by position or by name."""
+        """The argument at a position or by a name; ``default`` where the call has neither."""
         return self.args[position] if len(self.args) > position else self.kwargs.get(name, default)
 
     def replace(self, old: object, new: object) -> None:
-        """Put ``new`` in the place of the argument ``old``, also within lists."""
+        """Replace the argument ``old`` by ``new``, also inside lists and tuples."""
 
         def exchange(value: Any) -> Any:
             if isinstance(value, list | tuple):
@@ -76,11 +85,11 @@ class Call:
 
 
 Rule = Callable[[Call], Any]
-"""From a call to the result of its function, with the gradient of the held form."""
+"""From a call to the result of the function, with the gradient of the held form."""
 
 
 class _Held(torch.autograd.Function):
-    """A function with its own value and a linear way back."""
+    """A function whose gradient is replaced by that of a linear map; see :func:`linear`."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, compute: Callable[[Tensor], tuple[Tensor, Pull]]) -> Tensor:
@@ -93,12 +102,15 @@ class _Held(torch.autograd.Function):
 
 
 def linear(x: Tensor, compute: Callable[[Tensor], tuple[Tensor, Pull]]) -> Tensor:
-    """A result whose gradient is that of a linear map.
+    """Compute a result whose gradient is that of a linear map.
 
     Args:
         x: the tensor that depends on the layer.
-        compute: from ``x``, detached, to the result (a new tensor) and the function that takes the gradient on the
-            result to the gradient on ``x``.
+        compute: from ``x``, detached, to a pair: the result, which must be a new tensor, and the function from the
+            gradient on the result to the gradient on ``x``.
+
+    Returns:
+        The result.
 
     Example:
         >>> x = torch.tensor([3.0], requires_grad=True)
@@ -111,9 +123,16 @@ def linear(x: Tensor, compute: Callable[[Tensor], tuple[Tensor, Pull]]) -> Tenso
 
 
 def share(x: Tensor, count: int) -> Tensor:
-    """The tensor as one of ``count`` equal factors of a product: the gradient is divided among them.
+    """The tensor as one of ``count`` equal factors of a product: its gradient is divided by ``count``.
 
-    By Euler's theorem a product of k factors has k times its value as the sum of gradient x factor; a k-th part of each
-    gradient makes the sum the value itself.
+    For a product of k factors, the sum of gradient x factor over the factors is k times the product (Euler's theorem).
+    With each gradient divided by k, the sum is the product.
+
+    Example:
+        >>> x = torch.tensor([3.0], requires_grad=True)
+        >>> y = share(x, 2)
+        >>> (y * y).backward()
+        >>> x.grad * x.detach()  # the product, 9, and not twice the product
+        tensor([9.])
     """
     return linear(x, lambda value: (value.clone(), lambda gradient: gradient / count))

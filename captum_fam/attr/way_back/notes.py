@@ -29,9 +29,9 @@ class Note:
     """What is known of a tensor that depends on the layer.
 
     Attributes:
-        gate: whether the tensor is the gate of what it multiplies.
-        factor: ``(B, 1)``, what the embedding was rescaled by, sample by sample, since it was last computed.
-        where: the positions of the elements.
+        gate: the gate level of the tensor as a factor of a product. Default: no gate.
+        factor: ``(B, 1)``, the tensor divided by the vector that was rescaled to it. Default: None, no rescaling.
+        where: the positions of the elements. Default: None, not known.
     """
 
     gate: Gate = Gate.NONE
@@ -43,58 +43,63 @@ _NOTHING = Note()
 
 
 def note_of(value: object) -> Note:
-    """The note that a tensor carries; an empty note for everything else."""
+    """The note of a tensor; an empty note for a tensor without a note and for other objects."""
     note = getattr(value, "_captum_fam", None) if isinstance(value, Tensor) else None
     return note if isinstance(note, Note) else _NOTHING
 
 
 def has_note(tensor: Tensor) -> bool:
-    """Whether the tensor was made on the way back, by a function that was followed."""
+    """Whether a tensor has a note: the recorder has followed the function that made the tensor."""
     return isinstance(getattr(tensor, "_captum_fam", None), Note)
 
 
 def mark(tensor: Tensor, what: object) -> None:
-    """Let a tensor carry a note, or the mark of a run. It ends with the tensor: no table has to be kept."""
+    """Attach a note or the mark of a run to a tensor, as an attribute that ends with the tensor."""
     tensor._captum_fam = what  # type: ignore[attr-defined]
 
 
 def is_marked(tensor: Tensor, what: object) -> bool:
-    """Whether a tensor carries this very mark."""
+    """Whether a tensor has this mark, compared by identity."""
     return getattr(tensor, "_captum_fam", None) is what
 
 
 def tensors_among(args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Tensor]:
-    """Tensors among the arguments of a call, also those in a list."""
+    """The tensors among the arguments of a call, also tensors in a list or tuple."""
     for value in (*args, *kwargs.values()):
-        for one in value if isinstance(value, tuple | list) else (value,):
-            if isinstance(one, Tensor):
-                yield one
+        for item in value if isinstance(value, tuple | list) else (value,):
+            if isinstance(item, Tensor):
+                yield item
 
 
 def layer_tensors_among(args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Tensor]:
-    """Tensors among the arguments that depend on the layer: weights do not require a gradient on the way back."""
+    """The tensors among the arguments that depend on the layer: all others are detached on the way back."""
     return (tensor for tensor in tensors_among(args, kwargs) if tensor.requires_grad)
 
 
 def gate_of_result(name: str, before: list[Note]) -> Gate:
-    """The gate level of what a function gives.
+    """The gate level of the result of a function.
 
     Args:
-        name: of the function of torch.
-        before: the notes of the arguments that depend on the layer.
+        name: plain name of the function of torch.
+        before: the notes that the arguments that depend on the layer had before the call.
+
+    Example:
+        >>> gate_of_result("sigmoid", [Note()]), gate_of_result("mul", [Note(Gate.WEIGHT), Note()])
+        (<Gate.WEIGHT: 3>, <Gate.NONE: 0>)
     """
     entry = find_rule(name)
     if entry is not None and entry.gate is not None:
         return entry.gate
-    # expand_as and its like take only the shape of their second tensor.
+    # Functions such as expand_as use only the shape of the second tensor.
     levels = [note.gate for note in (before[:1] if name.endswith("_as") else before)]
     if not levels:
         return Gate.NONE
     lowest = min(levels)
     if name in ("mul", "matmul", "bmm", "einsum"):
-        # A gate times a constant is a gate; what a gate multiplied is as it was.
+        # A gate times a constant is a gate, and so is a product of weights. The product of a gate and a feature is a
+        # feature.
         return lowest if len(levels) == 1 or lowest >= Gate.WEIGHT else Gate.NONE
     if is_rearranging(name) or name in _ELEMENTWISE_WITH_CONSTANT:
         return lowest
-    # Attention weights that were pooled are weights; activations that went through a convolution are features.
+    # Behind a linear function, weights are still weights (pooled attention weights), but activations are features.
     return lowest if lowest >= Gate.WEIGHT and name in _LINEAR else Gate.NONE

@@ -1,8 +1,9 @@
-"""The table of all functions that do not keep their own gradient on the way back, or that add a constant.
+"""The table of all functions of torch that follow a rule on the way back.
 
-:data:`RULES` maps the name of a torch function (``"gelu"`` for ``torch.nn.functional.gelu``) to the rule that is
-followed in its place. Functions outside the table keep their own gradient, to first order: what that leaves unexplained
-is the rest of the account. :func:`register_rule` adds a function.
+:data:`RULES` maps the name of a function (``"gelu"`` for ``torch.nn.functional.gelu``) to the rule that runs in its
+place. A rule replaces the gradient of the function or notes constants that the function adds. Functions outside the
+table keep their own gradient, which is the first order only: the part of the score that this misses is the rest of the
+account. :func:`register_rule` adds a function.
 """
 
 from __future__ import annotations
@@ -41,13 +42,14 @@ from captum_fam.attr.way_back.rules.products import attention, cosine, product, 
 
 @dataclass(frozen=True)
 class Entry:
-    """What is known of one function of torch.
+    """The rule of one function of torch.
 
     Attributes:
-        rule: followed in place of the function.
-        gate: level of the function's result as a factor of a product; None: the level of its arguments.
-        acts_in_place: whether the rule may call the in-place form of the function, whose own gradient is the held one.
-            The results of all other rules are copied into the tensor that an in-place form changes.
+        rule: runs in place of the function.
+        gate: the gate level of the result, as a factor of a product. Default: None, concluded from the levels of the
+            arguments.
+        acts_in_place: whether the rule can run an in-place form such as ``relu_`` directly. For all other rules, the
+            result of the plain form is copied into the tensor that the in-place form changes. Default: False.
     """
 
     rule: Rule
@@ -56,6 +58,7 @@ class Entry:
 
 
 def _entries(rule: Rule, names: str, gate: Gate | None = None, acts_in_place: bool = False) -> dict[str, Entry]:
+    """One entry for several functions; the names are separated by spaces."""
     return dict.fromkeys(names.split(), Entry(rule, gate, acts_in_place))
 
 
@@ -69,7 +72,7 @@ RULES: dict[str, Entry] = {
     **_entries(variance, "var", Gate.SCALE),
     **_entries(variance_and_mean, "var_mean"),
     **_entries(hold, "rsqrt reciprocal"),
-    # Steps: their slope is zero, so that a product with them is a product with a scale.
+    # Steps: the slope of a step is zero, so that a factor that is a step is a scale.
     **_entries(hold, "sign sgn round floor ceil trunc heaviside"),
     **_entries(layer_norm, "layer_norm"),
     **_entries(rms_norm, "rms_norm"),
@@ -114,13 +117,16 @@ RULES: dict[str, Entry] = {
 
 
 def register_rule(function: Callable[..., Any] | str, rule: Rule, gate: Gate | None = None) -> None:
-    """Follow ``rule`` wherever a function of torch is called between the explained layer and the embedding.
+    """Add a rule for a function of torch, which runs in place of the function between the layer and the embedding.
+
+    A rule that is registered for the function already is replaced.
 
     Args:
-        function: of torch, or its name. The in-place form and the method of the same name follow the rule too.
+        function: a function of torch, or its name. The in-place form and the method of the same name follow the rule
+            too.
         rule: from a :class:`~captum_fam.attr.way_back.Call` to the result of the function.
-        gate: level of the result as a factor of a product, which says which of two factors is held; None: the level
-            of the function's arguments.
+        gate: the gate level of the result as a factor of a product; the factor of the higher level is held. Default:
+            None, concluded from the levels of the arguments.
 
     Raises:
         TypeError: if ``rule`` is not callable.
@@ -134,5 +140,10 @@ def register_rule(function: Callable[..., Any] | str, rule: Rule, gate: Gate | N
 
 
 def find_rule(name: str) -> Entry | None:
-    """The entry of a function of torch by name; ``None`` where the function keeps its own gradient."""
+    """The entry of a function of torch by name; None for a function that keeps its own gradient.
+
+    Example:
+        >>> find_rule("softmax").gate, find_rule("conv_tbc")
+        (<Gate.WEIGHT: 3>, None)
+    """
     return RULES.get(name)

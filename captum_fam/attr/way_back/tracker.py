@@ -1,8 +1,8 @@
-"""Positions are followed through the functions of torch, from the explained layer to the embedding.
+"""Following positions through the functions of torch, from the explained layer to the embedding.
 
-Rearrangements are done to the tensor of positions as they were done to the tensor itself; of all other functions it is
-said here what becomes of the positions. Where a function is not known, positions are given up and not guessed: the
-share of what is added from there on is a part beside the map, ``"bias"``.
+A function that rearranges a tensor is applied to the index tensor of positions as well. For every other kind of
+function, this file says which positions the result has. For an unknown function positions are dropped, not guessed: the
+shares of constants that are added behind that function go to the part ``"bias"`` beside the map.
 """
 
 from __future__ import annotations
@@ -29,11 +29,17 @@ _REDUCING = frozenset("mean sum amax amin nanmean nansum logsumexp".split())
 
 
 def is_rearranging(name: str) -> bool:
-    """Whether the function of torch by that name only moves or joins elements."""
+    """Whether the function of torch with this name only moves or joins elements.
+
+    Example:
+        >>> is_rearranging("permute"), is_rearranging("relu")
+        (True, False)
+    """
     return name in _REARRANGING or name in _JOINING
 
 
 def _is_spatial(name: str) -> bool:
+    """Whether the function is a convolution, a pooling or an interpolation."""
     return name.startswith(("conv", "upsample", "grid_sampl", "max_pool", "avg_pool", "adaptive", "lp_pool")) or (
         name in ("interpolate", "fractional_max_pool2d", "fractional_max_pool3d", "max_unpool2d")
     )
@@ -44,9 +50,10 @@ class Tracker:
     """Follows positions through the functions of torch.
 
     Attributes:
-        samples: size of the batch.
-        where_of: the positions of a tensor, as far as they are known.
-        slot_of_constant: the slot for rows of a constant that is joined to the tokens.
+        samples: size of the batch, B.
+        where_of: a function that gives the positions of a tensor; None where they are not known.
+        slot_of_constant: a function that gives the slot of a constant that is joined to the tokens: class token or
+            register.
     """
 
     samples: int
@@ -56,25 +63,38 @@ class Tracker:
     def follow(
         self, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], result: Any
     ) -> list[Where | None]:
-        """The positions of each tensor of the result (one, or a tuple or list of several)."""
+        """The positions of each tensor of a result.
+
+        Args:
+            name: plain name of the function, such as ``"add"``.
+            function: the function of torch.
+            args: positional arguments of the call.
+            kwargs: keyword arguments of the call.
+            result: a tensor, or a tuple or list of tensors.
+
+        Returns:
+            One entry per tensor; None where the positions are not known.
+        """
         results = list(result) if isinstance(result, tuple | list) else [result]
-        # The table of what becomes of positions: moved with the elements, joined, or kept by the kind of function.
         if name in _REARRANGING or name == "pad":
-            found = self._rearranged(name, function, args, kwargs)
+            wheres = self._rearranged(name, function, args, kwargs)
         elif name in _JOINING:
-            found = [self._joined(name, args, kwargs)]
+            wheres = [self._joined(name, args, kwargs)]
         else:
-            found = [self._computed(name, args, kwargs, one) if isinstance(one, Tensor) else None for one in results]
-        # An index whose shape is not that of its tensor would put shares on wrong positions: better none.
-        found = found if len(found) == len(results) else [None] * len(results)
+            wheres = [
+                self._computed(name, args, kwargs, tensor) if isinstance(tensor, Tensor) else None for tensor in results
+            ]
+        # An index with another shape than its tensor would put shares on wrong positions: no positions then.
+        wheres = wheres if len(wheres) == len(results) else [None] * len(results)
         return [
-            where if where is None or (isinstance(one, Tensor) and where.index.shape == one.shape) else None
-            for where, one in zip(found, results, strict=True)
+            where if where is None or (isinstance(tensor, Tensor) and where.index.shape == tensor.shape) else None
+            for where, tensor in zip(wheres, results, strict=True)
         ]
 
     def _rearranged(
         self, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> list[Where | None]:
+        """Positions that move with the elements: the function is applied to the index."""
         where = self.where_of(args[0])
         if where is None:
             return [None]
@@ -83,18 +103,21 @@ class Tracker:
         if name in ("view", "view_as"):
             if len(args) > 1 and isinstance(args[1], torch.dtype):
                 return [None]
-            # The index is expanded, which a view may not be able to follow.
+            # The index may be an expanded tensor, for which a view can be impossible. A reshape always works.
             function = Tensor.reshape if name == "view" else Tensor.reshape_as
-        # The unfolding of convolutions has no kernel for integers.
+        # torch.nn.functional.unfold has no kernel for integers.
         index = where.index.double() if name == "unfold" else where.index
         moved = function(index, *args[1:], **kwargs)
         if name == "unfold":
-            moved = moved.to(torch.int32)  # exact: a double holds all of them
+            moved = moved.to(torch.int32)  # exact: float64 holds every int32
         return [where.compacted(index) for index in (moved if isinstance(moved, tuple | list) else [moved])]
 
     @staticmethod
     def _padded(where: Where, widths: Sequence[int]) -> Where:
-        """A border is empty; what is added to it later, as by the bias of a window, lies on the nearest position."""
+        """Positions of a padded tensor: an element of the border gets the position of the nearest inner element.
+
+        The border itself is empty, but a later function can add a constant there, such as the bias of a window.
+        """
         index = where.index
         for axis, (before, after) in enumerate(zip(widths[::2], widths[1::2], strict=True), start=1):
             size = index.shape[-axis]
@@ -103,6 +126,7 @@ class Tracker:
         return where.compacted(index)
 
     def _joined(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Where | None:
+        """Positions of tensors that are joined; constants among them are class tokens or registers."""
         tensors: Sequence[Tensor] = args[0]
         dim = args[1] if len(args) > 1 else kwargs.get("dim", 0)
         wheres = [self.where_of(tensor) for tensor in tensors]
@@ -114,27 +138,29 @@ class Tracker:
         parts = []
         for tensor, where in zip(tensors, wheres, strict=True):
             if where is not None and where.grid != known.grid and not where.is_placed:
-                where = where.without_positions(known.grid)  # a class token beside patches that were pooled
+                # A class token beside patches that were pooled: the patches have a coarser grid by now.
+                where = where.without_positions(known.grid)
             if where is not None and where.grid == known.grid:
                 parts.append(where.index)
             elif where is None and not tensor.requires_grad and name != "stack":
                 # A constant between tokens of the layer: the class token or registers, by the name of the parameter.
-                model = known.index.narrow(dim, 0, 1)
+                row = known.index.narrow(dim, 0, 1)
                 if not is_constant(known.index, dim):
-                    model = Where(known.grid, model).special(self.slot_of_constant(tensor))
-                parts.append(model.expand(*tensor.shape) if model.dim() == tensor.dim() else model)
+                    row = Where(known.grid, row).special(self.slot_of_constant(tensor))
+                parts.append(row.expand(*tensor.shape) if row.dim() == tensor.dim() else row)
             else:
                 return None
         index = torch.stack(parts, dim) if name == "stack" else torch.cat(parts, dim)
         return known.compacted(index)
 
     def _computed(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], result: Tensor) -> Where | None:
-        """The positions; else the samples; else nothing."""
+        """The positions of a result; without positions its samples; None for a vector per sample."""
         if result.dim() == 0 or (result.dim() < 3 and len(result) == self.samples):
             return None  # a vector per sample: behind the pooling
         return self._placed(name, args, kwargs, result) or self._sample_of(args, kwargs, result)
 
     def _placed(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], result: Tensor) -> Where | None:
+        """The positions of a result, by the kind of function."""
         if name == "linear":
             return self._mixed(args[0], -1, result)
         if name == "scaled_dot_product_attention":
@@ -149,18 +175,18 @@ class Tracker:
             return self._resampled(args[0], result)
         if name in _REDUCING:
             return self._reduced(args, kwargs)
-        # All other functions are taken for elementwise, where the shapes allow it.
+        # All other functions count as elementwise where the shapes allow this.
         for tensor in self._tensors(args, kwargs):
             where = self.where_of(tensor)
             if where is not None and where.index.dim() <= result.dim():
                 try:
                     return where.at(where.index.expand(*result.shape))
-                except RuntimeError:  # the shapes do not go together
+                except RuntimeError:  # the shapes do not broadcast
                     continue
         return None
 
     def _sample_of(self, args: tuple[Any, ...], kwargs: dict[str, Any], result: Tensor) -> Where | None:
-        """No position, but the sample, which a constant is added to all the same."""
+        """No positions, but the sample of every element, so that constants still go to the right sample."""
         for tensor in self._tensors(args, kwargs):
             where = self.where_of(tensor)
             if where is None or where.index.dim() != result.dim():
@@ -169,18 +195,22 @@ class Tracker:
             for dim, size in enumerate(result.shape):
                 if index.shape[dim] != size and is_constant(index, dim):
                     index = index.narrow(dim, 0, 1)
-            if all(own in (1, size) for own, size in zip(index.shape, result.shape, strict=True)):
+            if all(length in (1, size) for length, size in zip(index.shape, result.shape, strict=True)):
                 return Where(where.grid, index.expand(*result.shape), False)
         return None
 
     @staticmethod
     def _tensors(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
-        """Tensors of the layer, the largest first: smaller ones are broadcast to it and know less of the positions."""
+        """Arguments that depend on the layer, the largest first: smaller ones are broadcast, with fewer positions."""
         tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor) and value.requires_grad]
         return sorted(tensors, key=lambda tensor: -tensor.numel())
 
     def _mixed(self, x: object, channels: int, result: Tensor) -> Where | None:
-        """A function of the channels alone: positions stay."""
+        """Positions behind a function that mixes only the dimension ``channels``: they stay.
+
+        Where positions differ along that dimension, the function mixes positions, as in a mixer block or in patch
+        merging.
+        """
         where = self.where_of(x)
         if where is None:
             return None
@@ -189,17 +219,17 @@ class Tracker:
             sizes = list(result.shape)
             return where.at(index.expand(*sizes)) if index.dim() == result.dim() else None
         if where.index.shape == result.shape:
-            return where  # positions are mixed; as there are as many as before, they are taken for the same
+            return where  # mixed positions; as many as before, so that each keeps its place
         coarse = merge_cells(where, channels)
         if coarse is None or coarse.index.dim() != result.dim():
             return None
         return Where(coarse.grid, coarse.index.narrow(channels, 0, 1).expand(*result.shape))
 
     def _multiplied(self, first: object, second: object, result: Tensor) -> Where | None:
-        """A matrix product: rows of the first factor, or columns of the second, whichever are positions that stay.
+        """Positions of a matrix product: the rows of the first factor or the columns of the second factor.
 
-        In ``attention weights @ values`` the weights have the positions of the queries as rows; values have theirs in
-        the dimension that is summed over.
+        The factor whose positions are not summed over gives the positions. In ``attention weights @ values`` the rows
+        of the weights are the positions of the queries, which stay; the positions of the values are summed over.
         """
         for tensor, contracted in ((first, -1), (second, -2)):
             where = self.where_of(tensor)
@@ -213,13 +243,13 @@ class Tracker:
         return None
 
     def _summed(self, args: tuple[Any, ...], result: Tensor) -> Where | None:
-        """``einsum``: the positions of the first operand that does not sum over them."""
+        """Positions of an ``einsum``: those of the first operand whose positions are not summed over."""
         equation = args[0].replace(" ", "")
         operands: Sequence[Tensor] = args[1] if isinstance(args[1], list | tuple) else args[1:]
         if "->" not in equation or "." in equation:
             return None
-        given, kept = equation.split("->")
-        for letters, tensor in zip(given.split(","), operands, strict=True):
+        operand_letters, kept = equation.split("->")
+        for letters, tensor in zip(operand_letters.split(","), operands, strict=True):
             where = self.where_of(tensor)
             summed = [axis for axis, letter in enumerate(letters) if letter not in kept]
             if where is None or not where.is_placed or not all(is_constant(where.index, axis) for axis in summed):
@@ -227,15 +257,16 @@ class Tracker:
             index = where.index
             for axis in reversed(summed):
                 index = index.select(axis, 0)
-            left = [letter for letter in letters if letter in kept]
-            index = index.permute([left.index(letter) for letter in kept if letter in left])
+            # The dimensions that remain come into the order of the result; dimensions of other operands have size 1.
+            remaining = [letter for letter in letters if letter in kept]
+            index = index.permute([remaining.index(letter) for letter in kept if letter in remaining])
             for axis, letter in enumerate(kept):
-                index = index if letter in left else index.unsqueeze(axis)
+                index = index if letter in remaining else index.unsqueeze(axis)
             return Where(where.grid, index.expand(*result.shape))
         return None
 
     def _resampled(self, x: object, result: Tensor) -> Where | None:
-        """A convolution or pooling: the same grid, or a new one over the same image."""
+        """Positions of a convolution, pooling or interpolation: the same grid, or a new grid over the same image."""
         where = self.where_of(x)
         if where is None or where.index.dim() != result.dim() or math.prod(result.shape[2:]) == 1:
             return None
@@ -246,7 +277,11 @@ class Tracker:
         return None
 
     def _reduced(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Where | None:
-        """A sum, mean or maximum: over channels positions stay, over neighbors they merge, over the image they end."""
+        """Positions of a sum, mean or maximum.
+
+        Over channels, positions stay. Over neighbors, positions merge to a coarser grid. Over the whole image, no
+        positions are left, only samples.
+        """
         where = self.where_of(args[0])
         dims = args[1] if len(args) > 1 else kwargs.get("dim", kwargs.get("axis"))
         if where is None or dims is None:

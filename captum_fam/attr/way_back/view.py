@@ -1,4 +1,4 @@
-"""Which of several views of the image a thread is running, such as the image itself and its mirror image."""
+"""The view of the image that a thread is running, such as the image itself or its mirror image."""
 
 from __future__ import annotations
 
@@ -21,7 +21,13 @@ def current_view() -> int:
 
 @contextmanager
 def running_view(index: int) -> Iterator[None]:
-    """Passes through a layer belong to view ``index`` while the context lasts."""
+    """Set the number of the view that this thread runs, while the context lasts.
+
+    Example:
+        >>> with running_view(1):
+        ...     current_view()
+        1
+    """
     before = _VIEW.index
     _VIEW.index = index
     try:

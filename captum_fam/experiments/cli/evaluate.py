@@ -1,4 +1,4 @@
-"""``captum-fam evaluate``: the protocols, from a folder of images to a table."""
+"""The subcommand ``captum-fam evaluate``: runs a protocol, from a folder of images to a table."""
 
 from __future__ import annotations
 
@@ -23,25 +23,34 @@ from captum_fam.experiments.protocols import get_protocol, list_protocols
 from captum_fam.experiments.protocols.base import Protocol
 from captum_fam.experiments.table_methods import DEFAULT_METHODS
 
-# What summary.json names besides what the results depend on.
+# Options that summary.json states beside the settings on which the results depend.
 _ABOUT = ("model", "weights", "head", "pooling", "layer", "data", "split", "geometry")
-_LISTED = 10  # images that were left out, on the terminal
+_N_LISTED = 10  # of the images that were left out, on the terminal
 
 
 @dataclass(frozen=True)
 class FigureOptions:
-    """The pictures beside the table."""
+    """The options of the figures that are drawn beside the table.
+
+    Attributes:
+        examples: rows of the figure of examples. Default: 4.
+        wrong: rows of the figure of the most confident mistakes. Default: 0, no figure.
+    """
 
     examples: int = option("rows of the figure of examples", 4)
     wrong: int = option("show the N most confident mistakes", 0)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Fill the parser of the subcommand: each registered protocol is a subcommand, its fields are options."""
+    """Add a subcommand for each registered protocol, whose options are the fields of the protocol.
+
+    Args:
+        parser: parser of the subcommand.
+    """
     parser.description = (
-        "Run a protocol: the model's accuracy, and for every method how well its maps lie on the objects and follow "
-        "the support, beside baselines that look at neither. A run that is killed goes on when the same command is "
-        "given again; torchrun --nproc-per-node N -m captum_fam evaluate ... shares it among processes."
+        "Run a protocol. The table has the accuracy of the model, and for each method how well its maps lie on the "
+        "objects and follow the support, beside baselines that do neither. A run that was killed continues when the "
+        "same command is given again. torchrun --nproc-per-node N -m captum_fam evaluate ... runs N processes."
     )
     protocols = parser.add_subparsers(title="protocols", metavar="PROTOCOL", required=True)
     for name in list_protocols():
@@ -64,7 +73,8 @@ def _add_protocol(parser: argparse.ArgumentParser, protocol: type[Protocol]) -> 
         type=_names,
         default=protocol.default_measures,
         metavar="NAME,NAME,...",
-        help=f"{', '.join(list_measures(protocol.gives))}; default: {','.join(protocol.default_measures)}",
+        help=f"measures of the table: {', '.join(list_measures(protocol.gives))}; "
+        f"default: {','.join(protocol.default_measures)}",
     )
     add_fields(parser, protocol)
     if protocol.takes_bank:
@@ -72,13 +82,30 @@ def _add_protocol(parser: argparse.ArgumentParser, protocol: type[Protocol]) -> 
     if "boxes" in protocol.gives:
         add_fields(parser, Conventions)
     add_fields(parser, FigureOptions)
-    add_fields(parser, RunOptions, skip=("batch_size",))  # a protocol has its own
-    parser.add_argument("--out", type=Path, default=default_out(parser), metavar="DIR", help="default: %(default)s")
+    add_fields(parser, RunOptions, skip=("batch_size",))  # a field of the protocol
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=default_out(parser),
+        metavar="DIR",
+        help="folder of the results; default: %(default)s",
+    )
     parser.set_defaults(run=run, protocol=protocol)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run a protocol."""
+    """Run a protocol.
+
+    Args:
+        options: the parsed options.
+
+    Returns:
+        The exit code: 1 if an image was left out, else 0.
+
+    Raises:
+        ValueError: for options that do not fit together, see :func:`make_protocol`.
+        OSError: if a file cannot be read or written.
+    """
     with joined(options.device) as ranks:
         try:
             evaluation = evaluate(
@@ -91,20 +118,26 @@ def run(options: argparse.Namespace) -> int:
                 about={name: getattr(options, name) for name in _ABOUT},
             )
         except KeyboardInterrupt:
-            print(f"\ninterrupted; what is done is in {options.out}, the same command goes on", file=sys.stderr)
+            print(
+                f"\ninterrupted; the results so far are in {options.out}, the same command continues", file=sys.stderr
+            )
             raise
     return 0 if evaluation is None else _report(evaluation, options.out)
 
 
 def make_protocol(options: argparse.Namespace, ranks: Ranks) -> Protocol:
-    """The protocol that the options describe.
+    """Make the protocol that the options describe.
 
     Args:
-        options: as the parser gives them.
-        ranks: of which the first warns of random weights.
+        options: the parsed options.
+        ranks: the processes, of which the first warns of random weights.
+
+    Returns:
+        The protocol with its model, data and panel.
 
     Raises:
-        ValueError, FileNotFoundError: for options that cannot be followed.
+        ValueError: for options that do not fit together, such as an unknown model, method or measure.
+        FileNotFoundError: for a folder or file that does not exist.
     """
     protocol: type[Protocol] = options.protocol
     images = read_fields(DataOptions, options)
@@ -120,15 +153,15 @@ def make_protocol(options: argparse.Namespace, ranks: Ranks) -> Protocol:
 
 
 def _report(evaluation: Evaluation, out: Path) -> int:
-    """Print the table and what was left out; gives the exit code."""
+    """Print the table and the images that were left out; returns the exit code."""
     print(evaluation)
-    for where, skipped in (("", evaluation.skipped), (" of the bank", evaluation.bank_skipped)):
-        for item, reason in list(skipped.items())[:_LISTED]:
-            print(f"left out{where}: item {item}: {reason}", file=sys.stderr)
+    for owner, skipped in (("", evaluation.skipped), (" of the bank", evaluation.bank_skipped)):
+        for item, reason in list(skipped.items())[:_N_LISTED]:
+            print(f"left out{owner}: item {item}: {reason}", file=sys.stderr)
     print(f"written to {out}")
     return 1 if evaluation.skipped or evaluation.bank_skipped else 0
 
 
 def _names(text: str) -> tuple[str, ...]:
-    """The protocol's panel refuses unknown ones."""
+    """Names that are separated by commas; the panel refuses unknown names."""
     return tuple(name.strip() for name in text.split(",") if name.strip())

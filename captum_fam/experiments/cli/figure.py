@@ -1,4 +1,4 @@
-"""``captum-fam figure``: the paper's Figs. 2 to 5 for any models and images."""
+"""The subcommand ``captum-fam figure``: Figs. 2 to 5 of the FAM paper for any models and images."""
 
 from __future__ import annotations
 
@@ -31,42 +31,61 @@ from captum_fam.experiments.protocols import get_protocol, list_protocols
 from captum_fam.experiments.protocols.base import Protocol
 
 _SUFFIXES = (".png", ".pdf", ".svg")
-# Settings of a protocol that a figure does not have.
-_OF_TABLES = ("methods", "measures", "conventions", "explain")
+# Settings of a protocol that concern tables only.
+_TABLE_SETTINGS = ("methods", "measures", "conventions", "explain")
 
 
 @dataclass(frozen=True)
 class FigureModel(SplitModelOptions):
-    """One model of the figure, as a word of ``--model`` names it."""
+    """One model of the figure, from a word of ``--model``; see also :class:`SplitModelOptions`.
+
+    Attributes:
+        bank: file of the memory bank of the model. Default: None.
+        label: name of the model in the figure. Default: empty.
+    """
 
     bank: str | None = option("memory bank of the model", None)
-    label: str = option("what the figure calls the model", "")
+    label: str = option("name of the model in the figure", "")
 
 
 @dataclass(frozen=True)
 class QueryOptions:
-    """Which queries are the rows, and what is drawn of each."""
+    """The options of the queries, which are the rows of the figure.
+
+    Attributes:
+        which: answers of the models to the queries. Default: ``"correct"``.
+        queries: number of queries. Default: 6.
+        seed: seed of the choice of queries, and of episodes. Default: 0.
+        supports: whether the supports are shown; None shows them for protocols without a memory bank. Default: None.
+        scale: value of a map that is transparent. Default: ``"zero"``.
+    """
 
     which: Which = option(
-        "queries that all models get right, or wrong (Fig. 4: maps for the predicted and for the true class), or any",
+        "queries for which all models are correct, or all are wrong (as in Fig. 4, with maps for the predicted and "
+        "the true class), or any queries",
         "correct",
     )
-    queries: int = option("rows", 6, parse=positive)
-    seed: int = option("of the choice, and of episodes", 0)
-    supports: bool | None = option("show what the queries were compared with; default: where there is no bank", None)
-    scale: ClearValue = option("what is left clear in a map: zero, or its smallest value as in the paper", "zero")
+    queries: int = option("number of queries, which are the rows", 6, parse=positive)
+    seed: int = option("seed of the choice of queries, and of episodes", 0)
+    supports: bool | None = option("show the supports; default: yes without a memory bank", None)
+    scale: ClearValue = option("transparent value of a map: zero, or the smallest value as in the paper", "zero")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Fill the parser of the subcommand: protocols whose queries are single images are subcommands."""
+    """Add a subcommand for each protocol whose queries are single images.
+
+    Args:
+        parser: parser of the subcommand.
+    """
     parser.description = (
-        "Draw a grid: one row per query, one column per model, its accuracy above. FIGURE.json beside it says how it "
-        "was made. Every map has its own scale; red speaks for the match, blue against it."
+        "Draw a grid with one row per query and one block of columns per model, with the accuracy of the model above. "
+        "FIGURE.json beside the figure states how the figure was made. Every map has its own scale; red is evidence "
+        "for the match, blue is evidence against it."
     )
     protocols = parser.add_subparsers(title="protocols", metavar="PROTOCOL", required=True)
     for name in list_protocols():
         protocol = get_protocol(name)
-        if "cells" not in protocol.gives:  # a mosaic is no photograph that a reader could look at
+        if "cells" not in protocol.gives:  # the query of a mosaic is no single image
             description = f"Draw the maps of several models for queries of: {protocol.summary}."
             _add_protocol(
                 protocols.add_parser(name, help=protocol.summary, description=description, allow_abbrev=False),
@@ -82,8 +101,8 @@ def _add_protocol(parser: argparse.ArgumentParser, protocol: type[Protocol]) -> 
         required=True,
         type=parse_model,
         metavar="NAME[=WEIGHTS][,KEY=VALUE...]",
-        help="one or more of those that captum-fam evaluate takes, with a file of weights. Keys: "
-        f"{', '.join(_keys())}, as for captum-fam evaluate; label is what the figure calls the model. "
+        help="one or more models, named as for captum-fam evaluate, each with its file of weights. Keys: "
+        f"{', '.join(_keys())}, as for captum-fam evaluate; label is the name of the model in the figure. "
         "Example: conv4net=conv4net/best.safetensors,label=Conv4Net",
     )
     add_fields(parser, DataOptions, defaults={"split": protocol.split})
@@ -94,19 +113,19 @@ def _add_protocol(parser: argparse.ArgumentParser, protocol: type[Protocol]) -> 
         type=parse_items,
         default=(),
         metavar=f"{item},{item},...",
-        help="these queries, as an earlier FIGURE.json has them under items",
+        help="show these queries, in the form of the entry items of FIGURE.json",
     )
-    # Few episodes have enough queries to choose from.
+    # A figure needs few episodes to choose its queries from.
     add_fields(parser, protocol, skip=("seed", "explain"), defaults={"episodes": 200})
     if protocol.takes_bank:
-        add_fields(parser, BankOptions, skip=("bank",))  # each model has its own
+        add_fields(parser, BankOptions, skip=("bank",))  # a key of --model
     add_fields(parser, RunOptions, skip=("batch_size",))
     parser.add_argument(
         "--out",
         type=Path,
         default=default_out(parser, ".png"),
         metavar="FIGURE",
-        help=f"{', '.join(_SUFFIXES)}; default: %(default)s",
+        help=f"file of the figure ({', '.join(_SUFFIXES)}); default: %(default)s",
     )
     parser.set_defaults(run=run, protocol=protocol)
 
@@ -116,36 +135,57 @@ def _keys() -> list[str]:
 
 
 def parse_model(text: str) -> FigureModel:
-    """A word of ``--model``.
+    """Read a word of ``--model``.
+
+    Args:
+        text: ``NAME[=WEIGHTS][,KEY=VALUE...]``.
+
+    Returns:
+        The options of the model.
 
     Raises:
-        ArgumentTypeError: for a word of another form, or an unknown key.
+        argparse.ArgumentTypeError: for a word of another form, or an unknown key.
+
+    Example:
+        >>> model = parse_model("conv4net=best.safetensors,label=Conv4Net")
+        >>> model.model, model.weights, model.label
+        ('conv4net', 'best.safetensors', 'Conv4Net')
     """
-    # Commas that no key follows belong to a path.
+    # A comma separates two entries only if a key follows; any other comma belongs to a path.
     parts = [part.partition("=") for part in re.split(rf",(?=(?:{'|'.join(_keys())})=)", text)]
     (name, _, weights), *rest = parts
     if not name or "," in name or any(equals and not value for _, equals, value in parts):
         raise argparse.ArgumentTypeError(
             f"{text!r}: expected NAME[=WEIGHTS][,KEY=VALUE...] with the keys {', '.join(_keys())}"
         )
-    given: dict[str, Any] = {"weights": weights or None, "label": name, **{key: value for key, _, value in rest}}
-    if "size" in given:
-        given["size"] = positive(given["size"])
-    return FigureModel(name, **given)
+    entries: dict[str, Any] = {"weights": weights or None, "label": name, **{key: value for key, _, value in rest}}
+    if "size" in entries:
+        entries["size"] = positive(entries["size"])
+    return FigureModel(name, **entries)
 
 
 def parse_items(text: str) -> tuple[int | tuple[int, int], ...]:
-    """Positions of queries in the data, ``ITEM`` or ``EPISODE:ITEM``, with commas between.
+    """Read positions of queries in the data set.
+
+    Args:
+        text: ``ITEM`` or ``EPISODE:ITEM``, several separated by commas.
+
+    Returns:
+        Positions, or pairs of an episode and a position.
 
     Raises:
-        ArgumentTypeError: for a word of another form, or a query that is given twice.
+        argparse.ArgumentTypeError: for a word of another form, or a query that is given twice.
+
+    Example:
+        >>> parse_items("7,3:12")
+        (7, (3, 12))
     """
     items: list[int | tuple[int, int]] = []
     for part in text.split(","):
-        found = re.fullmatch(r"(?:(\d+):)?(\d+)", part.strip(), re.ASCII)
-        if found is None:
-            raise argparse.ArgumentTypeError(f"{part!r}: expected ITEM or, of few-shot, EPISODE:ITEM")
-        item = int(found[2]) if found[1] is None else (int(found[1]), int(found[2]))
+        match = re.fullmatch(r"(?:(\d+):)?(\d+)", part.strip(), re.ASCII)
+        if match is None:
+            raise argparse.ArgumentTypeError(f"{part!r}: expected ITEM, or EPISODE:ITEM for few-shot")
+        item = int(match[2]) if match[1] is None else (int(match[1]), int(match[2]))
         if item in items:
             raise argparse.ArgumentTypeError(f"{part} is given twice; a query has one row")
         items.append(item)
@@ -153,19 +193,29 @@ def parse_items(text: str) -> tuple[int | tuple[int, int], ...]:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Draw a figure."""
-    shown = read_fields(QueryOptions, options)
-    supports = not options.protocol.takes_bank if shown.supports is None else shown.supports
+    """Draw a figure.
+
+    Args:
+        options: the parsed options.
+
+    Returns:
+        The exit code 0.
+
+    Raises:
+        ValueError: for options that do not fit together, or queries that do not exist.
+        OSError: if a file cannot be read or written.
+    """
+    query_options = read_fields(QueryOptions, options)
+    supports = not options.protocol.takes_bank if query_options.supports is None else query_options.supports
     _check(options, supports)
     methods = get_methods(options.methods, options.foil)
-    check_scale(methods, shown.scale)
+    check_scale(methods, query_options.scale)
     protocols = [make_figure_protocol(options, model) for model in options.model]
     for protocol in protocols:
-        protocol.check_methods(methods)  # its panel has none
-    for protocol in protocols:
-        protocol.check_methods(methods)
+        protocol.check_methods(methods)  # The protocol has not checked them, because its panel is empty.
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    # Beside the figure: the features of many images may be too much for the system's folder.
+    # The temporary folder is beside the figure, because the temporary folder of the system may be too small for the
+    # features of many images.
     with tempfile.TemporaryDirectory(dir=options.out.parent, prefix=".captum-fam-") as scratch:
         runs = [
             run_model(
@@ -177,23 +227,32 @@ def run(options: argparse.Namespace) -> int:
             )
             for number, (model, protocol) in enumerate(zip(options.model, protocols, strict=True))
         ]
-        queries = choose_queries(runs, shown.which, shown.queries, shown.seed, options.items)
-        drawn = tqdm(queries, "drawing", unit="query", disable=options.quiet or None)
-        figure = model_figure(runs, drawn, methods, which=shown.which, supports=supports, scale=shown.scale)
+        which = query_options.which
+        queries = choose_queries(runs, which, query_options.queries, query_options.seed, options.items)
+        bar = tqdm(queries, "drawing", unit="query", disable=options.quiet or None)
+        figure = model_figure(runs, bar, methods, which=which, supports=supports, scale=query_options.scale)
     with write_all_or_nothing(options.out.parent) as folder:
         figure.save(folder / options.out.name, dpi=200)
         write_json(folder / f"{options.out.stem}.json", _about(options, supports, runs, queries))
-    for run in runs:
-        print(f"{run.label}: {format_percent(run.accuracy)}")
+    for model_run in runs:
+        print(f"{model_run.label}: {format_percent(model_run.accuracy)}")
     print(f"{len(queries)} queries: {options.out}")
     return 0
 
 
 def make_figure_protocol(options: argparse.Namespace, model: FigureModel) -> Protocol:
-    """The protocol of one model, without methods: maps are made of the chosen queries only.
+    """Make the protocol of a model, without methods, because maps are computed for the chosen queries only.
+
+    Args:
+        options: the parsed options.
+        model: the options of the model.
+
+    Returns:
+        The protocol with its model and data, and an empty panel.
 
     Raises:
-        ValueError, FileNotFoundError: for options that cannot be followed.
+        ValueError: for options that do not fit together.
+        FileNotFoundError: for a folder or file that does not exist.
     """
     protocol: type[Protocol] = options.protocol
     images = read_fields(DataOptions, options)
@@ -207,27 +266,29 @@ def make_figure_protocol(options: argparse.Namespace, model: FigureModel) -> Pro
 
 
 def _check(options: argparse.Namespace, supports: bool) -> None:
-    """Refuse what no model is needed to refuse."""
+    """Check the options as far as no model is needed."""
     protocol: type[Protocol] = options.protocol
     if options.out.suffix.lower() not in _SUFFIXES:
-        raise ValueError(f"--out {options.out}: a figure is written as {', '.join(_SUFFIXES)}")
+        raise ValueError(f"--out {options.out}: the file of a figure must end with {', '.join(_SUFFIXES)}")
     labels = [model.label for model in options.model]
-    twice = [label for label in dict.fromkeys(labels) if labels.count(label) > 1]
-    if twice:
-        raise ValueError(f"--model: several are called {twice[0]}; tell them apart by ,label=NAME")
+    duplicates = [label for label in dict.fromkeys(labels) if labels.count(label) > 1]
+    if duplicates:
+        raise ValueError(f"--model: several models are called {duplicates[0]}; give other names by ,label=NAME")
     banks = [model.bank for model in options.model if model.bank]
     if banks and not protocol.takes_bank:
-        raise ValueError(f"--model: bank={banks[0]} is for protocols with a memory bank, {protocol.name} has none")
+        raise ValueError(f"--model: bank={banks[0]} is for protocols with a memory bank, but {protocol.name} has none")
     if banks and supports:
-        raise ValueError(f"--supports: the memory bank {banks[0]} has no images to show; leave one of them out")
+        raise ValueError(
+            f"--supports: the memory bank {banks[0]} has no images to show; leave out one of the two options"
+        )
     if not protocol.by_unit and any(isinstance(item, tuple) for item in options.items):
-        raise ValueError(f"--items: EPISODE:ITEM is for episodes, {protocol.name} has none; give ITEM")
+        raise ValueError(f"--items: EPISODE:ITEM is for episodes, but {protocol.name} has none; give ITEM")
 
 
 def _about(
     options: argparse.Namespace, supports: bool, runs: Sequence[ModelRun], queries: Sequence[FigureQuery]
 ) -> dict[str, Any]:
-    """How the figure was made."""
+    """The content of FIGURE.json: how the figure was made."""
     names = ("data", "split", "geometry", "methods", "foil", "which", "seed", "scale")
     first = runs[0].prepared.protocol
     return {
@@ -263,5 +324,5 @@ def _about_model(model: FigureModel, run: ModelRun) -> dict[str, Any]:
             "ci95": None if math.isnan(accuracy.half_width) else accuracy.half_width,
             "n": accuracy.n,
         },
-        "settings": {name: value for name, value in settings.items() if name not in _OF_TABLES},
+        "settings": {name: value for name, value in settings.items() if name not in _TABLE_SETTINGS},
     }

@@ -1,4 +1,4 @@
-"""Models, images, memory banks and methods of the experiments' commands: their options, and how they are loaded."""
+"""Models, images, memory banks and methods of the commands of the experiments: their options, and their loading."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from captum_fam.cli.options import option
 from captum_fam.experiments import POOLINGS, TwoPartModel, load_dataset, load_model
 from captum_fam.experiments.networks import BNInception
 from captum_fam.experiments.networks.layouts import IMAGENET_BN_INCEPTION
-from captum_fam.experiments.split_model import Framing
-from captum_fam.experiments.table_methods import list_methods
+from captum_fam.experiments.table_methods import list_table_methods
+from captum_fam.experiments.two_part_model import Framing
 from captum_fam.models import EmbeddingModel, create_model, load_weights, read_state_dict
 from captum_fam.support import MemoryBank
 from captum_fam.support.search import Backend
@@ -24,64 +24,108 @@ from captum_fam.support.search import Backend
 
 @dataclass(frozen=True)
 class SplitModelOptions(ModelOptions):
-    """A model that is cut at the layer to explain, and what is changed in it."""
+    """The options of a model that is cut at the layer to explain; see also :class:`ModelOptions`.
+
+    Attributes:
+        model: name of the model.
+        layer: module behind which the model is cut; None for the pooled layer. Default: None.
+        head: file of a linear head, in place of the head of the model. Default: None.
+        pooling: name of the pooling in place of the pooling of the model. Default: None.
+        interpolation: interpolation of the resizing; None for the interpolation of the model. Default: None.
+    """
 
     model: str = option("demo, squeezenet, conv4, another name of create_model, or package.module:factory")
     layer: str | None = option(
-        "cut the network behind this module, whose output the maps explain; default: the one whose output is pooled. "
-        "Layers behind it are explained by METHOD[layers=rest.NAME], rest alone being the pooled one",
+        "cut the network behind this module, whose output the maps explain; default: the module whose output is "
+        "pooled. METHOD[layers=rest.NAME] explains a layer behind the cut, METHOD[layers=rest] the pooled layer",
         None,
     )
-    head: str | None = option("a linear head, as captum-fam train makes one", None, metavar="FILE")
+    head: str | None = option("file of a linear head, from captum-fam train", None, metavar="FILE")
     pooling: str | None = option(
-        "before the head, the one that the head was trained for; default: the model's", None, choices=tuple(POOLINGS)
+        "pooling before the head, for which the head was trained; default: the model's", None, choices=tuple(POOLINGS)
     )
-    interpolation: str | None = option("of the resizing; default: the model's", None, choices=("bilinear", "bicubic"))
+    interpolation: str | None = option(
+        "interpolation of the resizing; default: the model's", None, choices=("bilinear", "bicubic")
+    )
 
 
 @dataclass(frozen=True)
 class DataOptions:
-    """The images, with classes and boxes."""
+    """The options of the images, with their classes and boxes.
+
+    Attributes:
+        data: source of the images, see :func:`~captum_fam.experiments.load_dataset`.
+        split: split of CUB or of the scenes. Default: ``"novel"``.
+        boxes: boxes of ImageNet's validation images. Default: None.
+        geometry: how images get the size of the model; None for the geometry of the model. Default: None.
+    """
 
     data: str = option(
-        "CUB-200-2011; ImageNet's validation images, with --boxes; class folders, which have no boxes; "
-        "scenes[:NUMBER]; or package.module:factory",
+        "folder of CUB-200-2011, of ImageNet's validation images (with --boxes), or of class folders (without boxes); "
+        "scenes[:NUMBER] for planted scenes, 1000 without a number; or package.module:factory",
         metavar="FOLDER",
     )
-    split: str = option("of CUB and the scenes", "novel")
-    boxes: str | None = option("ImageNet's XML folder or LOC_val_solution.csv", None, metavar="PATH")
+    split: str = option("split of CUB or of the scenes", "novel")
+    boxes: str | None = option("folder of ImageNet's XML files, or LOC_val_solution.csv", None, metavar="PATH")
     geometry: Framing | None = option(
-        "squash the whole image to the model's size, or resize its shorter side and crop the center, both in the "
-        "model's ratio or 256:224; default: the model's, squash",
+        "squash the whole image to the size of the model, or resize the shorter side and crop the center, in the ratio "
+        "of the model or 256:224; default: the model's, mostly squash",
         None,
     )
 
     def load(self, model: TwoPartModel) -> Dataset[Any]:
-        """The images as the model takes them."""
+        """Load the images as inputs of a model.
+
+        Args:
+            model: the model.
+
+        Returns:
+            The data set.
+
+        Raises:
+            ValueError: for an unknown split.
+            FileNotFoundError: for a folder or file that does not exist.
+        """
         return load_dataset(self.data, self.split, model, boxes=self.boxes)
 
 
 @dataclass(frozen=True)
 class BankOptions:
-    """Where a memory bank comes from."""
+    """The options of a memory bank.
+
+    Attributes:
+        bank: file of a memory bank; None for a bank that is made of images. Default: None.
+        bank_data: source of the images of the bank; None for the source of the queries. Default: None.
+        bank_boxes: boxes for ``bank_data``; None for the boxes of the queries. Default: None.
+        bank_split: split of the images of the bank. Default: ``"train"``.
+    """
 
     bank: str | None = option(
-        "a memory bank (.safetensors) without the queries; default: made of --bank-split", None, metavar="FILE"
+        "file of a memory bank (.safetensors) without the queries; default: a bank of the images of --bank-split",
+        None,
+        metavar="FILE",
     )
-    bank_data: str | None = option("where the bank's images are; default: as --data", None, metavar="FOLDER")
+    bank_data: str | None = option("images of the bank; default: as --data", None, metavar="FOLDER")
     bank_boxes: str | None = option("ImageNet's boxes for --bank-data; default: as --boxes", None, metavar="PATH")
-    bank_split: str = option("of the bank's images", "train")
+    bank_split: str = option("split of the images of the bank", "train")
 
     def load(
         self, model: TwoPartModel, images: DataOptions, dataset: Dataset[Any], backend: Backend
     ) -> MemoryBank | Dataset[Any]:
-        """The memory bank of the file, or the images to make it of: those of the queries, or others.
+        """Load the memory bank of the file, or the images of which the bank is made.
 
         Args:
-            model: whose embeddings the bank has.
-            images: the options of the queries.
+            model: model of the embeddings in the bank.
+            images: options of the queries.
             dataset: the queries.
-            backend: of the search.
+            backend: backend of the search.
+
+        Returns:
+            The memory bank; or a data set, which is ``dataset`` itself if the bank has the same images as the queries.
+
+        Raises:
+            ValueError: for a file that holds no memory bank, or an unknown split.
+            FileNotFoundError: for a folder or file that does not exist.
         """
         if self.bank:
             return MemoryBank.load(self.bank, backend=backend)
@@ -91,7 +135,7 @@ class BankOptions:
             split=self.bank_split,
             boxes=self.bank_boxes or images.boxes,
         )
-        # The same dataset object tells the protocol that queries are in the bank themselves.
+        # By the same object the protocol knows that the queries are in the bank.
         return dataset if source == images else source.load(model)
 
 
@@ -103,18 +147,22 @@ def load_split_model(
     missing: Missing = "refuse",
     head: nn.Module | None = None,
 ) -> TwoPartModel:
-    """The model that the options name.
+    """Load the model that the options name.
 
     Args:
-        options: which model, and what is changed in it.
-        geometry: of its images. Default: the model's.
-        remedy: how weights are given, for the message.
-        missing: what to do with a network of the paper without weights: ``"refuse"``, ``"warn"`` or
-            ``"ignore"``.
-        head: in place of the model's and the options'.
+        options: the options of the model.
+        geometry: how images get the size of the model. Default: None, the geometry of the model.
+        remedy: how a user passes a file of weights, for the message. Default: ``"--weights FILE"``.
+        missing: what to do for a network without trained weights: ``"refuse"``, ``"warn"`` or ``"ignore"``. Default:
+            ``"refuse"``.
+        head: head in place of the head of the model and of the options. Default: None.
+
+    Returns:
+        The model in two parts.
 
     Raises:
-        ValueError: for a model, weights, head, pooling or layer that cannot be had.
+        ValueError: for an unknown model, missing weights, or weights, a head, a pooling or a layer that do not fit the
+            model.
     """
     check_weights(options.model, options.weights, remedy, missing)
     model = load_model(options.model, options.weights, head or options.head, options.pooling, options.layer)
@@ -126,13 +174,17 @@ def load_split_model(
 
 
 def load_network(name: str, weights: str | None, *, size: int | None, seed: int) -> EmbeddingModel:
-    """A network to train: with random weights, those of a file, or those of an ImageNet classifier.
+    """Load a network for a training.
 
     Args:
-        name: of the network.
-        weights: a file, or None. For BN-Inception also one of its ImageNet classifier, whose head stays random.
-        size: of its images. Default: the model's.
-        seed: of random weights.
+        name: name of the network.
+        weights: file of weights, also the weights of an ImageNet classifier for BN-Inception, for which the head stays
+            random; None for random weights.
+        size: side of the images, in pixels; None for the size of the model.
+        seed: seed of random weights.
+
+    Returns:
+        The network.
 
     Raises:
         ValueError: for an unknown name, or weights that do not fit.
@@ -148,22 +200,23 @@ def load_network(name: str, weights: str | None, *, size: int | None, seed: int)
 
 
 def add_methods(parser: argparse.ArgumentParser, default: str) -> None:
-    """Add the options that name the maps.
+    """Add the options that name the methods.
 
     Args:
-        parser: that gets them.
-        default: names with commas between.
+        parser: parser that gets the options.
+        default: names of the default methods, separated by commas.
     """
     parser.add_argument(
         "--methods",
         default=default,
         metavar="NAME,NAME,...",
-        help=f"{', '.join(list_methods())}; each with -foil behind it, or [option=value,...] as in "
-        "fam[normalization=none] and similarity-cam[layers=activation+rest]; default: %(default)s",
+        help=f"methods that compute the maps: {', '.join(list_table_methods())}; a name may end with -foil, or with "
+        "[option=value,...] as in fam[normalization=none] and similarity-cam[layers=activation+rest]; "
+        "default: %(default)s",
     )
     parser.add_argument(
         "--foil",
         choices=("others", "runner-up"),
         default="others",
-        help="what -foil subtracts: the mean of the other classes, or the runner-up; default: %(default)s",
+        help="foil that -foil subtracts: the mean of all other classes, or the runner-up; default: %(default)s",
     )

@@ -1,4 +1,4 @@
-"""``captum-fam train few-shot | metric | head``: the networks of the paper's experiments, and heads, trained."""
+"""The subcommand ``captum-fam train few-shot | metric | head``: trains the networks of the paper, and heads."""
 
 from __future__ import annotations
 
@@ -41,64 +41,75 @@ _HEAD_LEARNING_RATE = 1e-3
 
 @dataclass(frozen=True)
 class NetworkOptions:
-    """Which network is trained, and from where it starts."""
+    """The options of the network to train."""
 
-    model: str = option("a name of captum_fam.models.create_model: conv4net, ...")
-    weights: str | None = option("to start from; default: random", None, metavar="FILE")
+    model: str = option("name of the network for captum_fam.models.create_model: conv4net, ...")
+    weights: str | None = option("file of the initial weights; default: random weights", None, metavar="FILE")
     size: int | None = option("side of the images; default: the model's", None, metavar="PIXELS", parse=positive)
 
 
 @dataclass(frozen=True)
 class ResourceOptions:
-    """How any recipe runs."""
+    """The options of any recipe that concern speed and files."""
 
-    precision: Precision = option("bfloat16 halves the time, also on most CPUs", "float32")
-    cache: Path | None = option("for decoded images and features; default: --out", None, metavar="DIR")
-    num_workers: int = option("processes that read images", 0)
+    precision: Precision = option("precision of the network; bfloat16 halves the time, also on most CPUs", "float32")
+    cache: Path | None = option("folder for decoded images and features; default: --out", None, metavar="DIR")
+    num_workers: int = option("number of processes that read images", 0)
     tensorboard: bool = option("write curves to DIR/tensorboard", False)
 
 
 @dataclass(frozen=True)
 class FewShotTestOptions:
-    """What becomes of the best epoch."""
+    """The option of the test after few-shot training."""
 
-    test_episodes: int = option("of the novel classes, on which the best epoch is measured in the end", 2000)
+    test_episodes: int = option("episodes of the novel classes, which measure the best epoch in the end", 2000)
 
 
 @dataclass(frozen=True)
 class MetricHeadOptions:
-    """Which part of a network metric learning trains, and on what."""
+    """The options of metric learning that concern the head and the validation classes.
 
-    freeze_backbone: bool = option("train a head on features of squashed images, computed once: seconds", False)
-    pooling: Literal["gap", "gmp"] | None = option("before a new head; default: the model's", None)
-    embedding_size: int = option("of a new head", 512)
+    Attributes:
+        freeze_backbone: whether only a head is trained. Default: False.
+        pooling: pooling before a new head; None for the pooling of the model. Default: None.
+        embedding_size: number of outputs of a new head. Default: 512.
+        hold_out: N, where every Nth training class chooses the best step; 0 for none. Default: 5.
+    """
+
+    freeze_backbone: bool = option("train only a head, in seconds, on features of squashed images", False)
+    pooling: Literal["gap", "gmp"] | None = option("pooling before a new head; default: the model's", None)
+    embedding_size: int = option("number of outputs of a new head", 512)
     hold_out: int = option(
-        "every Nth training class is kept to choose the best step; 0: none, and the last step is kept", 5
+        "hold out every Nth training class to choose the best step; 0: none, the last step is kept", 5
     )
 
 
 @dataclass(frozen=True)
 class ProxyHeadOptions:
-    """A linear head that tells classes apart by the cosine."""
+    """The options of a linear head that separates classes by the cosine."""
 
-    width: int = option("of the embedding", 128)
-    steps: int = option("of the optimizer", 300)
-    seed: int = option("of the initial weights", 0)
+    width: int = option("number of outputs of the head", 128)
+    steps: int = option("steps of the optimizer", 300)
+    seed: int = option("seed of the initial weights", 0)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Fill the parser of the subcommand: each recipe is a subcommand, its fields are options."""
+    """Add a subcommand for each recipe, whose options are the fields of the recipe.
+
+    Args:
+        parser: parser of the subcommand.
+    """
     parser.description = "Train the networks of the paper's experiments, or linear heads."
     parser.epilog = (
-        "A run that is killed goes on when the same command is given again. Several GPUs: torchrun --nproc-per-node 4 "
-        "-m captum_fam train few-shot ..."
+        "A run that was killed continues when the same command is given again. For several GPUs: "
+        "torchrun --nproc-per-node 4 -m captum_fam train few-shot ..."
     )
     recipes = parser.add_subparsers(title="recipes", metavar="RECIPE", required=True)
     few_shot = recipes.add_parser(
         "few-shot",
         help="episodes, global and nearest-neighbor loss",
-        description="Train a network whose embedding is the average of a feature map, as Cross Attention Network is, "
-        "with learned weights of its two losses; the epoch that is best on the validation classes is kept.",
+        description="Train a network whose embedding is the average of a feature map, by the recipe of Cross Attention "
+        "Network with learned weights of the two losses. The epoch that is best on the validation classes is kept.",
         epilog="example: captum-fam train few-shot --model conv4net --data CUB_200_2011 --out runs/conv4net",
         allow_abbrev=False,
     )
@@ -109,8 +120,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     metric = recipes.add_parser(
         "metric",
         help="Multi-Similarity or Margin loss",
-        description="Train a network for retrieval, or a linear head on a network that stays as it is. A model without "
-        "a head gets one, in a file of its own, best-head.safetensors.",
+        description="Train a network for retrieval, or a linear head on a frozen network. A model without a head gets "
+        "a head, which has its own file, best-head.safetensors.",
         epilog="examples: captum-fam train metric --model multi_similarity_bn_inception --data CUB_200_2011 --out "
         "runs/ms --weights bn_inception-52deb4733.pth | captum-fam train metric --model squeezenet1_0 "
         "--freeze-backbone --weights squeezenet1_0.pth --loss margin --data CUB_200_2011 --out runs/margin",
@@ -122,15 +133,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--learning-rate",
         type=float,
         metavar="X",
-        help=f"divided by ten at each milestone; default: {MetricRecipe().learning_rate}, or {_HEAD_LEARNING_RATE} "
-        "with --freeze-backbone",
+        help=f"initial learning rate, divided by ten at each milestone; default: {MetricRecipe().learning_rate}, or "
+        f"{_HEAD_LEARNING_RATE} with --freeze-backbone",
     )
     add_fields(metric, MetricHeadOptions)
     metric.set_defaults(run=run_metric)
     head = recipes.add_parser(
         "head",
-        help="a linear head on a model's frozen features, in seconds",
-        description="Train a linear head so that the cosine tells the classes of a split apart, for --head.",
+        help="a linear head on frozen features, in seconds",
+        description="Train a linear head, for --head, so that the cosine separates the classes of a split.",
         allow_abbrev=False,
     )
     add_fields(head, SplitModelOptions, skip=("layer", "head"), defaults={"model": MISSING})
@@ -138,7 +149,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_fields(head, ProxyHeadOptions)
     add_fields(head, ResourceOptions, skip=("precision", "cache", "tensorboard"))
     add_fields(head, RunOptions)
-    head.add_argument("--out", type=Path, default=default_out(head, ".pt"), metavar="FILE", help="default: %(default)s")
+    head.add_argument(
+        "--out",
+        type=Path,
+        default=default_out(head, ".pt"),
+        metavar="FILE",
+        help="file of the head; default: %(default)s",
+    )
     head.set_defaults(run=run_head)
 
 
@@ -148,7 +165,7 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
         "--data",
         required=True,
         metavar="FOLDER",
-        help="of CUB-200-2011 or a part of it; or scenes[:NUMBER], planted scenes",
+        help="folder of CUB-200-2011 or a part of it; or scenes[:NUMBER] for planted scenes, 8000 without a number",
     )
     add_fields(parser, ResourceOptions)
     add_fields(parser, RunOptions, skip=("batch_size",))
@@ -157,12 +174,22 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=default_out(parser),
         metavar="DIR",
-        help="checkpoints and log.csv; default: %(default)s",
+        help="folder of checkpoints and log.csv; default: %(default)s",
     )
 
 
 def run_few_shot(options: argparse.Namespace) -> int:
-    """Train a few-shot network."""
+    """Train a few-shot network, and measure its accuracy on the validation and the novel classes.
+
+    Args:
+        options: the parsed options.
+
+    Returns:
+        The exit code 0.
+
+    Raises:
+        ValueError: for options that do not fit together, see :func:`train_few_shot`.
+    """
     recipe = read_fields(FewShotRecipe, options)
     net = load_network(options.model, options.weights, size=options.size, seed=recipe.seed)
     if options.weights is None:
@@ -201,7 +228,17 @@ def run_few_shot(options: argparse.Namespace) -> int:
 
 
 def run_metric(options: argparse.Namespace) -> int:
-    """Train a network, or with ``--freeze-backbone`` a head, by metric learning."""
+    """Train a network, or with ``--freeze-backbone`` a head, by metric learning, and measure its recall.
+
+    Args:
+        options: the parsed options.
+
+    Returns:
+        The exit code 0.
+
+    Raises:
+        ValueError: for options that do not fit together, see :func:`train_metric`.
+    """
     default_rate = _HEAD_LEARNING_RATE if options.freeze_backbone else MetricRecipe().learning_rate
     recipe = read_fields(MetricRecipe, options, learning_rate=options.learning_rate or default_rate)
     net = load_network(options.model, options.weights, size=options.size, seed=recipe.seed)
@@ -209,13 +246,13 @@ def run_metric(options: argparse.Namespace) -> int:
     if options.freeze_backbone:
         return _train_frozen(options, net, pooling, recipe)
     train, _ = split_holdout(retrieval_data(options.data, None, net.size)[0], options.hold_out)
-    squared, test = retrieval_data(options.data, net.evaluation_geometry, net.size)
+    val, test = retrieval_data(options.data, net.evaluation_geometry, net.size)
     progress = not options.quiet
     with joined(options.device) as ranks:
         trained = train_metric(
             net,
             train,
-            split_holdout(squared, options.hold_out)[1],
+            split_holdout(val, options.hold_out)[1],
             options.out,
             recipe,
             embedding_size=options.embedding_size,
@@ -234,7 +271,7 @@ def run_metric(options: argparse.Namespace) -> int:
 def _train_frozen(
     options: argparse.Namespace, net: EmbeddingModel, pooling: nn.Module | None, recipe: MetricRecipe
 ) -> int:
-    """Train a head on the features of a network that stays as it is, which are kept in files."""
+    """Train a head on the features of a frozen network; the features are kept in files."""
     stem = f"features-{split_model(net).weights_hash()[:12]}-{options.pooling or 'own'}-{net.size}"
     train, test = retrieval_data(options.data, net.geometry, net.size)
     features = {}
@@ -249,11 +286,11 @@ def _train_frozen(
             progress=not options.quiet,
         )
     rows, labels = features["train"]
-    kept = ~holdout_mask(labels, options.hold_out)
+    is_training = ~holdout_mask(labels, options.hold_out)
     trained = train_metric_head(
-        rows[kept],
-        labels[kept],
-        (rows[~kept], labels[~kept]) if options.hold_out else None,
+        rows[is_training],
+        labels[is_training],
+        (rows[~is_training], labels[~is_training]) if options.hold_out else None,
         options.out,
         recipe,
         embedding_size=options.embedding_size,
@@ -265,14 +302,24 @@ def _train_frozen(
 
 
 def run_head(options: argparse.Namespace) -> int:
-    """Train a linear head on all images of a split."""
+    """Train a linear head on all images of a split.
+
+    Args:
+        options: the parsed options.
+
+    Returns:
+        The exit code 0.
+
+    Raises:
+        ValueError: for options that do not fit together, or images of a single class.
+    """
     images = read_fields(DataOptions, options)
     with joined(options.device) as ranks, tempfile.TemporaryDirectory() as folder:
         model = load_split_model(
             read_fields(SplitModelOptions, options),
             images.geometry,
             missing="warn" if ranks.is_first else "ignore",
-            head=nn.Identity(),  # --head puts the new head in the place of the model's own
+            head=nn.Identity(),  # the new head takes the place of the head of the model
         )
         features = extract(
             model.fast_copy(ranks.device),
@@ -294,6 +341,6 @@ def run_head(options: argparse.Namespace) -> int:
 
 
 def _report(trained: Trained, embeddings: Tensor, labels: Tensor) -> None:
-    """Print the recall of the test classes."""
+    """Print the best step, and the recall of the test classes."""
     print(f"best step: {trained.best['step']}")
     print("test " + "  ".join(f"{name} {value:.2%}" for name, value in recalls_at(embeddings.detach(), labels).items()))

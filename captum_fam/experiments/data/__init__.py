@@ -1,4 +1,4 @@
-"""Data to measure on: photographs with boxes, and the episodes drawn from them."""
+"""Data of the experiments: photographs with boxes, and few-shot episodes of them."""
 
 from captum_fam.experiments.data.boxed_images import BoxedImage, BoxedImages, DatasetReport, ImageRecord, Problem
 from captum_fam.experiments.data.cub import CUB200

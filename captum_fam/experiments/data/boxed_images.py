@@ -1,4 +1,4 @@
-"""Photographs with classes and boxes, and what can be wrong with them."""
+"""Photographs with classes and boxes, and a check that reports missing and broken images and boxes."""
 
 from __future__ import annotations
 
@@ -19,16 +19,17 @@ from captum_fam.images import UnreadableImageError, image_to_tensor
 
 ProblemKind = Literal["missing", "corrupt", "annotation", "box outside", "box clipped"]
 
-# Annotators' rounding: a box that sticks out by no more is clipped without a word.
+# In pixels. A box that reaches out of the image by no more is a rounding error of the annotation. It is clipped without
+# a report.
 _BOX_TOLERANCE = 1.0
 
 
 class BoxedImage(NamedTuple):
-    """One photograph.
+    """One item of a data set: a photograph with its class and its boxes.
 
     Attributes:
-        image: ``(3, H, W)``, float32 in [0, 1] unless a transform changed it.
-        label: the class index.
+        image: ``(3, H, W)``, float32 in [0, 1] unless a transform changed the range.
+        label: index of the class.
         boxes: ``(n, 4)`` float32, half-open ``(x0, y0, x1, y1)`` in pixels of ``image``.
     """
 
@@ -38,14 +39,15 @@ class BoxedImage(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """Something wrong with one item of a dataset.
+    """A problem of one item of a data set.
 
     Attributes:
-        item: its position; None for an annotation without an image.
-        path: the file.
-        kind: ``"missing"`` or ``"corrupt"`` image, missing or broken ``"annotation"``, ``"box outside"``: a box that
-            has no area in its image; ``"box clipped"``: one that sticks out and is used as far as it is inside.
-        detail: what was found.
+        item: position of the item in the data set; None for an annotation without an image.
+        path: path of the image file.
+        kind: ``"missing"`` or ``"corrupt"`` for an image, ``"annotation"`` for a missing or broken annotation, ``"box
+            outside"`` for a box without area inside the image, ``"box clipped"`` for a box of which only the part
+            inside the image is used.
+        detail: description of the problem.
     """
 
     item: int | None
@@ -59,11 +61,11 @@ class Problem(NamedTuple):
 
 @dataclass(frozen=True)
 class DatasetReport:
-    """What :meth:`BoxedImages.check` found; ``print`` it for the whole list.
+    """Result of :meth:`BoxedImages.check`; ``print`` shows the list of all problems.
 
     Attributes:
-        n_items: items of the dataset.
-        problems: all that is wrong, in the order of the items.
+        n_items: number of items of the data set.
+        problems: all problems, in the order of the items.
     """
 
     n_items: int
@@ -71,12 +73,12 @@ class DatasetReport:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Number of problems of each kind that occurred."""
+        """Number of problems by kind, for the kinds that occur."""
         return dict(Counter(problem.kind for problem in self.problems))
 
     @property
     def usable(self) -> list[int]:
-        """The items that can be read, for ``torch.utils.data.Subset``; those with a clipped box among them."""
+        """Positions of the items that can be read, with clipped boxes or not; for ``torch.utils.data.Subset``."""
         broken = {problem.item for problem in self.problems if problem.kind != "box clipped"}
         return [item for item in range(self.n_items) if item not in broken]
 
@@ -88,14 +90,15 @@ class DatasetReport:
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """What is known of one photograph before its file is opened.
+    """The annotation of one photograph.
 
     Attributes:
-        path: the image file.
-        label: the class index.
-        boxes: ``(n, 4)`` float32, half-open, in pixels of the file.
-        annotated_size: width and height that the boxes were drawn on, where the annotation says.
-        defect: why the annotation cannot be used.
+        path: path of the image file.
+        label: index of the class.
+        boxes: ``(n, 4)`` float32, half-open ``(x0, y0, x1, y1)`` in pixels of the file.
+        annotated_size: width and height of the image on which the boxes were drawn, in pixels; None if the annotation
+            does not state the size. Default: None.
+        defect: the reason why the annotation cannot be used; None for a good annotation. Default: None.
     """
 
     path: Path
@@ -106,27 +109,36 @@ class ImageRecord:
 
 
 class BoxedImages(Dataset[BoxedImage]):
-    """Photographs with their classes and boxes, an :class:`ImageRecord` per photograph.
+    """A data set of photographs with their classes and boxes, from one :class:`ImageRecord` per photograph.
 
-    Images are decoded by PIL and become RGB. An EXIF orientation is ignored: boxes are drawn on the pixels as they
-    are stored, and models are trained on them in that way.
+    Images are decoded by PIL and become RGB. An EXIF orientation is ignored: the boxes of data sets refer to the pixels
+    as stored in the file, and published models were trained on these pixels.
 
     Args:
-        records: the items.
-        class_names: C names, in the order of the class indices.
-        geometry: moves pixels and boxes alike: :class:`~captum_fam.geometry.Squash`,
-            :class:`~captum_fam.geometry.ResizeCrop`, or None for the file's own size.
-        transform: applied to the float32 image ``(3, H, W)`` in [0, 1], for example
-            ``torchvision.transforms.Normalize``. It must leave pixels where they are: boxes do not follow.
-        absent: annotated images of which there is no file; :meth:`check` names them.
+        records: one record per item.
+        class_names: names of the C classes, in the order of the class indices.
+        geometry: resizing of the image and its boxes, :class:`~captum_fam.geometry.Squash` or
+            :class:`~captum_fam.geometry.ResizeCrop`; None for the size of the file. Default: None.
+        transform: function of the float32 image ``(3, H, W)`` in [0, 1], for example
+            ``torchvision.transforms.Normalize``. It must not move pixels, because the boxes do not change with it.
+            Default: None.
+        absent: paths of annotated images without a file, which :meth:`check` reports. Default: none.
 
     Attributes:
-        labels: the class index of every item, ``(len,)`` int64.
+        labels: index of the class of every item, ``(len,)`` int64.
 
     Raises:
-        UnreadableImageError: by ``dataset[i]``, for an image or annotation that is missing or broken, or a box
-            that has no area in its image. :class:`~captum_fam.embedding.BatchLoader` can skip and
-            count such items.
+        UnreadableImageError: by ``dataset[i]``, for an image or an annotation that is missing or broken, or a box
+            without area inside the image. :class:`~captum_fam.embedding.BatchLoader` can skip and count such items.
+
+    Example:
+        >>> Image.new("RGB", (90, 60)).save("wren.png")
+        >>> record = ImageRecord(Path("wren.png"), label=0, boxes=torch.tensor([[10.0, 20.0, 30.0, 40.0]]))
+        >>> dataset = BoxedImages([record], class_names=["wren"])
+        >>> dataset[0].image.shape, dataset[0].boxes
+        (torch.Size([3, 60, 90]), tensor([[10., 20., 30., 40.]]))
+        >>> print(dataset.check())
+        1 items, 1 usable: nothing wrong
     """
 
     def __init__(
@@ -157,10 +169,16 @@ class BoxedImages(Dataset[BoxedImage]):
         return BoxedImage(pixels if self.transform is None else self.transform(pixels), record.label, boxes)
 
     def photograph(self, index: int) -> Image.Image:
-        """The image of an item in RGB and the size of its file: what geometry and transform are applied to.
+        """The image of an item before geometry and transform.
+
+        Args:
+            index: position of the item.
+
+        Returns:
+            The image in RGB, in the size of its file.
 
         Raises:
-            UnreadableImageError: as ``dataset[index]`` does.
+            UnreadableImageError: as ``dataset[index]``.
         """
         record = self.records[index]
         image, problems = _open(record)
@@ -171,13 +189,13 @@ class BoxedImages(Dataset[BoxedImage]):
         return image
 
     def check(self, progress: bool = False) -> DatasetReport:
-        """Decode every image and compare it with its annotation.
+        """Decode every image and compare the image with its annotation.
 
         Args:
-            progress: show a progress bar.
+            progress: show a progress bar. Default: False.
 
         Returns:
-            A :class:`DatasetReport` that names and counts every problem.
+            A report that lists and counts all problems.
         """
         problems = [Problem(None, path, "missing", "annotated, but no such file") for path in self.absent]
         for item, record in enumerate(tqdm(self.records, desc="check", unit="img", disable=not progress)):
@@ -186,7 +204,7 @@ class BoxedImages(Dataset[BoxedImage]):
 
 
 def _open(record: ImageRecord) -> tuple[Image.Image | None, list[tuple[ProblemKind, str]]]:
-    """The image in RGB, pixels as stored, and what is wrong with the item."""
+    """The image in RGB, with the pixels as stored, and the kind and detail of each problem of the item."""
     if record.defect is not None:
         return None, [("annotation", record.defect)]
     try:
@@ -194,9 +212,9 @@ def _open(record: ImageRecord) -> tuple[Image.Image | None, list[tuple[ProblemKi
             image = opened.convert("RGB")
     except FileNotFoundError:
         return None, [("missing", "no such file")]
-    except Exception as error:  # decoders raise whatever they trip over in a broken file
+    except Exception as error:  # a decoder may raise any exception for a broken file
         if isinstance(error, MemoryError) or getattr(error, "errno", None) is not None:
-            raise  # the machine's fault, not the file's
+            raise  # The machine failed, not the file.
         return None, [("corrupt", str(error))]
     return image, _box_problems(record, image.size)
 
@@ -209,7 +227,7 @@ def _box_problems(record: ImageRecord, size: tuple[int, int]) -> list[tuple[Prob
     inside = clip_boxes(record.boxes, width, height)
     for box, clipped in zip(record.boxes, inside, strict=True):
         where = f"{tuple(round(x, 1) for x in box.tolist())} in an image of {width} x {height}"
-        # "not more than" rather than "at most", so that NaN counts as outside.
+        # "not > 0" instead of "<= 0", so that a NaN counts as outside.
         if not box_areas(clipped) > 0:
             problems.append(("box outside", where))
         elif (box - clipped).abs().max() > _BOX_TOLERANCE:

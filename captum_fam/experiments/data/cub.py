@@ -1,4 +1,4 @@
-"""CUB-200-2011 in its own layout."""
+"""The data set CUB-200-2011, read from the files of its authors."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ CUBSplit = Literal["all", "train", "test", "base", "val", "novel", "retrieval-tr
 
 
 class CUB200(BoxedImages):
-    """The birds of CUB-200-2011, one box each; a part of the data set in the same layout will do.
+    """The photographs of birds in CUB-200-2011, with one box per image; a part of the data set works too.
 
-    Splits, of C classes sorted by name and counted from zero:
+    The splits, for C classes sorted by name and counted from zero:
 
     ========================================  ================================================================
     ``"all"``                                 every image
-    ``"train"``, ``"test"``                   the data set's own flag, both with all classes
+    ``"train"``, ``"test"``                   the flag in the data set; both splits have all classes
     ``"base"``, ``"val"``, ``"novel"``        few-shot: classes i with i % 2 == 0, i % 4 == 1, i % 4 == 3
                                               (Chen et al., "A Closer Look at Few-shot Classification")
-    ``"retrieval-train"``, ``"retrieval-test"``  metric learning: the first C / 2 classes, and the rest
+    ``"retrieval-train"``, ``"retrieval-test"``  metric learning: the first C / 2 classes, all other classes
     ========================================  ================================================================
 
     Labels are the class indices 0..C-1 of the whole data set in every split.
@@ -33,12 +33,12 @@ class CUB200(BoxedImages):
     Args:
         root: the folder of ``images.txt``, ``image_class_labels.txt``, ``classes.txt``, ``bounding_boxes.txt``,
             ``train_test_split.txt`` and ``images/``.
-        split: one of the above.
-        geometry: :class:`~captum_fam.geometry.Squash`, :class:`~captum_fam.geometry.ResizeCrop` or None.
-        transform: applied to the float32 image in [0, 1]; see :class:`~captum_fam.experiments.data.BoxedImages`.
+        split: name of a split in the table above. Default: ``"all"``.
+        geometry: as in :class:`~captum_fam.experiments.data.BoxedImages`. Default: None.
+        transform: as in :class:`~captum_fam.experiments.data.BoxedImages`. Default: None.
 
     Raises:
-        FileNotFoundError: if one of the tables is missing.
+        FileNotFoundError: if a table is missing.
         ValueError: for a line that cannot be read, tables that do not fit together, or an unknown split.
 
     Example:
@@ -68,7 +68,7 @@ class CUB200(BoxedImages):
         for image_id, (path,) in paths.items():
             (class_id,), (flag,) = class_ids[image_id], flags[image_id]
             if class_id not in label_of:
-                raise ValueError(f"image_class_labels.txt gives image {image_id} class {class_id}, not in classes.txt")
+                raise ValueError(f"image_class_labels.txt: class {class_id} of image {image_id} is not in classes.txt")
             label = label_of[class_id]
             if _belongs(label, flag == "1", split, len(names)):
                 records.append(ImageRecord(root / "images" / path, label, _box(image_id, boxes[image_id])))
@@ -97,7 +97,10 @@ def _box(image_id: str, values: list[str]) -> Tensor:
 
 
 def _table(path: Path, n_columns: int, like: dict[str, list[str]] | None = None) -> dict[str, list[str]]:
-    """The columns of a table by the id in front of them, in the order of the file."""
+    """Read a table of ``images.txt`` and the like: the columns by the id at the start of the line, in file order.
+
+    With ``like`` the table must have the ids of the table ``images.txt``.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; root must be the folder of CUB-200-2011 that holds images.txt")
     table: dict[str, list[str]] = {}

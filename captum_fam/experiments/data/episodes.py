@@ -1,4 +1,4 @@
-"""Few-shot episodes over the items of a labeled data set."""
+"""Few-shot episodes of the items of a labeled data set."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch import Tensor
 
 
 class EpisodeItems(NamedTuple):
-    """One episode as positions in a data set, class by class; row w is of class ``classes[w]``.
+    """One episode, as positions of items in a data set.
 
     Attributes:
-        number: which episode of the sampler it is.
-        classes: the labels drawn, ``(way,)``.
-        support: ``(way, shot)``.
-        query: ``(way, query)``.
+        number: number of the episode in the sampler.
+        classes: labels of the classes, int64 ``(way,)``.
+        support: positions of the support items, int64 ``(way, shot)``; row w belongs to class ``classes[w]``.
+        query: positions of the query items, int64 ``(way, query)``; row w belongs to class ``classes[w]``.
     """
 
     number: int
@@ -27,20 +27,21 @@ class EpisodeItems(NamedTuple):
 
 
 class EpisodeSampler:
-    """Draws N-way K-shot episodes: classes, then support and query items of each, none of them twice.
+    """Draws N-way K-shot episodes: classes, then support and query items of each class. No item occurs twice.
 
-    Episode i depends on the seed, i and the labels alone, so neither workers nor ranks nor where a run was resumed
-    change it. Iterating gives the episodes of one rank: rank r of n takes r, r + n, ...
+    Episode i depends only on the seed, i and the labels. So the episodes do not change with the number of workers or
+    processes, or when a run is resumed. Iteration gives the episodes of one process: rank r of n processes gets
+    episodes r, r + n, r + 2 n, ...
 
     Args:
-        labels: the class of every item of the data set, ``(len,)``.
+        labels: class of every item of the data set, integers ``(len,)``.
         way: classes per episode. Default: 5.
         shot: support items per class. Default: 1.
         query: query items per class. Default: 15.
-        episodes: how many episodes there are. Default: 2,000.
-        seed: a whole number, not negative. Default: 0.
-        rank: of this process among ``world_size``. Default: 0.
-        world_size: processes that share the episodes. Default: 1.
+        episodes: number of episodes. Default: 2,000.
+        seed: seed of the episodes, a whole number of at least 0. Default: 0.
+        rank: rank of this process among ``world_size`` processes. Default: 0.
+        world_size: number of processes that share the episodes. Default: 1.
 
     Raises:
         ValueError: if there are too few classes, a class has too few items, or a number is out of range.
@@ -80,8 +81,9 @@ class EpisodeSampler:
         small = [f"{label} ({len(items)})" for label, items in self._items.items() if len(items) < shot + query]
         if small:
             raise ValueError(
-                f"shot={shot} and query={query} need {shot + query} items per class, but of these classes there are "
-                f"fewer: {', '.join(small[:10])}{' ...' if len(small) > 10 else ''}; leave them out or ask for less"
+                f"shot={shot} and query={query} need {shot + query} items per class, but some classes have fewer: "
+                f"{', '.join(small[:10])}{' ...' if len(small) > 10 else ''}; leave out these classes, or lower shot "
+                "or query"
             )
         self.way = way
         self.shot = shot
@@ -92,21 +94,27 @@ class EpisodeSampler:
         self.world_size = world_size
 
     def __len__(self) -> int:
-        """The number of episodes of this rank."""
+        """The number of episodes of this process."""
         return len(range(self.rank, self.episodes, self.world_size))
 
     def __iter__(self) -> Iterator[EpisodeItems]:
         return map(self.episode, range(self.rank, self.episodes, self.world_size))
 
     def episode(self, number: int) -> EpisodeItems:
-        """Episode ``number`` of all, whatever the rank.
+        """Draw an episode; the result does not depend on the rank.
+
+        Args:
+            number: number of the episode, counted from zero over the episodes of all processes.
+
+        Returns:
+            The classes and items of the episode.
 
         Raises:
             IndexError: if there is no such episode.
         """
         if not 0 <= number < self.episodes:
             raise IndexError(f"episode {number} is out of range for {self.episodes} episodes")
-        # NumPy promises that the numbers of RandomState never change; those of Generator may change with a release.
+        # NumPy guarantees that RandomState draws the same numbers in every release; Generator has no such guarantee.
         random = np.random.RandomState(np.random.MT19937(np.random.SeedSequence([self.seed, number])))
         classes = random.permutation(list(self._items))[: self.way]
         count = self.shot + self.query

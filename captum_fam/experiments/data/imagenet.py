@@ -1,4 +1,4 @@
-"""The validation images of ILSVRC 2012 with their boxes."""
+"""The validation images of ILSVRC 2012 (ImageNet) with their boxes."""
 
 from __future__ import annotations
 
@@ -19,25 +19,26 @@ _SUFFIXES = (".jpeg", ".jpg", ".png")
 
 
 class ImageNetBoxes(BoxedImages):
-    """ILSVRC 2012 validation images with all boxes of their class.
+    """Validation images of ILSVRC 2012 with all boxes of their class.
 
-    The items are the images that are there, by file name. Those of which the annotation is missing or broken stay in
-    the list and raise when they are read; annotated images that are not there are named by :meth:`check`.
+    The items are the image files in the folder, sorted by file name. An image with a missing or broken annotation stays
+    in the list, and raises an error when it is read. :meth:`check` reports annotated images without a file.
 
     Args:
-        images: the folder of the images, flat or in class folders.
-        boxes: the folder of the ILSVRC XML files (one per image, also in a folder below it), or the file
+        images: folder of the images, flat or with class folders.
+        boxes: folder of the XML files of ILSVRC (one file per image, also in folders below), or the file
             ``LOC_val_solution.csv``.
-        classes: the WordNet ids in the order of the class indices. None: those of the annotations, sorted, which for
-            the whole validation set are the 1,000 in the order of torchvision's models.
-        geometry: :class:`~captum_fam.geometry.Squash`, :class:`~captum_fam.geometry.ResizeCrop` or None.
-        transform: applied to the float32 image in [0, 1]; see :class:`~captum_fam.experiments.data.BoxedImages`.
-        inclusive: False reads ``xmax`` and ``ymax`` as the box's edges; True as its last pixel, and adds one.
-        progress: show a progress bar while XML files are read.
+        classes: WordNet ids in the order of the class indices; None for the sorted ids in the annotations. For the
+            whole validation set these are the 1,000 classes in the order of torchvision's models. Default: None.
+        geometry: as in :class:`~captum_fam.experiments.data.BoxedImages`. Default: None.
+        transform: as in :class:`~captum_fam.experiments.data.BoxedImages`. Default: None.
+        inclusive: whether ``xmax`` and ``ymax`` are the last pixels inside the box, to which one is added, instead of
+            the edges of the box. Default: False.
+        progress: show a progress bar while XML files are read. Default: False.
 
     Raises:
-        FileNotFoundError: if ``images`` or ``boxes`` is missing, or holds no image or annotation.
-        ValueError: for a CSV file of another form.
+        FileNotFoundError: if ``images`` or ``boxes`` is missing, or holds no image or no annotation.
+        ValueError: for a CSV file without the expected columns.
 
     Example:
         >>> val = ImageNetBoxes("val", "LOC_val_solution.csv", geometry=Squash(224))
@@ -64,31 +65,33 @@ class ImageNetBoxes(BoxedImages):
             annotations = _read_csv(boxes)
         else:
             raise FileNotFoundError(f"{boxes}: neither a folder of XML files nor a CSV file")
-        names = list(classes or sorted({found.wnid for found in annotations.values() if found.defect is None}))
+        names = list(classes or sorted({note.wnid for note in annotations.values() if note.defect is None}))
         label_of = {name: label for label, name in enumerate(names)}
 
-        nothing = _Annotation("", [], None, "no annotation")
-        records = [_record(paths[stem], annotations.get(stem, nothing), label_of, inclusive) for stem in sorted(paths)]
+        missing = _Annotation("", [], None, "no annotation")
+        records = [_record(paths[stem], annotations.get(stem, missing), label_of, inclusive) for stem in sorted(paths)]
         absent = [images / f"{stem}.JPEG" for stem in sorted(annotations.keys() - paths.keys())]
         super().__init__(records, names, geometry, transform, absent)
 
 
 class _Annotation(NamedTuple):
+    """The annotation of an image: WordNet id, boxes as corners, size of the image, and the reason if it is unusable."""
+
     wnid: str
     boxes: list[list[float]]
     size: tuple[int, int] | None = None
     defect: str | None = None
 
 
-def _record(path: Path, found: _Annotation, label_of: dict[str, int], inclusive: bool) -> ImageRecord:
-    label = label_of.get(found.wnid, -1)
-    defect = found.defect
+def _record(path: Path, annotation: _Annotation, label_of: dict[str, int], inclusive: bool) -> ImageRecord:
+    label = label_of.get(annotation.wnid, -1)
+    defect = annotation.defect
     if defect is None and label < 0:
-        defect = f"class {found.wnid} is none of the {len(label_of)} classes"
-    boxes = torch.tensor(found.boxes, dtype=torch.float32).reshape(-1, 4)
+        defect = f"class {annotation.wnid} is none of the {len(label_of)} classes"
+    boxes = torch.tensor(annotation.boxes, dtype=torch.float32).reshape(-1, 4)
     if inclusive:
         boxes[:, 2:] += 1
-    return ImageRecord(path, label, boxes, found.size, defect)
+    return ImageRecord(path, label, boxes, annotation.size, defect)
 
 
 def _annotation(objects: list[tuple[str, list[float]]], size: tuple[int, int] | None = None) -> _Annotation:
@@ -106,7 +109,7 @@ def _read_xml_folder(folder: Path, progress: bool) -> dict[str, _Annotation]:
 
 
 class _NoDoctype(ElementTree.TreeBuilder):
-    """Stops at a document type: ILSVRC files have none, and entities are declared in one."""
+    """Refuses a document type. ILSVRC files have none, and it could declare entities that fill the memory."""
 
     def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
         raise ValueError("a DOCTYPE is not allowed")
@@ -117,8 +120,8 @@ def _read_xml(path: Path) -> _Annotation:
         root = ElementTree.parse(path, ElementTree.XMLParser(target=_NoDoctype())).getroot()
         size = (int(_text(root, "size/width")), int(_text(root, "size/height")))
         objects = [
-            (_text(one, "name"), [float(_text(one, f"bndbox/{side}")) for side in ("xmin", "ymin", "xmax", "ymax")])
-            for one in root.iter("object")
+            (_text(item, "name"), [float(_text(item, f"bndbox/{side}")) for side in ("xmin", "ymin", "xmax", "ymax")])
+            for item in root.iter("object")
         ]
     except (ElementTree.ParseError, LookupError, ValueError) as error:
         return _Annotation("", [], None, f"{path.name}: {error}")
@@ -141,7 +144,7 @@ def _read_csv(path: Path) -> dict[str, _Annotation]:
 
 
 def _read_prediction(text: str) -> _Annotation:
-    """Groups of five words: a WordNet id and a box."""
+    """Read groups of five words, a WordNet id and the four numbers of a box."""
     words = text.split()
     try:
         objects = [

@@ -1,4 +1,4 @@
-"""Datasets by the name of their folder."""
+"""The data sets of the experiments, by the path of their folder."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from captum_fam.demo import CLASSES, PlantedScenes
 from captum_fam.experiments.data.boxed_images import BoxedImage, ImageRecord
 from captum_fam.experiments.data.cub import CUB200
 from captum_fam.experiments.data.imagenet import ImageNetBoxes
-from captum_fam.experiments.split_model import TwoPartModel
+from captum_fam.experiments.data.scene_source import SCENES_TO_EVALUATE, is_scenes, number_of_scenes
+from captum_fam.experiments.two_part_model import TwoPartModel
 from captum_fam.images import image_to_tensor, read_image
 
 
@@ -26,7 +27,7 @@ class ScenesWithBoxes(Dataset[BoxedImage]):
 
     Args:
         scenes: the scenes.
-        model: whose normalization the images get; its size must be that of the scenes.
+        model: model whose normalization the images get; the scenes must have the size of the model.
     """
 
     def __init__(self, scenes: PlantedScenes, model: TwoPartModel) -> None:
@@ -44,16 +45,16 @@ class ScenesWithBoxes(Dataset[BoxedImage]):
 
 
 class ClassFolders(ImageFolder):
-    """A folder for each class, such as ImageNet's training images: items ``(image, label)``, without boxes.
+    """Images in class folders, such as ImageNet's training images: items ``(image, label)``, without boxes.
 
-    Labels number the folders by name.
+    Labels number the folders in alphabetical order.
 
     Args:
-        root: of the class folders.
-        model: whose geometry and normalization the images get.
+        root: folder of the class folders.
+        model: model whose geometry and normalization the images get.
 
     Raises:
-        FileNotFoundError: if ``root`` has no folders, or one of them no images.
+        FileNotFoundError: if ``root`` has no folders, or a folder has no images.
     """
 
     def __init__(self, root: str | Path, model: TwoPartModel) -> None:
@@ -64,11 +65,18 @@ class ClassFolders(ImageFolder):
         self._normalize = model.normalize
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        framed, _ = self.geometry(self.photograph(index), _NO_BOXES)
-        return self._normalize(image_to_tensor(framed)), self.targets[index]
+        resized, _ = self.geometry(self.photograph(index), _NO_BOXES)
+        return self._normalize(image_to_tensor(resized)), self.targets[index]
 
     def photograph(self, index: int) -> Image.Image:
-        """The image of an item, upright and in RGB: what the geometry is applied to."""
+        """The image of an item before the geometry.
+
+        Args:
+            index: position of the item.
+
+        Returns:
+            The image in RGB, turned upright by its EXIF orientation.
+        """
         path, _ = self.samples[index]
         return read_image(path)
 
@@ -77,7 +85,7 @@ _NO_BOXES = torch.empty(0, 4)
 
 
 class _FolderRecords(Sequence[ImageRecord]):
-    """Made when they are asked for: there may be a million."""
+    """Records that are made when they are read, because a folder may have a million images."""
 
     def __init__(self, samples: Sequence[tuple[str, int]]) -> None:
         self._samples = samples
@@ -93,32 +101,35 @@ class _FolderRecords(Sequence[ImageRecord]):
 def load_dataset(
     source: str | Path, split: str, model: TwoPartModel, *, boxes: str | Path | None = None
 ) -> Dataset[Any]:
-    """Images as a model takes them, with classes and boxes.
+    """A data set with images as inputs of a model, with classes, and with boxes where the data set has boxes.
 
     Args:
-        source: the folder of CUB-200-2011 or a part of it; the folder of ImageNet's validation images, with
-            ``boxes``; a folder of class folders, without boxes; ``"scenes"`` or ``"scenes:LENGTH"``, planted scenes; or
-            ``package.module:factory``, a function of the model and the split.
-        split: of CUB: ``"base"``, ``"val"``, ``"novel"``, ``"train"``, ``"test"``, ``"retrieval-test"``, ...; of the
-            scenes ``"base"`` or ``"novel"``; other folders have none.
-        model: gives geometry and normalization.
-        boxes: ImageNet's XML folder, or ``LOC_val_solution.csv``.
+        source: folder of CUB-200-2011 or a part of it; folder of ImageNet's validation images, with ``boxes``; folder
+            of class folders, which has no boxes; ``"scenes"`` or ``"scenes:LENGTH"`` for planted scenes (1,000 scenes
+            without a length); or ``package.module:factory``, a function of the model and the split.
+        split: for CUB a split of :class:`~captum_fam.experiments.data.CUB200`; for scenes ``"base"`` or ``"novel"``;
+            other folders ignore the split.
+        model: model whose geometry and normalization the images get.
+        boxes: folder of ImageNet's XML files, or ``LOC_val_solution.csv``; None for other data. Default: None.
+
+    Returns:
+        The data set, with items ``(image, label, boxes)`` or ``(image, label)``.
 
     Raises:
-        FileNotFoundError: if there is no such folder, or no images in it.
-        ValueError: for an unknown split, or scenes cropped, which have no margin.
+        FileNotFoundError: if there is no such folder, or no image in the folder.
+        ValueError: for an unknown split, or for scenes and a model that crops images: scenes have no margin.
     """
     text = str(source)
-    if text.partition(":")[0] == "scenes":
+    if is_scenes(source):
         if model.framing == "crop":
-            raise ValueError("geometry: scenes are drawn in the model's size and cannot be cropped; use squash")
-        length = int(text.partition(":")[2] or 1000)
+            raise ValueError("geometry: scenes are drawn in the size of the model and cannot be cropped; use squash")
+        length = number_of_scenes(source, SCENES_TO_EVALUATE)
         return ScenesWithBoxes(PlantedScenes(split, length=length, size=model.size), model)  # type: ignore[arg-type]
     root = Path(source)
     if ":" in text and not root.exists():
         module, _, attribute = text.partition(":")
-        made: Dataset[Any] = getattr(importlib.import_module(module), attribute)(model, split)
-        return made
+        dataset: Dataset[Any] = getattr(importlib.import_module(module), attribute)(model, split)
+        return dataset
     if boxes is not None:
         return ImageNetBoxes(root, boxes, geometry=model.geometry, transform=model.normalize)
     if (root / "images.txt").is_file():
@@ -130,5 +141,5 @@ def load_dataset(
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"data {source} is neither CUB-200-2011 (no images.txt) nor, without --boxes, ImageNet, nor folders of "
-            f"images by class ({error}); a dataset of your own comes as package.module:factory"
+            f"images by class ({error}); for a data set of your own pass package.module:factory"
         ) from error

@@ -1,7 +1,8 @@
-"""What a measure is: a function of a batch of maps, what it needs, and the columns of the table that it fills."""
+"""Measures and their registry: a measure is a function of a batch of maps, with its needs and its columns."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -11,37 +12,40 @@ from torch import Tensor
 from captum_fam.cli.options import option
 from captum_fam.experiments import records
 from captum_fam.experiments.table_methods import Drawing
-from captum_fam.metrics import PERTURBATION_STEPS, Energy, Over
+from captum_fam.metrics import BOX_THRESHOLD, LEAST_SCORE, PERTURBATION_STEPS, Energy, Over
 
 Size = tuple[int, int]
 Kept = Tensor | records.Column
-"""One value per query, ``(B,)``: a tensor of numbers, or a list as JSON has it."""
+"""One value per query, ``(B,)``: a tensor of numbers, or a list of JSON values."""
 
 
 @dataclass(frozen=True)
 class Conventions:
-    """What the definitions of the measures leave open.
+    """Choices that the definitions of the measures leave open.
 
     Attributes:
-        threshold: of the map's box, a share of its range.
-        connectivity: 8 or 4.
-        over: which IoU counts where an image has several boxes.
-        mask: ``"normalized"`` masks the tensor that the model takes, ``"raw"`` the pixels before normalization.
-        steps: of the perturbation curves.
-        signed: what box and mask see of a signed map: the whole of it by ``"minmax"``, or its ``"positive"`` part.
-        epsilon: similarities of at most this have no drop, increase, deletion and insertion.
+        over: which IoU counts if an image has several boxes, see :func:`~captum_fam.metrics.box_iou`. Default:
+            ``"best"``.
+        mask: ``"normalized"`` masks the input of the model, ``"raw"`` the pixels before the normalization. Default:
+            ``"normalized"``.
+        signed: which part of a signed map box and mask use: ``"minmax"`` for the whole map, ``"positive"`` for the
+            positive part. Default: ``"minmax"``.
+        threshold: threshold of the box of a map, as a share of the range of the map. Default: 0.2.
+        connectivity: connectivity of the pixels of a box, 8 or 4. Default: 8.
+        steps: steps of the curves of deletion and insertion. Default: 20.
+        epsilon: largest similarity for which drop, increase, deletion and insertion are undefined. Default: 1e-6.
     """
 
-    over: Over = option("which IoU counts where an image has several boxes", "best")
+    over: Over = option("which IoU counts if an image has several boxes", "best")
     mask: Literal["normalized", "raw"] = option(
         "what average drop masks: the model's input, or the pixels", "normalized"
     )
-    signed: Energy = option("what box and mask see of a signed map: all of it, or its positive part", "minmax")
-    threshold: float = option("of the box, a share of the map's range", 0.2, metavar="T")
-    connectivity: Literal[8, 4] = option("of the pixels of a box", 8)
-    steps: int = option("of deletion and insertion", PERTURBATION_STEPS)
+    signed: Energy = option("part of a signed map for box and mask: the whole map, or the positive part", "minmax")
+    threshold: float = option("threshold of the box, a share of the range of the map", BOX_THRESHOLD, metavar="T")
+    connectivity: Literal[8, 4] = option("connectivity of the pixels of a box", 8)
+    steps: int = option("steps of deletion and insertion", PERTURBATION_STEPS)
     epsilon: float = option(
-        "similarities of at most this have no drop, increase, deletion and insertion", 1e-6, metavar="S"
+        "similarities up to S have no drop, increase, deletion and insertion", LEAST_SCORE, metavar="S"
     )
 
 
@@ -50,12 +54,12 @@ class Perturbable:
     """Queries whose images can be masked and scored again.
 
     Attributes:
-        images: as the model takes them, ``(B, 3, H, W)``.
-        score: takes images ``(B, 3, H, W)`` in the order of the queries and gives the score of each query's target,
-            ``(B,)``.
-        scores: of the images as they are, ``(B,)``.
-        mean: of the images' channels, by which they were normalized.
-        std: of the images' channels.
+        images: inputs of the model, ``(B, 3, H, W)``.
+        score: function from images ``(B, 3, H, W)``, in the order of the queries, to the score of the target of each
+            query, ``(B,)``.
+        scores: scores of the images without a mask, ``(B,)``.
+        mean: mean of each channel, with which the images were normalized.
+        std: standard deviation of each channel, with which the images were normalized.
     """
 
     images: Tensor
@@ -67,11 +71,11 @@ class Perturbable:
 
 @dataclass(frozen=True)
 class Cells:
-    """The cells of mosaics that the supports belong to.
+    """The cells of mosaics that show the class of the support.
 
     Attributes:
-        of_support: the cell of each query's support in raster order, ``(B,)``.
-        grid: cells per side.
+        of_support: index in raster order of the cell, for each query, ``(B,)``.
+        grid: cells per side of a mosaic.
     """
 
     of_support: Tensor
@@ -80,19 +84,20 @@ class Cells:
 
 @dataclass(frozen=True)
 class MapBatch:
-    """The maps of one method for a batch of queries, with all that measures may compare them with.
+    """The maps of one method for a batch of queries, with everything that measures may compare with the maps.
 
-    What a measure *needs* are names of these attributes: it runs where none of them is None.
+    A measure *needs* some of these attributes, by name. It runs if none of them is None.
 
     Attributes:
         maps: ``(B, 1, h, w)``.
-        size: height and width of the images.
-        coverage: of maps that add up, their sum over the explained score, ``(B,)``.
-        drawing: of a baseline that draws its mask and box itself.
-        boxes: of each query, ``(m, 4)`` in pixels of the images.
-        images: for measures that mask the images and score them again.
-        swap: gives maps of the same queries for two supports.
-        cells: of mosaics.
+        size: height and width of the images, in pixels.
+        coverage: for maps that add up to the score, the sum of the map divided by the explained score, ``(B,)``.
+            Default: None.
+        drawing: mask and box of a baseline that draws them itself. Default: None.
+        boxes: boxes of each query, ``(m, 4)`` in pixels of the images. Default: None.
+        images: images for measures that mask them. Default: None.
+        swap: function that returns the maps of the queries for two supports. Default: None.
+        cells: cells of mosaics. Default: None.
     """
 
     maps: Tensor
@@ -113,11 +118,11 @@ class Column:
     """A column of the table.
 
     Attributes:
-        name: in the table.
-        sees: which part of a signed map: ``"all"`` of it, its ``"positive"`` part, or what is ``"chosen"`` by
-            :attr:`Conventions.signed`. A map without that part is counted as empty.
-        from_kept: the numbers ``(n,)``, NaN where undefined, from what the measure has kept of all n queries. Default:
-            what is kept under the column's own name.
+        name: name of the column.
+        sees: which part of a signed map the number depends on: ``"all"``, the ``"positive"`` part, or the part
+            ``"chosen"`` by :attr:`Conventions.signed`. A map without this part counts as empty. Default: ``"all"``.
+        from_kept: function from the values that the measure keeps, by name, of all n queries, to the numbers of the
+            column, ``(n,)``, NaN where undefined. Default: the values under the name of the column.
     """
 
     name: str
@@ -125,7 +130,14 @@ class Column:
     from_kept: Callable[[Mapping[str, records.Column]], Tensor] | None = None
 
     def numbers(self, kept: Mapping[str, records.Column]) -> Tensor:
-        """The numbers of all queries, float64 ``(n,)``."""
+        """The numbers of the column.
+
+        Args:
+            kept: values that the measure keeps of n queries, by name.
+
+        Returns:
+            float64 ``(n,)``.
+        """
         return records.as_numbers(kept[self.name]) if self.from_kept is None else self.from_kept(kept)
 
 
@@ -134,11 +146,12 @@ class Measure:
     """A measure of a table.
 
     Attributes:
-        name: by which it is asked for.
-        compute: what it keeps of a batch of maps, by name; a single tensor goes by the name of the measure.
-        needs: attributes of :class:`MapBatch` without which it cannot run.
-        columns: of the table, in their order.
-        always: whether it runs wherever it has what it needs, and is not asked for.
+        name: name of the measure.
+        compute: function from a batch of maps to the values that are kept, by name; a single tensor has the name of the
+            measure.
+        needs: attributes of :class:`MapBatch` that the measure needs.
+        columns: columns of the table, in order.
+        always: whether the measure runs without a request, wherever it has everything that it needs. Default: False.
     """
 
     name: str
@@ -148,18 +161,38 @@ class Measure:
     always: bool = False
 
     def can_run(self, batch: MapBatch) -> bool:
-        """Whether a batch has all that the measure needs."""
+        """Whether a batch has all attributes that the measure needs.
+
+        Args:
+            batch: a batch of maps.
+        """
         return all(getattr(batch, need) is not None for need in self.needs)
 
     def keep(self, batch: MapBatch, conventions: Conventions) -> dict[str, records.Column]:
-        """What is kept of a batch, by name: one JSON value per query."""
+        """Compute the values that are kept of a batch.
+
+        Args:
+            batch: a batch of maps.
+            conventions: choices that the definition of the measure leaves open.
+
+        Returns:
+            One JSON value per query, by name.
+
+        Raises:
+            ValueError: if the measure gives another number of values than maps.
+        """
         kept = self.compute(batch, conventions)
         named = kept if isinstance(kept, Mapping) else {self.name: kept}
-        return {name: records.jsonable(one) if isinstance(one, Tensor) else one for name, one in named.items()}
+        for name, part in named.items():
+            if len(part) != len(batch.maps):
+                raise ValueError(
+                    f"measure {self.name!r} gave {len(part)} values of {name!r} for {len(batch.maps)} maps"
+                )
+        return {name: records.jsonable(part) if isinstance(part, Tensor) else part for name, part in named.items()}
 
 
 MEASURES: dict[str, Measure] = {}
-"""All measures by name; their order is that of the columns of a table."""
+"""All registered measures by name, in the order of the columns of a table."""
 
 
 def register_measure(
@@ -169,19 +202,21 @@ def register_measure(
     *,
     always: bool = False,
 ) -> Callable[[Compute], Compute]:
-    """Make a function a measure of the tables.
+    """Register a function as a measure.
 
     Args:
-        name: by which it is asked for.
-        needs: names of attributes of :class:`MapBatch` without which the measure cannot run.
-        columns: of the table. Default: one, of the measure's name.
-        always: run the measure wherever it has what it needs, without being asked for.
+        name: name of the measure, for ``--measures``.
+        needs: names of attributes of :class:`MapBatch` that the measure needs. Default: none.
+        columns: columns of the table. Default: one column with the name of the measure.
+        always: run the measure without a request, wherever it has everything that it needs. Default: False.
 
     Returns:
-        A decorator, which gives the function back as it is.
+        A decorator, which returns the function unchanged.
 
     Raises:
-        ValueError: for a name that is taken, a need that no batch of maps has, or a column that another measure has.
+        ValueError: for a name that another measure has, a need that is no attribute of :class:`MapBatch`, or a column
+            that another measure has.
+        TypeError: for needs or columns of another type, or something that cannot be called.
 
     Example:
         >>> @register_measure("peak", needs=("boxes",))
@@ -190,28 +225,39 @@ def register_measure(
         ...     return mosaic_hit(batch.maps, box_mask(batch.boxes, batch.size))
     """
     if name in MEASURES:
-        raise ValueError(f"name {name!r} is taken by another measure; choose another")
+        raise ValueError(f"name {name!r} is taken by another measure; choose another name")
+    if not isinstance(name, str) or not re.fullmatch(r"[\w+-]+", name):
+        raise ValueError(f"name must be letters, digits, '-', '_' and '+', got {name!r}")
+    if isinstance(needs, str):
+        raise TypeError(f"needs must be names in a tuple or list, got the text {needs!r}")
     unknown = sorted({*needs} - MapBatch.__dataclass_fields__.keys())
     if unknown:
         raise ValueError(f"needs: {', '.join(unknown)} is none of {', '.join(MapBatch.__dataclass_fields__)}")
-    filled = tuple(columns or (Column(name),))
-    taken = {column.name for other in MEASURES.values() for column in other.columns}
-    twice = [column.name for column in filled if column.name in taken]
-    if twice:
-        raise ValueError(f"columns: {', '.join(twice)} is a column of another measure; choose another name")
+    own_columns = tuple(columns or (Column(name),))
+    if not all(isinstance(column, Column) for column in own_columns):
+        raise TypeError(f"columns must be Column objects, got {own_columns!r}")
+    taken_names = {column.name for measure in MEASURES.values() for column in measure.columns}
+    duplicates = [column.name for column in own_columns if column.name in taken_names]
+    if duplicates:
+        raise ValueError(f"columns: {', '.join(duplicates)} is a column of another measure; choose another name")
 
     def register(compute: Compute) -> Compute:
-        MEASURES[name] = Measure(name, compute, tuple(needs), filled, always)
+        if not callable(compute):
+            raise TypeError(f"compute must be a function of a batch of maps, got {type(compute).__name__}")
+        MEASURES[name] = Measure(name, compute, tuple(needs), own_columns, always)
         return compute
 
     return register
 
 
 def list_measures(gives: Collection[str] | None = None) -> tuple[str, ...]:
-    """The measures that may be asked for.
+    """The names of the measures that run on request.
 
     Args:
-        gives: names of attributes of :class:`MapBatch` that there are. Default: all.
+        gives: names of the attributes of :class:`MapBatch` that a protocol provides. Default: all.
+
+    Returns:
+        The measures that need no other attributes.
 
     Example:
         >>> list_measures(gives={"swap"})

@@ -1,4 +1,4 @@
-"""Measures of boxes: does the map lie on the object?"""
+"""Measures of annotated boxes: does the map lie on the object?"""
 
 from __future__ import annotations
 
@@ -38,7 +38,12 @@ def _lift(kept: Mapping[str, records.Column]) -> Tensor:
     ),
 )
 def localization(batch: MapBatch, conventions: Conventions) -> dict[str, Tensor]:
-    """``energy``, ``energy-positive``, ``iou`` and the boxes' ``area``, ``(B,)`` each."""
+    """Compute ``energy``, ``energy-positive``, ``iou`` and the ``area`` of the boxes, ``(B,)`` each.
+
+    Args:
+        batch: maps with boxes.
+        conventions: threshold, connectivity, choice among boxes, and part of a signed map.
+    """
     boxes, size = batch.boxes or (), batch.size
     region = box_mask(boxes, size).to(batch.maps.device)
     area = area_share(region)
@@ -65,9 +70,10 @@ def localization(batch: MapBatch, conventions: Conventions) -> dict[str, Tensor]
 
 
 def _max_box_accuracy(kept: Mapping[str, records.Column]) -> Tensor:
-    # The best threshold of each delta is that over all queries, so that nothing less than all levels will do.
-    reached, undefined = (0.0, *MAX_BOX_DELTAS), [math.nan] * len(MAX_BOX_THRESHOLDS)
-    ious = [undefined if row is None else [reached[int(digit)] for digit in row] for row in kept["levels"]]
+    # The best threshold of a delta is chosen over all queries, so that the levels of every threshold are needed. Each
+    # level is replaced by its smallest IoU, which reaches the same deltas.
+    ious_of_level, undefined = (0.0, *MAX_BOX_DELTAS), [math.nan] * len(MAX_BOX_THRESHOLDS)
+    ious = [undefined if row is None else [ious_of_level[int(digit)] for digit in row] for row in kept["levels"]]
     return max_box_accuracy(torch.tensor(ious)).correct
 
 
@@ -75,14 +81,18 @@ def _max_box_accuracy(kept: Mapping[str, records.Column]) -> Tensor:
     "max-box", needs=("boxes",), columns=(Column("max-box-acc", sees="chosen", from_kept=_max_box_accuracy),)
 )
 def max_box(batch: MapBatch, conventions: Conventions) -> dict[str, records.Column]:
-    """``levels``: per query a text with one digit per threshold.
+    """Compute ``levels``: a text per query, with one digit per threshold.
 
-    The digit is the number of the levels 0.3, 0.5, 0.7 that the best IoU reaches at that threshold. None stands for a
-    map with NaN or inf and for an image without a box.
+    The digit is the number of levels, among 0.3, 0.5 and 0.7, that the best IoU reaches at the threshold. None stands
+    for a map with NaN or inf, and for an image without a box.
+
+    Args:
+        batch: maps with boxes.
+        conventions: connectivity, and part of a signed map.
     """
     boxes, size = batch.boxes or (), batch.size
     if batch.drawing is not None:
-        # A box that is drawn is the same at every threshold.
+        # A drawn box is the same at every threshold.
         ious = iou_with_boxes(batch.drawing.box, boxes, size)[:, None].expand(-1, len(MAX_BOX_THRESHOLDS))
     else:
         ious = box_ious_by_threshold(

@@ -1,4 +1,4 @@
-"""Measures of the score: does it follow the map when the image is masked by it?"""
+"""Measures of the score: how does it change when the image is masked by the map?"""
 
 from __future__ import annotations
 
@@ -22,14 +22,19 @@ from captum_fam.metrics import (
     "faithfulness", needs=("images",), columns=(Column("drop", sees="chosen"), Column("increase", sees="chosen"))
 )
 def faithfulness(batch: MapBatch, conventions: Conventions) -> dict[str, Tensor]:
-    """``drop`` and ``increase``, ``(B,)`` each, by one masked pass per map."""
+    """Compute ``drop`` and ``increase``, ``(B,)`` each, with one masked pass per map.
+
+    Args:
+        batch: maps with images.
+        conventions: kind of mask, part of a signed map, and smallest score.
+    """
     queries = batch.images
     assert queries is not None
     raw = {"mean": queries.mean, "std": queries.std} if conventions.mask == "raw" else {}
     if batch.drawing is not None:
         scores = queries.score(apply_masks(queries.images, batch.drawing.mask.to(queries.images), **raw))
     else:
-        # An empty map masks with NaN, which must not reach the model.
+        # An empty map gives a mask of NaN, which must not reach the model.
         usable = ~(find_nan(batch.maps) | find_empty(batch.maps, conventions.signed))
         masked = masked_inputs(queries.images, batch.maps, **raw, energy=conventions.signed)
         scores = queries.score(torch.where(usable[:, None, None, None], masked, 0)).masked_fill(~usable, torch.nan)
@@ -41,7 +46,12 @@ def faithfulness(batch: MapBatch, conventions: Conventions) -> dict[str, Tensor]
 
 @register_measure("perturbation", needs=("images",), columns=(Column("deletion"), Column("insertion")))
 def perturbation(batch: MapBatch, conventions: Conventions) -> dict[str, Tensor]:
-    """``deletion`` and ``insertion``, ``(B,)`` each: areas under the curves over the score of the whole image."""
+    """Compute ``deletion`` and ``insertion``, ``(B,)`` each: areas under the curves of the relative score.
+
+    Args:
+        batch: maps with images.
+        conventions: number of steps, and smallest score.
+    """
     queries = batch.images
     assert queries is not None
     return {

@@ -1,4 +1,4 @@
-"""The methods, measures and conventions of a table."""
+"""The panel of a table: its methods, measures and conventions."""
 
 from __future__ import annotations
 
@@ -31,15 +31,17 @@ class Panel:
     """The methods, measures and conventions of a table.
 
     Attributes:
-        methods: rows of the table.
-        measures: names of the measures that are asked for, as :func:`list_measures` gives them.
-        conventions: of the measures.
+        methods: methods, which are the rows of the table. Default: :data:`DEFAULT_METHODS`.
+        measures: names of the requested measures, see :func:`list_measures`. Default: ``("localization",)``.
+        conventions: choices that the definitions of the measures leave open. Default: ``Conventions()``.
 
     Raises:
         ValueError: for an unknown measure.
 
     Example:
-        >>> Panel(get_methods("fam,uniform"), ("localization", "swap"))
+        >>> panel = Panel(get_methods("fam,uniform"), ("localization", "swap"))
+        >>> panel.needing("boxes")
+        ['localization']
     """
 
     methods: tuple[TableMethod, ...] = field(default_factory=_default_methods)
@@ -52,15 +54,22 @@ class Panel:
             raise ValueError(f"measures: {', '.join(unknown)} is none of {', '.join(list_measures())}")
 
     def needing(self, need: str) -> list[str]:
-        """Those of the measures that are asked for which need this attribute of :class:`MapBatch`."""
+        """The requested measures that need an attribute.
+
+        Args:
+            need: name of an attribute of :class:`MapBatch`.
+
+        Returns:
+            Names of the measures.
+        """
         return [name for name in self.measures if need in MEASURES[name].needs]
 
     def check(self, gives: Collection[str], protocol: str) -> None:
-        """Refuse measures that need what a protocol does not give.
+        """Refuse measures that need an attribute that a protocol does not provide.
 
         Args:
-            gives: names of attributes of :class:`MapBatch`.
-            protocol: its name, for the message.
+            gives: names of the attributes of :class:`MapBatch` that the protocol provides.
+            protocol: name of the protocol, for the message.
 
         Raises:
             ValueError: for such a measure.
@@ -82,30 +91,31 @@ class Panel:
         pairs_of: Callable[[TableMethod, Tensor], tuple[Tensor, Tensor]] | None = None,
         cells: Cells | None = None,
     ) -> dict[str, MethodColumns]:
-        """What all measures make of the maps of all methods.
+        """Compute all measures for the maps of all methods.
 
         Args:
-            maps_of: gives the maps of a method for a batch of B queries.
-            size: height and width of the images.
-            boxes: of each query, ``(m, 4)`` each. Default: there are none.
-            images: for the measures that mask them.
-            pairs_of: for ``swap``, gives maps of one query for two supports, from a method and its maps by ``maps_of``.
-            cells: of mosaics.
+            maps_of: function from a method to its maps for a batch of B queries.
+            size: height and width of the images, in pixels.
+            boxes: boxes ``(m, 4)`` of each query. Default: None.
+            images: images for the measures that mask them. Default: None.
+            pairs_of: function from a method and its maps to maps of the queries for two supports, for ``swap``.
+                Default: None.
+            cells: cells of mosaics. Default: None.
 
         Returns:
-            By the name of the method, columns with one entry per query.
+            Columns with one entry per query, by the name of the method.
         """
         columns: dict[str, MethodColumns] = {}
         for method in self.methods:
-            made = maps_of(method)
-            maps = made.maps
+            result = maps_of(method)
+            maps = result.maps
 
             def pairs(method: TableMethod = method, maps: Tensor = maps) -> tuple[Tensor, Tensor]:
                 assert pairs_of is not None
                 return pairs_of(method, maps)
 
             swap = None if pairs_of is None else pairs
-            batch = MapBatch(maps, size, made.coverage, made.drawing, boxes, images, swap, cells)
+            batch = MapBatch(maps, size, result.coverage, result.drawing, boxes, images, swap, cells)
             columns[method.name] = MethodColumns(
                 jsonable(find_nan(maps)), jsonable(find_empty(maps)), jsonable(find_empty(maps, "positive"))
             )
@@ -115,11 +125,15 @@ class Panel:
         return columns
 
     def results(self, columns: MethodColumns, groups: Tensor | None = None) -> dict[str, Result]:
-        """The numbers of one method in the table, by column.
+        """The numbers of one method in the table.
 
         Args:
-            columns: of all queries of all units.
-            groups: the episode of each query, ``(n,)``: means are taken within each first. Default: over all queries.
+            columns: columns of n queries, of all units.
+            groups: episode of each query, ``(n,)``, within which means are taken first. Default: None, means over all
+                queries.
+
+        Returns:
+            Results by the name of the column.
         """
         nan, empty, no_positive = (
             as_numbers(flags).bool() for flags in (columns.nan, columns.empty, columns.no_positive)
@@ -130,12 +144,13 @@ class Panel:
                 sees_positive = column.sees == "positive" or (
                     column.sees == "chosen" and self.conventions.signed == "positive"
                 )
-                mean = SampleMean()
+                # This process has the records of all processes, and must not wait for them.
+                mean = SampleMean(sync_on_compute=False)
                 numbers = column.numbers(columns.kept[measure.name])
                 mean.update(numbers, nan=nan, empty=no_positive if sees_positive else empty, groups=groups)
                 by_column[column.name] = mean.result()
         return by_column
 
     def _running(self) -> list[Measure]:
-        """The measures that are asked for and those that always run, in the order of the table."""
+        """The requested measures and the measures that always run, in the order of the table."""
         return [measure for measure in MEASURES.values() if measure.always or measure.name in self.measures]

@@ -1,4 +1,4 @@
-"""Measures of the support: does the map follow it? And how much of the score does the map account for?"""
+"""Measures of the support and the score: does the map follow the support, and how much of the score does it cover?"""
 
 from __future__ import annotations
 
@@ -10,7 +10,12 @@ from captum_fam.metrics import cell_mask, map_correlation, mosaic_energy, mosaic
 
 @register_measure("swap", needs=("swap",))
 def swap(batch: MapBatch, conventions: Conventions) -> Tensor:
-    """The correlation of the maps for two supports, ``(B,)``."""
+    """Compute the correlation of the maps for two supports, ``(B,)``.
+
+    Args:
+        batch: maps with those for another support.
+        conventions: not used.
+    """
     assert batch.swap is not None
     return map_correlation(*batch.swap())
 
@@ -22,7 +27,12 @@ def swap(batch: MapBatch, conventions: Conventions) -> Tensor:
     always=True,
 )
 def cells(batch: MapBatch, conventions: Conventions) -> dict[str, Tensor]:
-    """``cell-energy``, ``cell-hit`` and ``cell-auroc`` of mosaics, ``(B,)`` each."""
+    """Compute ``cell-energy``, ``cell-hit`` and ``cell-auroc`` of mosaics, ``(B,)`` each.
+
+    Args:
+        batch: maps of mosaics.
+        conventions: not used.
+    """
     assert batch.cells is not None
     cell, grid = batch.cells.of_support, batch.cells.grid
     return {
@@ -34,6 +44,11 @@ def cells(batch: MapBatch, conventions: Conventions) -> dict[str, Tensor]:
 
 @register_measure("coverage", needs=("coverage",), always=True)
 def coverage(batch: MapBatch, conventions: Conventions) -> Tensor:
-    """The sum of maps that add up over the explained score, ``(B,)``."""
+    """The sum of each map divided by the explained score, ``(B,)``.
+
+    Args:
+        batch: maps that add up to the explained score.
+        conventions: not used.
+    """
     assert batch.coverage is not None
     return batch.coverage

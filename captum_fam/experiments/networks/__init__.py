@@ -1,7 +1,7 @@
-"""The networks of the paper's experiments, each registered by name beside its class.
+"""The networks of the paper's experiments; each network is registered under its name beside its class.
 
-:func:`captum_fam.models.create_model` finds them by the entry points of this package, in ``setup.cfg``, and loads the
-weights that their authors published, under the names in `layouts`.
+:func:`captum_fam.models.create_model` finds the networks by the entry points of this package, in ``setup.cfg``. It
+loads the weights that the authors of a network published; `layouts` has the parameter names of their files.
 """
 
 from captum_fam.experiments.networks.bn_inception import BNInception

@@ -14,7 +14,7 @@ from captum_fam.models import EmbeddingNet, register_model
 from captum_fam.pooling import GMP
 
 # Channels of the blocks: 1x1 | 3x3 reduce, 3x3 | double 3x3 reduce, first, second | pool projection.
-# Without 1x1 and projection a block halves the resolution.
+# A block with zero channels for 1x1 and projection has neither, and halves the resolution.
 _BLOCKS: dict[str, tuple[int, tuple[int, int], tuple[int, int, int], int]] = {
     "3a": (64, (64, 64), (64, 96, 96), 32),
     "3b": (64, (64, 96), (64, 96, 96), 64),
@@ -29,8 +29,8 @@ _BLOCKS: dict[str, tuple[int, tuple[int, int], tuple[int, int, int], int]] = {
 }
 
 
-# As in Caffe, on whose images of 0 to 255 the published weights were trained: a mean per channel is subtracted, and
-# nothing is divided.
+# The published weights were trained on images of Caffe: pixels of 0 to 255, from which a mean per channel is
+# subtracted, without a division. For pixels in [0, 1] this is a standard deviation of 1 / 255.
 _PREPROCESSING: dict[str, Any] = {
     "size": 227,
     "mean": (128 / 255, 117 / 255, 104 / 255),
@@ -42,16 +42,17 @@ _PREPROCESSING: dict[str, Any] = {
 @register_model("multi_similarity_bn_inception", layouts=BN_INCEPTION, **_PREPROCESSING)
 @register_model("margin_bn_inception", layouts=BN_INCEPTION, **_PREPROCESSING)
 class BNInception(EmbeddingNet):
-    """BN-Inception, global max pooling, a linear head and L2 normalization: Multi-Similarity and Margin.
+    """BN-Inception, global max pooling, a linear head and L2 normalization, for Multi-Similarity and Margin loss.
 
-    Maps ``(B, 3, H, W)`` images to unit embeddings ``(B, 512)``. ``features`` returns the concatenation of the last
-    block (5b), ``(B, 1024, 7, 7)`` for images of 224 or 227 pixels, never negative. 10,795,040 parameters, of which
-    10,270,240 are in ``features``.
+    The network maps images ``(B, 3, H, W)`` to unit embeddings ``(B, 512)``. ``features`` returns the output of the
+    last block (5b), ``(B, 1024, 7, 7)`` for images of 224 or 227 pixels, without negative values. The network has
+    10,795,040 parameters, of which 10,270,240 are in ``features``.
 
-    The published weights read BGR. This network takes RGB as all others do, and turns the channels itself.
+    The published weights expect BGR images. This network takes RGB images, as all networks of this package do, and
+    reverses the channels.
 
     Args:
-        embedding_size: J, the width of the head. Default: 512 (Wang et al., CVPR 2019).
+        embedding_size: number of features J of the embedding. Default: 512 (Wang et al., CVPR 2019).
 
     Raises:
         ValueError: in the forward pass, for images whose sides are not 32 k - 1 to 32 k + 6 pixels.
@@ -79,20 +80,20 @@ def _trunk() -> nn.Sequential:
         pool2=nn.MaxPool2d(3, 2, ceil_mode=True),
     )
     n_in = 192
-    for name, (one, three, double, projection) in _BLOCKS.items():
-        # The last block pools by the maximum, all others that keep the resolution by the average.
+    for name, (width_1x1, widths_3x3, widths_double, projection) in _BLOCKS.items():
+        # Blocks that keep the resolution pool by the average, but the last block pools by the maximum.
         pool: nn.Module = nn.AvgPool2d(3, 1, padding=1, ceil_mode=True)
         if name == "5b":
             pool = nn.MaxPool2d(3, 1, padding=1, ceil_mode=True)
         elif not projection:
             pool = nn.MaxPool2d(3, 2, ceil_mode=True)
-        parts[f"inception_{name}"] = _Block(n_in, one, three, double, projection, pool)
-        n_in = one + three[-1] + double[-1] + (projection or n_in)
+        parts[f"inception_{name}"] = _Block(n_in, width_1x1, widths_3x3, widths_double, projection, pool)
+        n_in = width_1x1 + widths_3x3[-1] + widths_double[-1] + (projection or n_in)
     return nn.Sequential(parts)
 
 
 def _unit(n_in: int, n_out: int, size: int, stride: int = 1) -> nn.Sequential:
-    """Convolution with bias, batch norm, ReLU."""
+    """A unit of convolution with bias, batch norm and ReLU, under the parameter names of the published weights."""
     conv = nn.Conv2d(n_in, n_out, size, stride, padding=size // 2)
     return nn.Sequential(OrderedDict(conv=conv, bn=nn.BatchNorm2d(n_out), relu=nn.ReLU()))
 
@@ -103,7 +104,8 @@ class _ToBGR(nn.Module):
 
 
 def _to_bgr(x: Tensor) -> Tensor:
-    # Strided convolutions round sides up and strided poolings down; their results only meet if nothing is rounded.
+    # Strided convolutions round the side of a map up, strided poolings round it down. For other sides of the image the
+    # branches of a block would differ in size.
     if any((side + 1) % 32 >= 8 for side in x.shape[2:]):
         raise ValueError(
             f"images of {x.shape[2]} x {x.shape[3]} pixels: BN-Inception takes sides of 32 k - 1 to 32 k + 6 pixels, "
@@ -112,28 +114,29 @@ def _to_bgr(x: Tensor) -> Tensor:
     return x.flip(1)
 
 
-torch.fx.wrap("_to_bgr")  # torch.fx, which cuts networks at a layer, cannot trace the condition
+# Networks are cut at a layer with torch.fx, which cannot trace the condition on the size of the image.
+torch.fx.wrap("_to_bgr")
 
 
 class _Block(nn.ModuleDict):
-    """Parallel branches, concatenated; the names are those of the published weights."""
+    """A block of parallel branches, concatenated; the parameters have the names of the published weights."""
 
     def __init__(
         self,
         n_in: int,
-        one: int,
-        three: tuple[int, int],
-        double: tuple[int, int, int],
+        width_1x1: int,
+        widths_3x3: tuple[int, int],
+        widths_double: tuple[int, int, int],
         projection: int,
         pool: nn.Module,
     ) -> None:
-        super().__init__({"1x1": _unit(n_in, one, 1)} if one else {})
+        super().__init__({"1x1": _unit(n_in, width_1x1, 1)} if width_1x1 else {})
         stride = 1 if projection else 2
-        self["3x3_reduce"] = _unit(n_in, three[0], 1)
-        self["3x3"] = _unit(three[0], three[1], 3, stride)
-        self["double_3x3_reduce"] = _unit(n_in, double[0], 1)
-        self["double_3x3_1"] = _unit(double[0], double[1], 3)
-        self["double_3x3_2"] = _unit(double[1], double[2], 3, stride)
+        self["3x3_reduce"] = _unit(n_in, widths_3x3[0], 1)
+        self["3x3"] = _unit(widths_3x3[0], widths_3x3[1], 3, stride)
+        self["double_3x3_reduce"] = _unit(n_in, widths_double[0], 1)
+        self["double_3x3_1"] = _unit(widths_double[0], widths_double[1], 3)
+        self["double_3x3_2"] = _unit(widths_double[1], widths_double[2], 3, stride)
         self["pool"] = pool
         if projection:
             self["pool_proj"] = _unit(n_in, projection, 1)

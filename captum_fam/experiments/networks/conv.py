@@ -1,8 +1,8 @@
-"""The 64-filter networks of the few-shot experiments: `Conv64F`, and the core's `Conv4Net` under its name.
+"""The 64-filter networks of the few-shot experiments: `Conv64F`, and the registration of `Conv4Net`.
 
-Both are four blocks of convolution, batch normalization, LeakyReLU(0.1) and, where stated, max-pooling, then global
-average pooling; no classifier. The embedding is what a similarity compares, and ``features`` is the layer to
-attribute to: its output is exactly what the pooling averages.
+Both networks have four blocks of convolution, batch normalization and LeakyReLU(0.1), some with max-pooling, then
+global average pooling, and no classifier. ``features`` is the layer to attribute to: its output is exactly the input of
+the pooling.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from captum_fam.pooling import GAP
 
 @register_model("conv64f", layouts=CONV, size=84, interpolation="bicubic")
 class Conv64F(EmbeddingNet):
-    """Four 64-filter blocks, the first two with a max-pool: a finer map than `Conv4Net`.
+    """Four blocks of 64 filters, the first two with a max-pool: the map is finer than the map of `Conv4Net`.
 
     Maps ``(B, 3, H, W)`` images to ``(B, 64)`` embeddings. For 84x84 images ``features`` returns 19x19 positions with
     ``padding=0`` (RelationNet's encoder) and 21x21 with ``padding=1`` (DN4's). 113,088 parameters either way.
 
     Args:
-        padding: of the convolutions of the first two blocks, 0 (default) or 1. The last two always pad by 1.
+        padding: padding of the convolutions in the first two blocks, 0 or 1, in pixels per side; in the last two blocks
+            it is always 1. Default: 0.
 
     Raises:
         ValueError: if ``padding`` is neither 0 nor 1.

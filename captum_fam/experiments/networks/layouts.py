@@ -1,4 +1,4 @@
-"""How the repositories that published weights name the parameters of the paper's networks.
+"""Layouts of the paper's networks: how the repositories that published weights name the parameters.
 
 Repositories: jakesnell/prototypical-networks and its PyTorch forks (ProtoNet), wyharveychen/CloserLookFewShot,
 Tsingularity/FRN, floodsung/LearningToCompare_FSL (RelationNet), kjunelee/MetaOptNet, blue-blue272/fewshot-CAN,
@@ -12,7 +12,7 @@ from captum_fam.models.checkpoints import OWN_LAYOUT, Layout
 
 _RELU = 0.0
 
-# Learning with attention around any of the networks here.
+# Cross Attention Network trains any of these networks as the part "base" of a larger network.
 _CAN = Layout("CAN", part="base.")
 
 CONV = (
@@ -23,7 +23,7 @@ CONV = (
         "CloserLook",
         ((r"^(\d)\.C\.", r"features.\1.0."), (r"^(\d)\.BN\.", r"features.\1.1.")),
         part="feature.trunk.",
-        ignored=r"\d\.trunk\.",  # the same tensors again
+        ignored=r"\d\.trunk\.",  # the same tensors under a second name
         negative_slope=_RELU,
     ),
     Layout(
@@ -68,9 +68,9 @@ RESNET18 = (
         (
             (r"^0\.", "features.conv1."),
             (r"^1\.", "features.bn1."),
-            # Behind the stem, an activation function and a max-pool stand eight blocks in a row.
+            # Modules 2 and 3 are an activation function and a max-pool; eight blocks in a row follow.
             *((rf"^{4 + i}\.", f"features.layer{1 + i // 2}.{i % 2}.") for i in range(8)),
-            *((rf"\.{theirs}\.", f".{ours}.") for theirs, ours in _CLOSER_LOOK_BLOCK.items()),
+            *((rf"\.{file_name}\.", f".{name}.") for file_name, name in _CLOSER_LOOK_BLOCK.items()),
         ),
         part="feature.trunk.",
         negative_slope=_RELU,
@@ -108,4 +108,4 @@ BN_INCEPTION = (
     Layout("Explain_Metric_Learning", ((r"^classifier\.linear\.", "head."), *_INCEPTION, _IN_FEATURES)),
 )
 IMAGENET_BN_INCEPTION = Layout("Cadene", _INCEPTION, ignored=r"last_linear\.")
-"""For ``load_weights(net.features, ...)``: the classifier of ImageNet, from which the training starts."""
+"""For ``load_weights(net.features, ...)``: the weights of a classifier of ImageNet, from which the training starts."""

@@ -1,4 +1,4 @@
-"""torchvision's ResNets as the paper uses them: for few-shot learning, and with a head for contrastive learning."""
+"""ResNets of torchvision as in the paper: for few-shot learning, and with a head for contrastive learning."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ from captum_fam.pooling import GAP
 
 @register_model("few_shot_resnet18", layouts=RESNET18, size=84, interpolation="bicubic")
 class ResNet18(EmbeddingNet):
-    """ResNet18 of the few-shot experiments: LeakyReLU(0.1) everywhere, global average pooling, no classifier.
+    """ResNet18 of the few-shot experiments: every activation is LeakyReLU(0.1), global average pooling, no classifier.
 
-    Maps ``(B, 3, H, W)`` images to ``(B, 512)`` embeddings. For 84x84 images ``features`` returns 3x3 positions with
-    the 7x7 stem and 11x11 with the 3x3 stem. 11,176,512 and 11,168,832 parameters.
+    The network maps images ``(B, 3, H, W)`` to embeddings ``(B, 512)``. For 84x84 images ``features`` returns 3x3
+    positions with the 7x7 stem and 11x11 positions with the 3x3 stem. The network has 11,176,512 parameters with the
+    7x7 stem and 11,168,832 parameters with the 3x3 stem.
 
     Args:
-        stem: ``"7x7"`` (default), a strided 7x7 convolution and a max-pool (He et al., CVPR 2016); or ``"3x3"``, one
-            3x3 convolution, usual in few-shot learning. The paper does not say which; the accuracy in the paper speaks
-            for the first.
+        stem: ``"7x7"`` for a strided 7x7 convolution and a max-pool (He et al., CVPR 2016); or ``"3x3"`` for one 3x3
+            convolution, which is usual in few-shot learning. The paper does not name the stem; a network with the 7x7
+            stem is closer to the accuracy in the paper. Default: ``"7x7"``.
 
     Raises:
         ValueError: for another stem.
@@ -47,16 +48,17 @@ class ResNet18(EmbeddingNet):
 
 
 class ContrastiveResNet(EmbeddingNet):
-    """ResNet18 or ResNet50 with a projection head and L2 normalization: NPID and MoCo.
+    """ResNet18 or ResNet50 with a projection head and L2 normalization, for NPID and MoCo.
 
-    Maps ``(B, 3, H, W)`` images to unit embeddings ``(B, 128)``. ``features`` returns ``(B, N, H / 32, W / 32)``:
-    7x7 for 224x224 images, N = 512 or 2048. With the linear head 11,242,176 and 23,770,304 parameters, with the MLP on
-    ResNet50 27,966,656.
+    The network maps images ``(B, 3, H, W)`` to unit embeddings ``(B, 128)``. ``features`` returns
+    ``(B, N, H / 32, W / 32)``: 7x7 positions for 224x224 images, with N = 512 for ResNet18 and N = 2048 for ResNet50.
+    With the linear head ResNet18 has 11,242,176 parameters and ResNet50 23,770,304; with the MLP, ResNet50 has
+    27,966,656.
 
     Args:
-        depth: 18 or 50 (default).
-        head: ``"linear"`` (default; NPID, Wu et al., CVPR 2018; MoCo v1, He et al., CVPR 2020) or ``"mlp"``, with a
-            hidden layer of N features and a ReLU before the linear layer (MoCo v2).
+        depth: number of layers, 18 or 50. Default: 50.
+        head: ``"linear"`` (NPID, Wu et al., CVPR 2018; MoCo v1, He et al., CVPR 2020); or ``"mlp"``, with a hidden
+            layer of N features and a ReLU before the linear layer (MoCo v2). Default: ``"linear"``.
 
     Raises:
         ValueError: for another depth or head.
@@ -81,14 +83,17 @@ class ContrastiveResNet(EmbeddingNet):
 
 
 def _trunk(net: models.ResNet, activation: nn.Module) -> nn.Sequential:
-    """The modules before the pooling, with another activation function, out of place.
+    """The modules before the pooling, with ``activation`` in place of every ReLU.
 
-    An activation function that works in place would change what a hook on the layer before has seen.
+    The activation must work out of place. An activation in place would change the output that a hook on the layer
+    before has seen.
     """
     for module in list(net.modules()):
         if hasattr(module, "relu"):
             module.relu = activation
-    return nn.Sequential(OrderedDict(c for c in net.named_children() if c[0] not in ("avgpool", "fc")))
+    return nn.Sequential(
+        OrderedDict((name, child) for name, child in net.named_children() if name not in ("avgpool", "fc"))
+    )
 
 
 register_model(

@@ -19,16 +19,17 @@ _WIDTHS = (64, 160, 320, 640)
 class ResNet12(EmbeddingNet):
     """Four residual blocks of three 3x3 convolutions, 64-160-320-640 wide, each ending with a 2x2 max-pool.
 
-    Maps ``(B, 3, H, W)`` images to ``(B, 640)`` embeddings. ``features`` returns ``(B, 640, H // 16, W // 16)``: 5x5
-    for 84x84 images. LeakyReLU(0.1), global average pooling, no stem, no classifier. 12,424,320 parameters.
+    The network maps images ``(B, 3, H, W)`` to embeddings ``(B, 640)``. ``features`` returns
+    ``(B, 640, H // 16, W // 16)``: 5x5 positions for 84x84 images. The network has LeakyReLU(0.1), global average
+    pooling, no stem, no classifier, and 12,424,320 parameters.
 
-    The network that Cross Attention Network calls ResNet12 is another one (a stem, 64-128-256-512, strides), and its
-    checkpoints do not fit.
+    Cross Attention Network calls another network ResNet12 (with a stem, 64-128-256-512, and strides). The checkpoints
+    of that network do not fit.
 
     Args:
-        drop_rate: in training, the rate of dropout after the first two blocks, and what the rate of
-            `DecayingDropBlock` after the last two grows to. MetaOptNet has 0.1. Default: 0, none.
-        block_size: side of the squares that DropBlock cuts out, in positions. Default: 5.
+        drop_rate: rate of the dropout after the first two blocks in training, and final rate of the
+            `DecayingDropBlock` after the last two blocks. MetaOptNet has 0.1. Default: 0, no dropout.
+        block_size: side of the squares that DropBlock removes, in positions. Default: 5.
 
     Example:
         >>> net = ResNet12().eval()
@@ -44,7 +45,7 @@ class ResNet12(EmbeddingNet):
         blocks = [
             _Block(n_in, n_out, drop) for n_in, n_out, drop in zip((3, *_WIDTHS[:3]), _WIDTHS, drops, strict=True)
         ]
-        # Stages of one block each, so that parameters have the names of the published checkpoints.
+        # Each block is a stage, because the published checkpoints have such parameter names.
         stages = OrderedDict[str, nn.Module]((f"layer{i}", nn.Sequential(block)) for i, block in enumerate(blocks, 1))
         super().__init__(nn.Sequential(stages), GAP())
         for module in self.modules():
@@ -75,12 +76,18 @@ class _Block(nn.Module):
 
 
 class DecayingDropBlock(DropBlock2d):
-    """DropBlock (Ghiasi et al., NeurIPS 2018) whose rate grows linearly with the passes in training, as in MetaOptNet.
+    """DropBlock (Ghiasi et al., NeurIPS 2018) whose rate grows linearly with the training passes, as in MetaOptNet.
 
     Args:
-        rate: share of the activations that is dropped in the end.
-        block_size: side of the squares that are cut out, in positions. Default: 5.
-        n_passes: training passes until then. Default: 40,000.
+        rate: final rate, the share of the activations that is removed.
+        block_size: side of the squares that are removed, in positions. Default: 5.
+        n_passes: number of training passes until the final rate. Default: 40,000.
+
+    Example:
+        >>> drop = DecayingDropBlock(rate=0.1, n_passes=4)
+        >>> _ = drop(torch.rand(2, 8, 10, 10))
+        >>> drop.p
+        0.025
     """
 
     num_batches_tracked: Tensor
@@ -89,7 +96,7 @@ class DecayingDropBlock(DropBlock2d):
         super().__init__(0.0, block_size)
         self.rate = rate
         self.n_passes = n_passes
-        # Named like the counters of batch normalization, which a checkpoint may have or lack.
+        # The counter has the name of the counters of batch normalization, which may be missing in a file of weights.
         self.register_buffer("num_batches_tracked", torch.tensor(0))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The table of the paper's networks, made of what the registry builds; ``docs/networks.md`` holds it."""
+"""The table of the paper's networks in ``docs/networks.md``, computed from the registered networks."""
 
 from __future__ import annotations
 
@@ -23,15 +23,19 @@ _COLUMNS = ("name", "images", "feature map", "embedding", "parameters")
 
 
 def network_table() -> str:
-    """A page in Markdown with a row for each network that this package declares."""
-    here = "captum_fam.experiments.networks"
-    names = [name for name, points in declared_models().items() if points[0].module.startswith(here)]
+    """A page in Markdown with one row per network that this package declares.
+
+    Returns:
+        The text of the page.
+    """
+    package = "captum_fam.experiments.networks"
+    names = [name for name, points in declared_models().items() if points[0].module.startswith(package)]
     rows = [_COLUMNS, ("---",) * len(_COLUMNS), *map(_row, sorted(names))]
     return _INTRODUCTION + "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
 
 
 def _row(name: str) -> tuple[str, ...]:
-    with torch.device("meta"):  # shapes without arithmetic
+    with torch.device("meta"):  # computes shapes without arithmetic
         net = create_model(name)
         images = torch.empty(1, 3, net.size, net.size)
         feature_map, embedding = net.layer_module(images), net.model(images)

@@ -15,15 +15,15 @@ from captum_fam.pooling import GAP
 class WideResNet(EmbeddingNet):
     """Pre-activation residual network in three stages: LeakyReLU(0.1), global average pooling, no classifier.
 
-    Maps ``(B, 3, H, W)`` images to ``(B, 64 * width)`` embeddings. ``features`` ends with the last batch norm and
-    activation function, not with the last block, whose output is neither normalized nor activated: 21x21 positions
-    for 84x84 images. WideResNet28-10 has 36,472,784 parameters.
+    The network maps images ``(B, 3, H, W)`` to embeddings ``(B, 64 * width)``. ``features`` ends with the last batch
+    norm and activation function, because the output of the last block is neither normalized nor activated. It returns
+    21x21 positions for 84x84 images. WideResNet28-10 has 36,472,784 parameters.
 
     Args:
-        depth: 6 n + 4 for n blocks per stage. Default: 28.
-        width: how many times wider than a thin ResNet. The paper does not say; 10 (default) is usual in few-shot
-            learning.
-        dropout: rate between the two convolutions of a block, in training. Default: 0.
+        depth: number of layers, 6 n + 4 for n blocks per stage. Default: 28.
+        width: factor by which the network is wider than a thin ResNet. The paper does not state the factor. Default:
+            10, as usual in few-shot learning.
+        dropout: rate of the dropout between the two convolutions of a block, in training. Default: 0.
 
     Raises:
         ValueError: for another depth.
@@ -52,12 +52,12 @@ class WideResNet(EmbeddingNet):
 
 
 class _Stage(nn.Module):
-    """Blocks under the name ``layer``, as in the published checkpoints."""
+    """A stage of blocks, under the name ``layer`` as in the published checkpoints."""
 
     def __init__(self, n_in: int, n_out: int, stride: int, n_blocks: int, dropout: float) -> None:
         super().__init__()
-        rest = [_Block(n_out, n_out, 1, dropout) for _ in range(n_blocks - 1)]
-        self.layer = nn.Sequential(_Block(n_in, n_out, stride, dropout), *rest)
+        further_blocks = [_Block(n_out, n_out, 1, dropout) for _ in range(n_blocks - 1)]
+        self.layer = nn.Sequential(_Block(n_in, n_out, stride, dropout), *further_blocks)
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.layer(x)
@@ -79,5 +79,5 @@ class _Block(nn.Module):
         activated = self.relu(self.bn1(x))
         out = self.relu(self.bn2(self.conv1(activated)))
         out = self.conv2(self.dropout(out))
-        # A shortcut that changes the width starts from the activated input, the identity from the raw one.
+        # A shortcut with a convolution takes the activated input, the identity takes the raw input.
         return out + (x if self.shortcut is None else self.shortcut(activated))

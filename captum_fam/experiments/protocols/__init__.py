@@ -1,4 +1,4 @@
-"""The protocols: few-shot episodes, k-NN by a memory bank, retrieval, mosaics, and any that is registered."""
+"""The protocols: few-shot episodes, k-NN by a memory bank, retrieval and mosaics, and the registry of protocols."""
 
 from captum_fam.experiments.protocols.base import BATCH_SIZE, Example, PreparedProtocol, Protocol
 from captum_fam.experiments.protocols.contrastive import Contrastive

@@ -1,4 +1,4 @@
-"""What all protocols share: a model, a dataset, a panel of methods and measures, and what they become when prepared."""
+"""The base classes of protocols: the description of an experiment, and the prepared experiment that does the work."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from captum_fam.experiments.distributed import Ranks
 from captum_fam.experiments.measures import Panel, Perturbable
 from captum_fam.experiments.protocols.dataset_info import class_names_of, fingerprint
 from captum_fam.experiments.records import UnitRecord
-from captum_fam.experiments.split_model import TwoPartModel
 from captum_fam.experiments.table_methods import Foil, Maps, ScoresFor, TableMethod
+from captum_fam.experiments.two_part_model import TwoPartModel
 from captum_fam.images import unnormalize
 from captum_fam.support import SimilarityToSupport
 
 BATCH_SIZE = 32
-"""Images that go through a model at once, where nothing else is said."""
+"""The default number of images per pass through the model."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """One query for one class, as a figure shows it.
+    """One query and one class, with everything that a figure needs to draw the maps.
 
     Attributes:
-        image: ``(3, H, W)`` in [0, 1].
-        activation: ``(1, N, h, w)``.
-        scores_for: gives the scores on activations, for a foil.
-        target: the class among those scores, ``(1,)``.
-        support: an image that stands for the class, in [0, 1]; None where there is none.
-        has_foil: whether there is something to tell the class from.
+        image: the query, ``(3, H, W)`` in [0, 1].
+        activation: the activation of the query, ``(1, N, h, w)``.
+        scores_for: function from a foil to the scores of activations.
+        target: index of the class among the scores, ``(1,)``.
+        support: an image of the support, ``(3, H, W)`` in [0, 1]; None if there is no image.
+        has_foil: whether there is another class to contrast with. Default: True.
     """
 
     image: Tensor
@@ -51,34 +51,37 @@ class Example:
 
 @dataclass(eq=False)
 class Protocol(ABC):
-    """An experiment in units that do not depend on each other: episodes, batches, mosaics.
+    """An experiment in independent units: episodes, batches or mosaics.
 
-    A protocol says what is to be done; :meth:`prepare` gives the object that does it. A new one is a dataclass that
-    inherits this class, or :class:`~captum_fam.experiments.protocols.FeaturesProtocol`, under
-    :func:`~captum_fam.experiments.protocols.register_protocol`.
+    A protocol describes the experiment; :meth:`prepare` returns the object that does the work. A new protocol is a
+    dataclass that inherits this class, or :class:`~captum_fam.experiments.protocols.FeaturesProtocol`, with the
+    decorator :func:`~captum_fam.experiments.protocols.register_protocol`.
 
     Args:
-        model: cut in two; left as it is, a fast copy does the work.
-        dataset: items ``(image, label, boxes)`` or ``(image, label)``, images as the model takes them.
+        model: the model in two parts, which does not change: a fast copy does the work.
+        dataset: items ``(image, label, boxes)`` or ``(image, label)``, with images as inputs of the model.
         panel: methods and measures. Default: ``Panel()``.
-        batch_size: images that go through the model at once. Default: 32.
-        num_workers: processes that read images. Default: 0, this process reads them.
+        batch_size: images per pass through the model. Default: 32.
+        num_workers: number of processes that read images; with 0 this process reads the images. Default: 0.
 
     Attributes:
-        name: of the protocol; see ``register_protocol``.
+        name: name of the protocol, which ``register_protocol`` sets.
         summary: the protocol in a few words.
-        split: the part of a dataset that queries come from by default.
-        default_measures: the measures by default.
-        gives: attributes of :class:`~captum_fam.experiments.measures.MapBatch` that measures may need.
-        takes_bank: whether the protocol has a memory bank, as a further argument ``bank``.
-        has_positions: whether the supports are activations, whose positions a method may compare, or embeddings.
-        unit: what a unit is called, and several of them ``units``.
-        by_unit: whether means are taken over the queries of a unit first, and intervals over units.
-        explains_label: whether maps explain the true class, or else the predicted one.
+        split: split of a data set from which the queries come by default.
+        default_measures: names of the default measures.
+        gives: attributes of :class:`~captum_fam.experiments.measures.MapBatch` that the protocol provides for measures.
+        takes_bank: whether the protocol has a memory bank, as the argument ``bank``.
+        has_positions: whether the supports are activations, whose positions a method may compare, instead of
+            embeddings.
+        unit: word for a unit, such as ``"episode"``.
+        units: plural of ``unit``.
+        by_unit: whether means are taken within each unit first, and intervals are over units.
+        explains_label: whether maps explain the true class instead of the predicted class.
 
     Raises:
-        ValueError: if the panel has measures that need what the protocol or the dataset does not have, or methods that
-            explain a layer which the model's tail does not have, or that compare positions of supports without any.
+        ValueError: if the panel has measures that need something that the protocol or the data set does not have,
+            methods that explain a layer that the tail of the model does not have, or methods that compare positions
+            while the supports are embeddings.
     """
 
     name: ClassVar[str] = ""
@@ -97,7 +100,7 @@ class Protocol(ABC):
     dataset: Dataset[Any]
     panel: Panel = field(default_factory=Panel)
     _: KW_ONLY
-    batch_size: int = option("images that go through the model at once", BATCH_SIZE, parse=positive)
+    batch_size: int = option("images per pass through the model", BATCH_SIZE, parse=positive)
     num_workers: int = option("processes that read images", 0)
 
     def __post_init__(self) -> None:
@@ -106,21 +109,22 @@ class Protocol(ABC):
         self.check_methods(self.panel.methods)
 
     def check_methods(self, methods: Sequence[TableMethod]) -> None:
-        """Refuse methods that the protocol or its model does not have what they need for.
+        """Check that the protocol and its model have everything that methods need.
 
         Args:
-            methods: of the panel, or those of a figure.
+            methods: methods of the panel, or of a figure.
 
         Raises:
-            ValueError: for a layer that the model's tail does not have, or positions of supports without any.
+            ValueError: for a layer that the tail of the model does not have, or a method that compares positions while
+                the supports are embeddings.
         """
         for method in methods:
             method.modules(self.model.tail)
-        compare = [method.name for method in methods if method.needs_images]
-        if compare and not self.has_positions:
+        comparing = [method.name for method in methods if method.needs_images]
+        if comparing and not self.has_positions:
             raise ValueError(
-                f"methods: {', '.join(compare)} compares with the positions of support images, which {self.name} does "
-                "not have, as its supports are embeddings"
+                f"methods: {', '.join(comparing)} compares with the positions of support images, which {self.name} "
+                "does not have, because its supports are embeddings"
             )
 
     @abstractmethod
@@ -129,16 +133,19 @@ class Protocol(ABC):
 
     @abstractmethod
     def prepare(self, folder: Path, ranks: Ranks | None = None, progress: bool = False) -> PreparedProtocol[Any]:
-        """The protocol ready to run.
+        """Prepare the protocol.
 
         Args:
-            folder: for what the preparation computes; the folder of the results is its parent.
+            folder: folder for the files of the preparation; the folder of the results is its parent.
             ranks: the processes that share the work. Default: this process alone.
             progress: show progress bars. Default: False.
+
+        Returns:
+            The object that runs the units.
         """
 
     def settings(self) -> dict[str, Any]:
-        """What the results depend on, for JSON."""
+        """Everything on which the results depend, in types that JSON can hold."""
         return {
             "protocol": self.name,
             "version": __version__,
@@ -147,26 +154,30 @@ class Protocol(ABC):
             "methods": {method.name: {"foil": method.foil, **method.options} for method in self.panel.methods},
             "measures": sorted(self.panel.measures),
             "conventions": asdict(self.panel.conventions),
-            **{one.name: getattr(self, one.name) for one in option_fields(type(self)) if one.name != "num_workers"},
+            **{
+                option_field.name: getattr(self, option_field.name)
+                for option_field in option_fields(type(self))
+                if option_field.name != "num_workers"
+            },
         }
 
     @property
     def figure_header(self) -> str:
-        """Above the queries of a figure: what they are, and what the percentages above the models are."""
+        """Title above the queries of a figure, with the name of the number that is above each model."""
         return "query\naccuracy"
 
     @property
     def support_title(self) -> str:
-        """Above the images of a figure that queries were compared with."""
+        """Title above the support images of a figure."""
         return "support"
 
     def class_name(self, label: int) -> str:
-        """The name of a class, or its number where the dataset does not know the name."""
+        """The name of the class with an index, or the index if the data set has no names."""
         names = class_names_of(self.dataset)
         return str(names[label]) if label < len(names) else str(label)
 
     def item_name(self, item: int) -> str:
-        """The file of an item, or its number where the dataset does not know the file."""
+        """The file name of the item at a position, or the position if the data set has no files."""
         records = getattr(self.dataset, "records", ())
         return str(records[item].path.name) if item < len(records) else str(item)
 
@@ -175,16 +186,17 @@ P = TypeVar("P", bound=Protocol, covariant=True)
 
 
 class PreparedProtocol(ABC, Generic[P]):
-    """A protocol with all that its units need.
+    """A protocol that is ready to run its units.
 
     Args:
-        protocol: what is to be done.
-        model: a fast copy of the protocol's, where the work is done.
+        protocol: description of the experiment.
+        model: fast copy of the model of the protocol, on the device of the work.
 
     Attributes:
-        skipped: items that could not be used, with the reason, where no record names them.
-        bank_skipped: the same of the dataset that a memory bank is made of.
-        view: what an item of a dataset is shown as, ``(3, H, W)`` in [0, 1]. Default: as the model sees it.
+        skipped: reason for each item that could not be used and that is not in the records of the units, by position.
+        bank_skipped: reason for each item of the data set of a memory bank that could not be used, by position.
+        view: function from a data set and a position to the image for display, ``(3, H, W)`` in [0, 1]. Default:
+            :meth:`model_view`.
     """
 
     def __init__(self, protocol: P, model: TwoPartModel) -> None:
@@ -196,41 +208,63 @@ class PreparedProtocol(ABC, Generic[P]):
 
     @abstractmethod
     def run(self, units: Sequence[int]) -> Iterator[UnitRecord]:
-        """The records of these units, in order."""
+        """Run units.
+
+        Args:
+            units: numbers of the units.
+
+        Yields:
+            The record of each unit, in the order of ``units``.
+        """
 
     @abstractmethod
     def example(self, record: UnitRecord, query: int, label: int) -> Example:
-        """What it takes to draw the map of one query for one class, of which there is a support.
+        """Everything that a figure needs to draw the map of a query for a class with a support.
 
         Args:
-            record: of the query's unit.
-            query: the row of the query in the record.
+            record: record of the unit of the query.
+            query: row of the query in the record.
             label: the class.
         """
 
     def has_support(self, record: UnitRecord, query: int, label: int) -> bool:
-        """Whether there is an image of a class, other than the query, to compare the query with."""
+        """Whether there is an image of a class to compare the query with; arguments as for :meth:`example`."""
         return True
 
     def reverse_example(self, record: UnitRecord, query: int, label: int) -> Example | None:
-        """The support of a query, explained by its similarity to the query; None where that has no meaning."""
+        """The support of a query, explained by its similarity to the query; arguments as for :meth:`example`.
+
+        Returns:
+            The example of the support; None for a protocol whose support is not a single image.
+        """
         return None
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width of the images."""
+        """Height and width of the images, in pixels."""
         return self.model.size, self.model.size
 
     def model_view(self, dataset: Dataset[Any], item: int) -> Tensor:
-        """An item of a dataset as the model sees it, ``(3, H, W)`` in [0, 1]."""
+        """The input of the model for an item, as an image for display.
+
+        Args:
+            dataset: data set of the item.
+            item: position of the item.
+
+        Returns:
+            ``(3, H, W)`` in [0, 1].
+        """
         return unnormalize(dataset[item][0], self.model.mean, self.model.std)
 
     def image(self, item: int, dataset: Dataset[Any] | None = None) -> Tensor:
-        """An item for display, ``(3, H, W)`` in [0, 1].
+        """The image of an item for display, by :attr:`view`.
 
         Args:
-            item: its position.
-            dataset: where it lies. Default: among the queries.
+            item: position of the item.
+            dataset: data set of the item. Default: the data set of the queries.
+
+        Returns:
+            ``(3, H, W)`` in [0, 1].
         """
         return self.view(self.protocol.dataset if dataset is None else dataset, item)
 
@@ -242,27 +276,33 @@ class PreparedProtocol(ABC, Generic[P]):
         target: Tensor,
         size: tuple[int, int] | None = None,
     ) -> Maps:
-        """The maps of a method, ``(B, 1, h, w)``, with what they cover of the score.
+        """Compute the maps of a method.
 
         Args:
-            method: of the panel, or another.
-            scores_for: gives the scores on activations, for a foil.
+            method: method of the panel, or another method.
+            scores_for: function from a foil to the scores of activations.
             activation: ``(B, N, h, w)``.
             target: the explained class of each query, ``(B,)``.
-            size: height and width of the images. Default: the model's.
+            size: height and width of the images, in pixels. Default: the size of the model.
+
+        Returns:
+            Maps ``(B, 1, h, w)``, with the share of the score that they cover.
         """
         return method.maps(scores_for, self.model.tail, activation, target, size or self.size)
 
     def perturbable(
         self, images: Tensor | None, activation: Tensor, scores: SimilarityToSupport, target: Tensor
     ) -> Perturbable | None:
-        """The queries for measures that mask them; None where the panel has no such measure.
+        """The queries for measures that mask the images.
 
         Args:
-            images: as the model takes them, ``(B, 3, H, W)``, or None.
+            images: inputs of the model, ``(B, 3, H, W)``; None if no measure masks images.
             activation: ``(B, N, h, w)``.
-            scores: on activations.
-            target: the class whose score is followed, ``(B,)``.
+            scores: scores of activations.
+            target: class whose score is measured, ``(B,)``.
+
+        Returns:
+            The images with their scores; None if the panel has no measure that masks images.
         """
         if images is None or not self.protocol.panel.needing("images"):
             return None
@@ -271,14 +311,21 @@ class PreparedProtocol(ABC, Generic[P]):
         def score_of(activation: Tensor) -> Tensor:
             return scores(activation).gather(1, target[:, None])[:, 0]
 
-        def score(some: Tensor) -> Tensor:
-            return score_of(self.model.activation(some))
+        def score(masked_images: Tensor) -> Tensor:
+            return score_of(self.model.activation(masked_images))
 
         return Perturbable(images.to(activation.device), score, score_of(activation), self.model.mean, self.model.std)
 
 
 def cached(make: Callable[[Foil | None], SimilarityToSupport]) -> ScoresFor:
-    """Scores that are made once per foil."""
+    """Scores that are made only once per foil.
+
+    Args:
+        make: function from a foil to the scores.
+
+    Returns:
+        The same function with a cache.
+    """
     by_foil: dict[Foil | None, SimilarityToSupport] = {}
 
     def scores_for(foil: Foil | None) -> SimilarityToSupport:
@@ -290,10 +337,10 @@ def cached(make: Callable[[Foil | None], SimilarityToSupport]) -> ScoresFor:
 
 
 def _check_boxes(panel: Panel, dataset: Dataset[Any]) -> None:
-    need = panel.needing("boxes")
-    first = next(iter(BatchLoader(dataset, batch_size=1, on_error="skip")), None) if need else None
+    measures = panel.needing("boxes")
+    first = next(iter(BatchLoader(dataset, batch_size=1, on_error="skip")), None) if measures else None
     if first is not None and not first.boxes:
         raise ValueError(
-            f"measures: {', '.join(need)} needs boxes, which the dataset {type(dataset).__name__} does not have; "
-            "choose others (--measures swap), or give items (image, label, boxes)"
+            f"measures: {', '.join(measures)} needs boxes, which the dataset {type(dataset).__name__} does not have; "
+            "choose other measures (--measures swap), or give items (image, label, boxes)"
         )

@@ -1,4 +1,4 @@
-"""k-NN classification by a memory bank, and maps of the queries for the neighbors that decided."""
+"""k-NN classification by a memory bank, with maps of the queries for the neighbors that decided."""
 
 from __future__ import annotations
 
@@ -16,53 +16,61 @@ from torch.utils.data import Dataset
 from captum_fam.cli.options import option
 from captum_fam.embedding import Batch, BatchLoader, reason_not_finite
 from captum_fam.experiments.distributed import Ranks
-from captum_fam.experiments.protocols.base import Example, PreparedProtocol, Protocol, cached
+from captum_fam.experiments.protocols.base import Example, PreparedProtocol, Protocol
+from captum_fam.experiments.protocols.neighbor_scores import (
+    BankQuery,
+    rows_of_class,
+    scores_by_neighbors,
+    take_votes,
+)
 from captum_fam.experiments.protocols.query_bank import (
     bank_settings,
     check_bank,
     items_in_bank,
-    make_bank,
+    prepare_bank,
     seems_to_hold,
 )
 from captum_fam.experiments.protocols.registry import register_protocol
 from captum_fam.experiments.records import QueryColumns, UnitRecord, jsonable
-from captum_fam.experiments.split_model import TwoPartModel
-from captum_fam.experiments.table_methods import Foil, Maps, ScoresFor, TableMethod
-from captum_fam.functional import first_largest, rounding_of_supports
-from captum_fam.support import BankRows, MemoryBank, SimilarityToSupport, Vote, WeightedSupport
-from captum_fam.support.memory_bank import NeighborRule
+from captum_fam.experiments.table_methods import Maps, TableMethod
+from captum_fam.experiments.two_part_model import TwoPartModel
+from captum_fam.support import MemoryBank, NeighborRule, Vote
 from captum_fam.support.search import Backend
 
 
 @register_protocol("contrastive")
 @dataclass(eq=False, kw_only=True)
 class Contrastive(Protocol):
-    """The paper's section V-C. Means are taken over the correctly classified queries.
+    """k-NN classification by a memory bank, section V-C of the FAM paper (arXiv 2307.05017).
 
-    Images are read, classified, explained and forgotten batch by batch. A foil is made of the neighbors of the
-    other classes (``"others"``) or of the class with the next most votes (``"runner-up"``), which also is what
-    ``swap`` compares with. A query whose neighbors are of one class has nothing to be told from: methods with a foil
-    give it a map of NaN, which is counted and has no part in their means, and it has no ``swap``.
+    Means are taken over the correctly classified queries. Images are read, classified and explained batch by batch, and
+    are not kept. A foil is the mean of the neighbors of all other classes (``"others"``), or of the neighbors of the
+    class with the second most votes (``"runner-up"``). ``swap`` also compares with the map for the runner-up. If all
+    neighbors of a query are of one class, the query has no foil. Then methods with a foil give a map of NaN, which is
+    counted but is not in their means, and the query has no ``swap``.
 
     Args:
-        model: cut in two; left as it is, a fast copy does the work.
-        dataset: the queries, ``(image, label, boxes)``, images as the model takes them.
-        panel: methods and measures.
-        bank: a memory bank of the model, or the dataset to make one of. A query whose file is in that dataset too is
-            left out of its own neighbors. The rows of a memory bank have no files: it must not hold the queries,
-            and a warning says where it seems to. Default: the dataset of the queries.
-        k: neighbors that vote. Default: 200.
-        temperature: of the vote. Default: 0.07.
-        neighbors: which rows of the bank stand for the class in Eq. 11: see :class:`~captum_fam.MemoryBank`. Default:
-            those of the predicted class among the k nearest.
-        backend: of the search in a bank that is made of a dataset; a memory bank has its own. Default: ``"torch"``.
-        explain: the ``"correct"`` queries for their class, or ``"all"`` for the predicted one. Default: the correct.
-        batch_size: images that are worked on at once; one unit of the run. Default: 32.
-        num_workers: processes that read images. Default: 0.
+        model: the model in two parts, which does not change: a fast copy does the work.
+        dataset: the queries, items ``(image, label, boxes)``, with images as inputs of the model.
+        panel: methods and measures. Default: ``Panel()``.
+        bank: a memory bank of the model, or a data set of which the bank is made. A query whose file is also in this
+            data set is not its own neighbor. The rows of a memory bank have no files, so the bank must not hold the
+            queries; a warning is given if it seems to. Default: the data set of the queries.
+        k: number of neighbors that vote. Default: 200.
+        temperature: temperature of the vote. Default: 0.07.
+        neighbors: which rows of the bank are the support of the class in Eq. 11, see
+            :class:`~captum_fam.MemoryBank`. Default: ``"predicted"``, the rows of the predicted class among the k
+            nearest.
+        backend: backend of the search in a bank that is made of a data set; a memory bank has its own backend. Default:
+            ``"torch"``.
+        explain: ``"correct"`` explains the correct queries, ``"all"`` explains all queries for the predicted class.
+            Default: ``"correct"``.
+        batch_size: images per pass through the model, which are one unit of the run. Default: 32.
+        num_workers: number of processes that read images. Default: 0.
 
     Raises:
-        ValueError: for a memory bank of another similarity than the model's, or of other classes than the dataset's;
-            for k, temperature, neighbors or a backend that :class:`~captum_fam.MemoryBank` does not take.
+        ValueError: for a memory bank of another similarity than that of the model, or of other classes than those of
+            the data set; for k, temperature, neighbors or a backend that :class:`~captum_fam.MemoryBank` refuses.
         ImportError: for the backend ``"faiss"`` without FAISS.
     """
 
@@ -72,9 +80,9 @@ class Contrastive(Protocol):
 
     bank: MemoryBank | Dataset[Any] | None = None
     k: int = option("neighbors that vote", 200)
-    temperature: float = option("of the vote", 0.07, metavar="T")
-    neighbors: NeighborRule = option("which rows of the bank stand for the class in Eq. 11", "predicted")
-    backend: Backend = option("of the exact search", "torch")
+    temperature: float = option("temperature of the vote", 0.07, metavar="T")
+    neighbors: NeighborRule = option("which rows of the bank are the support of the class in Eq. 11", "predicted")
+    backend: Backend = option("backend of the exact search", "torch")
     explain: Literal["correct", "all"] = option("which queries are explained", "correct")
 
     def __post_init__(self) -> None:
@@ -82,7 +90,7 @@ class Contrastive(Protocol):
         if isinstance(self.bank, MemoryBank):
             check_bank(self.bank, self.model, self.dataset)
             self.backend = self.bank.backend
-        # A bank of one row refuses bad settings, or lacks FAISS, as any bank does, and does so before there are files.
+        # A vote of a bank of one row checks the settings, and that FAISS is installed, before any file is written.
         bank = MemoryBank(torch.ones(1, 1), [0], similarity=self.model.similarity, backend=self.backend)
         self.set_up(bank).classify(torch.ones(1, 1))
 
@@ -91,30 +99,37 @@ class Contrastive(Protocol):
 
     @property
     def bank_source(self) -> MemoryBank | Dataset[Any]:
-        """The bank, or the dataset that it is made of."""
+        """The memory bank, or the data set of which the bank is made."""
         return self.dataset if self.bank is None else self.bank
 
     @cached_property
     def items_in_bank(self) -> list[int]:
-        """The position of every query in the dataset of the bank, -1 where it is not there."""
+        """The position of every query in the data set of the bank, -1 for a query that is not in the data set."""
         return items_in_bank(self.dataset, self.bank_source)
 
     def set_up(self, bank: MemoryBank) -> MemoryBank:
-        """A bank that reads its rows with the options of this protocol."""
+        """The bank with the options of this protocol.
+
+        Args:
+            bank: any memory bank.
+
+        Returns:
+            A bank with the same rows.
+        """
         return bank.using(k=self.k, temperature=self.temperature, neighbors=self.neighbors)
 
     def settings(self) -> dict[str, Any]:
-        """What the results depend on, for JSON."""
+        """Everything on which the results depend, in types that JSON can hold."""
         leave_one_out = any(item >= 0 for item in self.items_in_bank)
         return {**super().settings(), "bank": bank_settings(self.bank_source), "leave_one_out": leave_one_out}
 
     def prepare(self, folder: Path, ranks: Ranks | None = None, progress: bool = False) -> PreparedContrastive:
-        """Make the memory bank, kept in ``bank.safetensors`` beside the results."""
+        """Make the memory bank, and save it as ``bank.safetensors`` in the folder of the results."""
         ranks = ranks or Ranks()
         model = self.model.fast_copy(ranks.device)
         bank = self.bank_source
         if not isinstance(bank, MemoryBank):
-            bank = make_bank(
+            bank = prepare_bank(
                 model,
                 bank,
                 folder,
@@ -128,22 +143,22 @@ class Contrastive(Protocol):
 
     @property
     def figure_header(self) -> str:
-        """A query, and the accuracy of the vote above the models."""
+        """Title above the queries of a figure; the number above each model is the accuracy of the vote."""
         return f"query\n{self.k}-NN accuracy"
 
     @property
     def support_title(self) -> str:
-        """The nearest image of the class."""
+        """Title above the nearest image of the class."""
         return "nearest of the class"
 
 
 class PreparedContrastive(PreparedProtocol[Contrastive]):
-    """Queries and the bank that they are compared with.
+    """Queries, and the memory bank with which they are compared.
 
     Args:
-        protocol: what is to be done.
-        model: a fast copy of the protocol's.
-        bank: with the options of the protocol, on the model's device.
+        protocol: description of the experiment.
+        model: fast copy of the model of the protocol.
+        bank: memory bank with the options of the protocol, on the device of the model.
     """
 
     def __init__(self, protocol: Contrastive, model: TwoPartModel, bank: MemoryBank) -> None:
@@ -151,26 +166,27 @@ class PreparedContrastive(PreparedProtocol[Contrastive]):
         self.bank = bank
         self.bank_skipped = bank.skipped
         row_of = {item: row for row, item in enumerate(bank.items.tolist())}
+        # The row of each query in the bank, -1 for a query that is not in the bank.
         self._own_rows = torch.tensor([row_of.get(item, -1) for item in protocol.items_in_bank], dtype=torch.int64)
-        # Rows of a dataset have files, by which queries are known that are in it.
+        # Files tell which queries are in a bank that is made of a data set. A given memory bank has no files.
         self._may_hold_queries = isinstance(protocol.bank, MemoryBank)
 
     def run(self, units: Sequence[int]) -> Iterator[UnitRecord]:
-        """The records of these batches, which are read ahead where there are workers."""
+        """Run batches of queries; worker processes read the images ahead. See :meth:`PreparedProtocol.run`."""
         protocol = self.protocol
-        waiting = list(units)
+        remaining_units = list(units)
         items = [item for unit in units for item in self._items(unit)]
         loader = BatchLoader(protocol.dataset, items, protocol.batch_size, protocol.num_workers, on_error="skip")
         for batch in loader:
             unit = int(batch.indices[0]) // protocol.batch_size
-            # Batches of which nothing could be read do not come by.
-            while waiting[0] < unit:
-                yield self._empty_record(waiting.pop(0), loader.skipped)
-            record = self._empty_record(waiting.pop(0), loader.skipped)
+            # The loader gives no batch for a unit without a readable image. Such a unit gets an empty record.
+            while remaining_units[0] < unit:
+                yield self._empty_record(remaining_units.pop(0), loader.skipped)
+            record = self._empty_record(remaining_units.pop(0), loader.skipped)
             for part in self._parts(batch):
                 self._explain(part, record)
             yield record
-        for unit in waiting:
+        for unit in remaining_units:
             yield self._empty_record(unit, loader.skipped)
 
     def _items(self, unit: int) -> range:
@@ -181,15 +197,15 @@ class PreparedContrastive(PreparedProtocol[Contrastive]):
         return UnitRecord(unit, skipped={item: skipped[item] for item in self._items(unit) if item in skipped})
 
     def _parts(self, batch: Batch) -> Iterator[Batch]:
-        """The queries that are in the bank, and those that are not: a batch excludes rows for all of it or none."""
-        inside = self._own_rows[batch.indices] >= 0
-        for chosen in (inside, ~inside):
-            if chosen.any():
-                boxes = tuple(box for box, is_chosen in zip(batch.boxes, chosen.tolist(), strict=False) if is_chosen)
-                yield Batch(batch.indices[chosen], batch.images[chosen], batch.labels[chosen], boxes)
+        """The queries of a batch that are in the bank, then all others: a vote excludes a row per query, or none."""
+        in_bank = self._own_rows[batch.indices] >= 0
+        for selected in (in_bank, ~in_bank):
+            if selected.any():
+                boxes = tuple(box for box, is_in in zip(batch.boxes, selected.tolist(), strict=False) if is_in)
+                yield Batch(batch.indices[selected], batch.images[selected], batch.labels[selected], boxes)
 
     def _explain(self, batch: Batch, record: UnitRecord) -> None:
-        """Add a part of a batch to its record."""
+        """Classify and explain a part of a batch, and add the results to the record of the batch."""
         protocol = self.protocol
         activation = self.model.activation(batch.images)
         embedding = self._embed(activation)
@@ -200,7 +216,7 @@ class PreparedContrastive(PreparedProtocol[Contrastive]):
             return
         items, labels = batch.indices[finite], batch.labels[finite]
         usable = finite.to(activation.device)
-        query = _Query(activation[usable], embedding[usable], self._rows(items))
+        query = BankQuery(activation[usable], embedding[usable], self._rows(items))
         vote = self.bank.using(exclude=query.exclude).classify(query.embedding)
         predicted = vote.predicted.cpu()
         correct = predicted == labels
@@ -218,47 +234,48 @@ class PreparedContrastive(PreparedProtocol[Contrastive]):
         chosen = (correct if protocol.explain == "correct" else torch.ones_like(correct)).nonzero()[:, 0]
         if not len(chosen):
             return
-        query, vote = query.take(chosen), _take(vote, chosen.to(activation.device))
-        scores_for, has_other = self._scores(query, vote, vote.predicted)
+        query, vote = query.take(chosen), take_votes(vote, chosen)
+        scores_for, has_other = scores_by_neighbors(self.model, self.bank, query, vote, vote.predicted)
         target = torch.arange(len(chosen), device=activation.device)
-        kept = finite.nonzero()[:, 0][chosen]
-        alone = ~has_other[:, None, None, None]
+        batch_rows = finite.nonzero()[:, 0][chosen]
+        # Queries without a foil get maps of NaN.
+        has_no_foil = ~has_other[:, None, None, None]
 
         def maps_of(method: TableMethod) -> Maps:
-            made = self.maps(method, scores_for, query.activation, target)
-            return made._replace(maps=made.maps.masked_fill(alone, torch.nan)) if method.foil else made
+            result = self.maps(method, scores_for, query.activation, target)
+            return result._replace(maps=result.maps.masked_fill(has_no_foil, torch.nan)) if method.foil else result
 
         def pairs(method: TableMethod, maps: Tensor) -> tuple[Tensor, Tensor]:
             others = self.maps(method, scores_for, query.activation, target + len(target)).maps
-            return maps, others.masked_fill(alone, torch.nan)
+            return maps, others.masked_fill(has_no_foil, torch.nan)
 
         explained = protocol.panel.values(
             maps_of,
             self.size,
-            [batch.boxes[row] for row in kept.tolist()] if batch.boxes else None,
-            self.perturbable(batch.images[kept], query.activation, scores_for(None), target),
+            [batch.boxes[row] for row in batch_rows.tolist()] if batch.boxes else None,
+            self.perturbable(batch.images[batch_rows], query.activation, scores_for(None), target),
             pairs,
         )
         record.add_explained(jsonable(chosen + first_row), explained)
 
     def example(self, record: UnitRecord, query: int, label: int) -> Example:
-        """One query and its neighbors of a class."""
+        """A query and its neighbors of a class; see :meth:`PreparedProtocol.example`."""
         item = record.queries.item[query]
         activation = self.model.activation(self.protocol.dataset[item][0][None])
-        single = _Query(activation, self._embed(activation), self._rows(torch.tensor([item])))
+        single = BankQuery(activation, self._embed(activation), self._rows(torch.tensor([item])))
         vote = self.bank.using(exclude=single.exclude).classify(single.embedding)
         target = torch.tensor([label], device=activation.device)
         support = None
         source = self.protocol.bank_source
         if not isinstance(source, MemoryBank):
-            chosen = self._support(single, vote, target)
-            nearest = chosen.indices[0][chosen.weights[0] > 0][0]
+            bank_rows = rows_of_class(self.bank, single, vote, target)
+            nearest = bank_rows.indices[0][bank_rows.weights[0] > 0][0]
             support = self.image(int(self.bank.items[nearest]), source)
-        scores_for, has_other = self._scores(single, vote, target)
+        scores_for, has_other = scores_by_neighbors(self.model, self.bank, single, vote, target)
         return Example(self.image(item), activation, scores_for, torch.zeros_like(target), support, bool(has_other))
 
     def has_support(self, record: UnitRecord, query: int, label: int) -> bool:
-        """Whether the bank has a row of a class, other than the query's own."""
+        """Whether the bank has a row of a class, other than the row of the query."""
         rows = (self.bank.labels == label).nonzero()[:, 0]
         return bool((rows != self._own_rows[record.queries.item[query]]).any())
 
@@ -268,84 +285,17 @@ class PreparedContrastive(PreparedProtocol[Contrastive]):
         return embedding
 
     def _rows(self, items: Tensor) -> Tensor | None:
-        """The queries' own rows of the bank, which are no neighbors of theirs; None where they are not in it."""
+        """The rows of the queries in the bank, which are excluded from their neighbors; None if they are not in it."""
         rows = self._own_rows[items]
         return None if (rows < 0).any() else rows.to(self.bank.items.device)
 
-    def _warn_of_leak(self, query: _Query, vote: Vote) -> None:
-        """Say once that a memory bank, whose rows have no files, seems to hold the queries."""
+    def _warn_of_leak(self, query: BankQuery, vote: Vote) -> None:
+        """Warn once if a memory bank, whose rows have no files, seems to hold the queries."""
         if self._may_hold_queries and seems_to_hold(self.bank, query.embedding, vote):
             self._may_hold_queries = False
             warnings.warn(
-                "bank: it seems to hold the queries: some have the very embedding of a row, which then votes for "
-                "them. Use a bank of other images, or give its images as a dataset: queries are left out of that",
+                "bank: it seems to hold the queries: some queries have the same embedding as a row, which then votes "
+                "for them. Use a bank of other images, or give the images of the bank as a dataset: then a query is "
+                "not its own neighbor",
                 stacklevel=2,
             )
-
-    def _support(self, query: _Query, vote: Vote, target: Tensor) -> BankRows:
-        """What stands for the target; a class that has no neighbor is looked up in the whole bank."""
-        bank = self.bank.using(exclude=query.exclude)
-        members = self.bank.labels[vote.neighbor_indices] == target[:, None]
-        if not members.any(1).all() and self.protocol.neighbors in ("predicted", "vote"):
-            bank = bank.using(exclude=query.exclude, neighbors="within-class")
-        return bank.support(query.embedding, target, vote)
-
-    def _scores(self, query: _Query, vote: Vote, target: Tensor) -> tuple[ScoresFor, Tensor]:
-        """Scores whose class b is the target of query b, and B + b its runner-up; and whether there is one."""
-        labels = self.bank.labels[vote.neighbor_indices]
-        of_target = labels == target[:, None]
-        others = vote.class_scores.scatter(1, target[:, None], -1)
-        # The temperature magnifies what rounding does to a similarity of at most about one.
-        rounding = rounding_of_supports(query.embedding.shape[1], others.dtype) / self.bank.temperature
-        second = first_largest(others, torch.clamp_max(rounding * others.abs(), 0.5))
-        of_second = labels == second[:, None]
-        support = self._support(query, vote, target)
-        rows = torch.cat([support.indices.flatten(), vote.neighbor_indices.flatten()]).unique()
-
-        def spread(indices: Tensor, weights: Tensor) -> Tensor:
-            at = torch.searchsorted(rows, indices)
-            return weights.new_zeros(len(indices), len(rows)).scatter_add_(1, at, weights)
-
-        def mean_of(members: Tensor) -> Tensor:
-            count = members.sum(1, keepdim=True).clamp_min(1)
-            return spread(vote.neighbor_indices, members.to(vote.similarities) / count)
-
-        classes, runner_up = spread(support.indices, support.weights), mean_of(of_second)
-        foils: dict[Foil | None, Tensor | None] = {
-            None: None,
-            "others": torch.cat([mean_of(~of_target), mean_of(~of_second)]),
-            "runner-up": torch.cat([runner_up, classes]),
-        }
-        weights = torch.cat([classes, runner_up])
-        embeddings = self.bank.embeddings[rows].float()
-        scores_for = cached(
-            lambda foil: SimilarityToSupport(
-                self.model.tail, WeightedSupport(embeddings, weights, foils[foil]), self.model.similarity
-            )
-        )
-        return scores_for, of_second.any(1)
-
-
-@dataclass(frozen=True)
-class _Query:
-    """Queries of which all have a row of their own in the bank, or none.
-
-    Attributes:
-        activation: ``(B, N, h, w)``.
-        embedding: ``(B, J)``.
-        exclude: their own rows, ``(B,)``.
-    """
-
-    activation: Tensor
-    embedding: Tensor
-    exclude: Tensor | None
-
-    def take(self, rows: Tensor) -> _Query:
-        """Some of the queries."""
-        rows = rows.to(self.activation.device)
-        exclude = None if self.exclude is None else self.exclude[rows]
-        return _Query(self.activation[rows], self.embedding[rows], exclude)
-
-
-def _take(vote: Vote, rows: Tensor) -> Vote:
-    return Vote(*(part[rows] for part in vote))

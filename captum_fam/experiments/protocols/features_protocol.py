@@ -1,4 +1,4 @@
-"""Protocols whose images all go through the backbone once, before their units run."""
+"""Protocols that pass every image through the backbone once, before their units run."""
 
 from __future__ import annotations
 
@@ -17,46 +17,56 @@ from captum_fam.experiments.distributed import Ranks
 from captum_fam.experiments.features import Features, Kept, extract
 from captum_fam.experiments.protocols.base import P, PreparedProtocol, Protocol, cached
 from captum_fam.experiments.records import UnitRecord, by_item
-from captum_fam.experiments.split_model import TwoPartModel
 from captum_fam.experiments.table_methods import ScoresFor
+from captum_fam.experiments.two_part_model import TwoPartModel
 from captum_fam.support import Aggregate, SimilarityToSupport, SupportSet
 
 
 @dataclass(eq=False)
 class FeaturesProtocol(Protocol):
-    """A protocol whose images all go through the backbone once, before its units run.
+    """A protocol that passes every image through the backbone once, before its units run.
 
-    A subclass says in :meth:`prepared` what runs its units: a :class:`PreparedFeatures`.
+    A subclass returns the object that runs its units, a :class:`PreparedFeatures`, in :meth:`prepared`. For arguments
+    and further attributes see :class:`Protocol`.
 
     Attributes:
-        keeps_images: whether units need the images themselves, whatever the measures.
+        keeps_images: whether the units need the images, also if no measure needs them.
     """
 
     keeps_images: ClassVar[bool] = False
 
     @abstractmethod
     def prepared(self, model: TwoPartModel, features: Features) -> PreparedFeatures[Any]:
-        """The protocol ready to run.
+        """The object that runs the units.
 
         Args:
-            model: a fast copy, on the device of the work.
-            features: of all items that could be used.
+            model: fast copy of the model, on the device of the work.
+            features: features of all usable items.
         """
 
     def prepare(self, folder: Path, ranks: Ranks | None = None, progress: bool = False) -> PreparedFeatures[Any]:
-        """Put every image through the backbone once.
+        """Pass every image through the backbone once.
 
-        What is left out is kept in ``skipped.json`` beside the results: units are drawn from the other items, and
-        must stay the same whatever becomes of a file later.
+        ``skipped.json`` in the folder of the results lists the items that are left out. Units are drawn from all other
+        items. So a resumed run has the same units, even if a file has changed.
+
+        Args:
+            folder: as in :meth:`Protocol.prepare`.
+            ranks: as in :meth:`Protocol.prepare`. Default: this process alone.
+            progress: as in :meth:`Protocol.prepare`. Default: False.
+
+        Returns:
+            The object that runs the units.
 
         Raises:
-            ValueError: at the first file that has become unusable since the run began.
+            ValueError: if a file has become unusable since the run began, or if no image could be read.
+            OSError: if the disk is full.
         """
         ranks = ranks or Ranks()
         model = self.model.fast_copy(ranks.device)
         path = folder.parent / "skipped.json"
-        began = path.is_file()
-        # No process writes before every process has looked.
+        has_begun = path.is_file()
+        # The first process writes the file below. Wait until every process has checked whether it exists.
         ranks.wait()
         keep: tuple[Kept, ...] = ("activations",)
         if self.keeps_images or self.panel.needing("images"):
@@ -70,21 +80,21 @@ class FeaturesProtocol(Protocol):
             num_workers=self.num_workers,
             ranks=ranks,
             progress=progress,
-            left_out=by_item(json.loads(path.read_text(encoding="utf-8"))) if began else None,
+            left_out=by_item(json.loads(path.read_text(encoding="utf-8"))) if has_begun else None,
         )
-        if ranks.is_first and not began:
+        if ranks.is_first and not has_begun:
             with write_all_or_nothing(path.parent) as scratch:
                 write_json(scratch / path.name, {str(item): reason for item, reason in features.skipped.items()})
         return self.prepared(model, features)
 
 
 class PreparedFeatures(PreparedProtocol[P], Generic[P]):
-    """A protocol with the features of its images.
+    """A protocol that is ready to run its units, with the features of all images.
 
     Args:
-        protocol: what is to be done.
-        model: a fast copy of the protocol's.
-        features: of all items that could be used.
+        protocol: description of the experiment.
+        model: fast copy of the model of the protocol.
+        features: features of all usable items.
     """
 
     def __init__(self, protocol: P, model: TwoPartModel, features: Features) -> None:
@@ -94,36 +104,46 @@ class PreparedFeatures(PreparedProtocol[P], Generic[P]):
 
     @abstractmethod
     def run_unit(self, unit: int) -> UnitRecord:
-        """The record of one unit."""
+        """Run a unit.
+
+        Args:
+            unit: number of the unit.
+
+        Returns:
+            The record of the unit.
+        """
 
     def run(self, units: Sequence[int]) -> Iterator[UnitRecord]:
-        """The records of these units, in order."""
+        """Run units one after another; see :meth:`PreparedProtocol.run`."""
         return map(self.run_unit, units)
 
     def activation(self, rows: Tensor) -> Tensor:
-        """The activations of some rows of the features, ``(len(rows), N, h, w)``, on the model's device."""
+        """The activations of rows of the features, ``(len(rows), N, h, w)`` on the device of the model."""
         return self.features.activations(rows).to(self.model.device)
 
     def boxes(self, rows: Tensor) -> list[Tensor] | None:
-        """The boxes of some rows of the features, ``(m, 4)`` each; None where the dataset has no boxes."""
+        """The boxes ``(m, 4)`` of each row of the features; None for a data set without boxes."""
         return [self.features.boxes[row] for row in rows.tolist()] if self.features.boxes else None
 
     def images(self, rows: Tensor) -> Tensor | None:
-        """The images of some rows of the features, ``(len(rows), 3, H, W)``; None where no measure needs them."""
+        """The images of rows of the features, ``(len(rows), 3, H, W)`` on the CPU; None if no measure needs images."""
         return self.features.images(rows) if self.protocol.panel.needing("images") else None
 
     def scores_of_classes(self, support: Tensor, aggregate: Aggregate) -> ScoresFor:
-        """Scores on activations of C classes with K supports each.
+        """Scores of activations for C classes with K supports each.
 
         Args:
             support: rows of the features, ``(C, K)``.
-            aggregate: of the similarities to the supports of a class.
+            aggregate: how the similarities to the supports of a class become one score.
+
+        Returns:
+            A function from a foil to the scores.
         """
         n_classes, shot = support.shape
-        # Activations, not embeddings: some methods compare positions.
-        images = SupportSet(self.activation(support.flatten()), torch.arange(n_classes).repeat_interleave(shot))
+        # The support set holds activations instead of embeddings, because some methods compare positions.
+        supports = SupportSet(self.activation(support.flatten()), torch.arange(n_classes).repeat_interleave(shot))
         return cached(
             lambda foil: SimilarityToSupport(
-                self.model.tail, images, self.model.similarity, foil=foil, aggregate=aggregate
+                self.model.tail, supports, self.model.similarity, foil=foil, aggregate=aggregate
             )
         )

@@ -1,4 +1,4 @@
-"""Few-shot episodes: N classes, K supports of each, and the maps of the queries that are classified correctly."""
+"""Few-shot episodes: N classes with K supports each, and maps of the queries that are classified correctly."""
 
 from __future__ import annotations
 
@@ -15,32 +15,34 @@ from captum_fam.experiments.protocols.base import Example
 from captum_fam.experiments.protocols.features_protocol import FeaturesProtocol, PreparedFeatures
 from captum_fam.experiments.protocols.registry import register_protocol
 from captum_fam.experiments.records import QueryColumns, UnitRecord, jsonable
-from captum_fam.experiments.split_model import TwoPartModel
 from captum_fam.experiments.table_methods import TableMethod
+from captum_fam.experiments.two_part_model import TwoPartModel
 from captum_fam.support import Aggregate
 
 
 @register_protocol("few-shot")
 @dataclass(eq=False, kw_only=True)
 class FewShot(FeaturesProtocol):
-    """The paper's section V-B. Means are taken over the queries of an episode, then over episodes.
+    """Few-shot classification, section V-B of the FAM paper (arXiv 2307.05017).
 
-    ``swap`` compares with the map for the supports of the next class of the episode.
+    Means are taken over the queries of an episode first, then over episodes. ``swap`` compares with the map for the
+    supports of the next class of the episode.
 
     Args:
-        model: cut in two; left as it is, a fast copy does the work.
-        dataset: items ``(image, label, boxes)``, images as the model takes them.
-        panel: methods and measures.
+        model: the model in two parts, which does not change: a fast copy does the work.
+        dataset: items ``(image, label, boxes)``, with images as inputs of the model.
+        panel: methods and measures. Default: ``Panel()``.
         way: classes per episode. Default: 5.
         shot: supports per class. Default: 1.
         query: queries per class. Default: 15.
-        episodes: how many. Default: 2000.
-        seed: of the episodes. Default: 0.
-        aggregate: ``"mean"`` of the similarities to a class's supports (Eq. 11), or to their ``"prototype"``. Default:
-            the mean.
-        explain: the ``"correct"`` queries for their class, or ``"all"`` for the predicted one. Default: the correct.
-        batch_size: images that go through the backbone at once. Default: 32.
-        num_workers: processes that read images. Default: 0.
+        episodes: number of episodes. Default: 2,000.
+        seed: seed of the episodes. Default: 0.
+        aggregate: ``"mean"`` for the mean of the similarities to the supports of a class (Eq. 11), ``"prototype"`` for
+            the similarity to the mean of the supports. Default: ``"mean"``.
+        explain: ``"correct"`` explains the correct queries, ``"all"`` explains all queries for the predicted class.
+            Default: ``"correct"``.
+        batch_size: images per pass through the backbone. Default: 32.
+        num_workers: number of processes that read images. Default: 0.
 
     Example:
         >>> protocol = FewShot(model, CUB200(root, "novel", model.geometry, model.normalize), episodes=600)
@@ -56,9 +58,11 @@ class FewShot(FeaturesProtocol):
     way: int = option("classes per episode", 5)
     shot: int = option("supports per class", 1)
     query: int = option("queries per class", 15)
-    episodes: int = option("how many", 2000)
-    seed: int = option("of the episodes", 0)
-    aggregate: Aggregate = option("of the similarities to the supports of a class", "mean")
+    episodes: int = option("number of episodes", 2000)
+    seed: int = option("seed of the episodes", 0)
+    aggregate: Aggregate = option(
+        "score of a class from its supports: mean similarity, or similarity to the prototype", "mean"
+    )
     explain: Literal["correct", "all"] = option("which queries are explained", "correct")
 
     def __len__(self) -> int:
@@ -70,17 +74,17 @@ class FewShot(FeaturesProtocol):
 
     @property
     def figure_header(self) -> str:
-        """What an episode is."""
+        """Title above the queries of a figure, which states the form of the episodes."""
         return f"{self.way}-way {self.shot}-shot\naccuracy"
 
     @property
     def support_title(self) -> str:
-        """One support of the class."""
+        """Title above the first support of the class."""
         return "support" if self.shot == 1 else f"support, 1 of {self.shot}"
 
 
 class PreparedFewShot(PreparedFeatures[FewShot]):
-    """Few-shot episodes of the images that could be used."""
+    """Few-shot episodes of the usable images; for the arguments see :class:`PreparedFeatures`."""
 
     def __init__(self, protocol: FewShot, model: TwoPartModel, features: Features) -> None:
         super().__init__(protocol, model, features)
@@ -89,7 +93,7 @@ class PreparedFewShot(PreparedFeatures[FewShot]):
         )
 
     def run_unit(self, unit: int) -> UnitRecord:
-        """The record of one episode."""
+        """Run an episode; see :meth:`PreparedFeatures.run_unit`."""
         protocol = self.protocol
         episode = self.sampler.episode(unit)
         rows = episode.query.flatten()
@@ -98,7 +102,7 @@ class PreparedFewShot(PreparedFeatures[FewShot]):
         activation = self.activation(rows)
         with torch.no_grad():
             scores, predicted = (part.cpu() for part in scores_for(None).predict(activation))
-        # How far the true class is behind: zero where the model is right.
+        # By how much the best class leads over the true class: zero for a correct query.
         margin = scores.amax(1) - scores.gather(1, true[:, None])[:, 0]
         correct = predicted == true
         record = UnitRecord(
@@ -131,7 +135,7 @@ class PreparedFewShot(PreparedFeatures[FewShot]):
         return record
 
     def example(self, record: UnitRecord, query: int, label: int) -> Example:
-        """One query and the supports of a class of its episode."""
+        """A query and the supports of a class of the episode; see :meth:`PreparedProtocol.example`."""
         episode = self.sampler.episode(record.unit)
         target = (episode.classes == label).nonzero()[0]
         return Example(

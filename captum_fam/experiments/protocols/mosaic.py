@@ -1,4 +1,4 @@
-"""Mosaics: images of different classes side by side, and maps for supports of one of them."""
+"""Mosaics: images of different classes side by side, with maps for the supports of each class."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from captum_fam.experiments.protocols.base import Example
 from captum_fam.experiments.protocols.features_protocol import FeaturesProtocol, PreparedFeatures
 from captum_fam.experiments.protocols.registry import register_protocol
 from captum_fam.experiments.records import QueryColumns, UnitRecord, jsonable
-from captum_fam.experiments.split_model import TwoPartModel
 from captum_fam.experiments.table_methods import TableMethod
+from captum_fam.experiments.two_part_model import TwoPartModel
 from captum_fam.images import unnormalize
 from captum_fam.support import Aggregate
 
@@ -28,32 +28,34 @@ def _default_panel() -> Panel:
 @register_protocol("mosaic")
 @dataclass(eq=False, kw_only=True)
 class Mosaic(FeaturesProtocol):
-    """Does a map follow the support? It has to point at the cell whose class the support is of.
+    """Does a map follow the support? It should point at the cell that shows the class of the support.
 
-    A mosaic has grid x grid images of different classes; each class in turn is the support, by images that are not
-    in the mosaic. Chance is 1 / grid² for ``cell-energy`` and ``cell-hit``, 0.5 for ``cell-auroc``. ``swap`` is on
-    the single images: their map for their own class against that for another class of the mosaic. The model's own
-    number, ``accuracy``, is how often a single image is classified correctly among the classes of its mosaic.
+    A mosaic has grid x grid images of different classes. It is explained once for each of these classes, whose supports
+    are images outside the mosaic. Chance is 1 / grid² for ``cell-energy`` and ``cell-hit``, and 0.5 for ``cell-auroc``.
+    ``swap`` is measured on the single images: it compares the map for the class of the image with the map for the next
+    class of the mosaic. ``accuracy`` is the share of the single images that are classified correctly among the classes
+    of the mosaic.
 
-    The maps of one mosaic share its activation: means are taken over them first, then over mosaics, which are what the
-    intervals count.
+    All maps of a mosaic come from the same activation. So means are taken within each mosaic first, then over mosaics,
+    and intervals are over mosaics.
 
     Args:
-        model: cut in two; left as it is, a fast copy does the work.
-        dataset: items ``(image, label)``, images as the model takes them.
-        panel: methods and measures; of these ``"swap"`` alone is for mosaics, beside those of the cells. Default:
+        model: the model in two parts, which does not change: a fast copy does the work.
+        dataset: items ``(image, label)``, with images as inputs of the model.
+        panel: methods and measures; beside the measures of the cells, only ``"swap"`` fits mosaics. Default:
             ``Panel(measures=("swap",))``.
-        grid: images per side. Default: 2.
+        grid: images per side of a mosaic. Default: 2.
         shot: supports per class. Default: 5.
-        mosaics: how many. Default: 150.
-        cell: side of an image in the mosaic. Default: as the model takes it, so that the mosaic is larger than that.
-        seed: of the mosaics. Default: 0.
-        aggregate: of the similarities to a class's supports, ``"mean"`` or ``"prototype"``. Default: the mean.
-        batch_size: images that go through the backbone at once. Default: 32.
-        num_workers: processes that read images. Default: 0.
+        mosaics: number of mosaics. Default: 150.
+        cell: side of an image in the mosaic, in pixels. Default: the size of the model, so that a mosaic is larger than
+            the inputs of the model.
+        seed: seed of the mosaics. Default: 0.
+        aggregate: as in :class:`FewShot`, ``"mean"`` or ``"prototype"``. Default: ``"mean"``.
+        batch_size: images per pass through the backbone. Default: 32.
+        num_workers: number of processes that read images. Default: 0.
 
     Raises:
-        ValueError: for a grid below 2, or a measure that is not for mosaics.
+        ValueError: for a grid below 2, or a measure that does not fit mosaics.
     """
 
     summary = "images of several classes side by side, supports of one"
@@ -67,14 +69,16 @@ class Mosaic(FeaturesProtocol):
     keeps_images = True
 
     panel: Panel = field(default_factory=_default_panel, kw_only=False)
-    grid: int = option("images per side", 2)
+    grid: int = option("images per side of a mosaic", 2)
     shot: int = option("supports per class", 5)
-    mosaics: int = option("how many", 150)
+    mosaics: int = option("number of mosaics", 150)
     cell: int | None = option(
-        "side of an image; default: as the model takes it", None, metavar="PIXELS", parse=positive
+        "side of an image in the mosaic; default: the model's", None, metavar="PIXELS", parse=positive
     )
-    seed: int = option("of the mosaics", 0)
-    aggregate: Aggregate = option("of the similarities to the supports of a class", "mean")
+    seed: int = option("seed of the mosaics", 0)
+    aggregate: Aggregate = option(
+        "score of a class from its supports: mean similarity, or similarity to the prototype", "mean"
+    )
 
     def __post_init__(self) -> None:
         if self.grid < 2:
@@ -90,7 +94,7 @@ class Mosaic(FeaturesProtocol):
 
 
 class PreparedMosaic(PreparedFeatures[Mosaic]):
-    """Mosaics of the images that could be used."""
+    """Mosaics of the usable images; for the arguments see :class:`PreparedFeatures`."""
 
     def __init__(self, protocol: Mosaic, model: TwoPartModel, features: Features) -> None:
         super().__init__(protocol, model, features)
@@ -98,7 +102,7 @@ class PreparedMosaic(PreparedFeatures[Mosaic]):
         self.sampler = EpisodeSampler(features.labels, n_cells, protocol.shot, 1, protocol.mosaics, protocol.seed)
 
     def run_unit(self, unit: int) -> UnitRecord:
-        """The record of one mosaic."""
+        """Run a mosaic; see :meth:`PreparedFeatures.run_unit`."""
         protocol = self.protocol
         episode = self.sampler.episode(unit)
         rows = episode.query.flatten()
@@ -106,7 +110,7 @@ class PreparedMosaic(PreparedFeatures[Mosaic]):
         single = self.activation(rows)
         with torch.no_grad():
             scores, predicted = (part.cpu() for part in scores_for(None).predict(single))
-        # One query per cell, in raster order, and one class per cell.
+        # The queries are the cells in raster order. Each cell has a class of its own, with the index of the cell.
         cells = torch.arange(len(rows))
         target = cells.to(single.device)
         mosaic = self._compose(rows)
@@ -138,7 +142,7 @@ class PreparedMosaic(PreparedFeatures[Mosaic]):
         return record
 
     def example(self, record: UnitRecord, query: int, label: int) -> Example:
-        """A mosaic and the supports of one of its classes."""
+        """A mosaic and the supports of one of its classes; see :meth:`PreparedProtocol.example`."""
         episode = self.sampler.episode(record.unit)
         target = (episode.classes == label).nonzero()[0]
         mosaic = self._compose(episode.query.flatten())
@@ -151,7 +155,7 @@ class PreparedMosaic(PreparedFeatures[Mosaic]):
         )
 
     def _compose(self, rows: Tensor) -> Tensor:
-        """The mosaic of these images, ``(1, 3, H, W)``, in raster order."""
+        """The mosaic of images in raster order, ``(1, 3, H, W)``."""
         images = self.features.images(rows)
         side = self.protocol.cell or self.model.size
         if images.shape[2:] != (side, side):

@@ -1,4 +1,4 @@
-"""The memory bank that queries of a dataset are compared with: whether it fits, and which queries are in it."""
+"""The memory bank with which the queries are compared: making it, checking it, and finding the queries in it."""
 
 from __future__ import annotations
 
@@ -15,16 +15,24 @@ from captum_fam.experiments.data.labels import labels_of
 from captum_fam.experiments.distributed import Ranks
 from captum_fam.experiments.features import extract
 from captum_fam.experiments.protocols.dataset_info import class_names_of, fingerprint
-from captum_fam.experiments.split_model import TwoPartModel
+from captum_fam.experiments.two_part_model import TwoPartModel
 from captum_fam.similarity import similarity_name
 from captum_fam.support import MemoryBank, Vote
 from captum_fam.support.search import Backend
 
-_SAME = 1e-6  # two embeddings of one image differ by less in their cosine
+# Up to this difference from a cosine of 1, two embeddings count as embeddings of the same image.
+_SAME_COSINE = 1e-6
 
 
 def bank_settings(bank: MemoryBank | Dataset[Any]) -> dict[str, Any]:
-    """What tells one memory bank, or the dataset that it is made of, from another."""
+    """A fingerprint of a memory bank, or of the data set of which the bank is made.
+
+    Args:
+        bank: the memory bank or the data set.
+
+    Returns:
+        Sizes and hashes, in types that JSON can hold.
+    """
     if not isinstance(bank, MemoryBank):
         return fingerprint(bank)
     return {
@@ -35,29 +43,42 @@ def bank_settings(bank: MemoryBank | Dataset[Any]) -> dict[str, Any]:
 
 
 def check_bank(bank: MemoryBank, model: TwoPartModel, dataset: Dataset[Any]) -> None:
-    """Refuse a memory bank that does not fit model and queries.
+    """Refuse a memory bank that does not fit the model or the queries.
+
+    Args:
+        bank: the memory bank.
+        model: the model of the queries.
+        dataset: the queries.
 
     Raises:
-        ValueError: for a bank of another similarity than the model's, or of other classes than the dataset's.
+        ValueError: for a bank of another similarity than that of the model, or of another number of classes than that
+            of the data set.
     """
     if similarity_name(bank.similarity) != similarity_name(model.similarity):
         raise ValueError(
             f"bank: it finds its neighbors by {similarity_name(bank.similarity)}, the model decides by "
-            f"{similarity_name(model.similarity)}; make it anew with the model's similarity, or set that of the model "
-            "(--similarity)"
+            f"{similarity_name(model.similarity)}; make a new bank with the model's similarity, or set the similarity "
+            "of the model (--similarity)"
         )
     names = class_names_of(dataset)
     n_classes = len(names) if names else max(bank.n_classes, int(labels_of(dataset).max()) + 1)
     if bank.n_classes != n_classes:
         raise ValueError(
-            f"bank: it has {bank.n_classes} classes, the dataset {n_classes}; use a bank of images of the same classes"
+            f"bank: it has {bank.n_classes} classes, the dataset has {n_classes}; use a bank of images of the same "
+            "classes"
         )
 
 
 def items_in_bank(dataset: Dataset[Any], bank: MemoryBank | Dataset[Any]) -> list[int]:
-    """The position of every query in the dataset of the bank, -1 where it is not there.
+    """Find the queries in the data set of a bank, by their files.
 
-    The rows of a memory bank have no files: no query is known to be in it.
+    Args:
+        dataset: the queries.
+        bank: the data set of which the bank is made; or a memory bank, whose rows have no files, so that no query is
+            found.
+
+    Returns:
+        The position of every query in the data set of the bank, -1 for a query that is not in it.
     """
     n_items = len(dataset)  # type: ignore[arg-type]
     if bank is dataset:
@@ -67,11 +88,11 @@ def items_in_bank(dataset: Dataset[Any], bank: MemoryBank | Dataset[Any]) -> lis
 
 
 def _paths(images: Dataset[Any] | MemoryBank) -> list[Path]:
-    """The files of a dataset that knows them."""
+    """The files of the items; empty for a data set without files, and for a memory bank."""
     return [record.path.resolve() for record in getattr(images, "records", ())]
 
 
-def make_bank(
+def prepare_bank(
     model: TwoPartModel,
     dataset: Dataset[Any],
     folder: Path,
@@ -82,26 +103,33 @@ def make_bank(
     ranks: Ranks,
     progress: bool,
 ) -> MemoryBank:
-    """The bank of a dataset, by all processes, or what an earlier run made of it.
+    """Make the memory bank of a data set, or load the bank of an earlier run; several processes share the work.
 
     Args:
-        model: a fast copy.
+        model: fast copy of the model.
         dataset: items ``(image, label)`` or ``(image, label, boxes)``.
-        folder: for the work; the bank is kept beside it, in ``bank.safetensors``.
-        backend: of the search.
-        batch_size: images that go through the model at once.
-        num_workers: processes that read images.
+        folder: folder for the files of the work; the bank is saved as ``bank.safetensors`` in the parent folder.
+        backend: backend of the search.
+        batch_size: images per pass through the model.
+        num_workers: number of processes that read images.
         ranks: the processes that share the work.
         progress: show a progress bar.
 
+    Returns:
+        The bank, with one row per usable image.
+
+    Raises:
+        ValueError: if no image could be read.
+        OSError: if the disk is full.
+
     Warns:
-        UserWarning: if images could not be used, which have no row.
+        UserWarning: if images could not be used; they have no row in the bank.
     """
     path = folder.parent / "bank.safetensors"
-    is_made = path.is_file()
-    # No process writes before every process has looked.
+    exists = path.is_file()
+    # The first process writes the file below. Wait until every process has checked whether it exists.
     ranks.wait()
-    if not is_made:
+    if not exists:
         features = extract(
             model,
             dataset,
@@ -115,7 +143,7 @@ def make_bank(
         )
         if ranks.is_first:
             names = class_names_of(dataset) or None
-            # A similarity of the user's own is an object, which no file holds: the bank is read with it again.
+            # The file holds the name of the similarity only; a similarity of the user is passed again to load.
             bank = MemoryBank(
                 features.embeddings, features.labels, names, similarity=model.similarity, items=features.items
             )
@@ -134,12 +162,12 @@ def make_bank(
 
 
 def seems_to_hold(bank: MemoryBank, query: Tensor, vote: Vote) -> bool:
-    """Whether a query has the very embedding of a row of the bank.
+    """Whether a query has the same embedding as a row of the bank, up to rounding.
 
     Args:
-        bank: that has voted.
-        query: embeddings ``(B, J)``.
-        vote: of the bank for these queries.
+        bank: the memory bank.
+        query: embeddings of the queries, ``(B, J)``.
+        vote: vote of the bank for these queries.
     """
     nearest = bank.embeddings[vote.neighbor_indices[:, 0]]
-    return bool((torch.cosine_similarity(query.double(), nearest.double()) >= 1 - _SAME).any())
+    return bool((torch.cosine_similarity(query.double(), nearest.double()) >= 1 - _SAME_COSINE).any())

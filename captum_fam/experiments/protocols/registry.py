@@ -1,4 +1,4 @@
-"""The protocols by name."""
+"""The registry of protocols by name."""
 
 from __future__ import annotations
 
@@ -10,32 +10,37 @@ from captum_fam.experiments.protocols.base import Protocol
 P = TypeVar("P", bound=type[Protocol])
 
 PROTOCOLS: dict[str, type[Protocol]] = {}
-"""All protocols by the name that the command line has for them."""
+"""All registered protocols by name."""
 
 
 def register_protocol(name: str) -> Callable[[P], P]:
-    """Name a protocol, so that ``captum-fam evaluate`` has it.
+    """Register a protocol under a name, as a subcommand of ``captum-fam evaluate``.
 
     Args:
-        name: of the subcommand and in the results.
+        name: name of the subcommand, which is also in the results.
 
     Returns:
-        A decorator of a dataclass that inherits :class:`~captum_fam.experiments.protocols.base.Protocol`. Fields made
-        by :func:`captum_fam.cli.options.option` become options of the command line.
+        A decorator for a dataclass that inherits :class:`~captum_fam.experiments.protocols.base.Protocol`. Fields that
+        are made by :func:`captum_fam.cli.options.option` become options of the command line.
 
     Raises:
-        ValueError: for a name that is taken.
-        TypeError: for something else than a class of a protocol.
+        ValueError: for a name that another protocol has.
+        TypeError: by the decorator, for an object that is no subclass of ``Protocol``.
 
     Example:
-        >>> @register_protocol("single")
+        >>> from dataclasses import dataclass
+        >>> from captum_fam.cli.options import option
+        >>> from captum_fam.experiments import Retrieval
+        >>> @register_protocol("far-retrieval")
         ... @dataclass(eq=False, kw_only=True)
-        ... class Single(Protocol):
-        ...     shot: int = option("supports per class", 1)
+        ... class FarRetrieval(Retrieval):
+        ...     summary = "retrieval in a gallery without near duplicates"
+        ...     margin: float = option("least cosine of two duplicates", 0.95)
+        >>> get_protocol("far-retrieval").name
+        'far-retrieval'
     """
-
     if name in PROTOCOLS:
-        raise ValueError(f"name {name!r} is taken by another protocol; choose another")
+        raise ValueError(f"name {name!r} is taken by another protocol; choose another name")
 
     def register(protocol: P) -> P:
         if not (isinstance(protocol, type) and issubclass(protocol, Protocol)):
@@ -48,10 +53,21 @@ def register_protocol(name: str) -> Callable[[P], P]:
 
 
 def get_protocol(name: str) -> type[Protocol]:
-    """A protocol by name.
+    """The protocol of a name.
+
+    Args:
+        name: a registered name.
+
+    Returns:
+        The class of the protocol.
 
     Raises:
         ValueError: for an unknown name.
+
+    Example:
+        >>> from captum_fam.experiments import FewShot
+        >>> get_protocol("few-shot") is FewShot
+        True
     """
     if name not in PROTOCOLS:
         raise ValueError(f"protocol {name!r} is unknown; give {', '.join(PROTOCOLS)}")
@@ -59,5 +75,11 @@ def get_protocol(name: str) -> type[Protocol]:
 
 
 def list_protocols() -> tuple[str, ...]:
-    """The names of all protocols that there are now."""
+    """The names of all registered protocols.
+
+    Example:
+        >>> from captum_fam.experiments import FewShot
+        >>> "few-shot" in list_protocols()
+        True
+    """
     return tuple(PROTOCOLS)

@@ -1,4 +1,4 @@
-"""Image retrieval: the most similar other image, and maps of the query for it."""
+"""Image retrieval: the most similar other image, and maps of the query for this image."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from captum_fam.experiments.protocols.base import Example, cached
 from captum_fam.experiments.protocols.features_protocol import FeaturesProtocol, PreparedFeatures
 from captum_fam.experiments.protocols.registry import register_protocol
 from captum_fam.experiments.records import QueryColumns, UnitRecord, jsonable
-from captum_fam.experiments.split_model import TwoPartModel
 from captum_fam.experiments.table_methods import Foil, ScoresFor, TableMethod
+from captum_fam.experiments.two_part_model import TwoPartModel
 from captum_fam.metrics import recall_at_k
 from captum_fam.similarity import get_similarity
 from captum_fam.support import SimilarityToSupport, WeightedSupport
@@ -24,27 +24,28 @@ from captum_fam.support import SimilarityToSupport, WeightedSupport
 @register_protocol("retrieval")
 @dataclass(eq=False, kw_only=True)
 class Retrieval(FeaturesProtocol):
-    """The paper's section V-D: every image is a query, all others are its gallery, the nearest is its support.
+    """Image retrieval, section V-D of the FAM paper (arXiv 2307.05017).
 
-    A query is correct if the retrieved image is of its class. A foil is the mean of the gallery (``"others"``), or the
-    nearest image of another class than the retrieved one (``"runner-up"``), which also is what ``swap`` compares
-    with.
+    Every image is a query, all other images are its gallery, and the nearest image of the gallery, which is retrieved,
+    is its support. A query is correct if the retrieved image is of the class of the query. A foil is the mean of the
+    gallery (``"others"``), or the nearest image that is of another class than the retrieved image (``"runner-up"``).
+    ``swap`` also compares with the map for the runner-up.
 
     Args:
-        model: cut in two; left as it is, a fast copy does the work.
-        dataset: items ``(image, label, boxes)``, images as the model takes them.
-        panel: methods and measures.
-        ks: the K of Recall@K. Default: 1, 2, 4, 8.
-        explain: the ``"correct"`` queries, or ``"all"``. Default: the correct.
-        batch_size: images that are worked on at once; one unit of the run. Default: 32.
-        num_workers: processes that read images. Default: 0.
+        model: the model in two parts, which does not change: a fast copy does the work.
+        dataset: items ``(image, label, boxes)``, with images as inputs of the model.
+        panel: methods and measures. Default: ``Panel()``.
+        ks: the numbers K of Recall@K. Default: 1, 2, 4, 8.
+        explain: ``"correct"`` explains the correct queries, ``"all"`` explains all queries. Default: ``"correct"``.
+        batch_size: images per pass through the backbone, which are one unit of the run. Default: 32.
+        num_workers: number of processes that read images. Default: 0.
     """
 
     summary = "every image as a query, the nearest other as its support"
     split = "retrieval-test"
     has_positions = False
 
-    ks: tuple[int, ...] = option("the K of Recall@K", (1, 2, 4, 8), metavar="K,K,...")
+    ks: tuple[int, ...] = option("the numbers K of Recall@K", (1, 2, 4, 8), metavar="K,K,...")
     explain: Literal["correct", "all"] = option("which queries are explained", "correct")
 
     def __len__(self) -> int:
@@ -56,12 +57,12 @@ class Retrieval(FeaturesProtocol):
 
     @property
     def figure_header(self) -> str:
-        """A query, and Recall@1 above the models."""
+        """Title above the queries of a figure; the number above each model is Recall@1."""
         return "query\nRecall@1"
 
 
 class PreparedRetrieval(PreparedFeatures[Retrieval]):
-    """Retrieval in the gallery of the images that could be used.
+    """Retrieval in the gallery of the usable images; for the arguments see :class:`PreparedFeatures`.
 
     Raises:
         ValueError: for images of one class only.
@@ -70,14 +71,14 @@ class PreparedRetrieval(PreparedFeatures[Retrieval]):
     def __init__(self, protocol: Retrieval, model: TwoPartModel, features: Features) -> None:
         super().__init__(protocol, model, features)
         if len(features.labels.unique()) < 2:
-            raise ValueError("dataset: retrieval needs images of two classes at least")
+            raise ValueError("dataset: retrieval needs images of at least two classes")
         self._gallery = features.embeddings.to(model.device)
         self._labels = features.labels.to(model.device)
         self._similarity = get_similarity(model.similarity)
         self._recall = recall_at_k(self._gallery, self._labels, protocol.ks, model.similarity).cpu()
 
     def run_unit(self, unit: int) -> UnitRecord:
-        """The record of one batch."""
+        """Run a batch of queries; see :meth:`PreparedFeatures.run_unit`."""
         protocol = self.protocol
         items = self.features.items
         rows = ((items >= unit * protocol.batch_size) & (items < (unit + 1) * protocol.batch_size)).nonzero()[:, 0]
@@ -95,7 +96,7 @@ class PreparedRetrieval(PreparedFeatures[Retrieval]):
                 predicted=jsonable(predicted),
                 confidence=jsonable(similarity),
                 correct=jsonable(correct),
-                numbers={f"recall@{k}": jsonable(self._recall[rows, at]) for at, k in enumerate(protocol.ks)},
+                numbers={f"recall@{k}": jsonable(self._recall[rows, column]) for column, k in enumerate(protocol.ks)},
             ),
         )
         chosen = (correct if protocol.explain == "correct" else torch.ones_like(correct)).nonzero()[:, 0]
@@ -120,7 +121,7 @@ class PreparedRetrieval(PreparedFeatures[Retrieval]):
         return record
 
     def example(self, record: UnitRecord, query: int, label: int) -> Example:
-        """One query and the nearest image of a class."""
+        """A query and the nearest image of a class; see :meth:`PreparedProtocol.example`."""
         row = self._row_of(record, query)
         nearest, _, other = self._nearest(row, label)
         return Example(
@@ -132,7 +133,10 @@ class PreparedRetrieval(PreparedFeatures[Retrieval]):
         )
 
     def reverse_example(self, record: UnitRecord, query: int, label: int) -> Example:
-        """The image of a class that is retrieved for a query, explained by its similarity to the query."""
+        """The image of a class that is retrieved for a query, explained by its similarity to the query.
+
+        See :meth:`PreparedProtocol.reverse_example`.
+        """
         row = self._row_of(record, query)
         nearest = self._nearest(row, label)[0]
         _, _, other = self._nearest(nearest, int(self.features.labels[row]))
@@ -155,29 +159,39 @@ class PreparedRetrieval(PreparedFeatures[Retrieval]):
         return (self.features.items == record.queries.item[query]).nonzero()[:, 0]
 
     def _nearest(self, rows: Tensor, label: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """The nearest other image (of a class), its similarity, and the nearest of another class than that one."""
-        at = rows.to(self._labels.device)
-        similarities = self._similarity.score(self._gallery[at], self._gallery)
-        similarities[torch.arange(len(at), device=at.device), at] = -torch.inf
-        among = similarities if label is None else similarities.masked_fill(self._labels != label, -torch.inf)
-        best, nearest = among.max(1)
+        """Search the gallery for queries.
+
+        Args:
+            rows: rows of B queries, ``(B,)``.
+            label: class in which the nearest image is searched; None for all classes.
+
+        Returns:
+            The row of the nearest other image, its similarity, and the row of the nearest image of another class than
+            the class of the nearest image; ``(B,)`` each, on the CPU.
+        """
+        queries = rows.to(self._labels.device)
+        similarities = self._similarity.score(self._gallery[queries], self._gallery)
+        similarities[torch.arange(len(queries), device=queries.device), queries] = -torch.inf
+        candidates = similarities if label is None else similarities.masked_fill(self._labels != label, -torch.inf)
+        # Without a tolerance for rounding, as in recall_at_k, so that accuracy and Recall@1 agree.
+        best, nearest = candidates.max(1)
         other = similarities.masked_fill(self._labels == self._labels[nearest][:, None], -torch.inf).argmax(1)
         return nearest.cpu(), best.cpu(), other.cpu()
 
     def _scores(self, rows: Tensor, nearest: Tensor, other: Tensor) -> ScoresFor:
-        """Scores whose class b is the image retrieved for query b, and B + b the nearest of another class."""
+        """Scores in which class b is the image retrieved for query b, and class B + b the nearest of another class."""
         n_gallery = len(self._gallery)
 
-        def only(images: Tensor) -> Tensor:
+        def one_hot(images: Tensor) -> Tensor:
             return torch.nn.functional.one_hot(images.to(self._gallery.device), n_gallery).to(self._gallery)
 
-        rest = (1 - only(rows)) / (n_gallery - 1)
+        gallery_mean = (1 - one_hot(rows)) / (n_gallery - 1)
         foils: dict[Foil | None, Tensor | None] = {
             None: None,
-            "others": torch.cat([rest, rest]),
-            "runner-up": torch.cat([only(other), only(nearest)]),
+            "others": torch.cat([gallery_mean, gallery_mean]),
+            "runner-up": torch.cat([one_hot(other), one_hot(nearest)]),
         }
-        weights = torch.cat([only(nearest), only(other)])
+        weights = torch.cat([one_hot(nearest), one_hot(other)])
         return cached(
             lambda foil: SimilarityToSupport(
                 self.model.tail, WeightedSupport(self._gallery, weights, foils[foil]), self.model.similarity

@@ -1,4 +1,4 @@
-"""Training the paper's networks: few-shot episodes and metric learning."""
+"""Training of the paper's networks: by few-shot episodes, and by metric learning."""
 
 from captum_fam.experiments.training.few_shot import initialize, train_few_shot
 from captum_fam.experiments.training.few_shot_accuracy import embed_bytes, few_shot_accuracy

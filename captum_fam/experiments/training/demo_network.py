@@ -1,11 +1,12 @@
-"""Trains the demo's few-shot network on planted scenes.
+"""Trains the few-shot network of the demo on planted scenes.
 
 The command is ``python -m captum_fam.experiments.training.demo_network --seed 0``.
 
-The network learns from the base classes of `captum_fam.demo.scenes` which objects stand in a scene: a cosine classifier
-over the base classes, its target spread evenly over all objects of the scene. Object and distractors count alike, so no
-class of objects is learned as background, and no mask is ever shown to the network. The classifier is then dropped. On
-the novel classes, whose textures it has never seen, the embedding alone must tell which support a query resembles.
+The network learns which base classes of `captum_fam.demo.scenes` are in a scene. The loss is that of a cosine
+classifier of the base classes, whose target is spread evenly over all objects of the scene. The object and the
+distractors count alike, so that the network learns no class as background, and the network never sees a mask. The
+classifier is removed after the training. On the novel classes, whose textures are new to the network, only the
+embedding decides which support a query resembles.
 """
 
 from __future__ import annotations
@@ -31,12 +32,14 @@ from captum_fam.experiments.fitting import fit
 from captum_fam.metrics import energy_proportion
 from captum_fam.models import Conv4Net
 
-BASE_CLASSES = 144  # labels 0 to 143, objects and distractors of the base split
+BASE_CLASSES = 144
+"""Number of classes of the base split, with labels 0 to 143, for objects and distractors."""
 SCALE = 16.0
+"""Factor of the cosines in the softmax of the classifier."""
 
 
-class _Crowds(Dataset[tuple[Tensor, Tensor]]):
-    """Scenes of two or three objects of any base classes: uint8 image, and each class's share of the objects."""
+class _CrowdedScenes(Dataset[tuple[Tensor, Tensor]]):
+    """Scenes with two or three objects of any base classes: the image in uint8, and the share of each class."""
 
     def __init__(self, length: int, seed: int) -> None:
         self.length = length
@@ -55,20 +58,21 @@ class _Crowds(Dataset[tuple[Tensor, Tensor]]):
 
 
 def train(*, seed: int = 0, steps: int = 1500, scenes: int = 16_000, batch: int = 100) -> Conv4Net:
-    """Trains a `Conv4Net` on base scenes.
+    """Train a `Conv4Net` on base scenes.
 
     Args:
-        seed: Seed of the scenes, the initial weights and the batches.
-        steps: Optimiser steps (AdamW, one cycle to 3e-3).
-        scenes: Scenes drawn once and then reused, turned and mirrored at random.
-        batch: Scenes in a step.
+        seed: seed of the scenes, the initial weights and the batches. Default: 0.
+        steps: steps of the optimizer, AdamW, with one cycle of the learning rate up to 3e-3. Default: 1,500.
+        scenes: number of scenes, which are drawn once, and are rotated and mirrored at random in each step. Default:
+            16,000.
+        batch: scenes per step. Default: 100.
 
     Returns:
         The trained network, in eval mode.
     """
     torch.manual_seed(seed)
     start = time.monotonic()
-    loader = DataLoader(_Crowds(scenes, seed), batch_size=250, num_workers=torch.get_num_threads())
+    loader = DataLoader(_CrowdedScenes(scenes, seed), batch_size=250, num_workers=torch.get_num_threads())
     images, targets = (torch.cat(parts) for parts in zip(*loader, strict=True))
     print(f"{scenes} scenes drawn in {time.monotonic() - start:.0f} s", flush=True)
 
@@ -78,15 +82,15 @@ def train(*, seed: int = 0, steps: int = 1500, scenes: int = 16_000, batch: int 
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps, pct_start=0.15)
 
     def loss_of(_: int) -> Tensor:
-        chosen = torch.randint(len(images), (batch,))
-        x = torch.rot90(images[chosen], int(torch.randint(4, ())), (2, 3))
+        items = torch.randint(len(images), (batch,))
+        x = torch.rot90(images[items], int(torch.randint(4, ())), (2, 3))
         x = x.flip(3) if torch.rand(()) < 0.5 else x
-        # bfloat16 convolutions halve the time on a CPU; the similarity stays in float32.
+        # Convolutions in bfloat16 halve the time on a CPU. The similarity is computed in float32.
         with torch.autocast("cpu", torch.bfloat16):
             features = network.features((x.float() / 255).contiguous(memory_format=torch.channels_last))
         embedding = features.float().mean((2, 3))
         logits = SCALE * normalize(embedding, dim=1) @ normalize(prototypes, dim=1).T
-        return cross_entropy(logits, targets[chosen])
+        return cross_entropy(logits, targets[items])
 
     for step, loss in enumerate(fit(range(steps), loss_of, optimizer, schedule=schedule), 1):
         if step % 50 == 0:
@@ -96,15 +100,17 @@ def train(*, seed: int = 0, steps: int = 1500, scenes: int = 16_000, batch: int 
 
 @dataclass(frozen=True)
 class NovelAccuracy:
-    """What the network does on novel episodes; all but ``episodes`` are shares in [0, 1].
+    """Results of the network on episodes of novel classes; all but ``episodes`` are shares in [0, 1].
 
     Attributes:
-        episodes: Number of 5-way 1-shot episodes, of 5 queries per class.
-        accuracy: Mean accuracy over episodes.
-        interval: Half-width of its 95 % interval.
-        energy: Energy inside the shared object of the exact map with foil, cut at zero: mean over queries.
-        energy_mean_activation: The same of the mean activation, a map that knows no support.
-        object_area: The object's share of the image: the energy of a constant map.
+        episodes: number of 5-way 1-shot episodes, with 5 queries per class.
+        accuracy: mean accuracy over the episodes.
+        interval: half the width of the 95 % interval of the accuracy.
+        energy: share of the energy inside the shared object, for the positive part of the exact map with foil; mean
+            over the queries.
+        energy_mean_activation: share of the energy inside the shared object for the mean activation, a map that does
+            not depend on the support.
+        object_area: share of the area of the object, which is the share of the energy for a constant map.
     """
 
     episodes: int
@@ -116,16 +122,20 @@ class NovelAccuracy:
 
 
 @torch.no_grad()
-def evaluate(network: Conv4Net, *, episodes: int = 600, seed: int = 0) -> NovelAccuracy:
-    """Measures 5-way 1-shot accuracy on novel classes, and whether the similarity rests on the shared object.
+def measure_novel_accuracy(network: Conv4Net, *, episodes: int = 600, seed: int = 0) -> NovelAccuracy:
+    """Measure the 5-way 1-shot accuracy on novel classes, and how far the similarity depends on the shared object.
 
     Args:
-        network: In eval mode.
-        episodes: Number of episodes, at least two.
-        seed: Seed of the episodes.
+        network: network in eval mode.
+        episodes: number of episodes, at least two. Default: 600.
+        seed: seed of the episodes. Default: 0.
 
     Returns:
         Accuracy and energies.
+
+    Example:
+        >>> measure_novel_accuracy(Conv4Net().eval(), episodes=2).episodes
+        2
     """
     novel = PlantedScenes("novel", seed=seed)
     rows = [_measure(network, novel.episode(query=5, seed=i)) for i in range(episodes)]
@@ -135,13 +145,13 @@ def evaluate(network: Conv4Net, *, episodes: int = 600, seed: int = 0) -> NovelA
 
 
 def _measure(network: Conv4Net, episode: Episode) -> list[float]:
-    """Accuracy, energy of the map with foil, of the mean activation, and the object's area, over one episode."""
+    """Accuracy, energy of the map with foil, energy of the mean activation, and area of the object, of one episode."""
     support = normalize(network(episode.support_images), dim=1)
     activation = network.features(episode.query_images)
     embedding = activation.mean((2, 3))
     labels = episode.query_labels
     scores = normalize(embedding, dim=1) @ support.T
-    # One shot: a class's mean normalized support is its support. The foil is the mean of the other classes'.
+    # With one shot, the normalized support of a class is its mean support. The foil is the mean over the other classes.
     foil = (support.sum(0) - support) / (len(support) - 1)
     weights = (support - foil)[labels] / embedding.norm(dim=1, keepdim=True)
     similarity_map = torch.einsum("bn,bnhw->bhw", weights, activation).clamp_min(0)
@@ -157,12 +167,16 @@ def _measure(network: Conv4Net, episode: Episode) -> list[float]:
 
 
 def _energy_inside(maps: Tensor, masks: Tensor) -> float:
-    """Mean share of the positive part of maps (B, h, w) inside the masks (B, H, W); maps of zeros do not count."""
+    """Mean share of the positive part of maps ``(B, h, w)`` inside masks ``(B, H, W)``, without maps of zeros."""
     return energy_proportion(maps, masks.bool(), energy="positive").nanmean().item()
 
 
 def main(arguments: Iterable[str] | None = None) -> None:
-    """Trains, measures, and writes ``conv4net.pt`` (float16 state dict) and ``conv4net.json`` (how it was made)."""
+    """Train and measure the network, and write ``conv4net.pt`` (float16 state dict) and ``conv4net.json`` (a report).
+
+    Args:
+        arguments: the words on the command line; None for those of the process. Default: None.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m captum_fam.experiments.training.demo_network", description=__doc__.split("\n")[0]
     )
@@ -177,15 +191,15 @@ def main(arguments: Iterable[str] | None = None) -> None:
     network = train(seed=options.seed, steps=options.steps, scenes=options.scenes)
     minutes = (time.monotonic() - start) / 60
     state = {key: value.half() if value.is_floating_point() else value for key, value in network.state_dict().items()}
-    # Measured on the rounded weights: the ones that users get.
+    # The accuracy is measured with the rounded weights, which users get.
     network.load_state_dict(state)
-    report = evaluate(network, episodes=options.episodes, seed=options.seed + 1)
+    report = measure_novel_accuracy(network, episodes=options.episodes, seed=options.seed + 1)
     print(f"novel 5-way 1-shot: {report.accuracy:.1%} ± {report.interval:.1%} over {report.episodes} episodes")
     print(
         f"energy inside the shared object: {report.energy:.3f} with foil, {report.energy_mean_activation:.3f} mean "
         f"activation, {report.object_area:.3f} constant map"
     )
-    made = {
+    report_entries = {
         "command": f"python -m captum_fam.experiments.training.demo_network --seed {options.seed}"
         f" --steps {options.steps} --scenes {options.scenes} --episodes {options.episodes}",
         "seed": options.seed,
@@ -198,7 +212,7 @@ def main(arguments: Iterable[str] | None = None) -> None:
     }
     with write_all_or_nothing(options.out) as scratch:
         torch.save(state, scratch / "conv4net.pt")
-        write_json(scratch / "conv4net.json", made)
+        write_json(scratch / "conv4net.json", report_entries)
 
 
 if __name__ == "__main__":

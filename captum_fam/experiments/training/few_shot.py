@@ -1,7 +1,7 @@
-"""Episodic training of few-shot networks: the recipe of Cross Attention Network (Hou et al., NeurIPS 2019).
+"""Episodic training of few-shot networks, by the recipe of Cross Attention Network (Hou et al., NeurIPS 2019).
 
-Without its attention, which the paper does not have, and with the weights of its two losses learned (Kendall et al.,
-CVPR 2018).
+The attention of that network is left out, as in the FAM paper. The weights of the two losses are learned (Kendall et
+al., CVPR 2018).
 """
 
 from __future__ import annotations
@@ -34,12 +34,23 @@ from captum_fam.experiments.training.training_run import (
 )
 from captum_fam.models import EmbeddingModel
 
-# Second entry of the seeds, so that no two streams of random numbers meet; episodes have none.
+# Second entries of the seeds, which keep the streams of random numbers apart; the seeds of episodes have none.
 _AUGMENTATION, _EPOCH = 1, 2
 
 
 def initialize(model: nn.Module, seed: int = 0) -> None:
-    """Draw the weights of convolutions as Cross Attention Network does: He normal, fan-out; biases zero."""
+    """Draw the weights of all convolutions as in Cross Attention Network: He normal by fan-out, with biases of zero.
+
+    Args:
+        model: network whose weights change in place.
+        seed: seed of the weights. Default: 0.
+
+    Example:
+        >>> model = nn.Conv2d(3, 8, 3)
+        >>> initialize(model)
+        >>> float(model.bias.detach().abs().sum())
+        0.0
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for module in model.modules():
@@ -63,37 +74,39 @@ def train_few_shot(
 ) -> Trained:
     """Train a network on episodes of the base classes, and keep the epoch that is best on the validation classes.
 
-    A run that is killed goes on after its last whole epoch when it is started again, and ends as it would have:
-    random numbers depend on the seed and on what they are for. With several processes each step is the same as with
-    one, but for batch normalization, which sees the images of its own process.
+    A run that was killed continues after its last complete epoch when it is started again, and has the same result as
+    an undisturbed run: its random numbers depend only on the seed and on their purpose. A step has the same result with
+    any number of processes, except for batch normalization, which uses only the images of its own process.
 
     Args:
-        net: as :func:`~captum_fam.models.create_model` gives it, trained in place; its embedding must be the average
-            of the map of its layer.
+        net: result of :func:`~captum_fam.models.create_model`, trained in place; the embedding must be the average of
+            the map of the layer.
         base: training images, of ``net.size``.
-        val: images of other classes.
+        val: images of other classes, for the validation.
         out: folder of checkpoints and log, see :class:`~captum_fam.experiments.training.TrainingRun`.
-        recipe: None: that of Cross Attention Network. Default: None.
-        ranks: the processes that share each step, and the device. Default: this one alone, on the CPU.
-        precision: ``"bfloat16"`` halves the time also on most CPUs; ``"float16"`` is for older GPUs.
-            Default: ``"float32"``.
+        recipe: settings of the training; None for the settings of Cross Attention Network. Default: None.
+        ranks: the processes that share each step, and the device. Default: this process alone, on the CPU.
+        precision: precision of the network. ``"bfloat16"`` halves the time, also on most CPUs; ``"float16"`` is for
+            older GPUs. Default: ``"float32"``.
         progress: show a progress bar. Default: False.
         tensorboard: write curves for TensorBoard. Default: False.
 
     Returns:
-        ``net.model`` with the best weights, and the log: learning rate, losses, their weights, training and validation
-        accuracy.
+        ``net.model`` with the best weights, and the log: learning rate, losses, weights of the losses, training
+        accuracy and validation accuracy.
 
     Raises:
-        ValueError: for a network whose embedding is not the average of a map, data that are too few for an episode,
-            or a folder with another run.
+        ValueError: for a network whose embedding is not the average of a map, too few data for an episode, a folder
+            with another run, an unsuitable precision, or ``episodes_per_step`` that is no multiple of the number of
+            processes.
         RuntimeError: if the loss is NaN or infinite.
+        ImportError: without safetensors, or without tensorboard if it is requested.
 
     Example:
         >>> net = create_model("conv4net")
         >>> base, val = (read_images(CUB200(root, split, net.geometry)) for split in ("base", "val"))
         >>> trained = train_few_shot(net, base, val, "runs/conv4net", FewShotRecipe(epochs=30, episodes=200))
-        >>> later = create_model("conv4net", "runs/conv4net/best.safetensors")
+        >>> trained_net = create_model("conv4net", "runs/conv4net/best.safetensors")
     """
     recipe, ranks = recipe or FewShotRecipe(), ranks or Ranks()
     if recipe.episodes_per_step % ranks.size:
@@ -121,7 +134,7 @@ def train_few_shot(
     run = TrainingRun(out, settings, "val_accuracy", parts, ranks, tensorboard)
     stepper = distribute(learner, ranks)
     images = base.images.to(ranks.device)
-    sums = torch.zeros(4, device=ranks.device)
+    sums = torch.zeros(4, device=ranks.device)  # of the losses and the accuracy over an epoch
 
     def loss_of(episodes: Sequence[EpisodeItems]) -> Tensor:
         batch, truth = _batch(episodes, images, positions, net, recipe)
@@ -141,7 +154,7 @@ def train_few_shot(
     with bar, random_numbers_restored(ranks.device):
         for epoch in range(run.epoch, recipe.epochs):
             start = time.monotonic()
-            # Of dropout. A seed per epoch, so that a resumed run draws what an undisturbed run draws.
+            # For dropout. Each epoch has its own seed, so that a resumed run draws the same numbers as any other run.
             torch.manual_seed(generator_for(recipe.seed, _EPOCH, epoch, ranks.rank).initial_seed())
             for group in optimizer.param_groups:
                 group["lr"] = recipe.learning_rate(epoch)
@@ -183,7 +196,7 @@ def _optimizer(learner: FewShotLearner, recipe: FewShotRecipe) -> torch.optim.SG
 
 
 def _steps(sampler: EpisodeSampler, recipe: FewShotRecipe, epoch: int, ranks: Ranks) -> Iterator[list[EpisodeItems]]:
-    """This process's episodes of every step of an epoch."""
+    """The episodes of this process, for every step of an epoch."""
     first = epoch * recipe.episodes
     for step in range(first, first + recipe.episodes, recipe.episodes_per_step):
         yield [sampler.episode(number) for number in ranks.share(range(step, step + recipe.episodes_per_step))]
@@ -192,8 +205,9 @@ def _steps(sampler: EpisodeSampler, recipe: FewShotRecipe, epoch: int, ranks: Ra
 def _batch(
     episodes: Sequence[EpisodeItems], images: Tensor, positions: Tensor, net: EmbeddingModel, recipe: FewShotRecipe
 ) -> tuple[Tensor, Tensor]:
-    """Augmented images and base classes of some episodes."""
+    """The augmented images and the base classes of episodes."""
     items = torch.stack([torch.cat([episode.support, episode.query], 1) for episode in episodes])
     generators = [generator_for(recipe.seed, _AUGMENTATION, episode.number) for episode in episodes]
-    chosen = images[items.flatten().to(images.device)]
-    return recipe.augmentation(chosen, net.mean, net.std, generators), torch.stack([e.classes for e in episodes])
+    classes = torch.stack([episode.classes for episode in episodes])
+    batch = images[items.flatten().to(images.device)]
+    return recipe.augmentation(batch, net.mean, net.std, generators), classes

@@ -1,4 +1,4 @@
-"""The losses of episodic training: nearest neighbor and global, at every position of the maps."""
+"""The losses of episodic training: the nearest-neighbor loss and the global loss, at every position of the maps."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from captum_fam.models import EmbeddingModel
 
 
 class FewShotLosses(NamedTuple):
-    """The losses of one step, scalars.
+    """The losses of one step; all are scalars.
 
     Attributes:
-        total: what the optimizer lowers.
-        nearest: nearest-neighbor loss: which of the episode's classes, at every position of the query map.
-        everywhere: global loss: which of all base classes, at every position of the query map.
-        accuracy: share of the queries whose averaged map is nearest to the support of their class.
+        total: the loss that the optimizer minimizes, a sum of the two other losses with weights.
+        nearest: nearest-neighbor loss, of the classification into the classes of the episode.
+        everywhere: global loss, of the classification into all base classes.
+        accuracy: share of the queries whose averaged map is nearest to the support of the right class.
     """
 
     total: Tensor
@@ -30,16 +30,27 @@ class FewShotLosses(NamedTuple):
 
 
 class FewShotLearner(nn.Module):
-    """A network with its losses: episodes of images in, losses out.
+    """A network with its losses, from the images of episodes to the losses.
 
-    With f the map of an image and t_w the average of the support maps of class w over shots and positions:
-    L_nn = CE(scale * cos(f_p, t_w)), L_glob = CE(C f_p) with a classifier C of all base classes, both averaged over
-    the positions p of the query maps; L = exp(-a) L_nn + exp(-b) L_glob + (a + b) / 2, a and b trained from 0.
+    The losses are those of Cross Attention Network (Hou et al., NeurIPS 2019), with learned weights (Kendall et al.,
+    CVPR 2018). Let f be the map of a query, and t_w the average of the support maps of class w over shots and
+    positions. Then L_nn = CE(scale * cos(f_p, t_w)) and L_glob = CE(C f_p), with a classifier C of all base classes,
+    both averaged over the positions p of the query maps. The total is L = exp(-a) L_nn + exp(-b) L_glob + (a + b) / 2;
+    a and b are trained, and begin with 0.
 
     Args:
-        net: whose embedding is the average of the map of its layer.
-        n_classes: base classes.
+        net: network whose embedding is the average of the map of its layer.
+        n_classes: number of base classes.
         recipe: way, shot, query, scale and weighting.
+
+    Raises:
+        ValueError: if the embedding of the network is not the average of the map.
+
+    Example:
+        >>> from captum_fam.models import create_model
+        >>> learner = FewShotLearner(create_model("conv4net"), n_classes=64, recipe=FewShotRecipe(way=2, query=1))
+        >>> learner(torch.rand(4, 3, 84, 84), torch.tensor([[3, 7]])).total.shape
+        torch.Size([])
     """
 
     def __init__(self, net: EmbeddingModel, n_classes: int, recipe: FewShotRecipe) -> None:
@@ -51,23 +62,34 @@ class FewShotLearner(nn.Module):
         self.log_variances = nn.Parameter(torch.zeros(2), requires_grad=recipe.weighting == "learned")
 
     def forward(self, images: Tensor, classes: Tensor) -> FewShotLosses:
-        """The losses of some episodes.
+        """Compute the losses of E episodes.
 
         Args:
-            images: per episode class by class, the supports of a class before its queries:
-                ``(E * way * (shot + query), 3, H, W)``.
-            classes: positions among the base classes, ``(E, way)``.
+            images: ``(E * way * (shot + query), 3, H, W)``, sorted by episode, then by class; the supports of a class
+                come before the queries.
+            classes: index of each class among the base classes, ``(E, way)``.
+
+        Returns:
+            The losses.
         """
         maps = _maps(self.model, self.layer, images)[0]
         with torch.autocast(maps.device.type, enabled=False):
             return self.losses(maps.float(), classes)
 
     def losses(self, maps: Tensor, classes: Tensor) -> FewShotLosses:
-        """The losses of the maps ``(E * way * (shot + query), N, h, w)`` of these images."""
+        """Compute the losses of E episodes from the maps of the images.
+
+        Args:
+            maps: ``(E * way * (shot + query), N, h, w)``, in the order of the images in :meth:`forward`.
+            classes: as in :meth:`forward`.
+
+        Returns:
+            The losses.
+        """
         recipe = self.recipe
-        # E episodes, W classes, I images of a class, N channels, P positions.
+        # From here on (E, way, shot + query, N, P), with P positions.
         maps = maps.unflatten(0, (-1, recipe.way, recipe.shot + recipe.query)).flatten(4)
-        # t_w: one direction per class, averaged over shots and positions.
+        # The unit vectors of t_w, averaged over shots and positions: (E, way, N).
         prototypes = unit(maps[:, :, : recipe.shot].mean((2, 4)))
         queries = maps[:, :, recipe.shot :].flatten(1, 2)
         cosines = torch.einsum("eqnp,ewn->eqwp", normalize(queries, dim=2), prototypes)
@@ -77,8 +99,8 @@ class FewShotLearner(nn.Module):
         everywhere = _everywhere(logits, classes.repeat_interleave(recipe.query, 1))
         if recipe.weighting == "learned":
             weights = (-self.log_variances).exp()
-            # Kendall et al., with a the log of a variance: a loss of large variance counts less, and (a + b) / 2
-            # keeps the variances from growing without end.
+            # a and b are logarithms of variances (Kendall et al.): a loss with a large variance counts less. The term
+            # (a + b) / 2 keeps the variances from growing without limit.
             total = weights[0] * nearest + weights[1] * everywhere + self.log_variances.sum() / 2
         else:
             total = 0.5 * nearest + everywhere
@@ -87,31 +109,31 @@ class FewShotLearner(nn.Module):
 
 
 def _maps(model: nn.Module, layer: str, images: Tensor) -> tuple[Tensor, Tensor]:
-    """The output of a layer, and the embedding."""
-    found: list[Tensor] = []
-    handle = model.get_submodule(layer).register_forward_hook(lambda _, __, output: found.append(output))
+    """The output of a layer, and the embedding, of one pass through the model."""
+    outputs: list[Tensor] = []
+    handle = model.get_submodule(layer).register_forward_hook(lambda _, __, output: outputs.append(output))
     try:
         embedding = model(images)
     finally:
         handle.remove()
-    return found[0], embedding
+    return outputs[0], embedding
 
 
 def _everywhere(logits: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy of ``(B, C, P)`` with one class for all positions of a map."""
+    """Cross-entropy of logits ``(B, C, P)`` whose P positions all have the class of their map."""
     return cross_entropy(logits, targets.reshape(-1, 1).expand(-1, logits.shape[2]))
 
 
 def _n_channels(net: EmbeddingModel) -> int:
-    """The channels of the layer; refuses a network whose embedding is not the average of them."""
+    """The number of channels of the layer; raises a ValueError if the embedding is not the average of the map."""
     probe = torch.rand(2, 3, net.size, net.size, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         maps, embedding = _maps(net.model.eval(), net.layer, probe.to(next(net.model.parameters()).device))
     if maps.dim() != 4 or maps.shape[1:2] != embedding.shape[1:]:
-        same = False
+        is_average = False
     else:
-        same = torch.allclose(unit(maps.mean((2, 3))), unit(embedding), atol=1e-4)
-    if not same:
+        is_average = torch.allclose(unit(maps.mean((2, 3))), unit(embedding), atol=1e-4)
+    if not is_average:
         raise ValueError(
             f"model {net.name}: its embedding is not the average of the map of {net.layer!r}, which few-shot training "
             "needs; choose a network without a head, or metric learning"

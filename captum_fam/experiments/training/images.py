@@ -1,4 +1,4 @@
-"""Images for training: decoded once, held as bytes, and changed at random batch by batch."""
+"""Images for training, which are decoded once, kept as bytes, and changed at random in each batch."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from captum_fam.embedding import Batch, DatasetEmbedder
 from captum_fam.experiments.distributed import Ranks
 from captum_fam.images import normalize_bytes
 
-# Tries to fit a rectangle into the image, as in torchvision's RandomErasing.
-_TRIES = 10
+# The number of attempts to draw a rectangle that fits into the image, as in torchvision's RandomErasing.
+_ATTEMPTS = 10
 
 
 class LabeledImages(NamedTuple):
@@ -27,14 +27,26 @@ class LabeledImages(NamedTuple):
 
     Attributes:
         images: ``(n, 3, H, W)`` uint8.
-        labels: ``(n,)`` int64.
+        labels: class of each image, ``(n,)`` int64.
+
+    Example:
+        >>> images = LabeledImages(torch.zeros(3, 3, 84, 84, dtype=torch.uint8), torch.tensor([0, 1, 1]))
+        >>> images.where(images.labels == 1).labels
+        tensor([1, 1])
     """
 
     images: Tensor
     labels: Tensor
 
     def where(self, chosen: Tensor) -> LabeledImages:
-        """The images of a boolean mask ``(n,)``."""
+        """Select images.
+
+        Args:
+            chosen: whether to select an image, boolean ``(n,)``.
+
+        Returns:
+            The selected images with their labels.
+        """
         return LabeledImages(self.images[chosen], self.labels[chosen])
 
 
@@ -46,20 +58,30 @@ def read_images(
     ranks: Ranks | None = None,
     progress: bool = False,
 ) -> LabeledImages:
-    """Decode every image of a data set, so that no epoch waits for a decoder: 21 kB per image of 84 x 84.
+    """Decode every image of a data set into memory, so that no epoch waits for a decoder.
+
+    An image of 84 x 84 pixels needs 21 kB.
 
     Args:
-        dataset: items ``(image, label)`` or ``(image, label, boxes)``; the images float in [0, 1], of one size, not
+        dataset: items ``(image, label)`` or ``(image, label, boxes)``; images are float in [0, 1], of one size, and not
             normalized.
-        file: keeps the images; read instead of decoding, if it is there. Processes that share a run need it.
-            Default: None.
-        num_workers: processes that decode. Default: 0.
-        ranks: the processes that share the run: the first one decodes. Default: this one alone.
+        file: path of a file for the decoded images, which is read if it exists, and written otherwise; None for no
+            file, if a single process runs. Default: None.
+        num_workers: number of processes that decode images. Default: 0.
+        ranks: the processes that share the run, of which the first decodes. Default: this process alone.
         progress: show a progress bar. Default: False.
+
+    Returns:
+        The images and their labels.
 
     Raises:
         UnreadableImageError: for an image that is missing or broken; ``BoxedImages.check`` lists them all.
         ValueError: for images of different sizes.
+
+    Example:
+        >>> from captum_fam.demo import PlantedScenes
+        >>> read_images(PlantedScenes("novel", length=10, size=84)).images.shape
+        torch.Size([10, 3, 84, 84])
     """
     ranks = ranks or Ranks()
     if file is None:
@@ -84,16 +106,21 @@ def _decode(dataset: Dataset[Any], num_workers: int, progress: bool) -> LabeledI
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Crop, mirror and erase at random: the training images of Cross Attention Network.
+    """Random changes of training images, as in Cross Attention Network: crop, mirror and erase.
 
-    An image is padded with black and a window of its own size cut out, mirrored half the time, normalized; then, with
-    probability ``erasing``, a rectangle of 2 to 40 % of its area and an aspect ratio of 0.3 to 1 / 0.3 is filled with
-    the gray (0.4914, 0.4822, 0.4465), written after the normalization as in the authors' code.
+    An image is padded with black, cropped to its size at a random place, mirrored, and normalized. Then a rectangle of
+    2 to 40 % of the area, with an aspect ratio of 0.3 to 1 / 0.3, is filled with the values (0.4914, 0.4822, 0.4465).
+    As in the authors' code, the values are not normalized.
 
     Args:
-        padding: pixels on each side. Default: 8.
-        mirror: probability to swap left and right. Default: 0.5.
-        erasing: probability to erase a rectangle. Default: 0.5.
+        padding: width of the padding on each side, in pixels. Default: 8.
+        mirror: probability that left and right are swapped. Default: 0.5.
+        erasing: probability that a rectangle is erased. Default: 0.5.
+
+    Example:
+        >>> images = torch.zeros(2, 3, 84, 84, dtype=torch.uint8)
+        >>> Augmentation()(images, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2), [generator_for(0)]).shape
+        torch.Size([2, 3, 84, 84])
     """
 
     padding: int = 8
@@ -107,40 +134,46 @@ class Augmentation:
 
         Args:
             images: ``(B, 3, H, W)`` uint8, on any device.
-            mean: of the RGB channels in [0, 1].
-            std: that they are divided by.
-            generators: of random numbers on the CPU; each changes an equal share of the batch, in order.
+            mean: mean of each RGB channel, for pixels in [0, 1].
+            std: standard deviation of each RGB channel, for pixels in [0, 1].
+            generators: generators of random numbers on the CPU. Each generator draws the changes of an equal share of
+                the batch, in order.
 
         Returns:
-            float32 ``(B, 3, H, W)`` in the memory format channels last.
+            float32 ``(B, 3, H, W)``, normalized, in the memory format ``channels_last``.
         """
         count, _, height, width = images.shape
-        each = count // len(generators)
-        draws = [self._draw(each, height, width, generator) for generator in generators]
+        share = count // len(generators)
+        draws = [self._draw(share, height, width, generator) for generator in generators]
         top, left, mirrored, box = (torch.cat(parts).to(images.device) for parts in zip(*draws, strict=True))
         rows = top[:, None] + torch.arange(height, device=images.device)
         columns = torch.arange(width, device=images.device).expand(count, -1)
         columns = left[:, None] + torch.where(mirrored[:, None], width - 1 - columns, columns)
         padded = pad(images, [self.padding] * 4)
         index = torch.arange(count, device=images.device)[:, None, None]
-        # The channels come last, where convolutions like them.
-        cut = padded.permute(0, 2, 3, 1)[index, rows[:, :, None], columns[:, None, :]]
-        pixels = normalize_bytes(cut.permute(0, 3, 1, 2), mean, std)
+        # With the channels last, which is the faster memory format for convolutions.
+        cropped = padded.permute(0, 2, 3, 1)[index, rows[:, :, None], columns[:, None, :]]
+        pixels = normalize_bytes(cropped.permute(0, 3, 1, 2), mean, std)
         erased = _within(box[:, 0], box[:, 2], height)[:, :, None] & _within(box[:, 1], box[:, 3], width)[:, None, :]
         gray = torch.tensor([0.4914, 0.4822, 0.4465], device=images.device).view(3, 1, 1)
         return torch.where(erased[:, None], gray, pixels)
 
     def _draw(self, count: int, height: int, width: int, generator: torch.Generator) -> tuple[Tensor, ...]:
-        """Top, left, whether mirrored, and the erased rectangle ``(y0, x0, y1, x1)``, empty where there is none."""
+        """Draw the changes of ``count`` images.
+
+        Returns:
+            Top and left of the crop in the padded image, whether the image is mirrored, and the erased rectangle
+            ``(y0, x0, y1, x1)``, empty if nothing is erased.
+        """
 
         def uniform(*shape: int) -> Tensor:
             return torch.rand(*shape, generator=generator)
 
         top, left = (uniform(2, count) * (2 * self.padding + 1)).long()
         mirrored = uniform(count) < self.mirror
-        area = height * width * (0.02 + 0.38 * uniform(count, _TRIES))
-        aspect = 0.3 + (1 / 0.3 - 0.3) * uniform(count, _TRIES)
-        # Several rectangles are drawn, and the first that fits into the image is taken, if any does.
+        area = height * width * (0.02 + 0.38 * uniform(count, _ATTEMPTS))
+        aspect = 0.3 + (1 / 0.3 - 0.3) * uniform(count, _ATTEMPTS)
+        # The first of the rectangles that fits into the image is taken. If none fits, nothing is erased.
         size = torch.stack([(area * aspect).sqrt(), (area / aspect).sqrt()], -1).round()
         room = torch.tensor([height, width]) - size
         fits = (room > 0).all(-1)
@@ -153,11 +186,21 @@ class Augmentation:
 
 
 def _within(start: Tensor, end: Tensor, length: int) -> Tensor:
+    """Whether each of ``length`` positions lies between start and end, ``(B, length)``."""
     positions = torch.arange(length, device=start.device)
     return (positions >= start[:, None]) & (positions < end[:, None])
 
 
 def generator_for(*numbers: int) -> torch.Generator:
-    """A generator whose random numbers depend on these numbers alone."""
+    """A generator of random numbers on the CPU, seeded by a sequence of numbers.
+
+    Args:
+        numbers: whole numbers of at least 0. Different sequences give independent random numbers.
+
+    Example:
+        >>> a, b = (torch.rand(1, generator=generator_for(1, 2)) for _ in range(2))
+        >>> bool(a == b)
+        True
+    """
     state = np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state))

@@ -1,6 +1,6 @@
 """Metric learning for retrieval: Multi-Similarity and Margin loss, with the schedules of Wang et al. (CVPR 2019).
 
-Batches are of a few classes with several images each; losses and miners are those of pytorch-metric-learning.
+A batch has a few classes with several images each. Losses and miners come from pytorch-metric-learning.
 """
 
 from __future__ import annotations
@@ -39,22 +39,22 @@ from captum_fam.models import EmbeddingModel, EmbeddingNet
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 
-# Second entry of the seed of the mining, so that its random numbers are no others'.
+# Second entry of the seeds of the mining, which keeps its random numbers apart from all others.
 _STEP = 2
 
 
 @dataclass(frozen=True)
 class _Options:
-    """Where and how a training runs, and what its folder says of it.
+    """The folder, the settings and the devices of a training.
 
     Attributes:
-        out: the folder.
-        recipe: of the training.
-        settings: what else the result depends on.
-        ranks: the processes that share each step, and the device.
-        precision: of the network.
-        progress: show a progress bar.
-        tensorboard: write curves for TensorBoard.
+        out: folder of the run.
+        recipe: settings of the training.
+        settings: everything else on which the result depends, for ``run.json``.
+        ranks: the processes that share each step, and the device. Default: this process alone, on the CPU.
+        precision: precision of the network. Default: ``"float32"``.
+        progress: show a progress bar. Default: False.
+        tensorboard: write curves for TensorBoard. Default: False.
     """
 
     out: str | Path
@@ -67,7 +67,20 @@ class _Options:
 
 
 def new_head(n_features: int, embedding_size: int, seed: int = 0) -> nn.Linear:
-    """A linear head, Kaiming normal (fan-out), bias zero."""
+    """Make a linear head with Kaiming normal weights (by fan-out) and a bias of zero.
+
+    Args:
+        n_features: number of inputs N.
+        embedding_size: number of outputs J.
+        seed: seed of the weights. Default: 0.
+
+    Returns:
+        The head.
+
+    Example:
+        >>> new_head(1024, 512)
+        Linear(in_features=1024, out_features=512, bias=True)
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         head = nn.Linear(n_features, embedding_size)
@@ -91,36 +104,39 @@ def train_metric(
     progress: bool = False,
     tensorboard: bool = False,
 ) -> Trained:
-    """Train a network for retrieval, and keep the step of the best Recall@1 on the validation classes.
+    """Train a network for retrieval, and keep the weights with the best Recall@1 on the validation classes.
 
-    Images are cropped at random (16 to 100 % of the area) and mirrored; batch normalization keeps its statistics. A
-    run that is killed goes on after its last measurement, and ends as it would have. With several processes each step
-    is the same as with one: all pairs of a batch count.
+    Images are cropped at random (16 to 100 % of the area) and mirrored. Batch normalization keeps its statistics. A run
+    that was killed continues after its last measurement when it is started again, and has the same result as an
+    undisturbed run. A step has the same result with any number of processes, because all pairs of the whole batch
+    count.
 
     Args:
-        net: as :func:`~captum_fam.models.create_model` gives it, trained in place. One without a head gets a linear
-            one, in files of its own: ``best-head.safetensors``.
-        train: items ``(image, label)`` or ``(image, label, boxes)``, with ``labels``; images of any size, float in
-            [0, 1], not normalized.
-        val: the same of other classes, of one size; None: the last step is kept.
+        net: result of :func:`~captum_fam.models.create_model`, trained in place. A network without a head gets a linear
+            head, which has its own file of weights: ``best-head.safetensors``.
+        train: items ``(image, label)`` or ``(image, label, boxes)``, with an attribute ``labels``; images of any size,
+            float in [0, 1], not normalized.
+        val: items of other classes in the same form, with images of one size; None keeps the weights of the last step.
         out: folder of checkpoints and log, see :class:`~captum_fam.experiments.training.TrainingRun`.
-        recipe: None: the defaults.
-        embedding_size: J, of the head that is added.
-        pooling: before the head that is added; None: the model's.
-        num_workers: processes that read images.
-        ranks: the processes that share each step, and the device.
-        precision: of the network; the loss is in float32.
-        progress: show a progress bar.
-        tensorboard: write curves for TensorBoard.
+        recipe: settings of the training; None for the defaults. Default: None.
+        embedding_size: number of outputs J of an added head. Default: 512.
+        pooling: pooling before an added head; None for the pooling of the model. Default: None.
+        num_workers: number of processes that read images. Default: 0.
+        ranks: the processes that share each step, and the device. Default: this process alone, on the CPU.
+        precision: precision of the network; the loss is computed in float32. Default: ``"float32"``.
+        progress: show a progress bar. Default: False.
+        tensorboard: write curves for TensorBoard. Default: False.
 
     Returns:
-        Images to embeddings, with the best weights, and the log: learning rate, loss, Recall@K of the validation
-        classes.
+        The model from images to embeddings with the best weights, and the log: learning rate, loss, Recall@K of the
+        validation classes.
 
     Raises:
-        ImportError: without pytorch-metric-learning.
-        ValueError: for a network without head that cannot be cut before its pooling, data that are too few for a
-            batch, or a folder with another run.
+        ImportError: without pytorch-metric-learning or safetensors, or without tensorboard if it is requested.
+        ValueError: for a network without a head that cannot be cut before its pooling, a pooling for a network with a
+            head, too few data for a batch, a batch that cannot be divided equally between the processes, or a folder
+            with another run.
+        RuntimeError: if the loss is NaN or infinite.
 
     Example:
         >>> net = create_model("multi_similarity_bn_inception")
@@ -137,14 +153,14 @@ def train_metric(
         head = new_head(width, embedding_size, recipe.seed)
         model, weights = EmbeddingNet(parts.backbone, pooling, head, unit_norm=True), {"": net.model, "-head": head}
     elif pooling is not None:
-        raise ValueError(f"pooling: {net.name} has a head, trained for the pooling that it has")
+        raise ValueError(f"pooling: {net.name} has a head, which was trained for the pooling of the model; pass None")
     train_labels = labels_of(train)
     sampler = sampler_of_batches(train_labels, recipe)
     crop = v2.Compose(
         [
             v2.RandomResizedCrop(net.size, scale=(0.16, 1.0), antialias=True),
             v2.RandomHorizontalFlip(),
-            v2.Normalize(net.mean, net.std),
+            net.normalize,
         ]
     )
     augmented = AugmentedAtSteps(train, crop, recipe.seed)
@@ -183,24 +199,26 @@ def train_metric_head(
     progress: bool = False,
     tensorboard: bool = False,
 ) -> Trained:
-    """Train a linear head on pooled features of a network that stays as it is: seconds on a CPU.
+    """Train a linear head on pooled features of a frozen network, which takes seconds on a CPU.
 
     Args:
-        features: ``(n, N)``, of :func:`pooled_features`.
-        labels: ``(n,)``.
-        val: features and labels of other classes, to choose the best step; None: the last step is kept.
+        features: result of :func:`pooled_features`, ``(n, N)``.
+        labels: class of each row, ``(n,)``.
+        val: features and labels of other classes, which choose the best step; None keeps the weights of the last step.
         out: folder of ``best-head.safetensors`` and log, see :class:`~captum_fam.experiments.training.TrainingRun`.
-        recipe: None: the defaults with a learning rate of 1e-3, a new head having further to go than a network.
-        embedding_size: J.
-        progress: show a progress bar.
-        tensorboard: write curves for TensorBoard.
+        recipe: settings of the training; None for the defaults with a learning rate of 1e-3, because a new head changes
+            more than a trained network. Default: None.
+        embedding_size: number of outputs J. Default: 512.
+        progress: show a progress bar. Default: False.
+        tensorboard: write curves for TensorBoard. Default: False.
 
     Returns:
-        The head, a ``torch.nn.Linear``, and the log as of :func:`train_metric`.
+        The head, a ``torch.nn.Linear``, and the log as in :func:`train_metric`.
 
     Raises:
-        ImportError: without pytorch-metric-learning.
-        ValueError: for features that are too few for a batch, or a folder with another run.
+        ImportError: without pytorch-metric-learning or safetensors, or without tensorboard if it is requested.
+        ValueError: for too few features for a batch, or a folder with another run.
+        RuntimeError: if the loss is NaN or infinite.
     """
     recipe = recipe or MetricRecipe(learning_rate=1e-3)
     head = new_head(features.shape[1], embedding_size, recipe.seed)
@@ -228,14 +246,15 @@ def _fit(
     embed: Callable[[], tuple[Tensor, Tensor]] | None,
     options: _Options,
 ) -> Trained:
-    """Train a model by the pairs of its batches.
+    """Train a model with the pairs or triplets of its batches.
 
     Args:
-        model: from the images or features of a batch to embeddings.
-        weights: the modules to save, by the suffix of their files' names.
-        batches: the share of this process, from a step on.
-        embed: embeddings and labels to measure the recall of; None: the last step is kept.
-        options: the rest.
+        model: module from the images or features of a batch to embeddings.
+        weights: modules to save, by the suffix of the names of their files.
+        batches: function from the first step to the batches of this process from that step on.
+        embed: function that returns embeddings and labels, of which the recall is measured; None keeps the weights of
+            the last step.
+        options: folder, settings and devices.
     """
     recipe, ranks = options.recipe, options.ranks
     compute_loss = recipe.make_loss()
@@ -255,24 +274,25 @@ def _fit(
 
     def loss_of(step_and_batch: tuple[int, tuple[Tensor, Tensor]]) -> Tensor:
         step, (inputs, labels) = step_and_batch
-        # Of the mining. A seed per step, so that a resumed run draws what an undisturbed run draws.
+        # For the mining. Each step has its own seed, so that a resumed run draws the same numbers as any other run.
         torch.manual_seed(generator_for(recipe.seed, _STEP, step).initial_seed())
         for group in optimizer.param_groups:
             group["lr"] = recipe.rate(step)
         with autocast(ranks.device, options.precision):
             embeddings = stepper(inputs.to(ranks.device))
-        everyone, everyones = _gather(unit(embeddings.float()), labels.to(ranks.device), ranks)
-        # Each process holds the gradient of its own embeddings alone, and the gradients are averaged.
-        return compute_loss(everyone, everyones) * ranks.size
+        batch_embeddings, batch_labels = _gather(unit(embeddings.float()), labels.to(ranks.device), ranks)
+        # Each process computes the gradient of its own embeddings only. The gradients are averaged over the processes,
+        # but their sum is the gradient of the loss.
+        return compute_loss(batch_embeddings, batch_labels) * ranks.size
 
     losses: list[Tensor] = []
     start = time.monotonic()
     bar = tqdm(total=recipe.steps, initial=first, desc=recipe.loss, disable=not (options.progress and ranks.is_first))
     _train_mode(model)
     with bar, random_numbers_restored(ranks.device):
-        # No worker starts where nothing is left to do.
-        left = enumerate(batches(first), first) if first < recipe.steps else ()
-        for step, loss in enumerate(fit(left, loss_of, optimizer, scaler=scaler), first + 1):
+        # A finished run must not start worker processes.
+        remaining = enumerate(batches(first), first) if first < recipe.steps else ()
+        for step, loss in enumerate(fit(remaining, loss_of, optimizer, scaler=scaler), first + 1):
             losses.append(loss / ranks.size)
             bar.update()
             if step % recipe.period:
@@ -285,7 +305,7 @@ def _fit(
                 "step": step,
                 "learning_rate": recipe.rate(step - 1),
                 "loss": mean,
-                **({} if embed is None else {f"val_{k}": v for k, v in _recalls(model, embed).items()}),
+                **({} if embed is None else {f"val_{name}": recall for name, recall in _recalls(model, embed).items()}),
                 "seconds": time.monotonic() - start,
             }
             run.finish_epoch(row, {suffix: part.state_dict() for suffix, part in weights.items()})
@@ -303,7 +323,7 @@ def _recalls(model: nn.Module, embed: Callable[[], tuple[Tensor, Tensor]]) -> di
 
 
 def _train_mode(model: nn.Module) -> None:
-    """Training mode, but for batch normalization, whose statistics stay those of the pretraining."""
+    """Set the training mode, except for batch normalization, which keeps the statistics of the pretraining."""
     model.train()
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -311,12 +331,12 @@ def _train_mode(model: nn.Module) -> None:
 
 
 def _gather(embeddings: Tensor, labels: Tensor, ranks: Ranks) -> tuple[Tensor, Tensor]:
-    """The batch of all processes; gradients go to the embeddings of this one."""
+    """The batch of all processes, with gradients for the embeddings of this process only."""
     if ranks.size == 1:
         return embeddings, labels
     rows = [torch.empty_like(embeddings) for _ in range(ranks.size)]
     distributed.all_gather(rows, embeddings.detach().contiguous())
     rows[ranks.rank] = embeddings
-    names = [torch.empty_like(labels) for _ in range(ranks.size)]
-    distributed.all_gather(names, labels)
-    return torch.cat(rows), torch.cat(names)
+    label_rows = [torch.empty_like(labels) for _ in range(ranks.size)]
+    distributed.all_gather(label_rows, labels)
+    return torch.cat(rows), torch.cat(label_rows)

@@ -1,4 +1,4 @@
-"""How an embedding is trained for retrieval."""
+"""The settings of metric learning for retrieval."""
 
 from __future__ import annotations
 
@@ -17,30 +17,39 @@ MetricLoss = Literal["multi-similarity", "margin"]
 
 @dataclass(frozen=True)
 class MetricRecipe:
-    """How an embedding is trained for retrieval; the defaults are those of Wang et al.'s code.
+    """The settings of metric learning; the defaults are those in the code of Wang et al. (CVPR 2019).
 
     Attributes:
-        loss: ``"multi-similarity"`` (alpha 2, beta 40, lambda 0.5, mining margin 0.1) or ``"margin"`` (margin 0.2,
-            beta fixed to 1.2, distance-weighted sampling from 0.5 to 1.4; Wu et al., ICCV 2017).
-        steps: of the optimizer, Adam.
-        learning_rate: divided by ten at each milestone.
-        weight_decay: of all parameters.
-        milestones: steps out of 3,000 at which the learning rate falls.
-        way: classes per batch; None: 16 for Multi-Similarity, 24 for Margin.
-        images: images per class in a batch.
-        period: steps between two measurements of the recall, and checkpoints.
-        seed: of batches, augmentation, mining and new heads.
+        loss: ``"multi-similarity"`` (alpha 2, beta 40, lambda 0.5, mining margin 0.1; Wang et al., CVPR 2019) or
+            ``"margin"`` (margin 0.2, beta fixed to 1.2, distance-weighted sampling from 0.5 to 1.4; Wu et al., ICCV
+            2017). Default: ``"multi-similarity"``.
+        steps: steps of the optimizer, which is Adam. Default: 3,000.
+        learning_rate: initial learning rate, which is divided by ten at each milestone. Default: 3e-5.
+        weight_decay: weight decay of all parameters. Default: 5e-4.
+        milestones: steps, of 3,000 steps, at which the learning rate falls. Default: 1,200, 2,400.
+        way: classes per batch; None for 16 with Multi-Similarity and 24 with Margin. Default: None.
+        images: images per class in a batch. Default: 5.
+        period: steps between two measurements of the recall, each with a checkpoint. Default: 200.
+        seed: seed of batches, augmentation, mining and new heads. Default: 1.
+
+    Raises:
+        ValueError: for an unknown loss, or if ``steps`` is no multiple of ``period``.
+
+    Example:
+        >>> recipe = MetricRecipe("margin")
+        >>> recipe.classes, recipe.rate(0)
+        (24, 3e-05)
     """
 
-    loss: MetricLoss = option("of the pairs or triplets", "multi-similarity")
-    steps: int = option("of the optimizer, Adam", 3000)
-    learning_rate: float = option("divided by ten at each milestone", 3e-5)
-    weight_decay: float = option("of all parameters", 5e-4)
-    milestones: tuple[int, ...] = option("steps out of 3,000 at which the learning rate falls", (1200, 2400))
+    loss: MetricLoss = option("loss of the pairs or triplets", "multi-similarity")
+    steps: int = option("steps of the optimizer, Adam", 3000)
+    learning_rate: float = option("initial learning rate, divided by ten at each milestone", 3e-5)
+    weight_decay: float = option("weight decay of all parameters", 5e-4)
+    milestones: tuple[int, ...] = option("steps, of 3,000, at which the learning rate falls", (1200, 2400))
     way: int | None = option("classes per batch; default: 16 for multi-similarity, 24 for margin", None)
-    images: int = option("of each class in a batch", 5)
-    period: int = option("steps between two measurements of the recall, and checkpoints", 200)
-    seed: int = option("of batches, augmentation, mining and new heads", 1)
+    images: int = option("images per class in a batch", 5)
+    period: int = option("steps between two measurements of the recall, each with a checkpoint", 200)
+    seed: int = option("seed of batches, augmentation, mining and new heads", 1)
 
     def __post_init__(self) -> None:
         if self.loss not in ("multi-similarity", "margin"):
@@ -54,11 +63,18 @@ class MetricRecipe:
         return self.way or {"multi-similarity": 16, "margin": 24}[self.loss]
 
     def rate(self, step: int) -> float:
-        """The learning rate of a step, counted from zero."""
+        """The learning rate of a step.
+
+        Args:
+            step: number of the step, counted from zero.
+        """
         return self.learning_rate * 0.1 ** bisect(self.milestones, 3000 * step / self.steps)
 
     def make_loss(self) -> Callable[[Tensor, Tensor], Tensor]:
-        """From unit embeddings and labels to the loss of the pairs or triplets that the miner picks.
+        """Make the loss function, which mines the pairs or triplets of a batch.
+
+        Returns:
+            A function from unit embeddings ``(B, J)`` and labels ``(B,)`` to the loss, a scalar.
 
         Raises:
             ImportError: without pytorch-metric-learning.
@@ -70,8 +86,8 @@ class MetricRecipe:
             loss: Any = losses.MarginLoss(margin=0.2, beta=1.2)
             miner: Any = miners.DistanceWeightedMiner(cutoff=0.5, nonzero_loss_cutoff=1.4)
         else:
-            # The paper's code drops positives with s >= 1 - 1e-5, because they may be pairs of an image with itself.
-            # Here there is no such pair, and all other images of the class count, however near they are.
+            # The code of Wang et al. drops positives with a similarity of 1 - 1e-5 or more, because these may be pairs
+            # of an image with itself. This miner makes no such pairs, and keeps all other images of the class.
             loss = losses.MultiSimilarityLoss(alpha=2, beta=40, base=0.5)
             miner = miners.MultiSimilarityMiner(epsilon=0.1)
         return lambda embeddings, labels: loss(embeddings, labels, miner(embeddings, labels))

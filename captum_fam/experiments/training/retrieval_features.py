@@ -1,4 +1,4 @@
-"""Embeddings of whole data sets for retrieval, and the recall among them."""
+"""Embeddings of whole data sets for retrieval, and their recall."""
 
 from __future__ import annotations
 
@@ -16,11 +16,27 @@ from captum_fam.experiments.cut import split_model
 from captum_fam.metrics import recall_at_k
 from captum_fam.models import EmbeddingModel
 
-_RECALLS = (1, 2, 4, 8)
+_NEIGHBORS = (1, 2, 4, 8)
 
 
-def recalls_at(embeddings: Tensor, labels: Tensor, ks: Sequence[int] = _RECALLS) -> dict[str, float]:
-    """Mean Recall@K by name, every embedding a query and all others its gallery."""
+def recalls_at(embeddings: Tensor, labels: Tensor, ks: Sequence[int] = _NEIGHBORS) -> dict[str, float]:
+    """Mean Recall@K, where every embedding is a query and all other embeddings are its gallery.
+
+    Args:
+        embeddings: ``(n, J)``.
+        labels: class of each embedding, ``(n,)``.
+        ks: numbers of neighbors K. Default: 1, 2, 4, 8.
+
+    Returns:
+        Recalls by name, such as ``"recall@1"``.
+
+    Raises:
+        ValueError: if the shapes do not fit, or a K is below 1.
+
+    Example:
+        >>> recalls_at(torch.eye(2)[[0, 0, 1, 1]], torch.tensor([0, 0, 1, 1]), ks=(1,))
+        {'recall@1': 1.0}
+    """
     means = recall_at_k(embeddings, labels, ks).nanmean(0).tolist()
     return {f"recall@{k}": mean for k, mean in zip(ks, means, strict=True)}
 
@@ -33,15 +49,30 @@ def embed_dataset(
     num_workers: int = 0,
     progress: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """The output of a module for every item of a data set: ``(n, J)`` float32 and labels ``(n,)``, both on the CPU.
+    """Compute the output of a module for every item of a data set.
 
     Args:
-        model: in eval mode, takes normalized images ``(B, 3, H, W)``.
-        net: gives the normalization.
-        dataset: items ``(image, label)`` or ``(image, label, boxes)``, float in [0, 1], of one size.
-        device: of the model. Default: the CPU.
-        num_workers: processes that read images. Default: 0.
+        model: module in eval mode, from normalized images ``(B, 3, H, W)`` to embeddings ``(B, J)``.
+        net: model whose normalization the images get.
+        dataset: items ``(image, label)`` or ``(image, label, boxes)``; images are float in [0, 1], of one size.
+        device: device of the module. Default: the CPU.
+        num_workers: number of processes that read images. Default: 0.
         progress: show a progress bar. Default: False.
+
+    Returns:
+        Embeddings ``(n, J)``, float32, and labels ``(n,)``, both on the CPU.
+
+    Raises:
+        UnreadableImageError: for an image that is missing or broken.
+        ValueError: for images of different sizes.
+
+    Example:
+        >>> from captum_fam.demo import PlantedScenes
+        >>> from captum_fam.models import create_model
+        >>> net, scenes = create_model("conv4net"), PlantedScenes("novel", length=10, size=84)
+        >>> embeddings, labels = embed_dataset(net.model, net, scenes)
+        >>> embeddings.shape
+        torch.Size([10, 64])
     """
 
     @torch.no_grad()
@@ -64,19 +95,32 @@ def pooled_features(
     num_workers: int = 0,
     progress: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Pooled activations of a data set, on which a head is trained: ``(n, N)``, and labels ``(n,)``.
+    """Compute pooled activations of a data set, on which a head is trained.
 
     Args:
-        net: whose layer is pooled.
-        dataset: items ``(image, label)`` or ``(image, label, boxes)``, float in [0, 1], of one size.
-        pooling: None: that of the model. Default: None.
-        file: keeps the features; read instead of computing them, if it is there. Default: None.
-        device: to compute on. Default: the CPU.
-        num_workers: processes that read images. Default: 0.
+        net: model whose layer is pooled.
+        dataset: items ``(image, label)`` or ``(image, label, boxes)``; images are float in [0, 1], of one size.
+        pooling: module from activations ``(B, N, h, w)`` to ``(B, N)``; None for the pooling of the model. Default:
+            None.
+        file: path of a file for the features, which is read if it exists, and written otherwise; None for no file.
+            Default: None.
+        device: device of the computation. Default: the CPU.
+        num_workers: number of processes that read images. Default: 0.
         progress: show a progress bar. Default: False.
 
+    Returns:
+        Features ``(n, N)``, float32, and labels ``(n,)``, both on the CPU.
+
     Raises:
-        ValueError: if the model cannot be cut before its pooling.
+        UnreadableImageError: for an image that is missing or broken.
+        ValueError: if the model cannot be cut before its pooling, or for images of different sizes.
+
+    Example:
+        >>> from captum_fam.demo import PlantedScenes
+        >>> from captum_fam.models import create_model
+        >>> features, labels = pooled_features(create_model("conv4net"), PlantedScenes("novel", length=10, size=84))
+        >>> features.shape
+        torch.Size([10, 64])
     """
     if file is not None and Path(file).is_file():
         features, labels = torch.load(file, weights_only=True)

@@ -1,4 +1,4 @@
-"""The images of the recipes, by the name of their folder."""
+"""The images for a training, from a folder or from planted scenes."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch.utils.data import Dataset, Subset
 from captum_fam.demo.scenes import PlantedScenes
 from captum_fam.experiments.data.cub import CUB200, CUBSplit
 from captum_fam.experiments.data.labels import labels_of
+from captum_fam.experiments.data.scene_source import SCENES_TO_TRAIN, is_scenes, number_of_scenes
 from captum_fam.experiments.distributed import Ranks
 from captum_fam.experiments.training.images import LabeledImages, read_images
 from captum_fam.geometry import Geometry
@@ -27,33 +28,44 @@ def few_shot_images(
     ranks: Ranks | None = None,
     progress: bool = False,
 ) -> dict[str, LabeledImages]:
-    """Images of the splits ``"base"``, ``"val"`` and ``"novel"``.
+    """Decoded images for few-shot training.
 
     Args:
-        source: the folder of CUB-200-2011 or a part of it, or ``"scenes:LENGTH"``: planted scenes, every fourth of
-            their base classes for validation.
-        net: gives the geometry.
+        source: folder of CUB-200-2011 or a part of it; or ``"scenes"`` or ``"scenes:LENGTH"`` for planted scenes (8,000
+            scenes without a length), of which every fourth base class is for validation.
+        net: model whose geometry the images get.
         cache: folder for the decoded images.
-        num_workers: processes that decode.
-        ranks: the processes that share the run.
-        progress: show progress bars.
+        num_workers: number of processes that decode images. Default: 0.
+        ranks: the processes that share the run. Default: this process alone.
+        progress: show progress bars. Default: False.
+
+    Returns:
+        Images by split: ``"base"``, ``"val"`` and ``"novel"``.
 
     Raises:
-        FileNotFoundError: if there is no such folder, or it lacks a table.
+        FileNotFoundError: if there is no such folder, or a table is missing in the folder.
+        UnreadableImageError: for an image that is missing or broken.
+        ValueError: for a length of scenes that is no number.
+
+    Example:
+        >>> from captum_fam.models import create_model
+        >>> images = few_shot_images("scenes:100", create_model("conv4net"), cache=".")
+        >>> {split: len(part.labels) for split, part in images.items()}
+        {'base': 75, 'val': 25, 'novel': 25}
     """
     cache = Path(cache)
-    if _is_scenes(source):
-        length = _n_scenes(source)
-        read = {}
+    if is_scenes(source):
+        length = number_of_scenes(source, SCENES_TO_TRAIN)
+        parts = {}
         for split, count in (("base", length), ("novel", length // 4)):
             scenes = PlantedScenes(split, length=count, size=net.size)  # type: ignore[arg-type]
             file = cache / f"images-scenes-{split}-{count}-{net.size}.pt"
-            read[split] = read_images(scenes, file, num_workers=num_workers, ranks=ranks, progress=progress)
-        validation = read["base"].labels % 4 == 3
+            parts[split] = read_images(scenes, file, num_workers=num_workers, ranks=ranks, progress=progress)
+        is_validation = parts["base"].labels % 4 == 3
         return {
-            "base": read["base"].where(~validation),
-            "val": read["base"].where(validation),
-            "novel": read["novel"],
+            "base": parts["base"].where(~is_validation),
+            "val": parts["base"].where(is_validation),
+            "novel": parts["novel"],
         }
     splits: tuple[CUBSplit, ...] = ("base", "val", "novel")
     return {
@@ -69,32 +81,49 @@ def few_shot_images(
 
 
 def retrieval_data(source: str | Path, geometry: Geometry | None, size: int) -> tuple[Dataset[Any], Dataset[Any]]:
-    """Images to train on and, of other classes, to test on.
+    """Data sets for metric learning: images for the training, and images of other classes for the test.
 
     Args:
-        source: the folder of CUB-200-2011 or a part of it: the first half of the classes and the rest; or
-            ``"scenes:LENGTH"``: planted scenes, base and novel.
-        geometry: of photographs; None: as they are.
-        size: of the scenes.
+        source: folder of CUB-200-2011 or a part of it, of which the first half of the classes is for the training; or
+            ``"scenes"`` or ``"scenes:LENGTH"`` for planted scenes (8,000 scenes without a length), of which the base
+            classes are for the training.
+        geometry: geometry of photographs; None for the size of the file.
+        size: side of the scenes, in pixels.
+
+    Returns:
+        The data set for the training, and the data set for the test.
 
     Raises:
-        FileNotFoundError: if there is no such folder, or it lacks a table.
+        FileNotFoundError: if there is no such folder, or a table is missing in the folder.
+        ValueError: for a length of scenes that is no number.
+
+    Example:
+        >>> train, test = retrieval_data("scenes:100", geometry=None, size=84)
+        >>> len(train), len(test)
+        (100, 25)
     """
-    if _is_scenes(source):
-        count = _n_scenes(source)
+    if is_scenes(source):
+        count = number_of_scenes(source, SCENES_TO_TRAIN)
         return PlantedScenes("base", length=count, size=size), PlantedScenes("novel", length=count // 4, size=size)
     return CUB200(source, "retrieval-train", geometry), CUB200(source, "retrieval-test", geometry)
 
 
 def holdout_mask(labels: Tensor, every: int) -> Tensor:
-    """Which items ``(n,)`` are of every Nth class; none for 0.
+    """The items of every Nth class, which are held out of a training.
 
     Args:
-        labels: the class of every item, ``(n,)``.
-        every: N: of the classes in ascending order the last of every N.
+        labels: class of every item, ``(n,)``.
+        every: N, at least 2; of each N classes in ascending order, the last class is held out. 0 holds out none.
+
+    Returns:
+        Whether an item is held out, boolean ``(n,)``.
 
     Raises:
-        ValueError: for a negative number, or 1, which leaves nothing to train on.
+        ValueError: for a negative number, or for 1, which would hold out all items.
+
+    Example:
+        >>> holdout_mask(torch.tensor([0, 1, 2, 3]), every=2)
+        tensor([False,  True, False,  True])
     """
     if every < 0 or every == 1:
         raise ValueError(f"every must be 0 or at least 2, got {every}")
@@ -103,22 +132,32 @@ def holdout_mask(labels: Tensor, every: int) -> Tensor:
 
 
 def split_holdout(dataset: Dataset[Any], every: int) -> tuple[Dataset[Any], Dataset[Any] | None]:
-    """A data set without every Nth class, and the items of those classes; all items and None for 0."""
+    """Split a data set into the items for a training and the items of every Nth class.
+
+    Args:
+        dataset: data set with labels.
+        every: N, as in :func:`holdout_mask`.
+
+    Returns:
+        The data set without every Nth class, and the data set of every Nth class; all items and None if ``every`` is 0.
+
+    Raises:
+        ValueError: as :func:`holdout_mask`, or if the data set has no labels.
+
+    Example:
+        >>> rest, held_out = split_holdout(PlantedScenes("novel", length=100), every=2)
+        >>> len(rest), len(held_out)
+        (50, 50)
+    """
     if not every:
         return dataset, None
-    chosen = holdout_mask(labels_of(dataset), every)
-    return _Chosen(dataset, ~chosen), _Chosen(dataset, chosen)
+    is_held_out = holdout_mask(labels_of(dataset), every)
+    return _LabeledSubset(dataset, ~is_held_out), _LabeledSubset(dataset, is_held_out)
 
 
-class _Chosen(Subset[Any]):
+class _LabeledSubset(Subset[Any]):
+    """The items of a data set at which a mask is true, with their labels."""
+
     def __init__(self, dataset: Dataset[Any], chosen: Tensor) -> None:
         super().__init__(dataset, chosen.nonzero()[:, 0].tolist())
         self.labels = labels_of(dataset)[chosen]
-
-
-def _is_scenes(source: str | Path) -> bool:
-    return str(source).partition(":")[0] == "scenes"
-
-
-def _n_scenes(source: str | Path) -> int:
-    return int(str(source).partition(":")[2] or 8000)

@@ -1,4 +1,4 @@
-"""The folder of a training run: settings, log, checkpoints, and what it takes to go on after a kill."""
+"""The folder of a training run: settings, log, checkpoints, and the state from which a killed run continues."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ Row = dict[str, Any]
 
 
 class Trained(NamedTuple):
-    """A trained model, and how its training went.
+    """A trained model with the log of its training.
 
     Attributes:
-        model: with the weights of the best epoch, in eval mode.
+        model: the model with the weights of the best epoch, in eval mode.
         log: one row per epoch, as in ``log.csv``.
-        best: the row of the best epoch.
+        best: row of the best epoch.
     """
 
     model: nn.Module
@@ -39,26 +39,37 @@ _LOG = "log.csv"
 
 
 class TrainingRun:
-    """The folder of a run, written after each epoch, each file whole or not at all.
+    """The folder of a run, which is written after each epoch; each file is written completely or not at all.
 
-    ``run.json`` holds the settings, ``log.csv`` one line per epoch, ``last.safetensors`` and ``best.safetensors``
-    weights that ``create_model(name, path)`` reads, each with a ``.json`` that says what they are, ``tensorboard/`` the
-    curves if asked for, and ``state.pt`` the rest that a run needs to go on.
+    ``run.json`` holds the settings, and ``log.csv`` one line per epoch. ``last.safetensors`` and ``best.safetensors``
+    hold weights that ``create_model(name, path)`` reads; a ``.json`` file beside each holds the row of the log, the
+    settings and the versions. ``tensorboard/`` holds the curves, if requested. ``state.pt`` holds everything else that
+    a run needs to continue.
 
     Args:
-        folder: made where it is missing; where it holds a run of the same settings, that run goes on.
-        settings: what the result depends on, as JSON can hold it.
-        score: the column of the log whose largest value makes the best epoch; None: the last one is best.
-        parts: what has a state, by name: the model and its losses, optimizer, scaler.
-        ranks: the processes that share the run; the first one writes.
-        tensorboard: write the curves for TensorBoard too. Default: False.
+        folder: folder of the run, which is created if it does not exist. If it holds a run with the same settings, this
+            run continues.
+        settings: everything on which the result depends, in types that JSON can hold.
+        score: column of the log whose largest value makes an epoch the best epoch; None if the last epoch is the best.
+        parts: objects with a state, by name: the model and its losses, the optimizer, the scaler.
+        ranks: the processes that share the run, of which the first writes.
+        tensorboard: also write the curves for TensorBoard. Default: False.
 
     Attributes:
-        history: the rows of the log.
+        history: rows of the log.
 
     Raises:
-        ValueError: if the folder has a run of other settings.
-        ImportError: without safetensors, or without tensorboard where asked for.
+        ValueError: if the folder holds a run with other settings.
+        ImportError: without safetensors, or without tensorboard if it is requested.
+
+    Example:
+        >>> model = nn.Linear(2, 1)
+        >>> run = TrainingRun("my-run", {"steps": 2}, "val", {"model": model}, Ranks())
+        >>> for accuracy in (0.5, 0.25):
+        ...     run.finish_epoch({"epoch": run.epoch, "val": accuracy}, {"": model.state_dict()})
+        >>> run.finish({"": model})
+        >>> run.best
+        {'epoch': 0, 'val': 0.5}
     """
 
     def __init__(
@@ -92,28 +103,28 @@ class TrainingRun:
 
     @property
     def epoch(self) -> int:
-        """The next epoch, counted from zero."""
+        """Number of the next epoch, counted from zero."""
         return len(self.history)
 
     @property
     def best(self) -> Row:
-        """The row of the best epoch so far, the first one of equals."""
+        """Row of the best epoch so far, the first among equally good epochs."""
         if self.score is None:
             return self.history[-1]
         return max(self.history, key=lambda row: float(row[self.score or ""]))
 
     def finish_epoch(self, row: Row, weights: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Write an epoch.
+        """Write the files of an epoch.
 
         Args:
-            row: of the log, the same columns in every epoch.
-            weights: state dicts by the suffix of their files' names, ``""`` for the network.
+            row: row of the log, with the same columns in every epoch.
+            weights: state dicts by the suffix of the names of their files, ``""`` for the network.
         """
         self.history.append(row)
         if not self.ranks.is_first:
             return
         names = ["last", "best"] if self.best is row else ["last"]
-        # The state moves last: where the process dies before, the epoch is done again.
+        # The state is written last. If the process dies before, the resumed run repeats the epoch.
         with write_all_or_nothing(self.folder) as scratch:
             for name in names:
                 for suffix, state in weights.items():
@@ -136,7 +147,7 @@ class TrainingRun:
         """Load the best weights, in eval mode, and close the curves.
 
         Args:
-            modules: by the suffix of their files' names.
+            modules: modules by the suffix of the names of their files.
         """
         if self._curves is not None:
             self._curves.close()
@@ -147,31 +158,62 @@ class TrainingRun:
 
 
 def autocast(device: torch.device | str, precision: Precision) -> AbstractContextManager[Any]:
-    """Mixed precision on a device; float32 is none.
+    """A context for mixed precision on a device.
+
+    Args:
+        device: the device.
+        precision: ``"bfloat16"`` or ``"float16"``; ``"float32"`` for no mixed precision.
+
+    Returns:
+        The context.
 
     Raises:
-        ValueError: for an unknown precision, or float16 on a CPU, which has no scaler for its gradients.
+        ValueError: for an unknown precision, or ``"float16"`` on a CPU, for which torch scales no gradients.
+
+    Example:
+        >>> with autocast("cpu", "bfloat16"):
+        ...     (torch.ones(2, 2) @ torch.ones(2, 2)).dtype
+        torch.bfloat16
     """
-    kind = torch.device(device).type
+    device_type = torch.device(device).type
     if precision == "float32":
         return nullcontext()
     if precision not in ("bfloat16", "float16"):
         raise ValueError(f'precision must be "float32", "bfloat16" or "float16", got {precision!r}')
-    if precision == "float16" and kind == "cpu":
-        raise ValueError('precision "float16" needs a GPU; "bfloat16" and "float32" do on a CPU')
-    return torch.autocast(kind, getattr(torch, precision))
+    if precision == "float16" and device_type == "cpu":
+        raise ValueError('precision "float16" needs a GPU; use "bfloat16" or "float32" on a CPU')
+    return torch.autocast(device_type, getattr(torch, precision))
 
 
 @contextmanager
 def random_numbers_restored(device: torch.device | str) -> Iterator[None]:
-    """Whatever is drawn and seeded inside, the random numbers of torch outside go on as if nothing had been."""
+    """A context after which the random numbers of torch continue as if nothing had been drawn or seeded inside.
+
+    Args:
+        device: device whose random numbers are restored, beside the random numbers of the CPU.
+
+    Example:
+        >>> _ = torch.manual_seed(0)
+        >>> with random_numbers_restored("cpu"):
+        ...     inside = torch.rand(1)
+        >>> bool(inside == torch.rand(1))
+        True
+    """
     on_gpu = torch.device(device).type == "cuda"
     with torch.random.fork_rng(devices=[device] if on_gpu else []):
         yield
 
 
 def distribute(module: nn.Module, ranks: Ranks) -> nn.Module:
-    """The module whose gradients the processes average; itself where there is one process."""
+    """A module whose gradients are averaged over the processes.
+
+    Args:
+        module: module on the device of this process.
+        ranks: the processes.
+
+    Returns:
+        The module in ``DistributedDataParallel``; the module itself if there is only one process.
+    """
     if ranks.size == 1:
         return module
     on_gpu = torch.device(ranks.device).type == "cuda"

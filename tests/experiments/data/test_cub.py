@@ -234,7 +234,11 @@ def test_a_missing_table_is_named(root):
         ("bounding_boxes.txt", lambda text: text.replace("24 3.0 4.0", "24 3.0"), "line 24: expected a new id and 4"),
         ("bounding_boxes.txt", lambda text: text.replace("24 3.0", "24 x"), "image 24 has no numbers"),
         ("train_test_split.txt", lambda text: text.replace("24 1\n", ""), "do not list the same images: 24"),
-        ("image_class_labels.txt", lambda text: text.replace("24 8", "24 9"), "image 24 class 9, not in classes.txt"),
+        (
+            "image_class_labels.txt",
+            lambda text: text.replace("24 8", "24 9"),
+            "image_class_labels.txt: class 9 of image 24",
+        ),
         ("images.txt", lambda text: text.replace("2 001", "1 001", 1), "line 2: expected a new id"),
     ],
 )

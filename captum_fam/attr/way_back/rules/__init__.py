@@ -1,1 +1,1 @@
-"""What is held in each kind of torch function, one file per kind."""
+"""The rules of the way back, one file per kind of function: what is held, and which constants are noted."""

@@ -1,7 +1,7 @@
-r"""Elementwise functions: :math:`\phi(x) = x \cdot (\phi(x) / x)`, the quotient held.
+r"""Elementwise functions: :math:`\phi(x) = x \cdot (\phi(x) / x)`, with the quotient held.
 
-Holding the quotient makes gradient x input the value of the function. For a ReLU the quotient is the gradient itself.
-Where a function is not zero at zero, what the function adds there is a constant.
+With a held quotient, gradient x input is the value of the function. For a ReLU the quotient is the gradient itself.
+A function that is not zero at zero, such as a clamp, adds a constant.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from captum_fam.attr.way_back.rules.lengths import hold
 
 
 def hold_quotient(call: Call) -> Tensor:
-    r"""An elementwise function that is zero at zero: :math:`x \cdot (\phi(x) / x)`, the quotient held."""
+    r"""An elementwise function that is zero at zero: :math:`x \cdot (\phi(x) / x)`, with the quotient held."""
     x = call.args[0]
     return linear(x, lambda value: _quotient(call, value))
 
 
 def _quotient(call: Call, x: Tensor) -> tuple[Tensor, Pull]:
     result = call.on(x)
-    # At zero the quotient is the slope. No share of a score hangs on it, but FAM sums the gradients themselves.
+    # At zero the quotient is the slope. Shares are gradient x input, zero there, but FAM sums the gradients themselves.
     near = x.new_full((), 2.0**-12)
     slope = call.on(near) / near if x.numel() else near
     quotient = torch.where(x == 0, slope, result / x)
@@ -31,17 +31,17 @@ def _quotient(call: Call, x: Tensor) -> tuple[Tensor, Pull]:
 
 
 def relu(call: Call) -> Any:
-    """The gradient of a ReLU is its quotient already, also where its slope differs by sign."""
+    """``relu`` and leaky forms: the gradient is the quotient already, for each sign of the input."""
     return call()
 
 
 def gate(call: Call) -> Any:
-    """A sigmoid or softmax: held by the product that it weighs; its own gradient where there is no such product."""
+    """A sigmoid or softmax: the product that it weighs holds it; without a product it keeps its own gradient."""
     return call()
 
 
 def gated_half(call: Call) -> Tensor:
-    r"""``glu``: :math:`a \cdot \sigma(b)`, the second half b being the gate of the first half a."""
+    r"""``glu``, :math:`a \cdot \sigma(b)`: the second half b of the channels is the gate and held."""
     x, dim = call.args[0], call.argument(1, "dim", -1)
 
     def compute(value: Tensor) -> tuple[Tensor, Pull]:
@@ -53,21 +53,21 @@ def gated_half(call: Call) -> Tensor:
 
 
 def power(call: Call) -> Tensor:
-    """A power of the layer: a quotient for positive exponents, a scale for negative ones."""
+    """``pow`` of a tensor of the layer: a held quotient for positive exponents, a scale for negative exponents."""
     base, exponent = call.args[0], call.argument(1, "exponent")
     if not (isinstance(base, Tensor) and base.requires_grad):
-        return hold(call)  # 2 ** x has no part that is linear in x
+        return hold(call)  # such as 2 ** x, of which no part is linear in x
     if bool((torch.as_tensor(exponent) < 0).any()):
-        return hold(call)  # x ** -0.5 is one over a length
+        return hold(call)  # such as x ** -0.5, the inverse of a length
     if isinstance(exponent, Tensor) and exponent.requires_grad:
         call.replace(exponent, exponent.detach())
     if isinstance(exponent, Tensor) and exponent.dim() > base.dim():
-        return call()  # the result is larger than the base, so that there is no quotient element by element
+        return call()  # the base is broadcast, so that there is no quotient element by element
     return hold_quotient(call)
 
 
 def clamp(call: Call) -> Tensor:
-    """A quotient where zero stays zero, as in ReLU6; else the bound is a constant where the bound is met."""
+    """``clamp``: a held quotient where zero stays zero, as in ReLU6; else a reached bound is a constant."""
     x = call.args[0]
     if bool((call.on(torch.zeros_like(x[..., :1])) == 0).all()):
         return hold_quotient(call)
@@ -77,7 +77,7 @@ def clamp(call: Call) -> Tensor:
 
 
 def extremum(call: Call) -> Tensor:
-    """``maximum`` and ``minimum``: the constants that are chosen are added."""
+    """``maximum`` and ``minimum``: a constant is added at the elements where it is chosen."""
     result: Tensor = call()
     for value in call.args[:2]:
         if isinstance(value, Tensor) and not value.requires_grad:

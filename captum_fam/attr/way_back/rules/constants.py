@@ -1,9 +1,9 @@
 """Functions that add a constant: biases, position embeddings, class tokens, borders and bounds.
 
-A constant depends on nothing of the layer, so that no gradient reaches the map. Its share of the score is gradient x
-constant, at the positions of the tensor that the constant was added to (Srinivas and Fleuret, "Full-Gradient
-Representation for Neural Network Visualization", NeurIPS 2019). The rules here leave every value and gradient as it is
-and say with :meth:`Call.add_constant` what was added.
+A constant does not depend on the layer, so that its gradient does not reach the map. The share of a constant in the
+score is gradient x constant, at the positions of the tensor that the constant was added to (Srinivas and Fleuret,
+"Full-Gradient Representation for Neural Network Visualization", NeurIPS 2019). The rules here do not change values or
+gradients of sums; they note constants with :attr:`Call.add_constant`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def convolution(call: Call) -> Tensor:
 
 
 def _with_bias(call: Call, bias: Tensor | None, axis: int) -> Tensor:
-    """A weight that depends on the layer too, as in a dynamic convolution, makes the call a product."""
+    """Note the bias of a call. A weight that depends on the layer (dynamic convolution) makes the call a product."""
     hold_gates(call, [call.args[0], call.argument(1, "weight")])
     result: Tensor = call()
     if bias is not None and not bias.requires_grad:
@@ -46,12 +46,12 @@ def sum_and_product(call: Call) -> Tensor:
 
 
 def addition(call: Call) -> Tensor:
-    """A constant that is added, such as a position embedding."""
+    """``add``: a constant that is added, such as a position embedding."""
     return _sum(call, 1, call.kwargs.get("alpha", 1))
 
 
 def subtraction(call: Call) -> Tensor:
-    """A constant that is subtracted, or from which is subtracted."""
+    """``sub``: a constant that is subtracted, or a constant minus a tensor of the layer."""
     return _sum(call, 1, -call.kwargs.get("alpha", 1))
 
 
@@ -61,7 +61,7 @@ def reversed_subtraction(call: Call) -> Tensor:
 
 
 def _sum(call: Call, first: float, second: float) -> Tensor:
-    """``first * a + second * b``: of the two, note the one that does not depend on the layer."""
+    """``first * a + second * b``: note the term that does not depend on the layer."""
     result: Tensor = call()
     for value, factor in ((call.args[0], first), (call.argument(1, "other"), second)):
         if isinstance(value, Tensor):
@@ -73,14 +73,14 @@ def _sum(call: Call, first: float, second: float) -> Tensor:
 
 
 def joining(call: Call) -> Tensor:
-    """``cat``: constants among the parts, such as a class token."""
+    """``cat``: constants among the tensors, such as a class token."""
     tensors, dim = call.args[0], call.argument(1, "dim", 0)
     result: Tensor = call()
     start = 0
     for tensor in tensors:
         if not tensor.requires_grad and tensor.numel():
             call.add_constant(result, tensor, part=(dim, start, tensor.shape[dim]))
-        # torch joins an empty vector to tensors of any shape, and passes it over.
+        # torch accepts an empty vector beside tensors of any shape, and ignores it.
         start += tensor.shape[dim] if tensor.dim() == result.dim() else 0
     return result
 
@@ -96,19 +96,19 @@ def stacking(call: Call) -> Tensor:
 
 
 def choice(call: Call) -> Tensor:
-    """``where``: the constant that is chosen is added."""
+    """``where``: a constant is added at the elements where it is chosen."""
     if len(call.args) < 3:
         return hold(call)  # where(condition) gives indices
     condition, *values = call.args[:3]
     result: Tensor = call()
-    for value, chosen in zip(values, (condition, ~condition), strict=True):
+    for value, is_chosen in zip(values, (condition, ~condition), strict=True):
         if not (isinstance(value, Tensor) and value.requires_grad):
-            call.add_constant(result, torch.where(chosen, value, torch.zeros_like(result)), source=value)
+            call.add_constant(result, torch.where(is_chosen, value, torch.zeros_like(result)), source=value)
     return result
 
 
 def filling(call: Call) -> Tensor:
-    """``masked_fill``: the value is added where the mask is set."""
+    """``masked_fill``: the value is a constant that is added where the mask is True."""
     mask, value = call.argument(1, "mask"), call.argument(2, "value")
     result: Tensor = call()
     if not isinstance(value, Tensor) or not value.requires_grad:
@@ -117,7 +117,7 @@ def filling(call: Call) -> Tensor:
 
 
 def padding(call: Call) -> Tensor:
-    """``pad``: a border of something else than zeros is added."""
+    """``pad``: a border with a constant value other than zero is added."""
     result: Tensor = call()
     value = call.argument(3, "value")
     if value and call.argument(2, "mode", "constant") == "constant":

@@ -1,8 +1,8 @@
-r"""Lengths, deviations, variances, and functions that have no slope.
+r"""Lengths, deviations, variances, inverses and steps.
 
-A length grows in proportion to its vector, :math:`x \cdot \nabla \|x\| = \|x\|` (Euler's theorem for functions of
-degree one), so that as a *feature* a length keeps its own gradient. As a *factor* the length is a scale, which the
-product or quotient holds (:mod:`captum_fam.attr.way_back.rules.products`).
+A length is homogeneous of degree one, :math:`x \cdot \nabla \|x\| = \|x\|` (Euler's theorem). As a *feature*, a length
+therefore keeps its own gradient. As a *factor* of a product or quotient, a length is a scale, and the rule of the
+product holds it (:mod:`captum_fam.attr.way_back.rules.products`).
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from captum_fam.attr.way_back.call import Call, share
 
 
 def hold(call: Call) -> Any:
-    """An inverse or a step: the result is a constant of this pass."""
+    """An inverse or a step: the whole result is held, as a constant of this pass."""
     return call.value()
 
 
 def length(call: Call) -> Any:
-    """A norm or a standard deviation: held where it scales; a feature, as of statistics pooling, where it does not."""
+    """A norm or a standard deviation: held as a scale by a product; as a feature it keeps its gradient."""
     return call()
 
 
 def variance(call: Call) -> Tensor:
-    r"""As :func:`length`; a variance grows with the square, :math:`x \cdot \nabla v = 2 v`, and one factor is held."""
+    r"""``var``: as :func:`length`, with half of the gradient, because :math:`x \cdot \nabla v = 2 v`."""
     x = call.args[0]
     call.replace(x, share(x, 2))
     result: Tensor = call()
@@ -33,7 +33,7 @@ def variance(call: Call) -> Tensor:
 
 
 def variance_and_mean(call: Call) -> tuple[Tensor, Tensor]:
-    """``var_mean``: the variance as in :func:`variance`, and the mean, which is linear."""
+    """``var_mean``: the variance as in :func:`variance`, and the mean with its own gradient."""
     _, mean = call()
     x = call.args[0]
     call.replace(x, share(x, 2))

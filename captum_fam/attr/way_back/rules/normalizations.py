@@ -1,9 +1,9 @@
-r"""Normalization layers, :math:`y = w\,(x - \mu) / \sigma + b`: the mean is linear, the deviation held.
+r"""Normalization layers, :math:`y = w\,(x - \mu) / \sigma + b`: the deviation is held; the mean is linear.
 
 The shift b is a constant that is added. The gradient of the held form on x is :math:`g' - \overline{g'}` with
-:math:`g' = g\,w / \sigma`, the usual gradient of a normalization without the term of the deviation (Ali et al., "XAI
-for Transformers: Better Explanations through Conservative Propagation", ICML 2022). Every rule gives the very value of
-torch's function, to the last place.
+:math:`g' = g\,w / \sigma`. This is the gradient of a normalization without the term of the deviation (Ali et al., "XAI
+for Transformers: Better Explanations through Conservative Propagation", ICML 2022). Every rule gives exactly the value
+of the function of torch.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from captum_fam.attr.way_back.call import Call, Pull, linear
 
 
 def layer_norm(call: Call) -> Tensor:
-    """The mean is linear, the deviation held, the shift a constant."""
+    """``layer_norm``: the deviation is held, and the shift is a constant."""
     x, shape = call.args[0], call.argument(1, "normalized_shape")
     weight, bias = call.argument(2, "weight"), call.argument(3, "bias")
     eps = call.argument(4, "eps", 1e-5)
@@ -27,7 +27,7 @@ def layer_norm(call: Call) -> Tensor:
         if torch.is_autocast_enabled(value.device.type):
             result = call.on(value)
             scale = (_wide(value).var(dims, correction=0, keepdim=True) + eps).rsqrt()
-        else:  # the same value, and the deviation with it
+        else:  # the native function gives the same value together with 1 / deviation
             result, _, scale = torch.native_layer_norm(value, shape, weight, bias, eps)
 
         def pull(gradient: Tensor) -> Tensor:
@@ -44,7 +44,7 @@ def layer_norm(call: Call) -> Tensor:
 
 
 def rms_norm(call: Call) -> Tensor:
-    r""":math:`y = w\,x / \sqrt{\overline{x^2} + \epsilon}`: the root is held, and no mean is taken off."""
+    r"""``rms_norm``, :math:`y = w\,x / \sqrt{\overline{x^2} + \epsilon}`: the root is held; no mean is subtracted."""
     x, shape = call.args[0], call.argument(1, "normalized_shape")
     weight, eps = call.argument(2, "weight"), call.argument(3, "eps")
     dims = tuple(range(x.dim() - len(shape), x.dim()))
@@ -52,7 +52,7 @@ def rms_norm(call: Call) -> Tensor:
     def compute(value: Tensor) -> tuple[Tensor, Pull]:
         result = call.on(value)
         wide = _wide(value)
-        # As torch has it: without an eps the smallest step of the precision it computes in.
+        # The default of torch: without an eps, the machine epsilon of the dtype of the computation.
         added = torch.finfo(wide.dtype).eps if eps is None else eps
         scale = (wide.square().mean(dims, keepdim=True) + added).rsqrt()
         return result, lambda gradient: (gradient * scale if weight is None else gradient * weight * scale).to(x.dtype)
@@ -61,7 +61,7 @@ def rms_norm(call: Call) -> Tensor:
 
 
 def group_norm(call: Call) -> Tensor:
-    """As :func:`layer_norm`, over groups of channels and all positions."""
+    """``group_norm``: as :func:`layer_norm`, over groups of channels and all positions."""
     x, groups = call.args[0], call.argument(1, "num_groups")
     return _grouped(
         call, x, groups, call.argument(2, "weight"), call.argument(3, "bias"), call.argument(4, "eps", 1e-5)
@@ -69,7 +69,7 @@ def group_norm(call: Call) -> Tensor:
 
 
 def instance_norm(call: Call) -> Tensor:
-    """As :func:`group_norm` with a group per channel; as :func:`batch_norm` where it uses running statistics."""
+    """``instance_norm``: as :func:`group_norm` with one group per channel; with running statistics as batch norm."""
     x = call.args[0]
     weight, bias, mean, variance = _of_batch_norm(call)
     eps = call.argument(7, "eps", 1e-5)
@@ -79,7 +79,7 @@ def instance_norm(call: Call) -> Tensor:
 
 
 def batch_norm(call: Call) -> Tensor:
-    """With running statistics a batch norm is linear up to its shift; the statistics of a batch are held."""
+    """``batch_norm``: linear up to the shift with running statistics; the statistics of a batch are held."""
     x = call.args[0]
     weight, bias, mean, variance = _of_batch_norm(call)
     training, eps = call.argument(5, "training", False), call.argument(7, "eps", 1e-5)
@@ -91,24 +91,25 @@ def batch_norm(call: Call) -> Tensor:
 
 def _of_batch_norm(call: Call) -> list[Any]:
     """Weight, bias, running mean and running variance."""
-    return [call.argument(i, name) for i, name in enumerate(("weight", "bias", "running_mean", "running_var"), start=1)]
+    names = ("weight", "bias", "running_mean", "running_var")
+    return [call.argument(position, name) for position, name in enumerate(names, start=1)]
 
 
 def _affine(
     call: Call, x: Tensor, weight: Tensor | None, bias: Tensor | None, mean: Tensor, variance: Tensor, eps: float
 ) -> Tensor:
-    r"""With fixed statistics: :math:`y = s\,x + (b - s\,\mu)`, :math:`s = w / \sigma` per channel."""
+    r"""A normalization with fixed statistics: :math:`y = s\,x + (b - s\,\mu)`, :math:`s = w / \sigma` per channel."""
     scale = (variance + eps).rsqrt()
     scale = scale if weight is None else scale * weight
     shift = -mean * scale if bias is None else bias - mean * scale
-    along = scale.view(-1, *[1] * (x.dim() - 2))
-    result = linear(x, lambda value: (call.on(value), lambda gradient: (gradient * along).to(x.dtype)))
+    channel_scale = scale.view(-1, *[1] * (x.dim() - 2))
+    result = linear(x, lambda value: (call.on(value), lambda gradient: (gradient * channel_scale).to(x.dtype)))
     call.add_constant(result, shift, 1)
     return result
 
 
 def _grouped(call: Call, x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
-    """With the statistics of each group of channels of each sample, ``(B, groups, channels * positions)``."""
+    """A normalization by the statistics of groups of channels per sample, ``(B, groups, channels * positions)``."""
 
     def compute(value: Tensor) -> tuple[Tensor, Pull]:
         result = call.on(value)
@@ -130,5 +131,5 @@ def _grouped(call: Call, x: Tensor, groups: int, weight: Tensor | None, bias: Te
 
 
 def _wide(tensor: Tensor) -> Tensor:
-    """In float32 at least: squares of a half-precision tensor overflow."""
+    """The tensor in float32 or float64: squares in half precision overflow."""
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor

@@ -1,7 +1,8 @@
-r"""Products and divisions of what depends on the layer with itself.
+r"""Products and quotients of tensors that all depend on the layer.
 
-In :math:`a \cdot b` with both factors from the layer, the factor of the higher :class:`Gate` level is held: a length
-scales, a softmax weighs, a sigmoid opens and closes. Factors of the same level share the product in equal parts.
+In a product :math:`a \cdot b` of two factors that depend on the layer, the factor of the higher :class:`Gate` level is
+held, such as a length, the weights of a softmax, or the gate of a sigmoid. Factors of equal level share the product in
+equal parts.
 """
 
 from __future__ import annotations
@@ -16,21 +17,26 @@ from captum_fam.attr.way_back.call import Call, linear, share
 
 
 def product(call: Call) -> Any:
-    """A product of tensors that both depend on the layer: the gate is held; else each has its half."""
+    """A product of tensors that depend on the layer: the gate is held; without a gate the factors share equally."""
     hold_gates(call, [*call.args, *call.kwargs.values()])
     return call()
 
 
 def hold_gates(call: Call, factors: Sequence[Any]) -> None:
-    """Hold the factors above the lowest gate level; factors that are left share the gradient."""
-    tensors = [t for f in factors for t in (f if isinstance(f, list | tuple) else [f]) if isinstance(t, Tensor)]
-    dependent = [t for t in tensors if t.requires_grad]
+    """Hold the factors above the lowest gate level; the other factors share the gradient equally.
+
+    Args:
+        call: the call, whose arguments are replaced.
+        factors: the factors among the arguments, tensors or lists of tensors; other values are skipped.
+    """
+    values = [value for factor in factors for value in (factor if isinstance(factor, list | tuple) else [factor])]
+    dependent = [value for value in values if isinstance(value, Tensor) and value.requires_grad]
     if len(dependent) < 2:
         return
-    lowest = min(call.gate_of(t) for t in dependent)
-    free = [t for t in dependent if call.gate_of(t) == lowest]
-    # One tensor may be both factors, as in x * x: the tensor is replaced once, and counts twice among the free ones.
-    for tensor in {id(t): t for t in dependent}.values():
+    lowest = min(call.gate_of(tensor) for tensor in dependent)
+    free = [tensor for tensor in dependent if call.gate_of(tensor) == lowest]
+    # One tensor may be two factors, as in x * x: it is replaced once, and counts as two free factors.
+    for tensor in {id(tensor): tensor for tensor in dependent}.values():
         if call.gate_of(tensor) > lowest:
             call.replace(tensor, tensor.detach())
         elif len(free) > 1:
@@ -38,7 +44,7 @@ def hold_gates(call: Call, factors: Sequence[Any]) -> None:
 
 
 def quotient_of_two(call: Call) -> Tensor:
-    """A division holds its denominator."""
+    """A quotient: the denominator is held."""
     denominator = call.argument(1, "other")
     if isinstance(denominator, Tensor) and denominator.requires_grad:
         call.replace(denominator, denominator.detach())
@@ -47,13 +53,14 @@ def quotient_of_two(call: Call) -> Tensor:
 
 
 def attention(call: Call) -> Any:
-    """``scaled_dot_product_attention``: the weights, and so queries and keys, are held.
+    """``scaled_dot_product_attention``: the attention weights are held, and with them queries, keys and mask.
 
     Ali et al., "XAI for Transformers: Better Explanations through Conservative Propagation", ICML 2022.
     """
     for name, position in (("query", 0), ("key", 1), ("attn_mask", 3)):
         value = call.argument(position, name)
-        # Queries may be the values themselves; only their role as queries is held.
+        # One tensor may be queries and values, so that call.replace would detach the values too. Only this argument is
+        # exchanged.
         if isinstance(value, Tensor) and len(call.args) > position:
             call.args = (*call.args[:position], value.detach(), *call.args[position + 1 :])
         elif isinstance(value, Tensor):
@@ -62,13 +69,13 @@ def attention(call: Call) -> Any:
 
 
 def cosine(call: Call) -> Tensor:
-    """``cosine_similarity``: a product of two vectors over their lengths, which are held."""
+    """``cosine_similarity``: the product of two vectors divided by their lengths, which are held."""
     first, second = call.args[:2]
     value = call.value()
     dim = call.argument(2, "dim", 1)
     eps = call.argument(3, "eps", 1e-8)
-    lengths = [t.detach().norm(dim=dim, keepdim=True).clamp_min(eps) for t in (first, second)]
-    both = Call(torch.mul, (first, second), {}, call.gate_of, call.add_constant)
-    summed = (product(both) / (lengths[0] * lengths[1])).sum(dim)
-    # The value is torch's own to the last place.
-    return linear(summed, lambda _: (value, lambda gradient: gradient))
+    lengths = [tensor.detach().norm(dim=dim, keepdim=True).clamp_min(eps) for tensor in (first, second)]
+    product_call = Call(torch.mul, (first, second), {}, call.gate_of, call.add_constant)
+    similarity = (product(product_call) / (lengths[0] * lengths[1])).sum(dim)
+    # The sum here can differ in the last place. The result has the value of torch and the gradient of the sum.
+    return linear(similarity, lambda _: (value, lambda gradient: gradient))

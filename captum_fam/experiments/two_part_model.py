@@ -1,6 +1,7 @@
-"""A model in two parts: up to the activation that is explained, and from there to the embedding.
+"""A model in two parts: the backbone from images to the explained activation, and the tail to the embedding.
 
-Images go through the backbone once; every method and measure then works on the tail, whose input is the activation.
+Every image passes through the backbone only once. All methods and measures then work on the tail, whose input is the
+activation.
 """
 
 from __future__ import annotations
@@ -8,34 +9,41 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
-from torchvision.transforms import Normalize
 
 from captum_fam._files import sha256_of
 from captum_fam.geometry import Geometry, ResizeCrop, Squash
-from captum_fam.images import IMAGENET_MEAN, IMAGENET_STD
+from captum_fam.images import IMAGENET_MEAN, IMAGENET_STD, normalize
 from captum_fam.similarity import SimilarityLike, similarity_name
 
 Framing = Literal["squash", "crop"]
 
-_CPU_CHUNK = 8
+_CPU_CHUNK_SIZE = 8  # images per pass on a CPU
 
 
 class Tail(nn.Module):
-    """From the activation to the embedding: what is left of the network, pooling, then a head.
+    """The part of a model from the activation to the embedding: the rest of the network, the pooling, and the head.
 
-    ``tail.activation`` is the layer to explain, so that a method is made as ``LayerFAM(tail, tail.activation)`` and
-    takes activations for its inputs. Of a network that is cut before its pooled layer, ``tail.rest`` gives that layer's
-    output, and the modules between go by their names in the network: ``"rest.features.10"``.
+    ``tail.activation`` is the layer to explain: ``LayerFAM(tail, tail.activation)`` takes activations as its inputs. If
+    the network is cut before its pooled layer, ``tail.rest`` computes the output of the pooled layer. The modules in
+    ``rest`` have the names that they have in the network, such as ``"rest.features.10"``.
 
     Args:
-        pooling: ``(B, N, h, w)`` -> ``(B, N)``.
-        head: ``(B, N)`` -> ``(B, J)``; None leaves the pooled activation.
-        rest: from the activation to what is pooled; None: the activation itself is.
+        pooling: module from ``(B, N, h, w)`` to ``(B, N)``.
+        head: module from ``(B, N)`` to ``(B, J)``; None if the pooled activation is the embedding. Default: None.
+        rest: module from the activation to the input of the pooling; None if the activation is pooled itself. Default:
+            None.
+
+    Example:
+        >>> from captum_fam.pooling import GAP
+        >>> tail = Tail(GAP(), nn.Linear(6, 4))
+        >>> tail(torch.rand(2, 6, 7, 7)).shape
+        torch.Size([2, 4])
     """
 
     def __init__(self, pooling: nn.Module, head: nn.Module | None = None, rest: nn.Module | None = None) -> None:
@@ -48,32 +56,35 @@ class Tail(nn.Module):
     def forward(self, activation: Tensor) -> Tensor:
         activation = self.activation(activation)
         if self.rest is not None:
-            # Its first module may work in place, and what is explained must stay as it is.
+            # The first module of the rest may work in place, but the explained activation must not change.
             activation = self.rest(activation.clone())
         embedding: Tensor = self.head(self.pooling(activation))
         return embedding
 
 
 class TwoPartModel(nn.Module):
-    """An embedding model, cut at the activation that is explained, with what has to be done to its images.
+    """An embedding model in two parts, cut at the explained activation, with the preprocessing of its images.
 
     Args:
-        backbone: images ``(B, 3, H, W)`` -> activation ``(B, N, h, w)``.
-        pooling: ``(B, N, h, w)`` -> ``(B, N)``, such as :class:`~captum_fam.pooling.GAP`.
-        head: ``(B, N)`` -> ``(B, J)``. Default: none, the embedding is the pooled activation.
-        size: side of the square that images are brought to. Default: 224.
-        mean: of the RGB channels in [0, 1], which is subtracted. Default: of ImageNet.
-        std: of the RGB channels in [0, 1], by which is divided. Default: of ImageNet.
-        interpolation: of the resizing, ``"bilinear"`` (default) or ``"bicubic"``.
-        similarity: the measure that the model decides with: a name, or a similarity of your own. Default:
+        backbone: module from images ``(B, 3, H, W)`` to activations ``(B, N, h, w)``.
+        pooling: module from ``(B, N, h, w)`` to ``(B, N)``, such as :class:`~captum_fam.pooling.GAP`.
+        head: module from ``(B, N)`` to ``(B, J)``; None if the pooled activation is the embedding. Default: None.
+        size: side of the square images, in pixels. Default: 224.
+        mean: mean of each RGB channel, for pixels in [0, 1], which is subtracted. Default: ImageNet's.
+        std: standard deviation of each RGB channel, for pixels in [0, 1], by which is divided. Default: ImageNet's.
+        interpolation: interpolation of the resizing, ``"bilinear"`` or ``"bicubic"``. Default: ``"bilinear"``.
+        similarity: similarity with which the model decides: a name, or a similarity of your own. Default:
             ``"cosine"``.
-        framing: ``"squash"`` the whole image to the square, or resize its shorter side and ``"crop"`` the center.
-        evaluation_crop: of a crop, the shorter side after resizing and the side that is cut out, None: 256 and 224;
-            another ``size`` keeps their ratio.
-        rest: from the activation to what is pooled, where the network is cut before that.
+        framing: ``"squash"`` squashes the whole image to the square; ``"crop"`` resizes the shorter side and crops the
+            center. Default: ``"squash"``.
+        evaluation_crop: shorter side after the resizing and side of the crop, in pixels, for ``"crop"``; None for 256
+            and 224. For another ``size`` the ratio of the two stays. Default: None.
+        rest: as in :class:`Tail`. Default: None.
 
     Example:
-        >>> net = torchvision.models.resnet18(weights="DEFAULT").eval()
+        >>> from torchvision.models import resnet18
+        >>> from captum_fam.pooling import GAP
+        >>> net = resnet18(weights="DEFAULT").eval()
         >>> model = TwoPartModel(torch.nn.Sequential(*list(net.children())[:-2]), GAP())
         >>> model(torch.rand(2, 3, 224, 224)).shape
         torch.Size([2, 512])
@@ -111,16 +122,23 @@ class TwoPartModel(nn.Module):
 
     @torch.no_grad()
     def activation(self, images: Tensor) -> Tensor:
-        """The backbone's output, ``(B, 3, H, W)`` -> ``(B, N, h, w)`` in float32, on the model's device."""
-        # On a CPU few images at a time, whose activations stay in its cache, take half as long as many.
-        chunks = images.to(self.device).split(_CPU_CHUNK if self.device.type == "cpu" else len(images))
+        """Compute the output of the backbone.
+
+        Args:
+            images: ``(B, 3, H, W)``, on any device.
+
+        Returns:
+            float32 ``(B, N, h, w)``, on the device of the model.
+        """
+        # A CPU works in chunks of a few images, whose activations stay in the cache. This halves the time.
+        chunks = images.to(self.device).split(_CPU_CHUNK_SIZE if self.device.type == "cpu" else len(images))
         return torch.cat(
             [self.backbone(chunk.contiguous(memory_format=torch.channels_last)) for chunk in chunks]
         ).float()
 
     @property
     def geometry(self) -> Geometry:
-        """What a dataset does to pixels and boxes.
+        """The resizing or cropping of the images and their boxes.
 
         Raises:
             ValueError: for an unknown framing.
@@ -134,24 +152,26 @@ class TwoPartModel(nn.Module):
 
     @property
     def normalize(self) -> Callable[[Tensor], Tensor]:
-        """What a dataset does to the image of that geometry, in [0, 1]."""
-        return Normalize(self.mean, self.std)
+        """Function from images in [0, 1], after the geometry, to the normalized input of the model."""
+        return partial(normalize, mean=self.mean, std=self.std)
 
     @property
     def device(self) -> torch.device:
+        """Device of the parameters; the CPU for a model without parameters."""
         return next((tensor.device for tensor in self.parameters()), torch.device("cpu"))
 
     def fast_copy(self, device: torch.device | str = "cpu") -> TwoPartModel:
-        """The same model for inference: eval mode, frozen, channels last, batch normalization folded away.
+        """A copy of the model for fast inference: eval mode, no gradients, channels last, and folded batch norms.
 
-        A batch normalization goes into the convolution that is registered right before it in the same module. Where
-        that changes the activation, because the two do not run one after the other, the backbone stays as it is.
+        Each batch normalization is folded into the convolution that is registered directly before it in the same
+        module. If this changes the activation, because the two modules do not run one after the other, the backbone is
+        not folded.
 
         Args:
-            device: of the copy. Default: ``"cpu"``.
+            device: device of the copy. Default: ``"cpu"``.
 
         Returns:
-            A model whose embeddings are the same up to rounding.
+            A model with the same embeddings up to rounding.
         """
         model = copy.deepcopy(self).eval().requires_grad_(False).to("cpu")
         probe = probe_images(self.size)
@@ -164,10 +184,10 @@ class TwoPartModel(nn.Module):
         return model.to(device).to(memory_format=torch.channels_last)
 
     def settings(self) -> dict[str, Any]:
-        """What embeddings depend on, for JSON."""
+        """Everything on which embeddings depend, in types that JSON can hold."""
         return {
             "weights": self.weights_hash(),
-            # What the weights do not say: how the model pools.
+            # The pooling may have no parameters, so that the hash of the weights does not depend on it.
             "tail": repr(self.tail),
             "similarity": similarity_name(self.similarity),
             "preprocessing": {
@@ -180,20 +200,31 @@ class TwoPartModel(nn.Module):
         }
 
     def weights_hash(self) -> str:
-        """SHA-256 of all parameters and buffers, with their names."""
+        """SHA-256 of the names and values of all parameters and buffers."""
         return sha256_of(*(part for named in sorted(self.state_dict().items()) for part in named))
 
 
 def probe_images(size: int) -> Tensor:
-    """Two images of noise, ``(2, 3, size, size)``, the same ones whenever they are asked for."""
+    """Two images of noise, the same in every call.
+
+    Args:
+        size: side of the images, in pixels.
+
+    Returns:
+        ``(2, 3, size, size)`` in [0, 1).
+
+    Example:
+        >>> probe_images(32).shape
+        torch.Size([2, 3, 32, 32])
+    """
     return torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0))
 
 
 def _fold_batch_norms(module: nn.Module) -> None:
-    """Put each batch normalization into the convolution that is registered right before it."""
+    """Fold each batch normalization into the convolution that is registered directly before it."""
     children = list(module.named_children())
     for (before, convolution), (name, norm) in itertools.pairwise(children):
-        # Subclasses may do more than their names say, such as an activation behind the normalization.
+        # A subclass may do more than its base class, such as an activation after the normalization.
         if type(convolution) is not nn.Conv2d or type(norm) is not nn.BatchNorm2d:
             continue
         if convolution.out_channels == norm.num_features:

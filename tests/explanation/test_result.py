@@ -1,0 +1,117 @@
+"""An explanation is saved completely or not at all, and drawn."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from captum_fam import SupportSet
+from captum_fam.explanation import compare_figure, explain
+from tests.explanation.names import NAMES
+
+
+def test_an_explanation_cannot_be_changed(model: nn.Module, queries: Tensor, supports: Tensor) -> None:
+    explanation = explain(model, queries, supports, layer="features")
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        explanation.method = "other"  # type: ignore[misc]
+
+
+def test_saving_writes_what_the_manifest_lists(
+    model: nn.Module, support: SupportSet, many_queries: Tensor, tmp_path: Path
+) -> None:
+    photos = [torch.rand(3, 30, 40 + i) for i in range(5)]
+    names = [f"bird {i}" for i in range(5)]
+    explanation = explain(
+        model,
+        many_queries,
+        support,
+        layer="features",
+        method="similarity-cam",
+        foil="others",
+        images=photos,
+        names=names,
+    )
+    explanation.save(tmp_path / "new" / "result")
+    manifest = json.loads((tmp_path / "new" / "result" / "manifest.json").read_text())
+    listed = {"manifest.json"}
+    for i, query in enumerate(manifest["queries"]):
+        entry = query["methods"]["similarity-cam"]
+        listed |= {query["arrays"], entry["overlay"]}
+        assert entry["coverage"] == float(explanation.coverage[i])
+        assert entry["shares"] == {name: float(share[i]) for name, share in explanation.shares.items()}
+        assert entry["account"] == "explains 100 % of the score"
+        assert entry["flat"] is False
+        arrays = np.load(tmp_path / "new" / "result" / query["arrays"])
+        np.testing.assert_array_equal(arrays["similarity-cam"], explanation.maps[i, 0])
+        np.testing.assert_array_equal(arrays["similarity-cam.layer"], explanation.attributions[i, 0])
+        assert arrays["similarity-cam.delta"] == explanation.convergence_delta[i]
+        assert arrays["similarity-cam.coverage"] == explanation.coverage[i]
+        assert {name: arrays[f"similarity-cam.shares.{name}"] for name in entry["shares"]} == entry["shares"]
+        assert query["name"] == names[i]
+        assert query["scores"] == dict(zip(NAMES, explanation.scores[i].tolist(), strict=True))
+        assert query["target"] == NAMES[explanation.target[i]]
+        overlay = Image.open(tmp_path / "new" / "result" / query["methods"]["similarity-cam"]["overlay"])
+        assert overlay.size == (40 + i, 30)
+    assert {path.name for path in (tmp_path / "new" / "result").iterdir()} == listed
+    assert manifest["model"] == "EmbeddingNet"
+    assert manifest["layer"] == "features"
+    assert manifest["foil"] == "others"
+    assert manifest["supports"] == {"wren": 2, "jay": 3, "crow": 1}
+    assert manifest["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
+
+
+def test_channel_contributions_are_saved(model: nn.Module, queries: Tensor, supports: Tensor, tmp_path: Path) -> None:
+    explanation = explain(model, queries, supports, layer="features")
+    explanation.save(tmp_path)
+    assert explanation.contributions is not None
+    arrays = np.load(tmp_path / "query-1.npz")
+    np.testing.assert_array_equal(arrays["fam.contributions"], explanation.contributions[1])
+
+
+def test_a_result_that_cannot_be_finished_leaves_the_last_one_as_it_was(
+    model: nn.Module, queries: Tensor, supports: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    explanation = explain(model, queries, supports, layer="features")
+    explanation.save(tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr("json.dumps", fail)
+    with pytest.raises(OSError, match="no space left"):
+        explain(model, queries * 2, supports, layer="features").save(tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_files_of_others_in_the_folder_stay(
+    model: nn.Module, queries: Tensor, supports: Tensor, tmp_path: Path
+) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    for _ in range(2):
+        explain(model, queries, supports, layer="features").save(tmp_path)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_a_figure_shows_prediction_class_and_score(model: nn.Module, support: SupportSet, many_queries: Tensor) -> None:
+    explanations = [
+        explain(model, many_queries, support, layer="features", method=method, target="jay", foil="others")
+        for method in ("similarity-cam", "grad-cam", "random")
+    ]
+    titles = [ax.get_title() for ax in compare_figure(explanations, 3, torch.rand(2, 3, 4, 4)).axes if ax.get_title()]
+    score = f"score {float(explanations[0].target_scores[3]):#.3g}"
+    predicted = NAMES[explanations[0].predicted[3]]
+    assert titles == [
+        f"query\npredicted: {predicted}",
+        "support\njay\n2 of 3",
+        f"similarity-cam\nwith foil\n{score}\nexplains 100 % of the score",
+        f"grad-cam\nwith foil\n{score}\nno account of the score",
+        "random\nno account of the score",
+    ]
