@@ -9,22 +9,6 @@ this package, need neither the protocols nor the extra ``eval``. ``__init__.pyi`
 checkers and for this module.
 """
 
-from __future__ import annotations
+from captum_fam._lazy import lazy_names
 
-import ast
-import importlib
-from pathlib import Path
-
-_MODULES = {
-    alias.name: statement.module
-    for statement in ast.parse(Path(__file__).with_suffix(".pyi").read_text(encoding="utf-8")).body
-    if isinstance(statement, ast.ImportFrom) and statement.module is not None
-    for alias in statement.names
-}
-__all__ = sorted(_MODULES)
-
-
-def __getattr__(name: str) -> object:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_MODULES[name]), name)
+__all__, __getattr__ = lazy_names(__name__, __file__)

@@ -40,7 +40,7 @@ from captum_fam.experiments.model_run import ModelRun, run_model
 from captum_fam.geometry import ResizeCrop, Squash
 from captum_fam.images import UnreadableImageError
 from captum_fam.models import Conv4Net
-from captum_fam.visualization import ColumnBlock, GridCell, MapFigure, visualize_grid
+from captum_fam.visualization import MapFigure
 from tests.experiments.cub_files import write_tables
 
 Draw = Callable[..., tuple[dict[str, Any], MapFigure]]
@@ -543,19 +543,6 @@ def test_a_model_that_cannot_be_read_is_shown_the_syntax(text: str, capsys: pyte
         main(["figure", "retrieval", "--model", text, "--data", "scenes"])
     assert caught.value.code == 2
     assert re.search("argument --model: .*(expected NAME|whole number)", capsys.readouterr().err)
-
-
-def test_a_grid_keeps_shapes_and_gives_tall_images_less_width() -> None:
-    wide, tall = torch.rand(3, 10, 20), torch.rand(3, 40, 20)
-    blocks = [ColumnBlock("left", ("",)), ColumnBlock("right", ("",))]
-    figure = visualize_grid([[GridCell(wide, "one"), GridCell(tall)], [GridCell(tall)]], blocks)
-    width, height = figure.get_size_inches()
-    shapes = [(ax.get_position().width * width, ax.get_position().height * height) for ax in figure.axes]
-    assert [high / wide for wide, high in shapes] == pytest.approx([0.5, 2, 2])
-    assert shapes[0][0] > shapes[1][0]
-    tops = [ax.get_position().y1 for ax in figure.axes]
-    assert tops[0] == pytest.approx(tops[1])
-    assert tops[0] > tops[2]
 
 
 def test_titles_and_headers_do_not_run_into_images(draw: Draw) -> None:
