@@ -14,6 +14,30 @@ Maps = Tensor | tuple[Tensor, ...] | list[Tensor | tuple[Tensor, ...]]
 """The map of a layer; a tuple of maps where the layer gives several tensors; a list for a list of layers."""
 
 
+def check_map(attributions: object, inputs: Tensor) -> Tensor:
+    """Refuse what is no map ``(B, N, *spatial)`` of one tensor for each of the inputs.
+
+    Args:
+        attributions: what ``attribute`` of a method returned.
+        inputs: ``(B, ...)``, of as many dimensions as the map.
+
+    Raises:
+        ValueError: for several tensors, another batch or other dimensions.
+
+    Example:
+        >>> check_map(torch.zeros(2, 1, 7, 7), torch.rand(2, 3, 224, 224)).shape
+        torch.Size([2, 1, 7, 7])
+    """
+    if not isinstance(attributions, Tensor):
+        raise ValueError(f"layer: the method gave a {type(attributions).__name__}; choose a layer of one tensor")
+    if attributions.dim() != inputs.dim() or len(attributions) != len(inputs):
+        raise ValueError(
+            f"method: its attributions have shape {tuple(attributions.shape)}, expected (B, N, *spatial) for inputs of "
+            f"{tuple(inputs.shape)}; a layer of tokens needs a method that takes token_grid"
+        )
+    return attributions
+
+
 @dataclass(frozen=True, eq=False)
 class AttributionDetails:
     """The result of ``details(...)`` of every method. A value that a method does not compute is None.

@@ -165,9 +165,6 @@ class LayerFAM(SimilarityLayerAttribution):
         return LayerMaps(maps, contributions)
 
     def recording(self) -> dict[str, Any]:
-        return self._tape()
-
-    def _tape(self) -> dict[str, Any]:
         """What to record: nothing where Eq. 18 has a closed form, else the way back to the layer or to the head."""
         if self.transform is None or isinstance(self.transform, Tensor):
             return {}
@@ -212,7 +209,7 @@ class LayerFAM(SimilarityLayerAttribution):
             return contributions
         if self.transform is None:
             weight = cotangent * run.embedding if self.weighting == "contributions" else cotangent
-        elif self._tape():
+        elif self.recording():
             # A head that runs once per view adds up over its passes.
             passes = run.ways[0].pull(cotangent, is_contribution)
             weight = sum(

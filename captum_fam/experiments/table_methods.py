@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from captum_fam.attr.account import mean_of_layers
+from captum_fam.attr.details import check_map
 from captum_fam.attr.registry import METHODS, get_method
 from captum_fam.metrics import box_mask, centered_box
 from captum_fam.support import SimilarityToSupport
@@ -174,12 +175,7 @@ class TableMethod:
         else:
             # Only methods whose maps add up to the score explain several layers, and such methods have a coverage.
             maps, coverage = mean_of_layers(details.attributions), torch.stack(details.coverage).mean(0)
-        if maps.dim() != activation.dim() or len(maps) != len(activation):
-            raise ValueError(
-                f"method {self.name!r} gave maps of shape {tuple(maps.shape)} for an activation of "
-                f"{tuple(activation.shape)}; expected (B, 1, h, w) or (B, N, h, w)"
-            )
-        maps = maps.detach().sum(1, keepdim=True)
+        maps = check_map(maps, activation).detach().sum(1, keepdim=True)
 
         @torch.no_grad()
         def magnitude() -> Tensor:

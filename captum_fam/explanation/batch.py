@@ -11,7 +11,7 @@ from torch import Tensor
 
 from captum_fam.attr.account import MAP, NOISE, REST, ZERO_EMBEDDING, Shares, mean_of_layers
 from captum_fam.attr.base import SimilarityLayerAttribution
-from captum_fam.attr.details import AttributionDetails
+from captum_fam.attr.details import AttributionDetails, check_map
 from captum_fam.attr.layer_similarity_shapley import EMPTY
 from captum_fam.attr.registry import MapMethod
 from captum_fam.functional import widen
@@ -128,16 +128,10 @@ def _drop_noise(explained: ExplainedBatch, method: MapMethod, comparison: Compar
 
 def _check_attributions(attributions: object, inputs: Tensor) -> Tensor:
     """The maps ``(B, N, *spatial)`` of a method summed over their channels, ``(B, 1, *spatial)``."""
-    if not isinstance(attributions, Tensor):
-        raise ValueError(f"layer: the method gave a {type(attributions).__name__}; choose a layer of one tensor")
-    if attributions.dim() != inputs.dim() or len(attributions) != len(inputs):
-        raise ValueError(
-            f"method: its attributions have shape {tuple(attributions.shape)}, expected (B, N, *spatial) for inputs of "
-            f"{tuple(inputs.shape)}; a layer of tokens needs a method that takes token_grid"
-        )
-    if not attributions.isfinite().all():
+    maps = check_map(attributions, inputs)
+    if not maps.isfinite().all():
         raise ValueError("method: its attributions contain NaN or inf")
-    return widen(attributions.detach()).sum(1, keepdim=True)
+    return widen(maps.detach()).sum(1, keepdim=True)
 
 
 def join_shares(accounts: Sequence[Shares | None], join: Callable[[list[Tensor]], Tensor]) -> Shares | None:

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import TypeVar, overload
 
+from torch import Tensor
+
 from captum_fam._files import sha256_of
 from captum_fam.similarity.base import Similarity
 from captum_fam.similarity.learned import Learned, Metric
@@ -118,6 +120,26 @@ def get_similarity(similarity: SimilarityLike) -> Similarity:
     raise TypeError(f"similarity must be a name, a Similarity or a callable, got {type(similarity).__name__}")
 
 
+def are_equal(first: Similarity, second: Similarity) -> bool:
+    """Whether two similarities give the same scores: the same class, options, parameters and buffers.
+
+    Two metrics that are plain functions of one name cannot be told apart.
+
+    Example:
+        >>> import torch
+        >>> from captum_fam.similarity import Bilinear, Euclidean
+        >>> are_equal(Bilinear(torch.eye(2)), Bilinear(torch.eye(2))), are_equal(Euclidean(), Euclidean(squared=True))
+        (True, False)
+    """
+    if first is second:
+        return True
+    state, other_state = _state(first), _state(second)
+    if type(first) is not type(second) or repr(first) != repr(second) or state.keys() != other_state.keys():
+        return False
+    pairs = [(tensor, other_state[name]) for name, tensor in state.items()]
+    return all(a.dtype == b.dtype and a.shape == b.shape and a.equal(b.to(a.device)) for a, b in pairs)
+
+
 def similarity_name(similarity: SimilarityLike) -> str:
     """A text for a similarity in settings and files, which is the same in each run and for equal similarities.
 
@@ -148,19 +170,23 @@ def similarity_name(similarity: SimilarityLike) -> str:
     resolved = get_similarity(similarity)
     if isinstance(similarity, str):
         return similarity
-    description = _describe(resolved)
     for name in list_similarities():
         # Only the maker of the same class is called: other makers may load a file, or fail.
         make: object = _MAKERS[name]
         made_class = make.func if isinstance(make, partial) else make
-        if made_class is type(resolved) and _describe(get_similarity(name)) == description:
+        if made_class is type(resolved) and are_equal(get_similarity(name), resolved):
             return name
-    return description
+    return _describe(resolved)
 
 
 def _describe(similarity: Similarity) -> str:
     """The ``repr`` of a similarity, with a hash of its parameters and buffers if there are any."""
-    state = [*similarity.named_parameters(), *similarity.named_buffers()]
+    state = _state(similarity)
     if not state:
         return repr(similarity)
-    return f"{similarity!r} sha256:{sha256_of(*(part for named in state for part in named))[:16]}"
+    return f"{similarity!r} sha256:{sha256_of(*(part for named in state.items() for part in named))[:16]}"
+
+
+def _state(similarity: Similarity) -> dict[str, Tensor]:
+    """Parameters and buffers by name."""
+    return {**dict(similarity.named_parameters()), **dict(similarity.named_buffers())}

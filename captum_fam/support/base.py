@@ -9,7 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from captum_fam._captum import TargetType
-from captum_fam.similarity import Similarity, get_similarity, similarity_name
+from captum_fam.similarity import Similarity, get_similarity
+from captum_fam.similarity.registry import are_equal
 from captum_fam.support.comparison import Comparison
 
 
@@ -134,7 +135,7 @@ class Support(ABC):
         if similarity is None:
             return self.similarity or get_similarity("cosine")
         own = self.similarity
-        if own is not None and own is not similarity and similarity_name(own) != similarity_name(similarity):
+        if own is not None and not are_equal(own, similarity):
             raise ValueError(
                 f"similarity of the support is {self.similarity} but the map explains {similarity}; "
                 "use the same similarity for both"

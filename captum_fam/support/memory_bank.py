@@ -123,7 +123,7 @@ class MemoryBank(Support):
         self.skipped: dict[int, str] = {}
         self._every_class = False
         # `using` and `for_queries` return copies that share this search.
-        self._rows = ExactSearch(self.embeddings, self.similarity, backend)
+        self._rows = ExactSearch(self.embeddings, self.labels, self.similarity, backend)
         self._check_options()
         self._rows.check_finite()
 
@@ -157,7 +157,7 @@ class MemoryBank(Support):
         moved.labels, moved.items = self.labels.to(place), self.items.to(place)
         moved.similarity = copy.deepcopy(self.similarity).to(place)
         moved.exclude = None if self.exclude is None else self.exclude.to(place)
-        moved._rows = ExactSearch(moved.embeddings, moved.similarity, self.backend)
+        moved._rows = ExactSearch(moved.embeddings, moved.labels, moved.similarity, self.backend)
         return moved
 
     def using(

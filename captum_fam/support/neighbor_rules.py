@@ -61,12 +61,15 @@ class Candidates:
         remedy = f' among the {nearest.shape[1]} nearest rows; use neighbors="within-class", or a larger k'
         if self.every_class:
             n_classes = len(self.class_names)
-            similarities, rows = self.rows.nearest_of_classes(self.query, self.labels, n_classes, self.exclude)
-            counts = torch.zeros_like(rows).scatter_add_(1, labels, torch.ones_like(labels))
-            is_missing = (counts == 0) & similarities.isfinite()
-            classes = torch.arange(n_classes, device=rows.device).expand_as(rows)
-            nearest, labels = torch.cat([nearest, rows], 1), torch.cat([labels, classes], 1)
-            weights = torch.cat([weights, is_missing.to(weights.dtype)], 1)
+            counts = torch.zeros(len(labels), n_classes, dtype=labels.dtype, device=labels.device)
+            is_missing = counts.scatter_add_(1, labels, torch.ones_like(labels)) == 0
+            # The second search is for batches in which a class is missing.
+            if is_missing.any():
+                similarities, rows = self.rows.nearest_of_classes(self.query, n_classes, self.exclude)
+                is_missing &= similarities.isfinite()
+                classes = torch.arange(n_classes, device=rows.device).expand_as(rows)
+                nearest, labels = torch.cat([nearest, rows], 1), torch.cat([labels, classes], 1)
+                weights = torch.cat([weights, is_missing.to(weights.dtype)], 1)
         return nearest, RowMembers(labels, weights, self.class_names, remedy)
 
     def by_class(self, choose: Callable[[Tensor, Tensor], Tensor]) -> Chosen:
@@ -75,8 +78,7 @@ class Candidates:
         Args:
             choose: gets queries ``(B, J)`` and all rows of a class ``(n,)``, and returns the chosen rows ``(B, m)``.
         """
-        # The rows of each class, found once for all queries.
-        rows = self.labels.argsort(stable=True).split(self.labels.bincount(minlength=len(self.class_names)).tolist())
+        rows = self.rows.rows_of_classes
         if self.every_class and self.exclude is None:
             self._require_rows(rows)
             indices = torch.cat([choose(self.query, of_class) for of_class in rows if len(of_class)], 1)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -104,8 +105,9 @@ class SimilarityToSupport(nn.Module):
 
     def forward(self, *args: Any) -> Tensor:
         """Scores of the query batch, ``(B, C)``; further arguments go to the model."""
-        # The user's line is four calls up: past the functions that call a module.
-        return self._compare(args, 4).scores
+        self._warn_of_training(4)  # past the functions that call a module
+        with self._compared(args) as comparison:
+            return comparison.scores
 
     def predict(self, *args: Any) -> tuple[Tensor, Tensor]:
         """Scores and predicted class of each query.
@@ -119,8 +121,9 @@ class SimilarityToSupport(nn.Module):
         Returns:
             Scores ``(B, C)`` and class indices ``(B,)``.
         """
-        comparison = self._compare(args, 2)
-        return comparison.scores, comparison.predicted
+        self._warn_of_training(2)
+        with self._compared(args) as comparison:
+            return comparison.scores, comparison.predicted
 
     def compare(self, *args: Any) -> Comparison:
         """Compare the query batch with the support; the result holds the scores and all their parts.
@@ -128,17 +131,14 @@ class SimilarityToSupport(nn.Module):
         Args:
             *args: the query batch, and further arguments of the model.
         """
-        return self._compare(args, 2)
+        self._warn_of_training(2)
+        return self.compare_quietly(*args)
 
     def compare_quietly(self, *args: Any) -> Comparison:
         """Compare as :meth:`compare`, without a warning of training mode."""
-        self._refuse_deep_lift()
-        support = self.embedded()
-        embedding = check_embedding(self.model(*args))
-        with torch.autocast(embedding.device.type, enabled=False):
-            comparison = support.compare(embedding, None, self.similarity)
+        with self._compared(args) as comparison:
             comparison.compute()
-        return comparison
+            return comparison
 
     def embed(self) -> Support:
         """Embed the images of support and foil now, whatever has changed since the last time.
@@ -176,12 +176,20 @@ class SimilarityToSupport(nn.Module):
         """The version of everything that the embedded support depends on; None if it cannot be seen."""
         return version_of(self.model, self.support, self.foil, self.aggregate)
 
-    def _compare(self, args: tuple[Any, ...], stacklevel: int) -> Comparison:
-        """Compare, and warn at the line so many calls above the calling method."""
+    @contextmanager
+    def _compared(self, args: tuple[Any, ...]) -> Iterator[Comparison]:
+        """The comparison, whose values are computed without autocast inside the context, and only those asked for."""
+        self._refuse_deep_lift()
+        support = self.embedded()
+        embedding = check_embedding(self.model(*args))
+        with torch.autocast(embedding.device.type, enabled=False):
+            yield support.compare(embedding, None, self.similarity)
+
+    def _warn_of_training(self, stacklevel: int) -> None:
+        """Warn of training mode, at the line so many calls above the calling method."""
         in_training = training_mode_in_words(self.model)
         if in_training is not None:
             warn_user(in_training, stacklevel + 1)
-        return self.compare_quietly(*args)
 
     def _refuse_deep_lift(self) -> None:
         """Refuse DeepLift for a similarity that is not linear.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any, Literal, get_args
 
 import torch
@@ -22,6 +23,7 @@ class ExactSearch:
 
     Args:
         embeddings: the rows, ``(M, J)``.
+        labels: class indices of the rows, ``(M,)``.
         similarity: the similarity that decides which rows are nearest.
         backend: ``"torch"``, or ``"faiss"`` for a flat FAISS index on the CPU, which gives the same results, keeps a
             copy of the rows, and knows cosine and dot only. Default: ``"torch"``.
@@ -31,16 +33,17 @@ class ExactSearch:
 
     Example:
         >>> from captum_fam.similarity import Dot
-        >>> ExactSearch(torch.eye(3), Dot()).search(torch.tensor([[0.1, 0.9, 0.5]]), k=2)
+        >>> ExactSearch(torch.eye(3), torch.arange(3), Dot()).search(torch.tensor([[0.1, 0.9, 0.5]]), k=2)
         (tensor([[0.9000, 0.5000]]), tensor([[1, 2]]))
     """
 
-    def __init__(self, embeddings: Tensor, similarity: Similarity, backend: Backend = "torch") -> None:
+    def __init__(self, embeddings: Tensor, labels: Tensor, similarity: Similarity, backend: Backend = "torch") -> None:
         if backend not in get_args(Backend):
             raise ValueError(f"backend must be one of {', '.join(get_args(Backend))}, got {backend!r}")
         if backend == "faiss" and not isinstance(similarity, Cosine | Dot):
             raise ValueError(f'backend="faiss" knows cosine and dot only, got {similarity}; use backend="torch"')
         self._embeddings = embeddings
+        self._labels = labels
         self._similarity = similarity
         self._backend = backend
         self._index: Any = None
@@ -105,14 +108,16 @@ class ExactSearch:
             indices = indices.gather(1, order)
         return best, indices if rows is None else rows[indices]
 
-    def nearest_of_classes(
-        self, query: Tensor, labels: Tensor, n_classes: int, exclude: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    @cached_property
+    def rows_of_classes(self) -> tuple[Tensor, ...]:
+        """The rows of each class, ascending: one sort serves all later calls."""
+        return self._labels.argsort(stable=True).split(self._labels.bincount().tolist())
+
+    def nearest_of_classes(self, query: Tensor, n_classes: int, exclude: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Find the most similar row of every class.
 
         Args:
             query: embeddings ``(B, J)``.
-            labels: class indices of the rows, ``(M,)``.
             n_classes: C.
             exclude: rows that are left out for each query, ``(B, E)``. Default: None, no row.
 
@@ -126,7 +131,7 @@ class ExactSearch:
             scores = self._similarity.score(*F.common_precision(query, self._embeddings[start : start + step]))
             if exclude is not None:
                 _leave_out(scores, exclude - start)
-            own = labels[start : start + step].expand_as(scores)
+            own = self._labels[start : start + step].expand_as(scores)
             top = torch.full_like(best, -torch.inf).scatter_reduce(1, own, scores, "amax")
             # Which row of the block has the largest similarity of its class: of equal ones the last.
             is_top = scores == top.gather(1, own)

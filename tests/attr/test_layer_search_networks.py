@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 import torchvision
-from torch import Tensor, nn
+from torch import nn
 
+from benchmarks.families import Output
 from captum_fam import LayerSimilarityCAM, TokenGrid, find_layer
 from captum_fam.pooling import GAP
 from tests.attr.search_models import convolutions, images, randomly
@@ -120,18 +121,6 @@ def test_timm(name: str, options: dict[str, Any], layer: str, grid: TokenGrid | 
 
 SIDE = {"image_size": 64}
 HF: dict[str, Any] = {**SIDE, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "patch_size": 16}
-
-
-class Output(nn.Module):
-    """A transformers model whose embedding is a field of what it returns."""
-
-    def __init__(self, model: nn.Module, field: str) -> None:
-        super().__init__()
-        self.model, self.field = model, field
-
-    def forward(self, x: Tensor) -> Tensor:
-        embedding: Tensor = getattr(self.model(pixel_values=x), self.field)
-        return embedding.flatten(1)
 
 
 @pytest.mark.parametrize(
