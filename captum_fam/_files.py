@@ -8,9 +8,10 @@ import importlib.metadata
 import json
 import os
 import platform
-import tempfile
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,12 @@ import torch
 from torch import Tensor
 
 from captum_fam import __version__
+from captum_fam._locks import lock_folder as lock_folder
+from captum_fam._locks import made_folders, remove_dead_scratch, scratch_folder
 
 MANIFEST = "manifest.json"
+SETTINGS = "run.json"
+"""The file with the settings of a run, in the folder of its results."""
 _HASHED_AT_ONCE = 1 << 20
 
 
@@ -30,7 +35,8 @@ def write_all_or_nothing(folder: str | Path) -> Iterator[Path]:
     The files are flushed to the disk before they move, and the moves are flushed before the context ends. So each file
     is either completely the old file or completely the new file, even after a crash of the machine. A file named
     ``manifest.json`` moves last, and the manifest of an earlier run is removed first: a folder with a manifest has all
-    files that the manifest lists. Files of equal names are replaced; all other files in ``folder`` stay.
+    files that the manifest lists. Files of equal names are replaced; all other files in ``folder`` stay. No file moves
+    if one of them cannot: if its name is that of a folder.
 
     Args:
         folder: the folder to write to; it is created if it does not exist.
@@ -39,7 +45,8 @@ def write_all_or_nothing(folder: str | Path) -> Iterator[Path]:
         The scratch folder.
 
     Raises:
-        OSError: if the disk is full or ``folder`` cannot be written; the old files are still there.
+        OSError: if the disk is full, ``folder`` cannot be written, or a folder has the name of one of the files; the
+            old files are still there.
 
     Example:
         >>> with write_all_or_nothing("results") as scratch:
@@ -47,10 +54,13 @@ def write_all_or_nothing(folder: str | Path) -> Iterator[Path]:
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    _clean_once(folder.absolute())
     # The scratch folder lies inside the folder, because a move is atomic only within one file system.
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".captum-fam-") as scratch:
-        yield Path(scratch)
-        files = sorted(Path(scratch).iterdir(), key=lambda path: (path.name == MANIFEST, path.name))
+    with scratch_folder(folder) as scratch:
+        yield scratch
+        files = sorted(scratch.iterdir(), key=lambda path: (path.name == MANIFEST, path.name))
+        for path in files:
+            check_no_folder(folder / path.name)
         # A rename can reach the disk before the bytes of the file do; a crash in between would leave an empty file.
         for path in files:
             _flush(path)
@@ -59,6 +69,62 @@ def write_all_or_nothing(folder: str | Path) -> Iterator[Path]:
         for path in files:
             os.replace(path, folder / path.name)
     _flush(folder)
+
+
+@cache
+def _clean_once(folder: Path) -> None:
+    """Remove what killed processes left in a folder; once a process, because a folder may have many files."""
+    remove_dead_scratch(folder)
+
+
+def check_no_folder(path: Path) -> None:
+    """Refuse the name of a folder for a file that is to be written.
+
+    Args:
+        path: the file to write.
+
+    Raises:
+        IsADirectoryError: if there is a folder of this name.
+
+    Example:
+        >>> check_no_folder(Path("results.csv"))
+    """
+    if path.is_dir() and not path.is_symlink():
+        raise IsADirectoryError(f"{path} is a folder, where a file is to be written; move it, or choose another name")
+
+
+def try_folder(folder: str | Path) -> None:
+    """Try whether files can be written into a folder, before the work whose results they are. Nothing is left behind.
+
+    Args:
+        folder: the folder, which need not exist.
+
+    Raises:
+        OSError: if the folder cannot be made or written; the message names the folder, and a file in its way.
+
+    Example:
+        >>> try_folder("results/today")
+        >>> Path("results").exists()
+        False
+    """
+    with made_folders(Path(folder)):
+        pass
+
+
+def try_file(path: str | Path) -> None:
+    """Try whether a file can be written, before the work whose result it is. Nothing is left behind.
+
+    Args:
+        path: the file, which need not exist.
+
+    Raises:
+        OSError: if its folder cannot be made or written, or if a folder has its name.
+
+    Example:
+        >>> try_file("figure.png")
+    """
+    try_folder(Path(path).parent)
+    check_no_folder(Path(path))
 
 
 def _flush(path: Path) -> None:
@@ -75,16 +141,53 @@ def _flush(path: Path) -> None:
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     r"""Write a mapping as indented JSON in UTF-8.
 
+    A file name that is no UTF-8 has its bytes as lone surrogates in Python. JSON holds a surrogate as an escape, so
+    that the file is valid UTF-8. ``json.load`` gives the same text again: ``open`` takes it as the name of the file,
+    and ``os.fsencode`` gives its bytes.
+
     Args:
         path: the file to write.
         content: keys and values that JSON can represent.
 
     Example:
-        >>> write_json(Path("settings.json"), {"seed": 0})
-        >>> Path("settings.json").read_text()
-        '{\n  "seed": 0\n}\n'
+        >>> write_json(Path("settings.json"), {"seed": 0, "file": "é\udcff.jpg"})
+        >>> Path("settings.json").read_text("utf-8")
+        '{\n  "seed": 0,\n  "file": "é\\udcff.jpg"\n}\n'
     """
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = json.dumps(content, indent=2, ensure_ascii=False)
+    # Only texts in quotes can hold surrogates, and there the escape stands for the surrogate.
+    escaped = re.sub("[\ud800-\udfff]", lambda found: f"\\u{ord(found[0]):04x}", text)
+    path.write_text(escaped + "\n", encoding="utf-8")
+
+
+def read_json(path: Path, remedy: str) -> dict[str, Any]:
+    """Read a mapping from a JSON file.
+
+    Args:
+        path: the file.
+        remedy: what a user can do about a broken file, for the message.
+
+    Returns:
+        The mapping.
+
+    Raises:
+        ValueError: if the file holds no JSON, or no mapping; the message has the path, the reason and the remedy.
+        OSError: if the file cannot be read.
+
+    Example:
+        >>> _ = Path("run.json").write_text('{"seed": ')
+        >>> read_json(Path("run.json"), "delete it")
+        Traceback (most recent call last):
+        ...
+        ValueError: run.json is broken (Expecting value: line 1 column 10 (char 9)); delete it
+    """
+    try:
+        content = json.loads(path.read_bytes().decode("utf-8"))
+    except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, or JSON that is nested too deeply
+        raise ValueError(f"{path} is broken ({error}); {remedy}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is broken (it holds a {type(content).__name__}, no mapping); {remedy}")
+    return content
 
 
 def check_same_settings(path: Path, settings: Mapping[str, Any], holds: str) -> None:
@@ -99,7 +202,7 @@ def check_same_settings(path: Path, settings: Mapping[str, Any], holds: str) -> 
         holds: what the folder holds, for the error message, such as ``"another run"``.
 
     Raises:
-        ValueError: if the file has other settings; the message names each setting that differs.
+        ValueError: if the file has other settings, of which the message names each; or if it is broken.
 
     Example:
         >>> check_same_settings(Path("run/settings.json"), {"seed": 0}, "another run")
@@ -112,7 +215,9 @@ def check_same_settings(path: Path, settings: Mapping[str, Any], holds: str) -> 
         with write_all_or_nothing(path.parent) as scratch:
             write_json(scratch / path.name, settings)
         return
-    written = json.loads(path.read_text(encoding="utf-8"))
+    written = read_json(
+        path, f"delete it together with the other files of its run, or choose another folder than {path.parent}"
+    )
     differing = sorted(key for key in {*written, *settings} if written.get(key) != settings.get(key))
     if differing:
         changes = "; ".join(f"{key} was {written.get(key)!r}, now {settings.get(key)!r}" for key in differing)

@@ -3,7 +3,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -11,13 +13,18 @@ import torch
 
 from captum_fam._files import (
     check_same_settings,
+    lock_folder,
     need,
+    read_json,
     sha256_of,
     sha256_of_file,
+    try_file,
+    try_folder,
     versions,
     write_all_or_nothing,
     write_json,
 )
+from captum_fam._locks import scratch_folder
 
 
 def _write(folder: Path, text: str, *names: str, fails: bool = False) -> None:
@@ -88,6 +95,117 @@ def test_a_folder_takes_the_settings_it_has_and_no_others(tmp_path: Path) -> Non
 def test_json_is_indented_utf_8(tmp_path: Path) -> None:
     write_json(tmp_path / "x.json", {"name": "é"})
     assert (tmp_path / "x.json").read_bytes() == '{\n  "name": "é"\n}\n'.encode()
+
+
+@pytest.mark.parametrize("name", [b"inv\xff\xfe.jpg", b"\xed\xa0\x80", "é\n\x1b[2J".encode()])
+def test_any_file_name_comes_back_from_json_that_is_utf_8(name: bytes, tmp_path: Path) -> None:
+    text = os.fsdecode(name)
+    write_json(tmp_path / "x.json", {"files": [text], text: 1})
+    content = json.loads((tmp_path / "x.json").read_bytes().decode("utf-8"))
+    assert [os.fsencode(key) for key in (*content["files"], *list(content)[1:])] == [name, name]
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\x00" * 40, b"\xff", b"[" * 100_000])
+def test_broken_json_is_named_with_what_to_do(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"run\.json is broken \(.*; delete it"):
+        read_json(tmp_path / "run.json", "delete it")
+    with pytest.raises(ValueError, match=r"run\.json is broken"):
+        check_same_settings(tmp_path / "run.json", {"seed": 1}, "another run")
+
+
+def test_a_folder_in_the_way_of_one_file_leaves_all_old_files(tmp_path: Path) -> None:
+    _write(tmp_path, "old", "a.npz", "manifest.json")
+    (tmp_path / "b.npz").mkdir()
+    with pytest.raises(IsADirectoryError, match=r"b\.npz is a folder"):
+        _write(tmp_path, "new", "a.npz", "b.npz", "manifest.json")
+    assert (tmp_path / "a.npz").read_text() == (tmp_path / "manifest.json").read_text() == "old"
+    assert not list(tmp_path.glob(".captum-fam*"))
+
+
+def test_trying_leaves_nothing_and_names_what_is_in_the_way(tmp_path: Path) -> None:
+    try_folder(tmp_path / "new" / "inner")
+    try_file(tmp_path / "new" / "figure.png")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").write_text("")
+    for attempt in (try_folder, try_file):
+        with pytest.raises(OSError, match=r"file/inner.* cannot be written: .*file is a file; choose another folder"):
+            attempt(tmp_path / "file" / "inner" / "x")
+    with pytest.raises(OSError, match="is a folder, where a file is to be written"):
+        try_file(tmp_path)
+
+
+_HOLD = """
+import sys, time
+from pathlib import Path
+from captum_fam._files import lock_folder
+from captum_fam._locks import scratch_folder
+with lock_folder(sys.argv[1]), scratch_folder(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_folder_in_use_is_refused_by_its_owner_and_free_after_a_kill(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    owner = subprocess.Popen([sys.executable, "-c", _HOLD, str(folder)], stdout=subprocess.PIPE)
+    try:
+        assert owner.stdout is not None
+        assert owner.stdout.readline() == b"held\n"
+        with pytest.raises(OSError, match=rf"out is in use by process {owner.pid} on .* since 20.*{folder}"):
+            lock_folder(folder).__enter__()
+        # Writing one file is no work of hours, and leaves the scratch folder of the living process alone.
+        _write(folder, "x", "other.txt")
+        assert len(list(folder.glob(".captum-fam-*"))) == 1
+    finally:
+        owner.kill()
+        owner.wait()
+    with lock_folder(folder):
+        assert sorted(path.name for path in folder.iterdir()) == [".captum-fam.lock", "other.txt"]
+    assert [path.name for path in folder.iterdir()] == ["other.txt"]
+
+
+def test_a_thread_locks_again_what_it_holds_and_another_does_not(tmp_path: Path) -> None:
+    errors: list[Exception] = []
+
+    def other() -> None:
+        try:
+            lock_folder(tmp_path / "out").__enter__()
+        except OSError as error:
+            errors.append(error)
+
+    with lock_folder(tmp_path / "out"):
+        with lock_folder(tmp_path / "out"), lock_folder(tmp_path / "out" / "..", holds=False):
+            pass
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+    assert len(errors) == 1
+    assert list(tmp_path.iterdir()) == []  # nothing was written, and nothing is left
+
+
+def test_a_forked_worker_does_not_keep_the_lock_of_a_dead_parent(tmp_path: Path) -> None:
+    read, write = os.pipe()
+    with lock_folder(tmp_path):
+        child = os.fork()
+        if not child:
+            os.close(write)
+            os.read(read, 1)  # until the parent closes the pipe
+            os._exit(0)
+    try:
+        with lock_folder(tmp_path):
+            assert (tmp_path / ".captum-fam.lock").is_file()
+    finally:
+        os.close(write)
+        os.close(read)
+        os.waitpid(child, 0)
+
+
+def test_the_scratch_folder_of_a_dead_process_is_removed_by_the_next_lock(tmp_path: Path) -> None:
+    (tmp_path / ".captum-fam-abc123").mkdir()
+    (tmp_path / ".captum-fam-abc123" / "half.png").write_text("")
+    with scratch_folder(tmp_path) as alive, lock_folder(tmp_path):
+        assert [path for path in tmp_path.iterdir() if path.is_dir()] == [alive]
 
 
 def test_a_hash_tells_values_types_shapes_and_order_apart() -> None:

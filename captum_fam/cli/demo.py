@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from captum_fam.cli.options import default_out
+from captum_fam._files import try_folder
+from captum_fam.cli.options import default_out, number_reader
+from captum_fam.cli.ranges import at_least
 from captum_fam.demo.run import run_demo
 
 
@@ -32,7 +34,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="folder of the results; default: %(default)s",
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the scenes; default: %(default)s")
+    parser.add_argument(
+        "--seed",
+        type=number_reader(int, at_least(0)),
+        default=0,
+        metavar="N",
+        help="seed of the scenes; default: %(default)s",
+    )
     parser.set_defaults(run=run)
 
 
@@ -44,6 +52,10 @@ def run(options: argparse.Namespace) -> int:
 
     Returns:
         The exit code 0.
+
+    Raises:
+        OSError: if the folder of the results cannot be written.
     """
+    try_folder(options.out)
     print(run_demo(options.out, seed=options.seed))
     return 0

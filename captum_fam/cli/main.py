@@ -7,13 +7,29 @@ from __future__ import annotations
 
 import argparse
 import sys
+import traceback
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
 from typing import NamedTuple
 
 from captum_fam import __version__
+from captum_fam.cli.console import console_streams, say
+from captum_fam.cli.parser import CommandParser
 from captum_fam.cli.plugins import load_plugin
+from captum_fam.cli.signals import Terminated, termination_as_exception
+
+EXIT_CODES = """\
+exit codes:
+  0    all is done
+  1    a part of the work could not be done, such as images that cannot be read; the last lines name it
+  2    wrong options, or files that are broken or cannot be read or written
+  70   a fault of captum-fam, with a traceback to report
+  130  interrupted by Ctrl-C
+  143  ended by SIGTERM
+A pipe that is closed early, as by "| head", changes neither the work nor the code."""
+
+_REPORT = "If your own code is not the cause, report it with the lines above"
 
 
 class Command(NamedTuple):
@@ -54,28 +70,43 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: the words after ``captum-fam``; None for the words on the command line of the process. Default: None.
 
     Returns:
-        The exit code: 0; 1 if a part of the work could not be done; 2 for wrong options; 130 after Ctrl-C.
+        The exit code, see :data:`EXIT_CODES`.
 
     Raises:
         SystemExit: after ``--help`` and ``--version``, and for options that the parser refuses.
     """
-    program_options = _program_parser().parse_args(arguments)
-    with warnings.catch_warnings():
-        warnings.showwarning = _show_warning
-        try:
-            # Plug-ins come first, because the help of the command lists the registered methods, models and protocols.
-            for plugin in program_options.plugin:
-                load_plugin(plugin)
-            options = make_parser(program_options.command).parse_args(program_options.words)
-            code: int = options.run(options)
-        except KeyboardInterrupt:
-            print("captum-fam: interrupted", file=sys.stderr)
-            return 130
-        except (ValueError, RuntimeError, OSError, ImportError) as error:
-            if program_options.traceback:
-                raise
-            print(f"captum-fam: error: {error}", file=sys.stderr)
-            return 2
+    with console_streams(), termination_as_exception():
+        program_options = _program_parser().parse_args(arguments)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            try:
+                return _run(program_options)
+            except Terminated:
+                print("captum-fam: ended by SIGTERM", file=sys.stderr)
+                return 143
+            except KeyboardInterrupt:
+                print("captum-fam: interrupted", file=sys.stderr)
+                return 130
+            except (ValueError, RuntimeError, OSError, ImportError, MemoryError) as error:
+                if program_options.traceback:
+                    raise
+                say("error", error if not isinstance(error, MemoryError) else f"out of memory ({error})")
+                return 2
+            except Exception as error:
+                if program_options.traceback:
+                    raise
+                traceback.print_exc()
+                say("error", f"{type(error).__name__}, which captum-fam does not expect. {_REPORT}")
+                return 70
+
+
+def _run(program_options: argparse.Namespace) -> int:
+    """Run the command of the options."""
+    # Plug-ins come first, because the help of the command lists the registered methods, models and protocols.
+    for plugin in program_options.plugin:
+        load_plugin(plugin)
+    options = make_parser(program_options.command).parse_args(program_options.words)
+    code: int = options.run(options)
     return code
 
 
@@ -94,18 +125,18 @@ def make_parser(command: str) -> argparse.ArgumentParser:
     """
     # argparse, because a shell turns --support birds/*.jpg into many words after one option. typer and click take only
     # one word per option.
-    parser = argparse.ArgumentParser(prog=f"captum-fam {command}", allow_abbrev=False)
+    parser = CommandParser(prog=f"captum-fam {command}", allow_abbrev=False)
     import_module(COMMANDS[command].module).add_options(parser)
     return parser
 
 
 def _program_parser() -> argparse.ArgumentParser:
     """The parser of the global options and the name of the command; the words after the name belong to the command."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="captum-fam",
         usage="%(prog)s [-h] [--version] [--traceback] [--plugin MODULE_OR_FILE.py] COMMAND ...",
         description="Explain vision models that decide by similarity.",
-        epilog="captum-fam COMMAND --help shows the options of a command.",
+        epilog=f"captum-fam COMMAND --help shows the options of a command.\n\n{EXIT_CODES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -127,4 +158,4 @@ def _program_parser() -> argparse.ArgumentParser:
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    print(f"captum-fam: note: {message}", file=sys.stderr)
+    say("note", message)

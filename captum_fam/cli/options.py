@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 import types
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from captum_fam.cli.parser import did_you_mean
+from captum_fam.cli.ranges import ANY, Range
 
 T = TypeVar("T")
 
@@ -19,6 +23,7 @@ def option(
     metavar: str | None = None,
     choices: Collection[str] | None = None,
     parse: Callable[[str], Any] | None = None,
+    within: Range = ANY,
 ) -> Any:
     """A field of a dataclass that :func:`add_fields` makes an option of the command line.
 
@@ -28,20 +33,23 @@ def option(
         metavar: placeholder for the value in the help. Default: by the type of the field.
         choices: the allowed values. Default: the values of a ``Literal``, else all values.
         parse: function from the word to the value. Default: by the type of the field.
+        within: the allowed numbers of a field of numbers, on the command line and in :func:`check_fields`. Default: all
+            finite numbers.
 
     Returns:
         A field of :mod:`dataclasses` that holds these properties as metadata.
 
     Example:
+        >>> from captum_fam.cli.ranges import at_least
         >>> @dataclasses.dataclass
         ... class Episodes:
-        ...     way: int = option("classes per episode", 5, parse=positive)
+        ...     way: int = option("classes per episode", 5, within=at_least(1))
         >>> parser = argparse.ArgumentParser()
         >>> add_fields(parser, Episodes)
         >>> read_fields(Episodes, parser.parse_args(["--way", "3"]))
         Episodes(way=3)
     """
-    metadata = {"help": help, "metavar": metavar, "choices": choices, "parse": parse}
+    metadata = {"help": help, "metavar": metavar, "choices": choices, "parse": parse, "within": within}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -106,6 +114,46 @@ def read_fields(owner: Callable[..., T], options: argparse.Namespace, **others: 
     return owner(**{**parsed, **others})
 
 
+def check_fields(owner: Any) -> None:
+    """Check the fields of an instance that are made by :func:`option`: their types, choices and ranges.
+
+    A dataclass calls this function in ``__post_init__``, so that its values are checked however they were given.
+
+    Args:
+        owner: the instance of a dataclass.
+
+    Raises:
+        ValueError: for a number out of its range, or a value that is no choice of its field; the message names the
+            field.
+        TypeError: for a value that is no number where a number is expected.
+
+    Example:
+        >>> from captum_fam.cli.ranges import at_least
+        >>> @dataclasses.dataclass
+        ... class Episodes:
+        ...     way: int = option("classes per episode", 5, within=at_least(2))
+        >>> check_fields(Episodes(way=1))
+        Traceback (most recent call last):
+        ...
+        ValueError: way must be at least 2, got 1
+    """
+    hints = get_type_hints(type(owner))
+    for field in option_fields(type(owner)):
+        value, hint = getattr(owner, field.name), _without_none(hints[field.name])
+        if value is None and hint is not hints[field.name]:
+            continue
+        choices = _choices(field.metadata, hint)
+        if choices is not None:
+            if value not in choices:
+                raise ValueError(f"{field.name} must be one of {', '.join(map(str, choices))}, got {value!r}")
+            continue
+        is_tuple = get_origin(hint) is tuple
+        item_type = get_args(hint)[0] if is_tuple else hint
+        if item_type in (int, float):
+            for item in value if is_tuple else [value]:
+                field.metadata["within"].check(field.name, item, whole=item_type is int)
+
+
 def names_of(known: Collection[str], what: str) -> Callable[[str], tuple[str, ...]]:
     """A type for an option that takes one or more known names, separated by commas.
 
@@ -126,7 +174,9 @@ def names_of(known: Collection[str], what: str) -> Callable[[str], tuple[str, ..
         names = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
         for name in names:
             if name not in known:
-                raise argparse.ArgumentTypeError(f"unknown {what} {name!r}, choose from {', '.join(known)}")
+                raise argparse.ArgumentTypeError(
+                    f"unknown {what} {name!r}, choose from {', '.join(known)}{did_you_mean(name, known)}"
+                )
         return names
 
     return parse
@@ -148,9 +198,38 @@ def positive(text: str) -> int:
         >>> positive("32")
         32
     """
-    if not text.isdecimal() or int(text) < 1:
+    if not (text.isascii() and text.isdecimal()) or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text}")
     return int(text)
+
+
+def number_reader(value_type: Any, within: Range = ANY) -> Callable[[str], Any]:
+    """A type for an option that takes a number of a range.
+
+    Args:
+        value_type: ``int`` or ``float``. Any other type takes any word, as a ``Path`` or a text.
+        within: the allowed numbers. Default: all finite numbers.
+
+    Returns:
+        A function from a word to the value. It raises ``argparse.ArgumentTypeError`` for a word that is no such number.
+
+    Example:
+        >>> number_reader(float, Range(0, 1))("0.5")
+        0.5
+    """
+    if value_type not in (int, float):
+        return Path if value_type is Path else str
+
+    def read(text: str) -> float:
+        try:
+            number: float = value_type(text)
+        except ValueError:
+            number = math.nan
+        if number not in within:
+            raise argparse.ArgumentTypeError(f"expected {within.words(whole=value_type is int)}, got {text!r}")
+        return number
+
+    return read
 
 
 def default_out(parser: argparse.ArgumentParser, suffix: str = "") -> Path:
@@ -192,21 +271,26 @@ def _arguments(field: dataclasses.Field[Any], hint: Any, default: Any) -> dict[s
 
 def _value_arguments(metadata: Mapping[str, Any], value_type: Any) -> dict[str, Any]:
     """The arguments of ``add_argument`` that say how a value is read: from the metadata, else from the type."""
-    metavar, choices, parse = (metadata.get(name) for name in ("metavar", "choices", "parse"))
-    if choices is None and get_origin(value_type) is Literal:
-        choices = get_args(value_type)
+    metavar, parse = metadata["metavar"], metadata["parse"]
+    choices = _choices(metadata, value_type)
     if choices is not None:
         return {"choices": choices, "type": type(next(iter(choices))), "metavar": metavar}
     if parse is not None:
         return {"type": parse, "metavar": metavar or "N"}
     if get_origin(value_type) is tuple:
-        item_type = get_args(value_type)[0]
+        item_type = number_reader(get_args(value_type)[0], metadata["within"])
         return {"type": _comma_separated(item_type), "metavar": metavar or "VALUE,..."}
     placeholders = {int: "N", float: "X", Path: "PATH"}
     return {
-        "type": value_type if value_type in placeholders else str,
+        "type": number_reader(value_type, metadata["within"]),
         "metavar": metavar or placeholders.get(value_type, "NAME"),
     }
+
+
+def _choices(metadata: Mapping[str, Any], value_type: Any) -> Collection[Any] | None:
+    """The allowed values of a field; None for all values."""
+    choices: Collection[Any] | None = metadata["choices"]
+    return get_args(value_type) if choices is None and get_origin(value_type) is Literal else choices
 
 
 def _without_none(hint: Any) -> Any:

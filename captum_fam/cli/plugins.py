@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from importlib import import_module
-from importlib.util import find_spec, module_from_spec, spec_from_file_location
-from pathlib import Path
+from captum_fam._user_code import import_code
 
 
 def load_plugin(name: str) -> None:
@@ -22,32 +19,6 @@ def load_plugin(name: str) -> None:
         >>> load_plugin("json")
     """
     try:
-        if name.endswith(".py"):
-            _import_file(Path(name).resolve())
-        else:
-            import_module(name)
-    except Exception as error:  # a plug-in may fail in any way
-        raise ImportError(f"--plugin {name}: {type(error).__name__}: {error}") from error
-
-
-def _import_file(path: Path) -> None:
-    imported = sys.modules.get(path.stem)
-    if imported is not None:
-        if getattr(imported, "__file__", None) == str(path):
-            return  # by an earlier run in this process
-        raise ImportError(f"a module called {path.stem} is imported already; give the file another name")
-    # The folder of the file may be on the path of Python already: then the file itself is what is found.
-    installed = find_spec(path.stem)
-    if installed is not None and installed.origin != str(path):
-        raise ImportError(f"a module called {path.stem} is installed, and others import it; give the file another name")
-    spec = spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
-        raise ImportError("it is no Python file")
-    module = module_from_spec(spec)
-    # Worker processes get pickled objects of the classes of the plug-in. Pickle looks up the module by its name.
-    sys.modules[path.stem] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[path.stem]
-        raise
+        import_code(name)
+    except ImportError as error:
+        raise ImportError(f"--plugin {name}: {error}") from error

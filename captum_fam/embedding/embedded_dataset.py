@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from captum_fam._files import write_all_or_nothing
+from captum_fam._tensor_files import is_intact
+
+# Files whose checksums this process has compared, by path, size and time of the last change.
+_intact_files: set[tuple[Path, int, int]] = set()
 
 
 @dataclass
@@ -23,6 +29,7 @@ class RowBlock:
         boxes: the boxes of each row, ``(m, 4)``; empty for a data set without boxes.
         skipped: the positions of items that could not be used, with the reasons. Default: none.
         n_items: the number of items of the whole data set. Default: 0.
+        source: names what the rows depend on, such as the hash of the settings of a run. Default: empty.
 
     Example:
         >>> block = RowBlock({"means": torch.rand(2, 3)}, torch.tensor([4, 5]), torch.tensor([0, 1]), [], n_items=9)
@@ -36,11 +43,16 @@ class RowBlock:
     boxes: list[Tensor]
     skipped: dict[int, str] = field(default_factory=dict)
     n_items: int = 0
+    source: str = ""
 
     @property
     def first_item(self) -> int:
         """The smallest position of the items of this block, used or skipped."""
         return min([*self.items.tolist(), *self.skipped])
+
+    @property
+    def _name(self) -> str:
+        return f"{self.first_item:010d}.pt"
 
     @property
     def n_bytes(self) -> int:
@@ -58,7 +70,8 @@ class RowBlock:
         """
         try:
             with write_all_or_nothing(folder) as scratch:
-                torch.save(vars(self), scratch / f"{self.first_item:010d}.pt")
+                torch.save(vars(self), scratch / self._name)
+            _intact_files.add(_state_of(folder / self._name))
         except (OSError, RuntimeError) as error:  # torch.save raises RuntimeError if the disk is full
             per_item = self.n_bytes / max(len(self.items), 1) / 2**20
             raise OSError(
@@ -67,13 +80,46 @@ class RowBlock:
             ) from error
 
     @classmethod
-    def load_all(cls, folder: Path) -> list[RowBlock]:
+    def load_all(cls, folder: Path, n_items: int | None = None, source: str | None = None) -> list[RowBlock]:
         """Open all blocks of a folder. Columns are mapped into memory, so that only rows that are used are read.
+
+        A block that is truncated or damaged, as after a power cut, is removed: its items are in no block then, and are
+        computed again. The checksums of a block are compared once in a process.
 
         Args:
             folder: the folder of all blocks.
+            n_items: the number of items of the data set. Default: None, any number.
+            source: what the rows depend on, see :attr:`source`. Default: None, anything.
+
+        Returns:
+            The blocks, in the order of their first items.
+
+        Raises:
+            ValueError: for a file that is no block, or a block of another data set or source; the message names the
+                file.
         """
-        return [cls(**torch.load(path, weights_only=True, mmap=True)) for path in sorted(folder.glob("*.pt"))]
+        blocks: list[RowBlock] = []
+        owners: dict[int, Path] = {}
+        for path in sorted(folder.glob("*.pt")):
+            content = _read_block(path)
+            if content is None:
+                continue
+            problem = _problem_of(content, n_items, source)
+            if problem is None:
+                block = cls(**content)
+                used = [*block.items.tolist(), *block.skipped]
+                taken = next((item for item in used if item in owners), None)
+                if block._name != path.name:
+                    problem = f"begins with item {block.first_item}, which its name does not say"
+                elif taken is not None:
+                    problem = f"has item {taken}, which {owners[taken].name} has too"
+                elif not _same_columns([*blocks, block]):
+                    problem = "has other columns than the blocks before"
+                owners.update(dict.fromkeys(used, path))
+                blocks.append(block)
+            if problem is not None:
+                raise ValueError(f"{path} {problem}; delete it, or choose another path than {folder}")
+        return blocks
 
     @classmethod
     def join(cls, blocks: Sequence[RowBlock]) -> RowBlock:
@@ -90,7 +136,76 @@ class RowBlock:
             boxes=[box for block in filled for box in block.boxes],
             skipped={item: reason for block in blocks for item, reason in block.skipped.items()},
             n_items=blocks[0].n_items,
+            source=blocks[0].source,
         )
+
+
+def _state_of(path: Path) -> tuple[Path, int, int]:
+    """What changes when the content of a file changes."""
+    status = path.stat()
+    return path.resolve(), status.st_size, status.st_mtime_ns
+
+
+def _read_block(path: Path) -> Any:
+    """The content of the file of a block; None for a truncated or damaged file, which is removed."""
+    if not re.fullmatch(r"\d{10}\.pt", path.name):
+        raise ValueError(f"{path} is no block of rows; delete it, or choose another path than {path.parent}")
+    try:
+        state = _state_of(path)
+        if state in _intact_files or is_intact(path):
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            _intact_files.add(state)
+            return content
+    except FileNotFoundError:  # another process has just removed it
+        return None
+    except RuntimeError:  # the index of the file is damaged, which no checksum covers
+        pass
+    except Exception as error:
+        # The message of torch is left out: it advises to switch off what keeps a file from running code.
+        raise ValueError(f"{path} holds no rows ({type(error).__name__}); delete it") from error
+    path.unlink(missing_ok=True)
+    return None
+
+
+def _problem_of(content: Any, n_items: int | None, source: str | None) -> str | None:
+    """Why the content of a file is no block, or no block of this data set and source; None for a right block."""
+    expected = {field.name for field in fields(RowBlock)}
+    if not isinstance(content, dict) or content.keys() != expected:
+        return "holds no rows of this version of captum-fam"
+    columns, items, labels, boxes, skipped = (
+        content[name] for name in ("columns", "items", "labels", "boxes", "skipped")
+    )
+    has_types = (
+        isinstance(columns, dict)
+        and all(isinstance(column, Tensor) and column.dim() > 0 for column in columns.values())
+        and all(isinstance(part, Tensor) and part.dtype == torch.int64 and part.dim() == 1 for part in (items, labels))
+        and isinstance(boxes, list)
+        and all(isinstance(box, Tensor) for box in boxes)
+        and isinstance(skipped, dict)
+        and all(isinstance(item, int) and isinstance(reason, str) for item, reason in skipped.items())
+        and isinstance(content["n_items"], int)
+    )
+    if not has_types:
+        return "holds no rows of this version of captum-fam"
+    if source is not None and content["source"] != source:
+        return "belongs to another run"
+    if n_items is not None and content["n_items"] != n_items:
+        return f"was made of {content['n_items']} items, dataset has {n_items}"
+    used = [*items.tolist(), *skipped]
+    lengths = {len(items), len(labels), *map(len, columns.values())} | ({len(boxes)} if boxes else set())
+    if not used or len({*used}) < len(used) or not 0 <= min(used) <= max(used) < content["n_items"] or len(lengths) > 1:
+        return "holds rows that do not fit its items"
+    return None
+
+
+def _same_columns(blocks: Sequence[RowBlock]) -> bool:
+    """Whether the blocks that have rows have the same columns."""
+    kinds = {
+        tuple((name, column.dtype, column.shape[1:]) for name, column in block.columns.items())
+        for block in blocks
+        if len(block.items)
+    }
+    return len(kinds) <= 1
 
 
 class EmbeddedDataset:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from argparse import ArgumentParser
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -35,7 +39,7 @@ def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) 
 def test_the_module_runs_as_a_program() -> None:
     run = subprocess.run([sys.executable, "-m", "captum_fam", "explain"], capture_output=True, text=True, check=False)
     assert run.returncode == 2
-    assert "the following arguments are required: QUERY, --support" in run.stderr
+    assert "captum-fam explain: error: the following arguments are required: QUERY" in run.stderr
 
 
 def test_the_help_lists_every_command_with_its_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -119,3 +123,90 @@ def test_a_plugin_that_cannot_be_imported_is_named(
     assert error.startswith(f"captum-fam: error: --plugin {name}: ")
     assert message in error
     assert name.removesuffix(".py") not in sys.modules or name == "pathlib.py"
+
+
+def run_with(monkeypatch: pytest.MonkeyPatch, run: Callable[..., object], *words: str) -> int:
+    """Run the command ``demo`` with another function in its place."""
+
+    def add_options(parser: ArgumentParser) -> None:
+        parser.set_defaults(run=run)
+
+    monkeypatch.setattr("captum_fam.cli.main.import_module", lambda _: SimpleNamespace(add_options=add_options))
+    return main([*words, "demo"])
+
+
+def raising(error: BaseException) -> Callable[..., object]:
+    def run(_: object) -> object:
+        raise error
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (ValueError("wrong"), 2, "captum-fam: error: wrong\n"),
+        (FileNotFoundError(2, "No such file", "x"), 2, "captum-fam: error: [Errno 2] No such file: 'x'\n"),
+        (MemoryError("Unable to allocate 9 TiB"), 2, "captum-fam: error: out of memory (Unable to allocate 9 TiB)\n"),
+        (KeyboardInterrupt(), 130, "captum-fam: interrupted\n"),
+    ],
+)
+def test_an_expected_end_is_one_line_and_a_code(
+    error: BaseException,
+    code: int,
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run_with(monkeypatch, raising(error)) == code
+    assert capsys.readouterr().err == message
+
+
+def test_a_fault_of_the_program_shows_where_and_has_a_code_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_with(monkeypatch, raising(KeyError("unit"))) == 70
+    error = capsys.readouterr().err
+    assert error.startswith("Traceback")
+    assert "captum-fam: error: KeyError, which captum-fam does not expect" in error.splitlines()[-1]
+    with pytest.raises(KeyError):
+        run_with(monkeypatch, raising(KeyError("unit")), "--traceback")
+
+
+def test_sigterm_ends_as_ctrl_c_does(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    cleaned = []
+
+    def run(_: object) -> object:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except KeyboardInterrupt:
+            cleaned.append(True)
+            raise
+        return 0
+
+    before = signal.getsignal(signal.SIGTERM)
+    assert run_with(monkeypatch, run) == 143
+    assert cleaned
+    assert capsys.readouterr().err == "captum-fam: ended by SIGTERM\n"
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize(
+    ("words", "closest"),
+    [
+        (["explan"], "explain"),
+        (["evaluate", "few-shit"], "few-shot"),
+        (["demo", "--sed", "3"], "--seed"),
+        (["evaluate", "few-shot", "--model", "demo", "--data", "scenes", "--episode", "3"], "--episodes"),
+        (["evaluate", "few-shot", "--model", "demo", "--data", "scenes", "--foil", "runnerup"], "runner-up"),
+    ],
+)
+def test_a_wrong_word_gets_one_line_with_the_closest_word(
+    words: list[str], closest: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(words)
+    assert caught.value.code == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert f"; did you mean {closest}?" in error

@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 import pytest
 
-from captum_fam.cli.options import add_fields, default_out, names_of, option, positive, read_fields
+from captum_fam.cli.options import add_fields, check_fields, default_out, names_of, option, positive, read_fields
+from captum_fam.cli.ranges import above, at_least, between
 
 
 @dataclass(frozen=True)
@@ -84,3 +85,59 @@ def test_names_are_read_once_each_and_must_be_known() -> None:
 
 def test_what_is_written_is_called_as_the_command() -> None:
     assert default_out(argparse.ArgumentParser(prog="captum-fam train head"), ".pt") == Path("captum-fam-train-head.pt")
+
+
+@dataclass(frozen=True)
+class Ranged:
+    way: int = option("classes", 5, within=at_least(2))
+    share: float = option("of the range", 0.2, within=between(0, 1, without_most=True))
+    rates: tuple[float, ...] = option("of learning", (0.1,), within=above(0))
+    cell: int | None = option("in pixels", None, within=at_least(1))
+    pace: Literal["slow", "fast"] = option("of the walk", "slow")
+    weight: float = option("any finite number", 0.0)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("way", 1, "way must be at least 2, got 1"),
+        ("way", 10**400, None),
+        ("share", -0.1, "share must be at least 0 and below 1, got -0.1"),
+        ("share", 1, "share must be at least 0 and below 1"),
+        ("share", float("nan"), "share must be at least 0 and below 1, got nan"),
+        ("rates", (0.1, 0.0), "rates must be above 0, got 0.0"),
+        ("cell", 0, "cell must be at least 1, got 0"),
+        ("pace", "idle", "pace must be one of slow, fast, got 'idle'"),
+        ("weight", float("inf"), "weight must be finite, got inf"),
+    ],
+)
+def test_a_value_outside_its_range_is_refused_from_python_and_on_the_command_line(
+    field: str, value: Any, message: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parser = argparse.ArgumentParser()
+    add_fields(parser, Ranged)
+    word = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    if message is None:
+        assert getattr(Ranged(**{field: value}), field) == value
+        return
+    with pytest.raises(ValueError, match=message):
+        Ranged(**{field: value})
+    with pytest.raises(SystemExit):
+        parser.parse_args([f"--{field}={word}"])
+    assert f"argument --{field}: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("field", "value"), [("way", 2.5), ("way", True), ("way", "3"), ("share", "x"), ("cell", 1.0)])
+def test_a_value_of_another_type_is_refused(field: str, value: object) -> None:
+    with pytest.raises(TypeError, match=f"{field} must be a (whole )?number, "):
+        Ranged(**{field: value})  # type: ignore[arg-type]
+
+
+def test_the_values_at_the_ends_of_a_range_are_read() -> None:
+    parser = argparse.ArgumentParser()
+    add_fields(parser, Ranged)
+    words = ["--way", "2", "--share", "0", "--rates", "1e-9,5", "--cell", "1", "--weight=-3"]
+    assert read_fields(Ranged, parser.parse_args(words)) == Ranged(2, 0.0, (1e-9, 5.0), 1, "slow", -3.0)

@@ -1,0 +1,67 @@
+"""The parser of the command line, whose errors are one line that names the closest word."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import re
+from collections.abc import Iterable
+from typing import Any, NoReturn
+
+from captum_fam._text import printable
+
+_CLOSE = 0.6  # of 1, for equal words
+
+
+class CommandParser(argparse.ArgumentParser):
+    """A parser that answers wrong words with one line instead of the whole usage.
+
+    Example:
+        >>> parser = CommandParser(prog="captum-fam walk")
+        >>> _ = parser.add_argument("--steps")
+        >>> parser.parse_args(["--step", "3"])
+        Traceback (most recent call last):
+        ...
+        SystemExit: 2
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False, **options})
+
+    def error(self, message: str) -> NoReturn:
+        """Print a line, and exit with code 2.
+
+        Args:
+            message: what is wrong.
+        """
+        unknown = re.match(r"unrecognized arguments: (--[^\s=]+)", message)
+        if unknown:
+            message += did_you_mean(unknown[1], self._options())
+        choice = re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message)
+        if choice:
+            message += did_you_mean(choice[1], re.split(r"'?, '?", choice[2].strip("'")))
+        self.exit(2, f"{self.prog}: error: {printable(message, 2000)} ({self.prog} --help lists the options)\n")
+
+    def _options(self) -> list[str]:
+        """The options of this parser and of the commands below it."""
+        below = [action.choices for action in self._actions if isinstance(action, argparse._SubParsersAction)]
+        parsers = [self, *(parser for choices in below for parser in choices.values())]
+        return [option for parser in parsers for option in parser._option_string_actions]
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The known word that is closest to a wrong one, as the end of a message.
+
+    Args:
+        word: the wrong word.
+        known: the known words.
+
+    Returns:
+        ``"; did you mean WORD?"``, or nothing if no known word is close.
+
+    Example:
+        >>> did_you_mean("gradcam", ["fam", "grad-cam"])
+        '; did you mean grad-cam?'
+    """
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=_CLOSE)
+    return f"; did you mean {close[0]}?" if close else ""
