@@ -2,90 +2,114 @@
 
 from __future__ import annotations
 
+import os
+import stat
+import struct
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, UnidentifiedImageError
 from torch import Tensor
+
+from captum_fam.color_modes import UnreadableImageError as UnreadableImageError
+from captum_fam.color_modes import as_rgb as as_rgb
+from captum_fam.color_modes import errors_of
+from captum_fam.image_folders import REFUSED_FORMATS, printable_path
+from captum_fam.image_folders import find_images as find_images
+from captum_fam.image_folders import is_own_output as is_own_output
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+
+MAX_PIXELS = 128_000_000
+"""Image files of more pixels are refused, because a file of a few kilobytes can hold any number of them. An image of
+this size takes 1 to 2 GB to read."""
+
+_SIGNATURE_BYTES = 16
 
 
-class UnreadableImageError(ValueError):
-    """An image file that is missing, broken or no image; the message names the file.
-
-    Example:
-        >>> try:
-        ...     read_image("no-such.jpg")
-        ... except UnreadableImageError as error:
-        ...     print(error)
-        no-such.jpg: no such file
-    """
-
-
-def read_image(path: str | Path) -> Image.Image:
-    """Read an image file as upright RGB.
-
-    The image is rotated as the orientation tag of the camera says. Gray, palette and CMYK images become RGB, 16-bit
-    gray becomes 8-bit, transparent pixels become white, and an animation gives its first frame.
+def read_image(path: str | Path, *, upright: bool = True, max_pixels: int | None = None) -> Image.Image:
+    """Read an image file as RGB, converted as by :func:`as_rgb`.
 
     Args:
-        path: the file, in any format that PIL reads.
+        path: the file, in any format of photographs that Pillow reads. The first bytes of the file decide which format
+            that is, not the suffix.
+        upright: whether the image is rotated as the orientation tag of the camera says. False gives the pixels as
+            stored, on which the boxes of many data sets were drawn. Default: True.
+        max_pixels: largest number of pixels of an image. Default: None, :data:`MAX_PIXELS`.
 
     Returns:
         The image in mode ``"RGB"``.
 
     Raises:
-        UnreadableImageError: if the file is missing, truncated or no image, or has floating-point pixels.
+        UnreadableImageError: if the file is missing, truncated, no image or no regular file, if the image has more
+            than ``max_pixels`` pixels, or if as_rgb does not convert it.
 
     Example:
         >>> Image.new("L", (40, 30)).save("gray.png")
         >>> read_image("gray.png").mode
         'RGB'
     """
+    name = printable_path(path)
+    limit = MAX_PIXELS if max_pixels is None else max_pixels
+    with errors_of(name):
+        _check_kind(path, name)
+        with open(path, "rb") as file:
+            opened = _open_format(file, os.fspath(path))
+            n_pixels = opened.width * opened.height
+            if n_pixels > limit:
+                raise UnreadableImageError(
+                    f"{name}: too large, {opened.width} x {opened.height} pixels are {n_pixels / 1e6:.1f} megapixels "
+                    f"and the limit is {limit / 1e6:g}; make the image smaller, or raise the limit (max_pixels of "
+                    "read_image, captum_fam.images.MAX_PIXELS)"
+                )
+            return as_rgb(opened, name, upright=upright)
+
+
+def _check_kind(path: str | Path, name: str) -> None:
+    """Refuse what is no regular file before it is opened: a named pipe would block."""
     try:
-        with Image.open(path) as opened:
-            upright = ImageOps.exif_transpose(opened)
+        mode = os.stat(path).st_mode
     except FileNotFoundError as error:
-        raise UnreadableImageError(f"{path}: no such file") from error
-    except Exception as error:  # for a broken file, decoders raise exceptions of many kinds
-        raise UnreadableImageError(f"{path}: cannot be read as an image ({error})") from error
-    if upright.mode.startswith("I"):
-        return Image.fromarray((np.asarray(upright) / 257).clip(0, 255).astype(np.uint8)).convert("RGB")
-    if upright.mode == "F":
-        raise UnreadableImageError(f"{path}: floating-point pixels of unknown range; save it with 8 or 16 bits")
-    if upright.has_transparency_data:
-        layer = upright.convert("RGBA")
-        upright = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
-    return upright.convert("RGB")
+        if os.path.islink(path):
+            raise UnreadableImageError(f"{name}: a link to a file that does not exist") from error
+        raise
+    if not stat.S_ISREG(mode):
+        kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
+        raise UnreadableImageError(f"{name}: {kinds.get(stat.S_IFMT(mode), 'a device')}, expected an image file")
 
 
-def find_images(folder: str | Path) -> list[Path]:
-    """The image files in a folder, sorted by name, without hidden files and without subfolders.
+def _open_format(file: IO[bytes], path: str) -> ImageFile.ImageFile:
+    """An image of which only the head is read yet.
 
-    Args:
-        folder: the folder.
-
-    Returns:
-        Paths of the files whose suffix is one of :data:`IMAGE_SUFFIXES`.
-
-    Raises:
-        OSError: if the folder cannot be read.
-
-    Example:
-        >>> Image.new("RGB", (2, 2)).save("b.png")
-        >>> [path.name for path in find_images(".") if path.name.startswith("b")]
-        ['b.png']
+    ``PIL.Image.open`` has a limit of its own: it would warn of a large image, or refuse it, before its size is known
+    here.
     """
-    return sorted(
-        path
-        for path in Path(folder).iterdir()
-        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
-    )
+    Image.init()  # loads the readers of all formats, once
+    signature = file.read(_SIGNATURE_BYTES)
+    if not signature:
+        raise UnidentifiedImageError("the file is empty")
+    reasons = []
+    for kind, (reader, accepts) in Image.OPEN.items():
+        is_known: bool | str = False  # by the signature; a format without one is told by the reader alone
+        try:
+            if accepts and not (is_known := accepts(signature)):
+                continue
+            if kind in REFUSED_FORMATS:
+                reasons += [f"{kind} is no format of photographs"] if is_known else []
+                continue
+            if isinstance(is_known, str):  # a format for which a decoder is missing
+                reasons.append(is_known)
+                continue
+            file.seek(0)
+            return reader(file, path)
+        except (SyntaxError, IndexError, TypeError, struct.error) as error:
+            # The errors by which a reader says that a file is of another format.
+            reasons += [f"{kind}: {error}"] if is_known else []
+    raise UnidentifiedImageError("; ".join(["cannot identify the format of an image", *reasons]))
 
 
 def image_to_tensor(image: Image.Image) -> Tensor:
