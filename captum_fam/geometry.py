@@ -1,4 +1,4 @@
-"""Resizing and cropping a photograph together with its boxes.
+"""Resizing, cropping and padding a photograph together with its boxes.
 
 A box is ``(x0, y0, x1, y1)`` in pixels, half-open and continuous: pixel column i covers [i, i + 1). So the box of the
 whole image is ``(0, 0, width, height)``, and boxes scale with the image without rounding.
@@ -17,7 +17,11 @@ _INTERPOLATIONS = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+    "box": Image.Resampling.BOX,
+    "hamming": Image.Resampling.HAMMING,
 }
+Box = tuple[float, float, float, float]
 
 
 class Geometry(Protocol):
@@ -43,7 +47,8 @@ class Squash:
 
     Args:
         size: side of the square, or ``(height, width)``, in pixels.
-        interpolation: ``"bilinear"``, ``"bicubic"`` or ``"nearest"``, antialiased as in PIL. Default: ``"bilinear"``.
+        interpolation: ``"nearest"``, ``"bilinear"``, ``"bicubic"``, ``"lanczos"``, ``"box"`` or ``"hamming"``,
+            antialiased as in PIL. Default: ``"bilinear"``.
 
     Raises:
         ValueError: for a size below one or an unknown interpolation.
@@ -70,6 +75,107 @@ class Squash:
         to_height, to_width = _pair(self.size)
         return _scale(boxes, to_width / width, to_height / height)
 
+    def seen(self, width: int, height: int) -> Box:
+        """The part of an image of the given size that the result shows, as a box in pixels: the whole image."""
+        return 0, 0, width, height
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Resize with the aspect ratio kept, so that the whole image just fits in a size; nothing is padded.
+
+    Args:
+        size: the longer side of the result, or ``(height, width)`` in which the result fits, in pixels. The other side
+            is rounded to a whole pixel.
+        interpolation: ``"nearest"``, ``"bilinear"``, ``"bicubic"``, ``"lanczos"``, ``"box"`` or ``"hamming"``,
+            antialiased as in PIL. Default: ``"bilinear"``.
+
+    Raises:
+        ValueError: for a size below one or an unknown interpolation.
+
+    Example:
+        >>> Fit(84).map_boxes(torch.tensor([[0.0, 0.0, 250.0, 100.0]]), width=500, height=250)
+        tensor([[ 0.0000,  0.0000, 42.0000, 16.8000]])
+    """
+
+    size: int | tuple[int, int]
+    interpolation: str = "bilinear"
+
+    def __post_init__(self) -> None:
+        _check_sizes(size=self.size)
+        _check_interpolation(self.interpolation)
+
+    def __call__(self, image: Image.Image, boxes: Tensor) -> tuple[Image.Image, Tensor]:
+        resized = image.resize(_fitted(self.size, image.width, image.height), _INTERPOLATIONS[self.interpolation])
+        return resized, self.map_boxes(boxes, image.width, image.height)
+
+    def map_boxes(self, boxes: Tensor, width: int, height: int) -> Tensor:
+        """Boxes ``(n, 4)`` of an image of the given size in pixels, moved to the resized image."""
+        to_width, to_height = _fitted(self.size, width, height)
+        return _scale(boxes, to_width / width, to_height / height)
+
+    def seen(self, width: int, height: int) -> Box:
+        """The part of an image of the given size that the result shows, as a box in pixels: the whole image."""
+        return 0, 0, width, height
+
+
+@dataclass(frozen=True)
+class Pad:
+    """Resize with the aspect ratio kept, so that the whole image fits in a size, and fill the rest on both sides.
+
+    Args:
+        size: side of the square, or ``(height, width)``, in pixels.
+        interpolation: ``"nearest"``, ``"bilinear"``, ``"bicubic"``, ``"lanczos"``, ``"box"`` or ``"hamming"``,
+            antialiased as in PIL. Default: ``"bilinear"``.
+        fill: red, green and blue of the filled pixels, from 0 to 255. Default: black.
+
+    Raises:
+        ValueError: for a size below one or an unknown interpolation.
+
+    Example:
+        >>> Pad(84).map_boxes(torch.tensor([[0.0, 0.0, 500.0, 250.0]]), width=500, height=250)
+        tensor([[ 0., 21., 84., 63.]])
+    """
+
+    size: int | tuple[int, int]
+    interpolation: str = "bilinear"
+    fill: tuple[int, int, int] = (0, 0, 0)
+
+    def __post_init__(self) -> None:
+        _check_sizes(size=self.size)
+        _check_interpolation(self.interpolation)
+
+    def __call__(self, image: Image.Image, boxes: Tensor) -> tuple[Image.Image, Tensor]:
+        left, top, right, bottom = self.filled_by(image.width, image.height)
+        height, width = _pair(self.size)
+        resized = image.resize((right - left, bottom - top), _INTERPOLATIONS[self.interpolation])
+        padded = Image.new("RGB", (width, height), self.fill)
+        padded.paste(resized, (left, top))
+        return padded, self.map_boxes(boxes, image.width, image.height)
+
+    def map_boxes(self, boxes: Tensor, width: int, height: int) -> Tensor:
+        """Boxes ``(n, 4)`` of an image of the given size in pixels, moved to the padded image."""
+        left, top, right, bottom = self.filled_by(width, height)
+        scaled = _scale(boxes, (right - left) / width, (bottom - top) / height)
+        return scaled + boxes.new_tensor([left, top, left, top])
+
+    def seen(self, width: int, height: int) -> Box:
+        """The part of the plane that the result shows, in pixels of an image of the given size.
+
+        The box is larger than the image on the sides that are filled.
+        """
+        left, top, right, bottom = self.filled_by(width, height)
+        x, y = width / (right - left), height / (bottom - top)
+        to_height, to_width = _pair(self.size)
+        return -left * x, -top * y, (to_width - left) * x, (to_height - top) * y
+
+    def filled_by(self, width: int, height: int) -> tuple[int, int, int, int]:
+        """The box of the result, in whole pixels, that an image of the given size fills."""
+        to_height, to_width = _pair(self.size)
+        inner_width, inner_height = _fitted(self.size, width, height)
+        left, top = (to_width - inner_width) // 2, (to_height - inner_height) // 2
+        return left, top, left + inner_width, top + inner_height
+
 
 @dataclass(frozen=True)
 class ResizeCrop:
@@ -79,9 +185,10 @@ class ResizeCrop:
 
     Args:
         resize: the shorter side after resizing, in pixels. The longer side keeps the aspect ratio, rounded down to a
-            whole pixel.
+            whole pixel. None: the image gets as small as it can be and still cover the crop.
         crop: side of the square that is cut out, or ``(height, width)``, in pixels.
-        interpolation: ``"bilinear"``, ``"bicubic"`` or ``"nearest"``, antialiased as in PIL. Default: ``"bilinear"``.
+        interpolation: ``"nearest"``, ``"bilinear"``, ``"bicubic"``, ``"lanczos"``, ``"box"`` or ``"hamming"``,
+            antialiased as in PIL. Default: ``"bilinear"``.
 
     Raises:
         ValueError: for a size below one, a crop that is larger than ``resize``, or an unknown interpolation.
@@ -91,13 +198,16 @@ class ResizeCrop:
         tensor([[  0.,   0., 224., 224.]])
     """
 
-    resize: int
+    resize: int | None
     crop: int | tuple[int, int]
     interpolation: str = "bilinear"
 
     def __post_init__(self) -> None:
-        _check_sizes(resize=self.resize, crop=self.crop)
+        _check_sizes(crop=self.crop)
         _check_interpolation(self.interpolation)
+        if self.resize is None:
+            return
+        _check_sizes(resize=self.resize)
         if max(_pair(self.crop)) > self.resize:
             raise ValueError(f"crop must fit in the resized image, got crop={self.crop} and resize={self.resize}")
 
@@ -115,12 +225,23 @@ class ResizeCrop:
         moved = _scale(boxes, to_width / width, to_height / height) - boxes.new_tensor([left, top, left, top])
         return clip_boxes(moved, crop_width, crop_height)
 
+    def seen(self, width: int, height: int) -> Box:
+        """The part of an image of the given size that the crop shows, as a box in pixels."""
+        (to_width, to_height), (left, top) = self._layout(width, height)
+        crop_height, crop_width = _pair(self.crop)
+        x, y = width / to_width, height / to_height
+        return left * x, top * y, (left + crop_width) * x, (top + crop_height) * y
+
     def _layout(self, width: int, height: int) -> tuple[tuple[int, int], tuple[int, int]]:
         """Size after resizing, and upper left corner of the crop, each ``(x, y)``, rounded as torchvision does."""
-        short, long = min(width, height), max(width, height)
-        longer = int(self.resize * long / short)
-        to_width, to_height = (self.resize, longer) if width <= height else (longer, self.resize)
         crop_height, crop_width = _pair(self.crop)
+        if self.resize is None:
+            scale = max(crop_width / width, crop_height / height)
+            to_width, to_height = max(crop_width, round(width * scale)), max(crop_height, round(height * scale))
+        else:
+            short, long = min(width, height), max(width, height)
+            longer = int(self.resize * long / short)
+            to_width, to_height = (self.resize, longer) if width <= height else (longer, self.resize)
         return (to_width, to_height), (round((to_width - crop_width) / 2), round((to_height - crop_height) / 2))
 
 
@@ -163,6 +284,13 @@ def _scale(boxes: Tensor, x: float, y: float) -> Tensor:
     # The factors are float64, because factors rounded to float32 would move the box of a whole image off its border.
     factors = torch.tensor([x, y, x, y], dtype=torch.float64, device=boxes.device)
     return (boxes * factors).to(boxes.dtype)
+
+
+def _fitted(size: int | tuple[int, int], width: int, height: int) -> tuple[int, int]:
+    """Width and height of an image that is resized to fit in a size, each at least one pixel."""
+    to_height, to_width = _pair(size)
+    scale = min(to_width / width, to_height / height)
+    return max(1, round(width * scale)), max(1, round(height * scale))
 
 
 def _pair(size: int | tuple[int, int]) -> tuple[int, int]:

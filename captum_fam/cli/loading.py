@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import argparse
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,44 +11,105 @@ from typing import Literal
 import torch
 
 from captum_fam.cli.options import option, positive
-from captum_fam.models import EmbeddingModel, create_model, default_weights, list_models
-from captum_fam.similarity import get_similarity
+from captum_fam.models import EmbeddingModel, brings_weights, create_model, default_weights
+from captum_fam.preprocessing import Resize, check_size
 
 Missing = Literal["refuse", "warn", "ignore"]
 
 
+def image_size(text: str) -> int | tuple[int, int]:
+    """A type for an option that takes the size of images: ``224``, or ``256x128`` for height x width.
+
+    Args:
+        text: the word on the command line.
+
+    Returns:
+        The side of a square, or ``(height, width)``, in pixels.
+
+    Raises:
+        argparse.ArgumentTypeError: for anything but one or two whole numbers from 1 to 4096.
+
+    Example:
+        >>> image_size("224"), image_size("256x128")
+        (224, (256, 128))
+    """
+    parts = text.lower().split("x")
+    if len(parts) > 2 or not all(part.isascii() and part.isdecimal() and len(part) < 10 for part in parts):
+        raise argparse.ArgumentTypeError(f"expected pixels as in 224, or height x width as in 256x128, got {text!r}")
+    try:
+        return check_size(int(parts[0]) if len(parts) == 1 else (int(parts[0]), int(parts[1])))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def output_field(text: str) -> str | int:
+    """A type for an option that takes a field of the output of a model, or an index.
+
+    Args:
+        text: the word on the command line.
+
+    Returns:
+        The name, or the index as a number.
+
+    Example:
+        >>> output_field("pooler_output"), output_field("-1")
+        ('pooler_output', -1)
+    """
+    return int(text) if text.removeprefix("-").isdecimal() else text
+
+
 @dataclass(frozen=True)
 class ModelOptions:
-    """The options that name the model of a command, and that change its layer, similarity and image size.
+    """The options that name the model of a command, and what it is used with.
 
     Attributes:
         model: name of the model. Default: ``"resnet50"``.
-        weights: file of weights; None for the weights that the model has by default. Default: None.
+        weights: file or tag of weights, or ``"none"``; None for the weights that the model has by default. Default:
+            None.
         layer: layer to explain; None for the layer of the model. Default: None.
+        output: field or index of the embedding in the output of the model; None to find it. Default: None.
         similarity: name of the similarity; None for the similarity of the model. Default: None.
-        size: side of the square images, in pixels; None for the size of the model. Default: None.
+        size: side of the square images, or ``(height, width)``, in pixels; None for the size of the model. Default:
+            None.
+        resize: what happens to the aspect ratio of images; None for what the model says, mostly ``"squash"``. Default:
+            None.
     """
 
     model: str = option(
-        f"a model of torchvision, timm/NAME, or a registered model, which mostly needs --weights: "
-        f"{', '.join(list_models())}",
+        "NAME of torchvision, timm/NAME, hf/NAME or hf/FOLDER (transformers), open_clip/NAME, demo, a registered name, "
+        "or FILE.py:FACTORY or MODULE:FACTORY of your own",
         "resnet50",
+        metavar="NAME",
     )
     weights: str | None = option(
-        "file of weights (.pth, .pt, .tar, .safetensors), from captum-fam train or from the authors of the paper's "
-        "networks; default for torchvision and timm: the pretrained weights, downloaded once",
+        "file of weights (.pth, .pt, .tar, .safetensors), or FILE#KEY if it holds several networks; none for random "
+        "weights; a TAG of open_clip; default: the pretrained weights of the library, downloaded once",
         None,
-        metavar="FILE",
+        metavar="FILE|none|TAG",
     )
     layer: str | None = option(
         "layer whose output the maps explain; default: the model's, or found by measurement: layer4 of a ResNet", None
+    )
+    output: str | int | None = option(
+        "which part of the model's output is the embedding; default: image_embeds or pooler_output",
+        None,
+        metavar="FIELD|INDEX",
+        parse=output_field,
     )
     similarity: str | None = option(
         "similarity of embeddings: cosine, dot, euclidean, squared-euclidean, ...; default: the model's, mostly cosine",
         None,
     )
-    size: int | None = option(
-        "side of the square to which images are squashed; default: the model's", None, metavar="PIXELS", parse=positive
+    size: int | tuple[int, int] | None = option(
+        "size of the images: N for a square, or HxW (height x width) as in 256x128; default: the model's",
+        None,
+        metavar="PIXELS",
+        parse=image_size,
+    )
+    resize: Resize | None = option(
+        "how images get this size: squash changes the aspect ratio; pad fills the sides; crop cuts out the center; "
+        "keep makes the longer side N; default: squash",
+        None,
     )
 
     def load(self) -> EmbeddingModel:
@@ -59,17 +120,19 @@ class ModelOptions:
 
         Raises:
             ValueError: for an unknown model, layer or similarity, a size that the model does not take, missing weights,
-                or weights that do not fit the model.
-            ImportError: for a library that is not installed.
+                weights that do not fit the model, or a model whose output holds no embedding.
+            ImportError: for a library that is not installed, or code that cannot be imported.
         """
-        if self.similarity is not None:
-            get_similarity(self.similarity)  # refuses an unknown name before a download
         check_weights(self.model, self.weights, "--weights FILE")
-        net = create_model(self.model, self.weights or default_weights(self.model), layer=self.layer)
-        size = self.size or net.size
-        if not net.any_size and size != net.size:
-            raise ValueError(f"--size {size}: {self.model} takes images of {net.size} pixels only")
-        return dataclasses.replace(net, size=size, similarity=self.similarity or net.similarity)
+        return create_model(
+            self.model,
+            self.weights or default_weights(self.model),
+            layer=self.layer,
+            output=self.output,
+            similarity=self.similarity,
+            size=self.size,
+            resize=self.resize,
+        )
 
 
 @dataclass(frozen=True)
@@ -108,22 +171,26 @@ def check_weights(model: str, weights: str | Path | None, remedy: str, missing: 
 
     Args:
         model: name of the model.
-        weights: file of weights; None if no file was given.
+        weights: file of weights, or ``"none"``; None if nothing was given.
         remedy: how a user passes a file of weights, for the message.
         missing: what to do for a model without trained weights: ``"refuse"``, ``"warn"`` or ``"ignore"``. Default:
             ``"refuse"``.
 
     Raises:
-        ValueError: for a model without trained weights, if ``missing`` is ``"refuse"``.
+        ValueError: for a model without trained weights, if ``missing`` is ``"refuse"`` and random weights are not asked
+            for.
 
     Example:
         >>> check_weights("resnet50", None, "--weights FILE")
     """
-    if weights is not None or default_weights(model) is not None or missing == "ignore":
+    is_random = weights == "none" and not brings_weights(model)
+    if missing == "ignore" or (not is_random and (weights is not None or default_weights(model) is not None)):
         return
-    if missing == "refuse":
+    if missing == "refuse" and not is_random:
         raise ValueError(
             f"--model {model}: give its weights as {remedy}; there are no weights to download, and random weights "
-            "explain nothing"
+            "(--weights none) explain nothing"
         )
-    warnings.warn(f"--model {model}: random weights; give trained weights as {remedy}", stacklevel=2)
+    warnings.warn(
+        f"--model {model}: random weights, whose maps explain nothing; give trained weights as {remedy}", stacklevel=2
+    )

@@ -6,9 +6,10 @@ from importlib import resources
 
 import torch
 
-from captum_fam.models import Conv4Net
+from captum_fam.models import Conv4Net, register_model
 
 
+@register_model("demo", pretrained=True, size=84, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 def load_demo_network() -> Conv4Net:
     """The few-shot network of ``captum-fam demo``, in eval mode on the CPU.
 
@@ -16,7 +17,7 @@ def load_demo_network() -> Conv4Net:
     file ``conv4net.json`` beside the weights has the settings of the training. The network takes images
     ``(B, 3, H, W)`` in [0, 1], without normalization and preferably of 84 x 84 pixels, and returns embeddings
     ``(B, 64)`` to compare by the cosine. On the novel classes, whose textures the training did not have, its 5-way
-    1-shot accuracy is 74.5 % ± 0.9 % (chance: 20 %).
+    1-shot accuracy is 74.5 % ± 0.9 % (chance: 20 %). ``create_model("demo")`` gives the network with its preprocessing.
 
     Returns:
         The network; explain its layer ``features``.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ def embed_images(
     """Embed images batch by batch, without a graph.
 
     Args:
-        forward_func: maps a batch of images to embeddings ``(B, J)``.
+        forward_func: maps a batch of images to embeddings, in any form that :func:`check_embedding` takes.
         images: images as the model takes them, ``(K, ...)``.
         additional_forward_args: further arguments of ``forward_func``. Default: None.
         batch_size: how many images go through the model at once. Default: 64.
@@ -26,7 +26,7 @@ def embed_images(
         ``(K, J)``.
 
     Raises:
-        TypeError: if ``forward_func`` does not return a floating-point tensor.
+        TypeError: if the output of ``forward_func`` holds no floating-point tensor of embeddings.
         ValueError: if ``forward_func`` returns another shape than ``(B, J)``.
 
     Example:
@@ -41,33 +41,73 @@ def embed_images(
         return torch.cat(chunks)
 
 
-def check_embedding(embedding: object) -> Tensor:
-    """Check that the output of a forward function is a batch of vectors.
+_FIELDS = ("image_embeds", "pooler_output")
+"""Fields of the output objects of transformers that hold an embedding, the better one first."""
+
+
+def check_embedding(output: object) -> Tensor:
+    """Take the batch of embeddings out of the output of a forward function.
 
     Args:
-        embedding: the output.
+        output: a tensor ``(B, J)`` or ``(B, J, 1, 1)``, which is flattened; or an output object, as the models of
+            transformers return, whose ``image_embeds`` or else ``pooler_output`` is taken.
 
     Returns:
-        The output itself, ``(B, J)``.
+        The embeddings, ``(B, J)``.
 
     Raises:
-        TypeError: for anything but a floating-point tensor.
-        ValueError: for a shape that is not ``(B, J)``.
+        TypeError: for an output that holds no embedding, or is no floating-point tensor. The message lists the fields
+            of an output object.
+        ValueError: for another shape.
 
     Example:
-        >>> check_embedding(torch.zeros(2, 64)).shape
+        >>> check_embedding(torch.zeros(2, 64, 1, 1)).shape
         torch.Size([2, 64])
     """
-    if not isinstance(embedding, Tensor):
-        raise TypeError(
-            f"forward_func must return a tensor of embeddings (B, J), got {type(embedding).__name__}; "
-            "wrap it in a function that returns the embedding"
-        )
+    embedding = output if isinstance(output, Tensor) else _embedding_field(output)
+    if embedding.dim() > 2 and embedding.shape[2:].numel() == 1:
+        embedding = embedding.flatten(1)
     if embedding.dim() != 2:
         raise ValueError(
             f"forward_func must return embeddings of shape (B, J), got {tuple(embedding.shape)}; "
-            "pool or flatten its output"
+            + (
+                "for a sequence of tokens, take the class token or average the tokens (output= of create_model takes a "
+                "function)"
+                if embedding.dim() == 3
+                else "pool or flatten its output"
+            )
         )
     if not embedding.is_floating_point():
         raise TypeError(f"forward_func must return embeddings of a floating-point type, got {embedding.dtype}")
     return embedding
+
+
+def _embedding_field(output: object) -> Tensor:
+    """The embedding in an output object: a mapping, or an object with attributes."""
+    fields = output if isinstance(output, Mapping) else getattr(output, "__dict__", {})
+    for name in _FIELDS:
+        if isinstance(fields.get(name), Tensor):
+            embedding: Tensor = fields[name]
+            return embedding
+    if fields:
+        listed = ", ".join(
+            f"{name} {tuple(value.shape)}" if isinstance(value, Tensor) else str(name)
+            for name, value in fields.items()
+            if value is not None
+        )
+        raise TypeError(
+            f"forward_func must return a tensor of embeddings (B, J), got {type(output).__name__} with the fields "
+            f"{listed}; say which is the embedding with output=FIELD of create_model (--output FIELD)"
+        )
+    raise TypeError(
+        f"forward_func must return a tensor of embeddings (B, J), got {_in_words(output)}; wrap it in a function that "
+        "returns the embedding, or say which element it is with output=INDEX of create_model (--output INDEX)"
+    )
+
+
+def _in_words(output: object) -> str:
+    """The type of an output; for a list or tuple, the shapes of its elements too."""
+    if not isinstance(output, tuple | list):
+        return type(output).__name__
+    kinds = (str(tuple(item.shape)) if isinstance(item, Tensor) else type(item).__name__ for item in output)
+    return f"a {type(output).__name__} of {', '.join(kinds) or 'nothing'}"

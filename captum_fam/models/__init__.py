@@ -1,15 +1,18 @@
 """Embedding models by name, with their weights and with everything that an explanation needs to know about a model.
 
-`create_model` builds a registered network, a network of torchvision or a network of timm. `register_model` adds a
-network of your own. `read_memory_bank` reads the labeled memory bank that NPID classifies with.
+`create_model` builds a model of torchvision, timm, transformers or open_clip, a registered network, or a model of your
+own. `register_model` adds a name. `read_memory_bank` reads the labeled memory bank that NPID classifies with.
 """
 
+from captum_fam.found_preprocessing import preprocessing_of
 from captum_fam.models.checkpoints import Layout, WeightsError, load_weights, read_state_dict
+from captum_fam.models.classifier import classifier_note
 from captum_fam.models.conv import Conv4Net
+from captum_fam.models.creation import brings_weights, create_model, default_weights, list_models
 from captum_fam.models.embedding_model import EmbeddingModel
 from captum_fam.models.embedding_net import EmbeddingNet
 from captum_fam.models.lemniscate import read_memory_bank
-from captum_fam.models.registry import create_model, default_weights, list_models, register_model
+from captum_fam.models.registry import register_model
 
 __all__ = [
     "Conv4Net",
@@ -17,10 +20,13 @@ __all__ = [
     "EmbeddingNet",
     "Layout",
     "WeightsError",
+    "brings_weights",
+    "classifier_note",
     "create_model",
     "default_weights",
     "list_models",
     "load_weights",
+    "preprocessing_of",
     "read_memory_bank",
     "read_state_dict",
     "register_model",

@@ -1,38 +1,45 @@
-"""Reads weights from files of many repositories, which differ in containers, prefixes and parameter names."""
+"""Loads weights from files of many repositories, which differ in containers, prefixes and parameter names."""
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from captum_fam._files import need
-from captum_fam.models.inert_pickle import load_inert
+from captum_fam._text import printable
+from captum_fam._warnings import warn_user
+from captum_fam.models.state_dicts import (
+    StateDict,
+    find_state_dict,
+    find_state_dicts,
+    is_equal,
+    is_part,
+    listed,
+    read_state_dict,
+    set_versions,
+    unwrapped,
+)
+from captum_fam.models.weights_file import WeightsError, read_checkpoint, shown, split_weights
 
-# Keys under which training scripts save the state dict: "embedding" in MetaOptNet, "state" in CloserLook.
-_CONTAINERS = ("state_dict", "model_state_dict", "model", "state", "embedding")
-# Prefixes of parameter names that DataParallel and torch.compile add.
-_WRAPPERS = ("module", "_orig_mod")
-_N_LISTED = 10
+__all__ = [
+    "OWN_LAYOUT",
+    "Layout",
+    "WeightsError",
+    "find_state_dict",
+    "load_weights",
+    "read_checkpoint",
+    "read_state_dict",
+]
 
-
-class WeightsError(ValueError):
-    """Weights that cannot be found, downloaded or read, or that do not fit the model; the message names the remedy.
-
-    Example:
-        >>> try:
-        ...     weights = read_state_dict("no-such.pth")
-        ... except WeightsError as error:
-        ...     print(error)
-        weights no-such.pth: no such file
-    """
+# Names that classifiers have; where a network has nn.Identity under such a name, its classifier was removed.
+_CLASSIFIERS = {"fc", "classifier", "head", "heads", "last_linear", "linear", "logits"}
+# Where the network was saved with its moving average, as in MoCo: the one that was trained is taken.
+_AVERAGES = {"encoder_k": "encoder_q"}
 
 
 @dataclass(frozen=True)
@@ -82,104 +89,15 @@ OWN_LAYOUT = Layout("captum-fam")
 """The layout of files that this package writes: the names of the network itself."""
 
 
-def read_checkpoint(path: str | Path) -> Any:
-    """Read a file of ``.safetensors``, or of ``torch.save`` in the zip format or in the format before torch 1.6.
-
-    No code of the file is run. ``torch.load(weights_only=True)`` reads most files. Files that it refuses are read by
-    :func:`~captum_fam.models.inert_pickle.load_inert`, which turns objects of lemniscate into records without code.
-
-    Args:
-        path: the file.
-
-    Returns:
-        The content of the file, with all tensors on the CPU.
-
-    Raises:
-        WeightsError: (a ``ValueError``) if there is no such file, if the file is broken, or if it names anything but
-            tensors and plain data; the message says what is wrong.
-        ImportError: for a file of ``.safetensors`` without the library.
-
-    Example:
-        >>> torch.save({"epoch": 3}, "checkpoint.pth")
-        >>> read_checkpoint("checkpoint.pth")
-        {'epoch': 3}
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise WeightsError(f"weights {path}: no such file")
-    if path.suffix == ".safetensors":
-        return _read_safetensors(path)
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        pass
-    except Exception as error:  # a broken file can raise any exception
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise WeightsError(f"weights {path} cannot be read: {reason}") from error
-    try:
-        return load_inert(path)
-    except ValueError as error:
-        raise WeightsError(f"weights {path} cannot be read: {error}") from error
-
-
-def read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """Read the state dict in a file, and remove ``module.`` and ``_orig_mod.`` from its names.
-
-    Args:
-        path: file of a state dict, or of a dictionary that holds the state dict under any of the usual keys.
-
-    Returns:
-        Tensors on the CPU. If the file has torch's versions of the modules, the result has them in the attribute
-        ``_metadata``, as in torch.
-
-    Raises:
-        WeightsError: (a ``ValueError``) if there is no such file, if the file is broken or names anything but tensors
-            and plain data, or if it holds no state dict of tensors.
-        ImportError: for a file of ``.safetensors`` without the library.
-
-    Example:
-        >>> read_state_dict("moco_v1_200ep_pretrain.pth.tar").keys()
-        odict_keys(['encoder_q.conv1.weight', ...])
-    """
-    return find_state_dict(read_checkpoint(path), path)
-
-
-def find_state_dict(checkpoint: Any, path: str | Path) -> dict[str, Tensor]:
-    """Find the state dict in the content of a file, and remove ``module.`` and ``_orig_mod.`` from its names.
-
-    Args:
-        checkpoint: result of :func:`read_checkpoint`.
-        path: the file, for messages.
-
-    Returns:
-        As :func:`read_state_dict`.
-
-    Raises:
-        WeightsError: (a ``ValueError``) if there is no state dict of tensors.
-
-    Example:
-        >>> dict(find_state_dict({"state_dict": {"module.weight": torch.ones(1)}, "epoch": 3}, "checkpoint.pth"))
-        {'weight': tensor([1.])}
-    """
-    for key in _CONTAINERS:
-        if isinstance(checkpoint, Mapping) and isinstance(checkpoint.get(key), Mapping):
-            checkpoint = checkpoint[key]
-    if not isinstance(checkpoint, Mapping) or not checkpoint:
-        raise WeightsError(f"weights {path} hold no state dict; save model.state_dict()")
-    no_tensors = [str(key) for key, value in checkpoint.items() if not isinstance(value, Tensor)]
-    if no_tensors:
-        raise WeightsError(f"weights {path} hold no state dict of tensors: {_list(no_tensors)} are no tensors")
-    state = OrderedDict((_unwrapped(key), value) for key, value in checkpoint.items())
-    versions = getattr(checkpoint, "_metadata", None)
-    if isinstance(versions, Mapping):
-        _set_versions(state, {_unwrapped(module): version for module, version in versions.items()})
-    return state
-
-
 def load_weights(
     model: nn.Module, weights: str | Path | Mapping[str, Tensor], layouts: Sequence[Layout] = (OWN_LAYOUT,)
 ) -> Layout:
     """Load the weights of a network from a file of any of the given layouts.
+
+    The state dict is found under any keys of the file (``state_dict``, ``teacher``, ``model_ema``, ...), and the
+    network under any prefix of its names (``backbone.``, ``encoder_q.``, Lightning's ``model.``, ...), if exactly one
+    choice fits the network. Where several fit and differ, ``FILE#KEY`` names the key or the prefix, as in
+    ``dino.pth#teacher``. Of MoCo's two encoders, the query encoder is taken.
 
     Args:
         model: network that gets the weights; it may be wrapped by DataParallel, or compiled.
@@ -188,29 +106,99 @@ def load_weights(
             in the network.
 
     Returns:
-        The layout that fits best.
+        The layout that fits best. Its name says where the network lies, unless this is where it lies in most files:
+        ``"captum-fam, teacher, prefix backbone."``.
 
     Raises:
         WeightsError: (a ``ValueError``) if the file cannot be read, or if under every layout a parameter is missing,
-            unexpected or of another shape. The message lists these parameters for the layout that fits best. Counters
-            of batch normalization may be missing, as in files of torch before 0.4.1.
-        ImportError: for a file of ``.safetensors`` without the library.
+            unexpected, or of another shape or kind of number. The message lists these parameters for the layout that
+            fits best. Counters of batch normalization may be missing, as in files of torch before 0.4.1, and weights of
+            a classifier that the network has replaced by ``nn.Identity`` are ignored. An error too if several choices
+            fit, or if a parameter has NaN or inf.
+        ImportError: for a file of safetensors without the library.
 
     Example:
         >>> net = torchvision.models.resnet18(num_classes=128)
         >>> load_weights(net, "moco.pth.tar", [Layout("MoCo", part="encoder_q.")]).name
         'MoCo'
     """
-    state = weights if isinstance(weights, Mapping) else read_state_dict(weights)
-    model_state = model.state_dict()
-    fits = [_Fit(layout, state, model_state) for layout in layouts]
-    # A layout that knows no key of the file has only missing names, and could win by a small count: it comes last.
-    best = min(fits, key=lambda fit: (not fit.found, fit.n_problems))
-    if best.n_problems:
-        source = "weights" if isinstance(weights, Mapping) else f"weights {weights}"
-        raise WeightsError(f"{source} do not fit {type(model).__name__}, read as of {best.layout.name}: {best}")
-    model.load_state_dict(best.state(), strict=False)
-    return best.layout
+    if isinstance(weights, Mapping):
+        content, source, file, part = weights, "weights", "", None
+    else:
+        path, part = split_weights(weights)
+        content, source, file = read_checkpoint(path), shown(path), printable(path, 1000)
+    network = _Network(model)
+    fit = _choose(_fits(network, find_state_dicts(content, source), layouts, part), part, source, file)
+    fit.check_values(source)
+    model.load_state_dict(fit.state(), strict=False)
+    return replace(fit.layout, name=f"{fit.layout.name}{fit.where}") if fit.where else fit.layout
+
+
+def _fits(network: _Network, states: Sequence[StateDict], layouts: Sequence[Layout], part: str | None) -> list[_Fit]:
+    """How each state dict fits under each layout; if none does without a prefix, under each prefix too."""
+    fits = [_Fit(network, state, "", layout) for state in states for layout in layouts]
+    if not any(fit.n_problems == 0 and fit.is_part(part) for fit in fits):
+        for state in states:
+            for prefix in state.prefixes(max(1, network.n_needed // 2)):
+                fits += [_Fit(network, state, prefix, layout) for layout in layouts]
+    return fits
+
+
+def _choose(fits: Sequence[_Fit], part: str | None, source: str, file: str) -> _Fit:
+    """The only fit without problems."""
+    wanted = [fit for fit in fits if fit.is_part(part)]
+    if not wanted:
+        places = dict.fromkeys(".".join(fit.places) for fit in fits if fit.places)
+        raise WeightsError(f"{source} hold no {printable(part)}; they hold {listed(list(places)) or 'one state dict'}")
+    fitting = [fit for fit in wanted if fit.n_problems == 0]
+    if not fitting:
+        # A layout that knows no key of the file has only missing names, and could win by a small count: it comes last.
+        best = min(wanted, key=lambda fit: (not fit.found, fit.n_problems))
+        raise WeightsError(
+            f"{source} do not fit {best.network.name}, read as of {best.layout.name}{best.where}: {best}"
+        )
+    if part is None:
+        places_of_all = {fit.places for fit in fitting}
+        fitting = [
+            fit for fit in fitting if fit.trained_places == fit.places or fit.trained_places not in places_of_all
+        ]
+    best = fitting[0]
+    # The names of one state dict may follow several layouts, of which the first counts.
+    rivals = [
+        fit
+        for fit in fitting
+        if (fit.place.where, fit.prefix) != (best.place.where, best.prefix) and not is_equal(fit.state(), best.state())
+    ]
+    if rivals:
+        names = list(dict.fromkeys(".".join(fit.places) for fit in (best, *rivals)))
+        how = f"choose one with {file}#{printable(names[0], 100)}" if file else "give one of them"
+        raise WeightsError(f"{source} hold several networks that fit {best.network.name}: {listed(names)}; {how}")
+    return best
+
+
+class _Network:
+    """The names of a network, without the prefixes of wrappers.
+
+    Args:
+        model: the network.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.name = type(model).__name__
+        self.state = model.state_dict()
+        # The keys of the file have lost the prefixes of wrappers; the names of the network may still have them.
+        self.keys = {unwrapped(key): key for key in self.state}
+        self.n_needed = sum(not _is_counter(name) for name in self.keys)
+        self.parameters = {unwrapped(name) for name, _ in model.named_parameters(remove_duplicate=False)}
+        self._removed = tuple(
+            f"{unwrapped(name)}."
+            for name, module in model.named_modules()
+            if isinstance(module, nn.Identity) and name.rpartition(".")[2] in _CLASSIFIERS
+        )
+
+    def is_removed(self, name: str) -> bool:
+        """Whether a name of a file belongs to a classifier that the network has replaced by ``nn.Identity``."""
+        return name.startswith(self._removed)
 
 
 class _Fit:
@@ -219,37 +207,81 @@ class _Fit:
     Names in ``found`` and ``missing`` are names of the network without the prefixes of wrappers.
 
     Args:
+        network: the network.
+        place: the state dict.
+        prefix: prefix of the names of the network in the state dict.
         layout: the layout.
-        state: state dict of the file.
-        model_state: state dict of the network.
     """
 
-    def __init__(self, layout: Layout, state: Mapping[str, Tensor], model_state: Mapping[str, Tensor]) -> None:
+    def __init__(self, network: _Network, place: StateDict, prefix: str, layout: Layout) -> None:
+        self.network = network
+        self.place = place.under(prefix) if prefix else place
+        self.prefix = prefix
         self.layout = layout
-        self._file_state = state
-        self._model_state = model_state
-        # The keys of the file have lost the prefixes of wrappers; the names of the network may still have them.
-        self._model_keys = {_unwrapped(key): key for key in model_state}
-        self.found = {name: key for key in state if (name := layout.rename(key)) is not None}
-        self.missing = [name for name in self._model_keys if name not in self.found and not _is_counter(name)]
+        file, keys = self.place.tensors, network.keys
+        self.found = {name: key for key in file if (name := layout.rename(key)) is not None}
+        self.missing = [name for name in keys if name not in self.found and not _is_counter(name)]
         self.unexpected = [
-            key for name, key in self.found.items() if name not in self._model_keys and not _is_counter(name)
-        ]
-        self.reshaped = [
-            f"{key} {tuple(state[key].shape)} instead of {tuple(model_state[self._model_keys[name]].shape)}"
+            f"{prefix}{key}"
             for name, key in self.found.items()
-            if name in self._model_keys and state[key].shape != model_state[self._model_keys[name]].shape
+            if name not in keys and not _is_counter(name) and not network.is_removed(name)
         ]
-        self.n_problems = len(self.missing) + len(self.unexpected) + len(self.reshaped)
+        self.reshaped, self.of_other_kind = [], []
+        for name, key in self.found.items():
+            if name in keys:
+                wanted = network.state[keys[name]]
+                if file[key].shape != wanted.shape:
+                    self.reshaped.append(f"{prefix}{key} {tuple(file[key].shape)} instead of {tuple(wanted.shape)}")
+                elif _kind(file[key]) != _kind(wanted) and not _is_counter(name):
+                    self.of_other_kind.append(f"{prefix}{key} {file[key].dtype} instead of {wanted.dtype}")
+        self.n_problems = sum(map(len, (self.missing, self.unexpected, self.reshaped, self.of_other_kind)))
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """The keys and prefixes under which the network lies in the file."""
+        prefixes = f"{self.prefix}{self.layout.part}".split(".")
+        return (*self.place.where, *filter(None, prefixes))
+
+    @property
+    def trained_places(self) -> tuple[str, ...]:
+        """The places of the network of which this one is a moving average; the same places for no such average."""
+        return tuple(_AVERAGES.get(place, place) for place in self.places)
+
+    @property
+    def where(self) -> str:
+        """Where the network lies, as an addition to the name of the layout; empty for the usual places."""
+        where = "" if self.place.is_usual else f", {printable('.'.join(self.place.where), 100)}"
+        return f"{where}, prefix {printable(self.prefix, 100)}" if self.prefix else where
+
+    def is_part(self, part: str | None) -> bool:
+        """Whether the network lies under the keys and prefixes that a user has chosen."""
+        return part is None or is_part(part, self.places)
+
+    def check_values(self, source: str) -> None:
+        """Refuse NaN and inf; warn of weights that are all zero."""
+        state, n_matrices, n_zero, broken = self.state(), 0, 0, []
+        for name in self.found:
+            key = self.network.keys.get(name)
+            if key is None or not state[key].is_floating_point():
+                continue
+            values = state[key].to(self.network.state[key].dtype)
+            is_weight = name in self.network.parameters
+            # A buffer may hold inf, such as the mask of an attention.
+            if values.isnan().any() or ((is_weight or "running_" in name) and values.isinf().any()):
+                broken.append(f"{self.prefix}{self.found[name]}")
+            if is_weight and values.dim() > 1:
+                n_matrices += 1
+                n_zero += not values.any()
+        if broken:
+            raise WeightsError(f"{source} hold NaN or inf in {listed(broken)}; take the file of an earlier epoch")
+        if n_matrices and n_zero == n_matrices:
+            warn_user(f"{source} are all zero: every image gets the same embedding", 3)
 
     def state(self) -> dict[str, Tensor]:
         """The tensors of the file under the names of the network, with the versions of the modules."""
-        state = OrderedDict(
-            (self._model_keys[name], self._file_state[key])
-            for name, key in self.found.items()
-            if name in self._model_keys
-        )
-        _set_versions(state, self._versions())
+        keys = self.network.keys
+        state = OrderedDict((keys[name], self.place.tensors[key]) for name, key in self.found.items() if name in keys)
+        set_versions(state, self._versions())
         return state
 
     def _versions(self) -> Mapping[str, Any]:
@@ -258,8 +290,8 @@ class _Fit:
         Some modules convert the weights of an old version when they load them. Weights without versions, as in a plain
         dictionary, count as weights of the newest version.
         """
-        versions: Mapping[str, Any] = self._model_state._metadata  # type: ignore[attr-defined]
-        file_versions = getattr(self._file_state, "_metadata", None)
+        versions: Mapping[str, Any] = self.network.state._metadata  # type: ignore[attr-defined]
+        file_versions = getattr(self.place.tensors, "_metadata", None)
         if file_versions is None:
             return versions
         renamed = {}
@@ -267,33 +299,23 @@ class _Fit:
             name = self.layout.rename(f"{module}." if module else "")
             if name is not None:
                 renamed[name.removesuffix(".")] = version
-        return {name: renamed.get(_unwrapped(name), version) for name, version in versions.items()}
+        return {name: renamed.get(unwrapped(name), version) for name, version in versions.items()}
 
     def __str__(self) -> str:
-        problems = {"missing": self.missing, "unexpected": self.unexpected, "of another shape": self.reshaped}
-        return "; ".join(f"{len(keys)} {what}: {_list(keys)}" for what, keys in problems.items() if keys)
+        problems = {
+            "missing": self.missing,
+            "unexpected": self.unexpected,
+            "of another shape": self.reshaped,
+            "of another kind": self.of_other_kind,
+        }
+        return "; ".join(f"{len(keys)} {what}: {listed(keys)}" for what, keys in problems.items() if keys)
 
 
-def _set_versions(state: OrderedDict[str, Tensor], versions: Mapping[str, Any]) -> None:
-    state._metadata = OrderedDict(versions)  # type: ignore[attr-defined]
-
-
-def _unwrapped(name: str) -> str:
-    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
+def _kind(tensor: Tensor) -> str:
+    if tensor.is_complex():
+        return "complex"
+    return "floating" if tensor.is_floating_point() else "whole"
 
 
 def _is_counter(name: str) -> bool:
     return name.endswith("num_batches_tracked")
-
-
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    safetensors = need("safetensors", extra="models", purpose=f"reading {path}")
-    try:
-        state: dict[str, Tensor] = need("safetensors.torch", extra="models", purpose=f"reading {path}").load_file(path)
-    except safetensors.SafetensorError as error:
-        raise WeightsError(f"weights {path} cannot be read: {error}") from error
-    return state
-
-
-def _list(names: Sequence[str]) -> str:
-    return ", ".join(names[:_N_LISTED]) + (f" and {len(names) - _N_LISTED} more" if len(names) > _N_LISTED else "")

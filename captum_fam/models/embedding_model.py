@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from captum_fam.geometry import Geometry, ResizeCrop, Squash
-from captum_fam.images import IMAGENET_MEAN, IMAGENET_STD, image_to_tensor, normalize
+from captum_fam.geometry import Geometry, ResizeCrop
+from captum_fam.images import IMAGENET_MEAN, IMAGENET_STD, normalize
+from captum_fam.preprocessing import Preprocessing, Resize
 
 if TYPE_CHECKING:
     from captum_fam.attr import TokenGrid
@@ -28,9 +28,9 @@ class EmbeddingModel:
 
     Attributes:
         name: name in the registry.
-        model: network from images ``(B, 3, H, W)`` to embeddings ``(B, J)``, in eval mode.
+        model: network from images ``(B, C, H, W)`` to embeddings ``(B, J)``, in eval mode.
         layer: dotted name of the module to explain; the pooling takes the output of this module.
-        size: side of the square images that the model is used with, in pixels. Default: 224.
+        size: side of the square images that the model is used with, or ``(height, width)``, in pixels. Default: 224.
         any_size: whether the model also takes images of another size. Default: True.
         mean: mean of each RGB channel, for pixels in [0, 1], which is subtracted from the image. Default: ImageNet's.
         std: standard deviation of each RGB channel, for pixels in [0, 1], by which the image is divided. Default:
@@ -42,11 +42,16 @@ class EmbeddingModel:
             features are the embedding. Default: None.
         similarity: name of the similarity with which the model decides, see :mod:`captum_fam.similarity`. Default:
             ``"cosine"``.
-        interpolation: interpolation of the resizing, ``"bilinear"``, ``"bicubic"`` or ``"nearest"``. Default:
+        interpolation: interpolation of the resizing, as in :class:`~captum_fam.preprocessing.Preprocessing`. Default:
             ``"bilinear"``.
         evaluation_crop: shorter side after the resizing and side of the center crop, in pixels, with which the
             published accuracy was measured; None if it was measured with squashed images. Default: None.
         layout: repository whose parameter names the file of weights used; None if no file was loaded. Default: None.
+        resize: what happens to the aspect ratio of a photograph: ``"squash"``, ``"pad"``, ``"crop"`` or ``"keep"``, as
+            in :class:`~captum_fam.preprocessing.Preprocessing`. ``"crop"`` is the crop of ``evaluation_crop``, at any
+            square size. Default: ``"squash"``.
+        notes: what a user should know of the model, as sentences: what was assumed, and what looks wrong. Default:
+            none.
 
     Example:
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
@@ -58,7 +63,7 @@ class EmbeddingModel:
     name: str
     model: nn.Module
     layer: str
-    size: int = 224
+    size: int | tuple[int, int] = 224
     any_size: bool = True
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
@@ -69,6 +74,8 @@ class EmbeddingModel:
     interpolation: str = "bilinear"
     evaluation_crop: tuple[int, int] | None = None
     layout: str | None = None
+    resize: Resize = "squash"
+    notes: tuple[str, ...] = ()
 
     @property
     def layer_module(self) -> nn.Module:
@@ -76,9 +83,18 @@ class EmbeddingModel:
         return self.model.get_submodule(self.layer)
 
     @property
+    def preprocessing(self) -> Preprocessing:
+        """From a photograph to the input of the model; without the network, so that worker processes can have it."""
+        crop_from = None
+        if self.resize == "crop" and self.evaluation_crop is not None and isinstance(self.size, int):
+            shorter, crop = self.evaluation_crop
+            crop_from = max(self.size, round(self.size * shorter / crop))
+        return Preprocessing(self.size, self.resize, self.mean, self.std, self.interpolation, crop_from)
+
+    @property
     def geometry(self) -> Geometry:
-        """Squashes images to the size of the model. Nothing is cut off, as explanations and boxes require."""
-        return Squash(self.size, self.interpolation)
+        """Moves the pixels of a photograph to the size of the model, and boxes along with them."""
+        return self.preprocessing.geometry
 
     @property
     def evaluation_geometry(self) -> Geometry:
@@ -89,19 +105,18 @@ class EmbeddingModel:
 
     @property
     def normalize(self) -> Callable[[Tensor], Tensor]:
-        """Function from images with pixels in [0, 1], ``(..., 3, H, W)``, to the normalized input of the model."""
+        """Function from images with pixels in [0, 1], ``(..., C, H, W)``, to the normalized input of the model."""
         # A partial function instead of a method: worker processes that read a data set get a copy of the function. A
         # copy of a bound method would copy the network too.
         return partial(normalize, mean=self.mean, std=self.std)
 
     def preprocess(self, image: Image.Image) -> Tensor:
-        """Squash and normalize an image of any size and mode.
+        """Make the input of the model from a photograph of any size and mode.
 
         Args:
             image: image of PIL.
 
         Returns:
-            float32 ``(3, size, size)``.
+            float32 ``(C, H, W)``.
         """
-        squashed, _ = self.geometry(image.convert("RGB"), torch.empty(0, 4))
-        return normalize(image_to_tensor(squashed), self.mean, self.std)
+        return self.preprocessing(image)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from captum_fam.models.checkpoints import WeightsError, read_checkpoint
-from captum_fam.models.inert_pickle import Record
+from captum_fam.models.inert_values import Record
+from captum_fam.models.weights_file import WeightsError, read_checkpoint, shown
 from captum_fam.support.memory_bank import MemoryBank
 
 
@@ -65,12 +66,24 @@ def _find_bank(checkpoint: Any, path: Path) -> tuple[Tensor, float]:
     params = buffers.get("params") if isinstance(buffers, Mapping) else None
     if not isinstance(memory, Tensor) or not isinstance(params, Tensor):
         raise WeightsError(
-            f"weights {path} hold no memory bank of lemniscate; make one of the training images with "
+            f"{shown(path)} hold no memory bank of lemniscate; make one of the training images with "
             "MemoryBank.from_dataset"
+        )
+    if memory.dim() != 2 or not memory.is_floating_point() or not memory.isfinite().all():
+        raise WeightsError(
+            f"{shown(path)} hold a memory bank {tuple(memory.shape)} of {memory.dtype}, expected (rows, J) of finite "
+            "floating-point numbers"
         )
     # The numbers in params are negatives, temperature, normalization and momentum in an NCEAverage, and temperature and
     # momentum in a LinearAverage.
-    return memory, round(float(params[1 if len(params) == 4 else 0]), 6)
+    if params.shape not in ((4,), (2,)) or not params.is_floating_point():
+        raise WeightsError(f"{shown(path)} hold {tuple(params.shape)} parameters of a memory bank, expected 4 or 2")
+    temperature = round(float(params[1 if len(params) == 4 else 0]), 6)
+    if not 0 < temperature < math.inf:
+        raise WeightsError(
+            f"{shown(path)} hold a memory bank of temperature {temperature:g}, expected a positive number"
+        )
+    return memory, temperature
 
 
 def _read_labels(path: Path) -> tuple[Tensor, list[str]]:

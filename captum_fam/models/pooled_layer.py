@@ -11,46 +11,59 @@ from captum_fam.attr.layer_search import FoundLayer, find_layer, measure_layer
 from captum_fam.pooling import GAP
 
 
-def layer_of(model: nn.Module, size: int, any_size: bool, layer: str | None = None) -> FoundLayer:
+def layer_of(
+    model: nn.Module, size: int | tuple[int, int], any_size: bool, layer: str | None = None, channels: int = 3
+) -> FoundLayer:
     """The layer to explain, measured on the :func:`probe_image`.
 
     Args:
-        model: network from images ``(B, 3, H, W)`` to embeddings ``(B, J)``, in eval mode.
-        size: side of the images of the model, in pixels.
+        model: network from images ``(B, C, H, W)`` to embeddings ``(B, J)``, in eval mode.
+        size: side of the images of the model, or ``(height, width)``, in pixels.
         any_size: whether the model also takes smaller images.
         layer: dotted name of a layer; None for the layer that :func:`~captum_fam.find_layer` finds. Default: None.
+        channels: number of channels, C. Default: 3.
 
     Returns:
         The layer with its name, its module and the grid of its tokens.
 
     Raises:
-        ValueError: if no layer is found, or if the named layer does not exist, has no positions or runs more than once.
+        ValueError: if no layer is found, if the named layer does not exist, has no positions or runs more than once, or
+            if the model fails on images of this size.
 
     Example:
         >>> layer_of(model, size=224, any_size=True).name
         'layer4'
     """
-    probe = probe_image(model, min(size, 224) if any_size else size)
-    return find_layer(model, probe) if layer is None else measure_layer(model, probe, layer)
+    # The grid of tokens of an oblong image depends on its size; that of a square one is a square at every size.
+    is_large = any_size and isinstance(size, int) and size > 224
+    probe = probe_image(model, 224 if is_large else size, channels)
+    try:
+        return find_layer(model, probe) if layer is None else measure_layer(model, probe, layer)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(
+            f"size={size}: {type(model).__name__} fails on images of {channels} channels and this size ({error})"
+        ) from error
 
 
-def probe_image(model: nn.Module, size: int) -> Tensor:
+def probe_image(model: nn.Module, size: int | tuple[int, int], channels: int = 3) -> Tensor:
     """An image of smooth random colors, the same in every call.
 
     Args:
-        model: network whose device the image gets.
-        size: side of the image, in pixels.
+        model: network whose device and floating-point type the image gets.
+        size: side of the image, or ``(height, width)``, in pixels.
+        channels: number of channels, C. Default: 3.
 
     Returns:
-        ``(1, 3, size, size)``.
+        ``(1, C, H, W)``.
 
     Example:
-        >>> probe_image(model, size=64).shape
-        torch.Size([1, 3, 64, 64])
+        >>> probe_image(model, size=(64, 32)).shape
+        torch.Size([1, 3, 64, 32])
     """
-    coarse = torch.randn(1, 3, 7, 7, generator=torch.Generator().manual_seed(0), device="cpu")
-    image = nn.functional.interpolate(coarse, (size, size), mode="bicubic")
-    return image.to(next((parameter.device for parameter in model.parameters()), image.device))
+    coarse = torch.randn(1, channels, 7, 7, generator=torch.Generator().manual_seed(0), device="cpu")
+    image = nn.functional.interpolate(coarse, (size, size) if isinstance(size, int) else size, mode="bicubic")
+    like = next((parameter for parameter in model.parameters() if parameter.is_floating_point()), image)
+    return image.to(like)
 
 
 @torch.no_grad()

@@ -12,6 +12,8 @@ from torch import nn
 from captum_fam.models.checkpoints import Layout, WeightsError, load_weights
 from captum_fam.models.embedding_model import EmbeddingModel
 from captum_fam.models.embedding_net import EmbeddingNet
+from captum_fam.models.model_settings import ModelSettings
+from captum_fam.models.own_models import adapt, measure
 
 CARD = {field.name for field in dataclasses.fields(EmbeddingModel)} - {"name", "model", "layout"}
 """Attributes of `EmbeddingModel` that a registration may set; the others are known only when the model is created."""
@@ -38,7 +40,7 @@ class RegisteredModel:
     def create(
         self,
         weights: str | Path | None,
-        layer: str | None,
+        settings: ModelSettings,
         negative_slope: float | None,
         options: Mapping[str, Any],
     ) -> EmbeddingModel:
@@ -46,7 +48,7 @@ class RegisteredModel:
 
         Args:
             weights: as in :func:`~captum_fam.models.create_model`.
-            layer: as in :func:`~captum_fam.models.create_model`.
+            settings: what is said of the model, other than the registration says.
             negative_slope: as in :func:`~captum_fam.models.create_model`.
             options: arguments of the factory, by name.
 
@@ -54,7 +56,7 @@ class RegisteredModel:
             The model in eval mode.
 
         Raises:
-            ValueError: for an unknown layer.
+            ValueError: for an unknown layer, or settings that do not fit.
             WeightsError: (a ``ValueError``) if the weights cannot be found, read or loaded into the model.
             TypeError: if the factory refuses the options or returns no network, or if ``negative_slope`` is given and
                 the network has no LeakyReLU.
@@ -75,12 +77,14 @@ class RegisteredModel:
                 card["mean"], card["std"] = ((value,) * 3 for value in layout.normalization)
         self._set_negative_slope(model, negative_slope, layout)
         if isinstance(product, EmbeddingModel):
-            net = dataclasses.replace(product, **card)
-        elif isinstance(model, EmbeddingNet):
+            return adapt(dataclasses.replace(product, **card), settings)
+        if isinstance(model, EmbeddingNet):
             net = EmbeddingModel(**{"layer": "features", "pooling": model.pooling, "head": model.head, **card})
-        else:
-            return _measure_layer(card, layer)
-        return net if layer is None or layer == net.layer else _with_layer(net, layer)
+            return adapt(net, settings)
+        if settings.layer not in (None, card.get("layer")):
+            # The token grid and the pooling on the card belong to the layer on the card.
+            card = {**card, "layer": "", "token_grid": None, "pooling": None}
+        return measure(settings.applied_to(EmbeddingModel(**{"layer": "", **card})), settings)
 
     def _call_factory(self, options: Mapping[str, Any]) -> nn.Module | EmbeddingModel:
         try:
@@ -103,29 +107,3 @@ class RegisteredModel:
         if slope is not None:
             for module in leaky:
                 module.negative_slope = slope
-
-
-def _measure_layer(card: Mapping[str, Any], layer: str | None) -> EmbeddingModel:
-    """Embedding model of any other module: the layer, token grid and pooling that the card lacks are measured."""
-    # Imported here, because the search for layers imports all attribution methods.
-    from captum_fam.models.pooled_layer import global_average, layer_of, probe_image
-
-    if layer is not None and layer != card.get("layer"):
-        # The token grid and the pooling on the card belong to the layer on the card.
-        card = {**card, "layer": layer, "token_grid": None, "pooling": None}
-    draft = EmbeddingModel(**{"layer": "", **card})
-    found_layer = layer_of(draft.model, draft.size, draft.any_size, draft.layer or None)
-    pooling, head = draft.pooling, draft.head
-    if pooling is None:
-        pooling, head = global_average(draft.model, found_layer, probe_image(draft.model, draft.size), [head])
-    return dataclasses.replace(
-        draft, layer=found_layer.name, token_grid=draft.token_grid or found_layer.token_grid, pooling=pooling, head=head
-    )
-
-
-def _with_layer(net: EmbeddingModel, layer: str) -> EmbeddingModel:
-    """The model with another layer to explain. The layer gets no pooling: it need not be pooled into the embedding."""
-    from captum_fam.models.pooled_layer import layer_of
-
-    found_layer = layer_of(net.model, net.size, net.any_size, layer)
-    return dataclasses.replace(net, layer=layer, token_grid=found_layer.token_grid, pooling=None)

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import difflib
-from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
 from captum_fam._files import need
-from captum_fam.models.checkpoints import Layout, WeightsError, load_weights
+from captum_fam.models.checkpoints import Layout, load_weights
+from captum_fam.models.downloads import hub
 from captum_fam.models.embedding_model import EmbeddingModel
+from captum_fam.models.model_settings import ModelSettings
 from captum_fam.models.pooled_layer import OnePosition, global_average, layer_of, probe_image
+
+_NOTHING_SAID = ModelSettings()
+REMEDY = (
+    "give a file with --weights FILE (weights=... in Python; --weights none for random weights), or load the model "
+    "once with a network and copy the cache of Hugging Face (HF_HOME)"
+)
+"""What to do where a model of a hub cannot be downloaded."""
 
 
 def timm_names() -> list[str]:
@@ -26,47 +34,58 @@ def timm_names() -> list[str]:
     return names
 
 
-def load_timm(name: str, weights: str | Path | None = None, layer: str | None = None) -> EmbeddingModel:
+def load_timm(name: str, weights: str | Path | None = None, settings: ModelSettings = _NOTHING_SAID) -> EmbeddingModel:
     """Build a model of timm without its classifier.
 
     Args:
-        name: name as in ``timm.list_models()``, with or without the tag of the weights: ``"resnet50.a1_in1k"``.
+        name: name as in ``timm.list_models()``, with or without the tag of the weights: ``"resnet50.a1_in1k"``; or a
+            model on a hub, ``hf-hub:NAME``.
         weights: ``"DEFAULT"`` for the pretrained weights, which are downloaded once; or the path of a file with a state
             dict; None for random weights. Default: None.
-        layer: dotted name of the module to explain; None for the layer that :func:`~captum_fam.find_layer` finds: the
-            last feature map or the last tokens, and the input of the first block for most weights of a ViT whose
-            embedding is the class token. Default: None.
+        settings: what is said of the model. A layer that is not said is the one that :func:`~captum_fam.find_layer`
+            finds: the last feature map or the last tokens, and the input of the first block for most weights of a ViT
+            whose embedding is the class token. A network for one size of images is made for the size that is said.
+            Default: nothing.
 
     Returns:
         The model in eval mode.
 
     Raises:
         ImportError: if timm is not installed.
-        ValueError: for an unknown model, a model in which no layer is found, or a layer without positions.
+        ValueError: for an unknown model, a model in which no layer is found, a layer without positions, a size for
+            which the model cannot be made, or an output other than the embedding.
         WeightsError: (a ``ValueError``) if the weights cannot be downloaded or read, or belong to another model.
+
+    Example:
+        >>> load_timm("resnet18").layer
+        'layer4'
     """
     timm = _import_timm()
-    if not timm.is_model(name):
+    settings.refuse_output(f"timm/{name}")
+    is_on_hub = name.startswith(("hf-hub:", "hf_hub:"))
+    if not is_on_hub and not timm.is_model(name):
         close = difflib.get_close_matches(name, timm_names())
         hint = f"did you mean {' or '.join(close)}?" if close else "timm.list_models() lists them"
         raise ValueError(f"model {name!r} is none of timm; {hint}")
-    try:
-        model: Any = timm.create_model(name, pretrained=weights == "DEFAULT", num_classes=0)
-    except (OSError, RuntimeError, HTTPException) as error:
-        raise WeightsError(
-            f"cannot download the weights of timm/{name} ({error}); give the path of a file in place of DEFAULT"
-        ) from error
+    model: Any
+    if weights == "DEFAULT" or is_on_hub:
+        with hub(f"timm/{name}", REMEDY):
+            model = _make(name, weights == "DEFAULT", settings)
+    else:
+        model = _make(name, False, settings)
     layout = None
     if weights is not None and weights != "DEFAULT":
         layout = load_weights(model, weights, [_layout(model)])
     model.eval()
     config = timm.data.resolve_model_data_config(model)
-    size, any_size = config["input_size"][-1], not model.pretrained_cfg.get("fixed_input_size", False)
-    found_layer = layer_of(model, size, any_size, layer)
+    side, any_size = config["input_size"][-1], not model.pretrained_cfg.get("fixed_input_size", False)
+    size = settings.size or side
+    channels = config["input_size"][0]
+    found_layer = layer_of(model, size, any_size, settings.layer, channels)
     # In a ConvNeXt a normalization follows the average.
     has_norm = isinstance(getattr(model, "head", None), timm.layers.NormMlpClassifierHead)
     heads = [None, OnePosition(model.head)] if has_norm else [None]
-    pooling, head = global_average(model, found_layer, probe_image(model, size), heads)
+    pooling, head = global_average(model, found_layer, probe_image(model, size, channels), heads)
     return EmbeddingModel(
         name=f"timm/{name}",
         model=model,
@@ -79,9 +98,23 @@ def load_timm(name: str, weights: str | Path | None = None, layer: str | None = 
         pooling=pooling,
         head=head,
         interpolation=config["interpolation"] if config["interpolation"] in ("bicubic", "bilinear") else "bilinear",
-        evaluation_crop=(round(size / config["crop_pct"]), size),
+        evaluation_crop=(round(side / config["crop_pct"]), side),
         layout=None if layout is None else layout.name,
     )
+
+
+def _make(name: str, pretrained: bool, settings: ModelSettings) -> Any:
+    """The network without its classifier, for images of the size that is said."""
+    timm = _import_timm()
+    is_fixed = settings.size is not None and getattr(timm.get_pretrained_cfg(name), "fixed_input_size", False)
+    try:
+        return timm.create_model(
+            name, pretrained=pretrained, num_classes=0, **({"img_size": settings.size} if is_fixed else {})
+        )
+    except (TypeError, AssertionError, ValueError) as error:
+        if not is_fixed:
+            raise
+        raise ValueError(f"size={settings.size}: timm/{name} cannot be made for this size ({error})") from error
 
 
 def _layout(model: Any) -> Layout:

@@ -9,6 +9,7 @@ The embedding of ViT is the class token, the embedding of Swin the average of th
 from __future__ import annotations
 
 import difflib
+import pickle
 import re
 from http.client import HTTPException
 from pathlib import Path
@@ -19,9 +20,14 @@ from torch import nn
 from torchvision import models
 
 from captum_fam.models.checkpoints import Layout, WeightsError, load_weights
+from captum_fam.models.downloads import check_reachable
 from captum_fam.models.embedding_model import EmbeddingModel
+from captum_fam.models.model_settings import ModelSettings
 from captum_fam.models.pooled_layer import OnePosition, layer_of
+from captum_fam.models.weights_file import is_there
 from captum_fam.pooling import GAP
+
+_NOTHING_SAID = ModelSettings()
 
 
 def torchvision_names() -> list[str]:
@@ -38,22 +44,25 @@ def torchvision_names() -> list[str]:
     return names
 
 
-def load_torchvision(name: str, weights: str | Path | None = None, layer: str | None = None) -> EmbeddingModel:
+def load_torchvision(
+    name: str, weights: str | Path | None = None, settings: ModelSettings = _NOTHING_SAID
+) -> EmbeddingModel:
     """Build a network of torchvision without its classifier.
 
     Args:
         name: name as in ``torchvision.models``: ``"resnet50"``, ``"squeezenet1_0"``, ``"swin_t"``, ...
         weights: ``"DEFAULT"`` or another name of torchvision's pretrained weights, which are downloaded once; or the
             path of a file with a state dict, with or without the classifier; None for random weights. Default: None.
-        layer: dotted name of the module to explain; None for the layer that :func:`~captum_fam.find_layer` finds: the
-            layer whose output is pooled into the embedding, and for most weights of ViT the input of the first block.
-            Default: None.
+        settings: what is said of the model. A layer that is not said is the one that :func:`~captum_fam.find_layer`
+            finds: the layer whose output is pooled into the embedding, and for most weights of ViT the input of the
+            first block. Default: nothing.
 
     Returns:
         The model in eval mode.
 
     Raises:
-        ValueError: for an unknown network or layer, or a layer without positions.
+        ValueError: for an unknown network or layer, a layer without positions, a size that the network does not take,
+            or an output other than the embedding.
         WeightsError: (a ``ValueError``) if the weights cannot be downloaded or read, or belong to another network.
         ImportError: for a file of ``.safetensors`` without the library.
 
@@ -65,6 +74,7 @@ def load_torchvision(name: str, weights: str | Path | None = None, layer: str | 
         close = difflib.get_close_matches(name, torchvision_names())
         hint = f"did you mean {' or '.join(close)}?" if close else 'list_models("torchvision") lists them'
         raise ValueError(f"model {name!r} is no classification network of torchvision; {hint}")
+    settings.refuse_output(f"torchvision/{name}")
     pretrained = models.get_model_weights(name)
     default = pretrained["DEFAULT"].transforms()
     preprocessing, layout = default, None
@@ -76,12 +86,15 @@ def load_torchvision(name: str, weights: str | Path | None = None, layer: str | 
         model = models.get_model(name, weights=None, **_WITHOUT_WEIGHTS.get(name, {}))
         classifier = _remove_classifier(model)
         if weights is not None:
-            layout = _load_file(model, Path(weights), classifier, list(pretrained.__members__))
+            layout = _load_file(model, weights, classifier, list(pretrained.__members__))
     model.eval()
     size = getattr(model, "image_size", preprocessing.crop_size[0])  # ViT is built for one size of images
     any_size = not isinstance(model, models.VisionTransformer | models.MaxVit)
-    found_layer = layer_of(model, size, any_size, layer)
-    is_pooled = layer is None and found_layer.token_grid is None
+    if not any_size and settings.size not in (None, size, (size, size)):
+        raise ValueError(f"size={settings.size}: torchvision/{name} takes images of {size} pixels only")
+    size = settings.size or size
+    found_layer = layer_of(model, size, any_size, settings.layer)
+    is_pooled = settings.layer is None and found_layer.token_grid is None
     has_norm = isinstance(model, models.ConvNeXt | models.MaxVit)
     return EmbeddingModel(
         name=f"torchvision/{name}",
@@ -107,14 +120,20 @@ _WITHOUT_WEIGHTS: dict[str, dict[str, bool]] = {"googlenet": _INCEPTION, "incept
 
 
 def _download(name: str, weights: Any) -> nn.Module:
+    target = Path(torch.hub.get_dir(), "checkpoints", Path(weights.url).name)
+    remedy = (
+        "give a file with --weights FILE (weights=... in Python; --weights none for random weights), or put the "
+        f"downloaded file at {target}"
+    )
+    if not target.exists():
+        check_reachable(weights.url, f"the weights of {name} from {weights.url}", remedy)
     try:
         model: nn.Module = models.get_model(name, weights=weights)
+    except pickle.UnpicklingError as error:
+        # torch's own text advises to switch its safety off.
+        raise WeightsError(f"{target} holds no weights of {name}; delete it, so that it is downloaded again") from error
     except (OSError, RuntimeError, HTTPException) as error:
-        target = Path(torch.hub.get_dir(), "checkpoints", Path(weights.url).name)
-        raise WeightsError(
-            f"cannot download the weights of {name} from {weights.url} ({error}); give a file with "
-            f"--weights FILE (weights=... in Python), or put the downloaded file at {target}"
-        ) from error
+        raise WeightsError(f"cannot download the weights of {name} from {weights.url} ({error}); {remedy}") from error
     return model
 
 
@@ -136,10 +155,10 @@ def _remove_classifier(model: nn.Module) -> tuple[str, ...]:
     return name, *auxiliary
 
 
-def _load_file(model: nn.Module, path: Path, classifier: tuple[str, ...], pretrained: list[str]) -> Layout:
-    if not path.is_file():
+def _load_file(model: nn.Module, weights: str | Path, classifier: tuple[str, ...], pretrained: list[str]) -> Layout:
+    if not is_there(weights):
         raise WeightsError(
-            f"weights {path}: neither a file nor the name of pretrained weights, which are {', '.join(pretrained)}"
+            f"weights {weights}: neither a file nor the name of pretrained weights, which are {', '.join(pretrained)}"
         )
     layout = Layout(
         "torchvision",
@@ -147,4 +166,4 @@ def _load_file(model: nn.Module, path: Path, classifier: tuple[str, ...], pretra
         rules=((r"(denselayer\d+\.(?:norm|conv))\.(\d)", r"\1\2"),),
         ignored="|".join(rf"{re.escape(part)}\." for part in classifier),
     )
-    return load_weights(model, path, [layout])
+    return load_weights(model, weights, [layout])

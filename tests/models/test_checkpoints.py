@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 import warnings
+from collections import OrderedDict
 
+import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 from torch import nn
 
 from captum_fam.models import Conv4Net, Layout, WeightsError, create_model, load_weights, read_state_dict
+from captum_fam.models.checkpoints import find_state_dict
 from tests.models.file_writers import Python2Writer
 
 
@@ -87,7 +91,7 @@ def test_modules_take_a_plain_dictionary_for_new():
 
 
 def test_safetensors_that_are_missing_are_asked_for(tmp_path, monkeypatch):
-    (tmp_path / "a.safetensors").write_bytes(b"")
+    save_file({"weight": torch.zeros(1)}, tmp_path / "a.safetensors")
     monkeypatch.setitem(sys.modules, "safetensors", None)
     with pytest.raises(ImportError, match=r'a\.safetensors needs safetensors: pip install "captum-fam\[models\]"'):
         read_state_dict(tmp_path / "a.safetensors")
@@ -146,6 +150,8 @@ def test_missing_left_over_and_reshaped_parameters_are_listed_in_one_message(tmp
         ([torch.zeros(2)], "hold no state dict; save"),
         ({}, "hold no state dict; save"),
         ({"state_dict": {"a": 1.5, "b": torch.zeros(1)}}, "hold no state dict of tensors: a"),
+        ({1: torch.zeros(1)}, "its keys are no names of parameters, the first is 1; save model"),
+        ({"state_dict": {1: torch.zeros(1)}}, "its keys are no names of parameters, the first is 1; save model"),
     ],
 )
 def test_a_file_without_a_state_dict_says_so(tmp_path, content, message):
@@ -157,9 +163,18 @@ def test_a_file_without_a_state_dict_says_so(tmp_path, content, message):
 def test_a_missing_or_broken_file_is_named(tmp_path):
     with pytest.raises(WeightsError, match=r"none\.pth: no such file"):
         read_state_dict(tmp_path / "none.pth")
-    (tmp_path / "a.safetensors").write_bytes(b"<html>")
-    with pytest.raises(WeightsError, match=r"a\.safetensors cannot be read"):
+    content = save({"weight": torch.zeros(9)})
+    (tmp_path / "a.safetensors").write_bytes(content[:-1])
+    with pytest.raises(WeightsError, match=r"a\.safetensors cannot be read: a file of safetensors that is cut off"):
         read_state_dict(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize("is_safetensors", [True, False])
+def test_the_content_of_a_file_counts_and_not_its_suffix(tmp_path, is_safetensors):
+    state = {"weight": torch.rand(2, 3)}
+    path = tmp_path / ("a.pth" if is_safetensors else "a.safetensors")
+    save_file(state, path) if is_safetensors else torch.save(state, path)
+    assert torch.equal(read_state_dict(path)["weight"], state["weight"])
 
 
 def test_reading_warns_of_nothing(tmp_path):
@@ -167,3 +182,244 @@ def test_reading_warns_of_nothing(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         read_state_dict(tmp_path / "a.pth")
+
+
+class Net(nn.Module):
+    """A network whose classifier has been replaced, as of embedding models."""
+
+    def __init__(self, width=3):
+        super().__init__()
+        self.layer1 = nn.Sequential(nn.Conv2d(3, width, 3), nn.BatchNorm2d(width))
+        self.layer2 = nn.Linear(width, 5)
+        self.fc = nn.Identity()
+
+
+def fresh(seed=0):
+    """Weights in which no two tensors are the same, in a network without classifier."""
+    torch.manual_seed(seed)
+    return randomize(Net()).state_dict()
+
+
+def loaded(content, path, part="", model=None):
+    torch.save(content, path)
+    model = model or Net()
+    return load_weights(model, f"{path}{part}"), model
+
+
+def is_loaded(model, state):
+    return all(torch.equal(model.state_dict()[name], value) for name, value in state.items())
+
+
+CONTAINERS = "teacher student state_dict state_dict_ema model_ema net network ema module encoder params_ema generator"
+
+
+@pytest.mark.parametrize("container", CONTAINERS.split())
+def test_the_network_is_found_under_any_key_and_the_key_is_named(tmp_path, container):
+    content = {"epoch": 3, "args": argparse.Namespace(lr=1), "best": np.float64(0.5), container: fresh()}
+    layout, model = loaded(content, tmp_path / "a.pth")
+    assert is_loaded(model, fresh())
+    usual = ("state_dict", "net", "network", "module")
+    assert layout.name == ("captum-fam" if container in usual else f"captum-fam, {container}")
+
+
+@pytest.mark.parametrize(
+    ("prefix", "named"),
+    [
+        ("encoder.", "encoder."),
+        ("encoder_q.", "encoder_q."),
+        ("base_encoder.", "base_encoder."),
+        ("backbone.", "backbone."),
+        ("trunk.", "trunk."),
+        ("model.", "model."),
+        ("net.", "net."),
+        ("module.encoder_q.", "encoder_q."),
+        ("_orig_mod.module.backbone.", "backbone."),
+        ("model.backbone.net.", "model.backbone.net."),
+    ],
+)
+def test_the_network_is_found_under_any_prefix_and_the_prefix_is_named(tmp_path, prefix, named):
+    head = {"module.head.weight": torch.zeros(2), f"{prefix}fc.0.weight": torch.zeros(4, 4), "queue": torch.zeros(2)}
+    layout, model = loaded({"state_dict": {**prefixed(prefix, fresh()), **head}}, tmp_path / "a.pth")
+    assert is_loaded(model, fresh())
+    assert layout.name == f"captum-fam, prefix {named}"
+
+
+def test_key_and_prefix_together_are_named_and_layouts_apply_below_them(tmp_path):
+    content = {"teacher": prefixed("module.backbone.", fresh()), "center": torch.zeros(1)}
+    layout, model = loaded(content, tmp_path / "a.pth")
+    assert layout.name == "captum-fam, teacher, prefix backbone."
+    assert is_loaded(model, fresh())
+    theirs = {name.replace("layer2", "last"): value for name, value in fresh().items()}
+    torch.save({"state_dict": prefixed("model.", theirs)}, tmp_path / "b.pth")
+    model = Net()
+    layouts = [Layout("other", part="base."), Layout("theirs", rules=((r"^last\.", "layer2."),))]
+    assert load_weights(model, tmp_path / "b.pth", layouts).name == "theirs, prefix model."
+    assert is_loaded(model, fresh())
+
+
+def test_of_two_different_networks_in_a_file_the_user_chooses(tmp_path):
+    content = {name: prefixed("module.backbone.", fresh(seed)) for seed, name in enumerate(("student", "teacher"))}
+    path = tmp_path / "a.pth"
+    with pytest.raises(WeightsError) as failure:
+        loaded(content, path)
+    assert str(failure.value) == (
+        f"weights {path} hold several networks that fit Net: student.backbone, teacher.backbone; "
+        f"choose one with {path}#student.backbone"
+    )
+    with pytest.raises(WeightsError, match=r"hold several state dicts: student, teacher; choose one with .*#teacher"):
+        read_state_dict(path)
+    for seed, part in ((0, "#student"), (1, "#teacher"), (1, "#teacher.backbone"), (0, "#student.backbone")):
+        layout, model = loaded(content, path, part)
+        assert is_loaded(model, fresh(seed))
+        assert layout.name == f"captum-fam, {part[1:8]}, prefix backbone."
+    assert torch.equal(read_state_dict(f"{path}#teacher")["backbone.layer2.bias"], fresh(1)["layer2.bias"])
+    for read in (read_state_dict, lambda path: load_weights(Net(), path)):
+        with pytest.raises(WeightsError, match=r"hold no teach(;|,) .*teacher"):
+            read(f"{path}#teach")
+
+
+def test_a_moving_average_beside_the_network_is_not_taken_silently(tmp_path):
+    content = {"state_dict": fresh(0), "state_dict_ema": fresh(1)}
+    with pytest.raises(WeightsError, match=r"state_dict, state_dict_ema; choose one with .*#state_dict$"):
+        loaded(content, tmp_path / "a.pth")
+    with pytest.raises(WeightsError, match="several state dicts: state_dict, state_dict_ema"):
+        read_state_dict(tmp_path / "a.pth")
+    assert is_loaded(loaded(content, tmp_path / "a.pth", "#state_dict")[1], fresh(0))
+    assert is_loaded(loaded(content, tmp_path / "a.pth", "#state_dict_ema")[1], fresh(1))
+    same = {"state_dict": fresh(0), "state_dict_ema": fresh(0)}
+    layout, model = loaded(same, tmp_path / "a.pth")
+    assert is_loaded(model, fresh(0))
+    assert layout.name == "captum-fam"
+    assert read_state_dict(tmp_path / "a.pth").keys() == fresh().keys()
+
+
+def test_of_two_encoders_of_moco_the_query_encoder_is_taken(tmp_path):
+    both = {**prefixed("module.encoder_k.", fresh(1)), **prefixed("module.encoder_q.", fresh(0))}
+    layout, model = loaded({"state_dict": both}, tmp_path / "a.pth")
+    assert layout.name == "captum-fam, prefix encoder_q."
+    assert is_loaded(model, fresh(0))
+    assert is_loaded(loaded({"state_dict": both}, tmp_path / "a.pth", "#encoder_k")[1], fresh(1))
+
+
+def test_two_prefixes_that_fit_are_an_error(tmp_path):
+    state = {**prefixed("left.", fresh(0)), **prefixed("right.", fresh(1))}
+    with pytest.raises(WeightsError, match=r"that fit Net: left, right; choose one with .*#left$"):
+        loaded(state, tmp_path / "a.pth")
+    with pytest.raises(WeightsError, match=r"that fit Net: left, right; give one of them$"):
+        load_weights(Net(), state)
+
+
+def test_a_path_with_a_number_sign_is_a_path(tmp_path):
+    torch.save(fresh(), tmp_path / "run#3.pth")
+    load_weights(Net(), tmp_path / "run#3.pth")
+    with pytest.raises(WeightsError, match=r"none\.pth: no such file"):
+        read_state_dict(tmp_path / "none.pth#teacher")
+
+
+def test_the_state_of_an_optimizer_is_no_network(tmp_path):
+    net = nn.Sequential(nn.Linear(2, 2))
+    optimizer = torch.optim.Adam(net.parameters())
+    net(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    torch.save({"optimizer": optimizer.state_dict(), "weights": net.state_dict()}, tmp_path / "a.pth")
+    assert list(read_state_dict(tmp_path / "a.pth")) == ["0.weight", "0.bias"]
+
+
+def test_only_a_classifier_that_the_network_has_removed_is_ignored():
+    load_weights(Net(), {**fresh(), "fc.weight": torch.zeros(2, 5), "fc.bias": torch.zeros(2)})
+    for name in ("layer3.weight", "fc2.weight", "layer1.2.weight"):
+        with pytest.raises(WeightsError, match=f"1 unexpected: {name}"):
+            load_weights(Net(), {**fresh(), name: torch.zeros(2)})
+
+
+def test_what_does_not_fit_under_a_prefix_is_listed_with_the_prefix():
+    with pytest.raises(WeightsError) as failure:
+        load_weights(Net(), prefixed("encoder.", {**fresh(), "layer2.bias": torch.zeros(6)}))
+    assert str(failure.value) == (
+        "weights do not fit Net, read as of captum-fam, prefix encoder.: "
+        "1 of another shape: encoder.layer2.bias (6,) instead of (5,)"
+    )
+
+
+def test_versions_of_modules_are_kept_under_a_prefix():
+    old = nn.Sequential(Versioned())
+    old[0]._version = 2
+    net = nn.Sequential(Versioned())
+    load_weights(net, nn.ModuleDict({"trunk": nn.ModuleDict({"net": old})}).state_dict())
+    assert net[0].seen == 2
+
+
+def test_versions_that_are_none_are_left_out(tmp_path):
+    state = OrderedDict(fresh())
+    state._metadata = OrderedDict({"": {"version": 1}, "layer1.1": {"version": "2"}, "layer2": 7})
+    layout, _ = loaded(state, tmp_path / "a.pth")
+    assert layout.name == "captum-fam"
+
+
+@pytest.mark.parametrize("name", ["layer1.0.weight", "layer1.1.running_var", "layer2.bias"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_nan_and_inf_are_refused_by_name(tmp_path, name, value):
+    state = fresh()
+    state[name].view(-1)[-1] = value
+    with pytest.raises(WeightsError, match=rf"a\.pth hold NaN or inf in {name}; take the file of an earlier epoch"):
+        loaded(state, tmp_path / "a.pth")
+
+
+def test_a_number_that_is_inf_only_in_the_network_is_refused():
+    with pytest.raises(WeightsError, match=r"hold NaN or inf in layer2\.bias"):
+        load_weights(Net(), {**fresh(), "layer2.bias": torch.full((5,), 1e300, dtype=torch.float64)})
+
+
+def test_a_buffer_may_hold_inf_but_not_nan():
+    net = Net()
+    net.register_buffer("mask", torch.zeros(2))
+    load_weights(net, {**fresh(), "mask": torch.tensor([0.0, -torch.inf])})
+    assert net.mask.tolist() == [0, -torch.inf]
+    with pytest.raises(WeightsError, match="NaN or inf in mask"):
+        load_weights(net, {**fresh(), "mask": torch.tensor([0.0, torch.nan])})
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.int32, torch.bool])
+def test_numbers_of_another_kind_are_refused_by_name(dtype):
+    with pytest.raises(WeightsError, match=rf"1 of another kind: layer2\.bias {dtype} instead of torch\.float32"):
+        load_weights(Net(), {**fresh(), "layer2.bias": torch.ones(5).to(dtype)})
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_floating_point_numbers_of_another_precision_are_taken(dtype):
+    net = Net()
+    load_weights(
+        net, {name: value.to(dtype) if value.is_floating_point() else value for name, value in fresh().items()}
+    )
+    torch.testing.assert_close(net.layer2.weight.detach(), fresh()["layer2.weight"].to(dtype).float())
+
+
+def test_weights_that_are_all_zero_are_warned_of(tmp_path):
+    zero = {name: torch.zeros_like(value) for name, value in fresh().items()}
+    with pytest.warns(UserWarning, match=r"a\.pth are all zero"):
+        loaded(zero, tmp_path / "a.pth")
+    zero["layer2.weight"] += 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loaded(zero, tmp_path / "a.pth")
+
+
+def test_names_that_act_on_a_terminal_or_are_huge_are_not_printed(tmp_path):
+    state = {"\x1b[2J\x1b[H": torch.zeros(1), "k" * 10_000_000: torch.zeros(1), "a\nb": torch.zeros(1)}
+    for content in (
+        state,
+        {"state_dict": {**state, "epoch": 3, "\x07": 4}},
+        {"\x1b[2J": fresh(0), "x" * 9999: fresh(1)},
+    ):
+        with pytest.raises(WeightsError) as failure:
+            loaded(content, tmp_path / "a.pth")
+        assert str(failure.value).isprintable()
+        assert len(str(failure.value)) < 2500
+
+
+def test_two_names_that_differ_in_wrappers_alone_stay_two_names():
+    state = {**fresh(0), **prefixed("module.", fresh(1))}
+    net = Net()
+    assert load_weights(net, state).name == "captum-fam, prefix module."
+    assert is_loaded(net, fresh(1))
+    assert len(find_state_dict(state, "a.pth")) == len(state)

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
+import collections
+import datetime
+import enum
 import io
 import os
+import pathlib
 import pickle
 import re
 import tarfile
+import types
+import zipfile
 
 import numpy as np
 import pytest
@@ -14,11 +21,11 @@ import torch
 
 from captum_fam.models import WeightsError, create_model, load_weights, read_memory_bank, read_state_dict
 from captum_fam.models.checkpoints import read_checkpoint
-from captum_fam.models.inert_pickle import Record, load_inert
+from captum_fam.models.inert_pickle import load_inert
+from captum_fam.models.inert_values import Budget, Record, RefusedError, as_key
 from tests.models.file_writers import (
     Call,
     Global,
-    Instance,
     Persistent,
     Python2Writer,
     lemniscate_modules,
@@ -26,6 +33,7 @@ from tests.models.file_writers import (
     python2_pickle,
     write_zip,
 )
+from tests.models.hostile_files import attacks, hostile_files, legacy, lying, zipped
 
 ARRAY = np.arange(12, dtype=np.float32).reshape(3, 4)
 
@@ -35,32 +43,6 @@ def write(kind, path, value):
     if kind == "legacy":
         return Python2Writer().write(path, value)
     return write_zip(path, python2_pickle(value))
-
-
-def attacks(sentinel):
-    """Ways to make a naive reader create a file, each with the name it needs."""
-    command = f"echo > {sentinel}"
-    code = f"open({str(sentinel)!r}, 'w')"
-    return {
-        "os.system": Call(Global("os", "system"), (command,)),
-        "posix.system": Call(Global("posix", "system"), (command,)),
-        "subprocess.check_call": Call(Global("subprocess", "check_call"), (["touch", str(sentinel)],)),
-        "builtins.eval": Call(Global("builtins", "eval"), (code,)),
-        "builtins.exec": Call(Global("builtins", "exec", stack=True), (code,)),
-        "__builtin__.eval": Call(Global("__builtin__", "eval"), (code,)),
-        "__builtin__.getattr": Call(Global("__builtin__", "getattr"), ("", "join")),
-        "torch.hub.load": Call(Global("torch.hub", "load"), ("someone/repository", "model")),
-        "torch.load": Call(Global("torch", "load"), (str(sentinel),)),
-        "torch.storage._load_from_bytes": Call(Global("torch.storage", "_load_from_bytes"), ("",)),
-        "pickle.loads": Call(Global("pickle", "loads"), (python2_pickle(0).decode("latin1"),)),
-        "copy_reg._reconstructor": Call(Global("copy_reg", "_reconstructor"), ()),
-        "functools.partial": Call(Global("functools", "partial"), (Global("os", "system"), command)),
-        "subprocess.Popen": Call(Global("subprocess", "Popen"), (["touch", str(sentinel)],), new=True),
-        "os.popen": Instance("os", "popen", (command,)),
-        "lib.NCEAverage.NCEAverage.forward": Call(Global("lib.NCEAverage", "NCEAverage.forward"), ()),
-        "torch.nn.modules.linear.Linear": Call(Global("torch.nn.modules.linear", "Linear"), (), {}, new=True),
-        "sys.exit": Call(Global("lib.NCEAverage", "NCEAverage"), (), Call(Global("sys", "exit"), (1,)), new=True),
-    }
 
 
 @pytest.mark.parametrize("name", list(attacks("")))
@@ -112,14 +94,11 @@ def test_a_file_cannot_change_the_functions_that_read_it(tmp_path):
     stained = Call(
         Global("lib.NCEAverage", "NCEAverage"), (), ({}, {"__class__": Global("lib.NCEAverage", "NCEAverage")})
     )
+    path = tmp_path / "a.pth"
     for target in (rebuild, Global("collections", "OrderedDict"), Global("lib.NCEAverage", "NCEAverage")):
-        value = _build(target, (None, {"__defaults__": (1,), "memory": 7}))
-        path = tmp_path / "a.pth"
-        path.write_bytes(_legacy(value))
-        try:
+        path.write_bytes(legacy(_build(target, (None, {"__defaults__": (1,), "memory": 7}))))
+        with pytest.raises(ValueError, match="an operation that does not fit"):
             load_inert(path)
-        except ValueError:
-            assert target.name == "OrderedDict"
     assert (vars(torch._utils._rebuild_tensor_v2), torch._utils._rebuild_tensor_v2.__defaults__) == before
     assert not hasattr(Record, "memory")
     clean = load_inert(Python2Writer().write(tmp_path / "b.pth", {"lemniscate": stained}))
@@ -128,12 +107,6 @@ def test_a_file_cannot_change_the_functions_that_read_it(tmp_path):
 
 def _build(target, state):
     return python2_pickle(target)[:-1] + python2_pickle(state)[2:-1] + b"b."
-
-
-def _legacy(pickled):
-    system = {"protocol_version": 1001, "little_endian": True, "type_sizes": {}}
-    head = b"".join(python2_pickle(part) for part in (0x1950A86A20F9469CFC6C, 1001, system))
-    return head + pickled + python2_pickle([])
 
 
 @pytest.mark.parametrize("rebuild", ["_rebuild_tensor", "_rebuild_tensor_v2"])
@@ -234,11 +207,10 @@ def damaged(kind, tmp_path):
     elif kind == "other count":
         writer.write(path, value)
         path.write_bytes(path.read_bytes().replace(b"\x0c" + bytes(7), b"\x0b" + bytes(7)))
-    elif kind in ("zip short", "zip compressed", "zip without storage"):
+    elif kind in ("zip short", "zip without storage"):
         storage = Persistent(("storage", Global("torch", "FloatStorage"), "0", "cpu", 12))
         tensor.arguments = (storage, 0, (3, 4), (4, 1))
-        files = {"zip short": {"0": content[:-4]}, "zip compressed": {"0": content}}.get(kind, {})
-        write_zip(path, python2_pickle(value), files, compress=kind == "zip compressed")
+        write_zip(path, python2_pickle(value), {"0": content[:-4]} if kind == "zip short" else {})
     elif kind == "unknown reference":
         writer.write(path, Persistent(("socket", Global("lib.NCEAverage", "NCEAverage"))))
     elif kind == "text":
@@ -263,7 +235,6 @@ def damaged(kind, tmp_path):
         "huge storage",
         "other count",
         "zip short",
-        "zip compressed",
         "zip without storage",
         "unknown reference",
         "text",
@@ -277,3 +248,174 @@ def test_a_damaged_or_foreign_file_is_an_error_that_names_it(tmp_path, kind):
     with pytest.raises(WeightsError, match="cannot be read") as failure:
         read_checkpoint(path)
     assert str(path) in str(failure.value)
+
+
+class Color(enum.Enum):
+    RED = 1
+
+
+BESIDE = {
+    "args": argparse.Namespace(lr=0.1, seeds=[1, 2]),
+    "simple": types.SimpleNamespace(depth=3),
+    "float64": np.float64(0.7),
+    "int64": np.int64(-3),
+    "bool": np.bool_(True),
+    "array": np.arange(6, dtype=np.float32).reshape(2, 3),
+    "big endian": np.arange(3, dtype=">i2"),
+    "by columns": np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+    "random": np.random.RandomState(0).get_state(),
+    "path": pathlib.PurePosixPath("runs/1"),
+    "windows": pathlib.PureWindowsPath("C:/runs"),
+    "default": collections.defaultdict(list, loss=[0.5]),
+    "counter": collections.Counter("aab"),
+    "deque": collections.deque([1, 2], maxlen=5),
+    "set": {1, "a"},
+    "frozen": frozenset({2}),
+    "day": datetime.date(2024, 2, 29),
+    "moment": datetime.datetime(2024, 2, 29, 12, 30, 1, 5, tzinfo=datetime.timezone.utc),
+    "duration": datetime.timedelta(days=1, seconds=2),
+    "complex": 1 - 2j,
+    "bytes": b"\x00\xff",
+    "size": torch.Size([2, 3]),
+    "dtype": torch.bfloat16,
+    "device": torch.device("cuda", 1),
+    "keys": {(0, "a"): 1, None: 2, 0.5: 3},
+    "huge": 10**30,
+}
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+@pytest.mark.parametrize("is_legacy", [False, True])
+def test_what_training_scripts_store_beside_weights_is_read_as_data(tmp_path, is_legacy, protocol):
+    weight = torch.rand(2, 3)
+    value = {"state_dict": {"weight": weight}, "again": BESIDE["array"], **BESIDE}
+    path = tmp_path / "a.pth"
+    torch.save(value, path, pickle_protocol=protocol, _use_new_zipfile_serialization=not is_legacy)
+    assert torch.equal(read_state_dict(path)["weight"], weight)
+    read = read_checkpoint(path)
+    assert isinstance(read["args"], Record)
+    assert vars(read["args"]) == {"lr": 0.1, "seeds": [1, 2]}
+    assert repr(read["args"]) == "Record of argparse.Namespace"
+    assert vars(read["simple"]) == {"depth": 3}
+    assert read["again"] is read["array"]
+    for name, expected in BESIDE.items():
+        if isinstance(expected, np.ndarray):
+            np.testing.assert_array_equal(read[name], expected)
+            assert read[name].dtype.newbyteorder("=") == expected.dtype.newbyteorder("=")
+        elif name == "random":
+            assert read[name][0] == "MT19937"
+            np.testing.assert_array_equal(read[name][1], expected[1])
+        elif name not in ("args", "simple"):
+            assert read[name] == expected
+            assert isinstance(read[name], type(expected)) or name in ("default", "counter")
+
+
+def test_a_path_of_the_system_is_read_as_a_path_without_system(tmp_path):
+    torch.save({"out": tmp_path}, tmp_path / "a.pth")
+    assert read_checkpoint(tmp_path / "a.pth")["out"] == pathlib.PurePath(tmp_path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.uint16, torch.complex64])
+def test_tensors_without_a_storage_type_of_their_own_are_read(tmp_path, dtype):
+    value = torch.arange(6).reshape(2, 3).to(torch.float32).to(dtype)
+    torch.save({"a": value, "b": value[1:]}, tmp_path / "a.pth")
+    read = read_checkpoint(tmp_path / "a.pth")
+    assert read["a"].dtype == dtype
+    assert torch.equal(
+        read["b"].float() if dtype.is_floating_point else read["b"],
+        value[1:].float() if dtype.is_floating_point else value[1:],
+    )
+
+
+def test_parameters_with_attributes_and_without_are_read_as_tensors(tmp_path):
+    parameter = torch.nn.Parameter(torch.rand(2))
+    parameter.tag = "a"
+    torch.save([parameter, torch.nn.Parameter(torch.ones(3))], tmp_path / "a.pth")
+    first, second = read_checkpoint(tmp_path / "a.pth")
+    assert type(first) is type(second) is torch.Tensor
+    assert torch.equal(first, parameter.detach())
+    assert second.tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("value", [Color.RED, Color, torch.nn.Linear(1, 1), np.array([None]), print])
+def test_everything_else_is_refused_with_the_remedy(tmp_path, value):
+    torch.save({"state_dict": {"a": torch.ones(1)}, "beside": value}, tmp_path / "a.pth")
+    with pytest.raises(
+        WeightsError, match=r"refused: it (names|holds an array) .*(save model.state_dict\(\) alone|of dtype O)"
+    ):
+        read_state_dict(tmp_path / "a.pth")
+
+
+def test_a_compressed_file_is_read_and_one_that_grows_is_refused(tmp_path):
+    storage = Persistent(("storage", Global("torch", "FloatStorage"), "0", "cpu", 12))
+    tensor = Call(Global("torch._utils", "_rebuild_tensor"), (storage, 0, (3, 4), (4, 1)))
+    path = write_zip(tmp_path / "a.pth", python2_pickle({"a": tensor}), {"0": ARRAY.tobytes()}, compress=True)
+    np.testing.assert_array_equal(read_state_dict(path)["a"].numpy(), ARRAY)
+    bomb = zipped(bytes(2_000_000), kind=zipfile.ZIP_DEFLATED)
+    path.write_bytes(bomb)
+    with pytest.raises(WeightsError, match=r"refused: its \d+ bytes inflate to 20000\d\d, more than 10 times"):
+        read_state_dict(path)
+    path.write_bytes(lying(bomb, 2_000_000, 10))
+    with pytest.raises(WeightsError, match="cannot be read"):
+        read_state_dict(path)
+    path.write_bytes(zipped(bytes(100), kind=zipfile.ZIP_LZMA))
+    with pytest.raises(WeightsError, match="refused: a zip archive whose compression has no bounds"):
+        read_state_dict(path)
+
+
+REFUSED = {
+    "key of nested tuples, zip": r"refused: it has a key \(\(\(",
+    "element of nested tuples, legacy": r"refused: it has a key \(\(\(",
+    "key of a huge number, zip": "refused: it has a key 1694739631331732",
+    "number of 2 GB, zip": "refused: it has a number of 2147483647 bytes",
+    "number of 5000 digits, legacy": "refused: it has a number of 5000 digits",
+    "copies of a set, zip": "refused: reading it takes more steps",
+    "copies of an OrderedDict, legacy": "refused: reading it takes more steps",
+    "copies of a text, zip": "refused: reading it takes more steps",
+    "text of 16 EB, legacy": "the file ends within a pickle",
+    "extension, zip": "an unknown operation 130",
+    "tensor of 3.6 GB in 4 bytes, zip": r"refused: a tensor of \(30000, 30000\) has a storage of 1 elements",
+    "tensor before its storage, legacy": "refused: a tensor of",
+    "storage of -1, zip": "a storage has -1 elements",
+    "storage of 2 ** 50, legacy": "is larger than the file",
+    "array of objects, zip": "refused: it holds an array of NumPy of dtype O8",
+    "escapes, zip": r"hold no state dict of tensors: \\x1b\[2J\\x1b\[H are no tensors",
+    "numbers as keys, zip": "its keys are no names of parameters, the first is 1",
+    "a hundred repetitions of a number": "refused: reading it takes more steps",
+    "header of 90 MB": "its header says 90000000 bytes, the file has 10",
+    "safetensors of an unknown type": "safetensors that is cut off or damaged",
+}
+
+
+@pytest.mark.parametrize("name", list(REFUSED))
+def test_a_file_made_to_take_time_or_memory_is_refused(tmp_path, name):
+    path = tmp_path / "a.pth"
+    path.write_bytes(HOSTILE[name])
+    with pytest.raises(WeightsError, match=REFUSED[name]):
+        read_state_dict(path)
+
+
+HOSTILE = hostile_files()
+
+
+def test_a_thousand_views_of_one_storage_take_the_memory_of_one(tmp_path):
+    path = tmp_path / "a.pth"
+    path.write_bytes(HOSTILE["a thousand views of a storage, zip"])
+    read = read_state_dict(path)
+    assert len(read) == 1000
+    assert len({tensor.data_ptr() for tensor in read.values()}) == 1
+
+
+def test_a_budget_is_used_up_exactly():
+    budget = Budget(0)
+    budget.spend(2**16)
+    with pytest.raises(RefusedError, match="more steps"):
+        budget.spend(1)
+
+
+def test_keys_are_texts_numbers_and_a_few_of_these():
+    for key in ("a", b"a", 0, -1, 0.5, None, True, (), (1, "a")):
+        assert as_key(key) == key
+    for key in (2**60, (2**60,), ((1,),), tuple(range(9)), torch.ones(1), [1]):
+        with pytest.raises(RefusedError, match="refused: it has a key"):
+            as_key(key)

@@ -177,3 +177,22 @@ def test_a_file_without_a_bank_says_how_to_make_one(tmp_path, content):
     torch.save(content, tmp_path / "a.pth")
     with pytest.raises(WeightsError, match=r"no memory bank of lemniscate; make one .* with MemoryBank\.from_dataset"):
         read_memory_bank(tmp_path / "a.pth", labels=[0])
+
+
+@pytest.mark.parametrize(
+    ("memory", "params", "message"),
+    [
+        (MEMORY[0], [0.07, 0.5], r"a memory bank \(128,\) of torch.float32, expected \(rows, J\)"),
+        (MEMORY.long(), [0.07, 0.5], r"a memory bank \(6, 128\) of torch.int64"),
+        (MEMORY / 0, [0.07, 0.5], "expected .* of finite floating-point numbers"),
+        (MEMORY, [], r"hold \(0,\) parameters of a memory bank, expected 4 or 2"),
+        (MEMORY, [1, 2], r"hold \(2,\) parameters of a memory bank"),
+        (MEMORY, [0.0, 0.5], "a memory bank of temperature 0, expected a positive number"),
+        (MEMORY, [1e-30, 0.5], "a memory bank of temperature 0, expected a positive number"),
+        (MEMORY, [4096.0, float("nan"), -1.0, 0.5], "a memory bank of temperature nan"),
+    ],
+)
+def test_a_bank_that_cannot_be_right_is_refused(tmp_path, memory, params, message):
+    torch.save({"lemniscate": {"memory": memory, "params": torch.tensor(params)}}, tmp_path / "a.pth")
+    with pytest.raises(WeightsError, match=message):
+        read_memory_bank(tmp_path / "a.pth", LABELS)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from PIL import Image
 from torchvision import models
 
-from captum_fam import LayerFAM, TokenGrid
+from captum_fam import LayerFAM, LayerSimilarityCAM, TokenGrid
 from captum_fam.geometry import ResizeCrop, Squash
 from captum_fam.models import EmbeddingModel, WeightsError, create_model, list_models
 from captum_fam.pooling import GAP
@@ -14,7 +15,7 @@ from captum_fam.pooling import GAP
 
 def test_each_library_lists_its_models_under_its_name():
     assert "torchvision/resnet50" in list_models("torchvision")
-    with pytest.raises(ValueError, match=r"source .* 'torchvision', 'timm', got 'hub'"):
+    with pytest.raises(ValueError, match=r"source .* 'torchvision', 'timm', 'hf', 'open_clip', got 'hub'"):
         list_models("hub")
 
 
@@ -95,7 +96,7 @@ def test_a_transformer_of_timm_is_explained_on_its_grid_of_tokens(timm, name, la
     [
         ("npid_resnet51", "did you mean npid_resnet50"),
         ("torchvision/resnet5", "did you mean resnet50"),
-        ("nothing_like_it", r"list_models\(\) lists them; timm's are timm/NAME"),
+        ("nothing_like_it", r"list_models\(\) lists them; those of libraries are timm/NAME"),
     ],
 )
 def test_an_unknown_name_is_answered_with_the_nearest(name, message):
@@ -139,3 +140,58 @@ def test_a_short_name_is_the_network_of_the_full_one(short, name):
     assert {key: value.shape for key, value in net.model.state_dict().items()} == {
         key: value.shape for key, value in full.model.state_dict().items()
     }
+
+
+def test_a_network_of_timm_for_one_size_is_made_for_another(timm):
+    net = create_model("timm/test_vit", size=(160, 96))
+    with torch.no_grad():
+        embeddings = net.model(torch.rand(5, 3, 160, 96))
+    assert (net.size, net.token_grid.size) == ((160, 96), (10, 6))
+    details = LayerSimilarityCAM(net.model, net.layer, token_grid=net.token_grid).details(
+        torch.rand(2, 3, 160, 96), support=embeddings
+    )
+    assert details.attributions.shape == (2, 1, 10, 6)
+    with pytest.raises(ValueError, match=r"size=\(161, 96\): .* fails on images of 3 channels and this size"):
+        create_model("timm/test_vit", size=(161, 96))
+
+
+def test_a_network_of_torchvision_for_one_size_refuses_another(monkeypatch):
+    small = models.VisionTransformer(64, 16, num_layers=1, num_heads=2, hidden_dim=24, mlp_dim=48)
+    monkeypatch.setattr(models, "get_model", lambda *_, **__: small)
+    with pytest.raises(ValueError, match="size=96: torchvision/vit_b_32 takes images of 64 pixels only"):
+        create_model("vit_b_32", size=96)
+    assert create_model("vit_b_32", size=(64, 64)).size == 64
+
+
+def test_an_oblong_size_and_a_way_to_resize_go_through_every_door():
+    net = create_model("squeezenet", size=(96, 64), resize="pad")
+    assert net.preprocess(Image.new("RGB", (50, 40))).shape == (3, 96, 64)
+    assert create_model("conv4", size=(64, 96)).preprocess(Image.new("RGB", (50, 40))).shape == (3, 64, 96)
+    assert create_model("squeezenet", resize="crop").geometry == ResizeCrop(256, 224)
+    assert create_model("squeezenet", resize="crop", size=112).geometry == ResizeCrop(128, 112)
+
+
+@pytest.mark.parametrize("name", ["xcit_nano_12_p16_224", "cait_xxs24_224"])
+def test_a_class_token_that_comes_late_is_in_no_grid(timm, name):
+    net = create_model(f"timm/{name}", size=64)
+    assert net.token_grid.prefix_tokens == 0
+    fam = LayerFAM(net.model, net.layer, token_grid=net.token_grid, normalization="none")
+    assert fam.attribute(torch.rand(1, 3, 64, 64), support=torch.rand(2, 3, 64, 64)).shape == (1, 1, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda timm: timm.create_model("resnet10t", features_only=True),
+            r"got a list of .*; wrap it .* or say which element it is with output=INDEX",
+        ),
+        (
+            lambda timm: timm.create_model("resnet10t", num_classes=0, global_pool=""),
+            r"shape \(B, J\), got \(1, 512, 6, 6\); pool or flatten its output",
+        ),
+    ],
+)
+def test_a_network_of_timm_without_an_embedding_is_refused(timm, make, message):
+    with pytest.raises(ValueError, match=message):
+        create_model(make(timm))

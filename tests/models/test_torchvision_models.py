@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torchvision import models
 
 from captum_fam.models import WeightsError
+from captum_fam.models.model_settings import ModelSettings
 from captum_fam.models.torchvision_models import load_torchvision
 
 SMALL = {
@@ -80,7 +81,7 @@ def test_a_vision_transformer_comes_with_its_token_grid(monkeypatch: pytest.Monk
     assert net.token_grid(tokens).shape == (2, 24, 4, 4)
     assert embedding.shape == (2, 24)
     assert (net.size, net.any_size) == (64, False)
-    assert load_torchvision("vit_b_16", layer="conv_proj").token_grid is None
+    assert load_torchvision("vit_b_16", settings=ModelSettings(layer="conv_proj")).token_grid is None
 
 
 @pytest.fixture
@@ -122,16 +123,16 @@ def test_an_unknown_network_gets_the_name_that_was_meant() -> None:
 
 def test_an_unknown_layer_gets_the_names_there_are() -> None:
     with pytest.raises(ValueError, match=r"layer 'layer9' .* SqueezeNet; its children are features, classifier"):
-        load_torchvision("squeezenet1_1", layer="layer9")
+        load_torchvision("squeezenet1_1", settings=ModelSettings(layer="layer9"))
 
 
 def test_another_layer_can_be_named() -> None:
-    assert load_torchvision("squeezenet1_1", layer="features.7").layer == "features.7"
+    assert load_torchvision("squeezenet1_1", settings=ModelSettings(layer="features.7")).layer == "features.7"
 
 
 def test_a_layer_without_positions_is_refused() -> None:
     with pytest.raises(ValueError, match="layer 'classifier' of SqueezeNet gives no tensor with positions"):
-        load_torchvision("squeezenet1_1", layer="classifier")
+        load_torchvision("squeezenet1_1", settings=ModelSettings(layer="classifier"))
 
 
 def test_files_of_a_convnext_fit_with_and_without_the_classifier(small_convnext: nn.Module, tmp_path: Path) -> None:
@@ -264,11 +265,13 @@ def test_weights_that_cannot_be_downloaded_point_to_a_file(monkeypatch: pytest.M
         raise URLError("no route to host")
 
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", offline)
+    monkeypatch.setattr("captum_fam.models.downloads.why_unreachable", lambda url: None)
     with pytest.raises(WeightsError, match=r"cannot download .* of squeezenet1_1 from https.*no route.*--weights FILE"):
         load_torchvision("squeezenet1_1", "DEFAULT")
 
 
 def test_pretrained_weights_are_those_of_the_network(monkeypatch: pytest.MonkeyPatch, classifier: nn.Module) -> None:
+    monkeypatch.setattr("captum_fam.models.downloads.why_unreachable", lambda url: None)
     monkeypatch.setattr(
         "torchvision.models._api.load_state_dict_from_url", lambda *_, **__: dict(classifier.state_dict())
     )
