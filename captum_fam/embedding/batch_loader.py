@@ -119,8 +119,12 @@ class _Numbered(Dataset[Any]):
         try:
             return index, self.dataset[index]
         except (OSError, UnreadableImageError) as error:
-            # For a broken file, PIL raises an OSError without an error number; ENOENT is a missing file.
-            if not self.skip or getattr(error, "errno", None) not in (None, errno.ENOENT):
+            if isinstance(error, UnreadableImageError):
+                is_of_machine = error.machine_error is not None
+            else:
+                # For a broken file, PIL raises an OSError without an error number; ENOENT is a missing file.
+                is_of_machine = error.errno not in (None, errno.ENOENT)
+            if not self.skip or is_of_machine:
                 raise
             return index, str(error)
 

@@ -25,7 +25,7 @@ _N_COMPARED = 4
 
 
 class Processes(Protocol):
-    """The processes that share the work. All of them must see the same files.
+    """The processes that share the work. If rows are stored in a folder, all processes must see its files.
 
     Example:
         >>> processes: Processes = OneProcess()
@@ -42,6 +42,9 @@ class Processes(Protocol):
 
     def wait(self) -> None:
         """Wait until all processes have called this method."""
+
+    def gather(self, value: T) -> list[T]:
+        """The values of all processes, the same list in every process."""
 
 
 class OneProcess:
@@ -60,6 +63,10 @@ class OneProcess:
 
     def wait(self) -> None:
         """Return at once, because there is no other process."""
+
+    def gather(self, value: T) -> list[T]:
+        """The value of this process."""
+        return [value]
 
 
 class DatasetEmbedder:
@@ -82,6 +89,8 @@ class DatasetEmbedder:
         batches_per_block: batches per stored block; a crash loses one block at most. Default: 16.
         processes: the processes that share the work. Default: None, this process alone.
         progress: the text of a progress bar. Default: None, no progress bar.
+        source: names what the rows depend on, such as a hash of the settings; stored rows of another source are
+            refused. Default: empty.
 
     Example:
         >>> dataset = [(torch.rand(3, 8, 8), label) for label in (0, 1, 1)]
@@ -104,6 +113,7 @@ class DatasetEmbedder:
         batches_per_block: int = 16,
         processes: Processes | None = None,
         progress: str | None = None,
+        source: str = "",
     ) -> None:
         self.compute = compute
         self.dataset = dataset
@@ -117,6 +127,7 @@ class DatasetEmbedder:
         self.batches_per_block = batches_per_block
         self.processes = processes or OneProcess()
         self.progress = progress
+        self.source = source
         self._in_memory: list[RowBlock] = []
         # One small block per batch that is computed and not stored yet.
         self._pending: list[RowBlock] = []
@@ -132,10 +143,10 @@ class DatasetEmbedder:
                 item is unusable that is not in ``left_out``. Rows from before the error are stored.
             OSError: if the folder cannot be written.
         """
-        self._compute_batches(self._share_of_work())
-        self.processes.wait()
-        blocks = self.stored()
-        self.processes.wait()
+        blocks = [block for part in self.processes.gather(self.run_share()) for block in part]
+        if self.folder is not None:
+            blocks = self.stored()
+            self.processes.wait()
         if not any(len(block.items) for block in blocks):
             if self.folder is not None and self.processes.is_first:
                 shutil.rmtree(self.folder, ignore_errors=True)
@@ -145,9 +156,22 @@ class DatasetEmbedder:
             )
         return EmbeddedDataset(blocks)
 
+    def run_share(self) -> list[RowBlock]:
+        """Compute the rows of this process, and leave those of other processes to them.
+
+        Returns:
+            The rows of this process that are in memory; none if rows are stored in a folder.
+
+        Raises:
+            ValueError: as for :meth:`run`, but not for a data set without a usable item.
+            OSError: if the folder cannot be written.
+        """
+        self._compute_batches(self._share_of_work())
+        return self._in_memory
+
     def stored(self) -> list[RowBlock]:
         """The blocks that have been stored already."""
-        return self._in_memory if self.folder is None else RowBlock.load_all(self.folder)
+        return self._in_memory if self.folder is None else RowBlock.load_all(self.folder, self.n_items, self.source)
 
     def check_stored(self, column: str) -> None:
         """Compute a few stored rows again, to refuse rows of another function or data set.
@@ -181,9 +205,11 @@ class DatasetEmbedder:
         items = rows.items[:_N_COMPARED]
         if not len(items):
             return
-        (batch,) = BatchLoader(self.dataset, items.tolist())
-        before, now = rows.columns[column][:_N_COMPARED], self.compute(batch)[column].cpu()
-        same = before.shape == now.shape and torch.equal(rows.labels[:_N_COMPARED], batch.labels)
+        same = column in rows.columns and int(items.max()) < self.n_items
+        if same:
+            (batch,) = BatchLoader(self.dataset, items.tolist())
+            before, now = rows.columns[column][:_N_COMPARED], self.compute(batch)[column].cpu()
+            same = before.shape == now.shape and torch.equal(rows.labels[:_N_COMPARED], batch.labels)
         if same:
             # A change of the batch size changes the last bits of an embedding; another model changes much more.
             tolerance = 0.03 if now.dtype in (torch.float16, torch.bfloat16) else 1e-3
@@ -233,7 +259,7 @@ class DatasetEmbedder:
         if batch is None:
             self._check_usable(skipped)
             nothing = torch.empty(0, dtype=torch.int64)
-            return RowBlock({}, nothing, nothing, [], skipped, self.n_items)
+            return RowBlock({}, nothing, nothing, [], skipped, self.n_items, self.source)
         columns = {name: column.detach().cpu().contiguous() for name, column in self.compute(batch).items()}
         finite = torch.stack([column.reshape(len(column), -1).isfinite().all(1) for column in columns.values()]).all(0)
         not_finite = batch.indices[~finite].tolist()
@@ -245,7 +271,7 @@ class DatasetEmbedder:
             columns = {name: column[finite] for name, column in columns.items()}
         # Not strict, because a data set without boxes gives an empty tuple.
         boxes = [box for box, usable in zip(batch.boxes, finite.tolist(), strict=False) if usable]
-        return RowBlock(columns, batch.indices[finite], batch.labels[finite], boxes, skipped, self.n_items)
+        return RowBlock(columns, batch.indices[finite], batch.labels[finite], boxes, skipped, self.n_items, self.source)
 
     def _check_usable(self, skipped: Mapping[int, str]) -> None:
         """Raise an error for an item that is unusable now and was usable in an earlier run."""

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-
 from captum_fam.metrics.accuracy import is_correct
 from captum_fam.metrics.sample_metric import Groups, SampleMetric
+from captum_fam.support.labels import Labels
 
 
 class GroupedAccuracy(SampleMetric):
@@ -26,16 +25,16 @@ class GroupedAccuracy(SampleMetric):
 
     higher_is_better = True
 
-    def update(self, predicted: Tensor, target: Tensor, groups: Groups = None) -> None:
+    def update(self, predicted: Labels, target: Labels, groups: Groups = None) -> None:
         """Add a batch.
 
         Args:
-            predicted: predicted classes, integers ``(B,)``.
-            target: true classes, integers ``(B,)``.
+            predicted: predicted classes, ``(B,)``: names, or whole numbers of any type.
+            target: true classes, ``(B,)``, of the same kind.
             groups: episode of each query, integers ``(B,)``, or one integer for the whole batch; None averages over
                 the queries. Default: None.
 
         Raises:
-            ValueError: as :func:`~captum_fam.metrics.is_correct`, or for groups that do not fit.
+            TypeError, ValueError: as :func:`~captum_fam.metrics.is_correct`, or for groups that do not fit.
         """
         self.record(is_correct(predicted, target), groups=groups)

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 
 from captum_fam.functional import widen
 from captum_fam.similarity import SimilarityLike, get_similarity
+from captum_fam.support.labels import Labels, encode_labels, whole_number
 
 # The number of similarities that are in memory at the same time: 64 MiB in float32.
 _BLOCK_SIZE = 2**24
 
 
 def recall_at_k(
-    embeddings: Tensor, labels: Tensor, ks: Sequence[int] = (1, 2, 4, 8), similarity: SimilarityLike = "cosine"
+    embeddings: Tensor, labels: Labels, ks: Sequence[int] = (1, 2, 4, 8), similarity: SimilarityLike = "cosine"
 ) -> Tensor:
     """1 where one of the K embeddings most similar to the query is of the class of the query, and 0 elsewhere.
 
@@ -27,8 +28,8 @@ def recall_at_k(
 
     Args:
         embeddings: ``(n, J)``.
-        labels: class of each embedding, integers ``(n,)``.
-        ks: numbers of neighbors K. Default: 1, 2, 4, 8.
+        labels: the class of each embedding, ``(n,)``: names, or whole numbers of any type and size.
+        ks: numbers of neighbors K, whole numbers. Default: 1, 2, 4, 8.
         similarity: name, :class:`~captum_fam.similarity.Similarity` or callable. Default: ``"cosine"``.
 
     Returns:
@@ -36,7 +37,9 @@ def recall_at_k(
         or inf.
 
     Raises:
-        ValueError: if the shapes do not fit, if a K is below 1, or for an unknown similarity.
+        TypeError: if ``embeddings`` is no tensor, a K is no whole number, or labels are neither whole numbers nor
+            names.
+        ValueError: if the shapes do not fit, if there is no K or a K below 1, or for an unknown similarity.
 
     Example:
         >>> embeddings, labels = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.8, 0.2]]), torch.tensor([0, 1, 0])
@@ -45,28 +48,33 @@ def recall_at_k(
                 [nan, nan],
                 [0., 1.]], dtype=torch.float64)
     """
-    if embeddings.dim() != 2 or labels.shape != embeddings.shape[:1]:
-        raise ValueError(
-            f"embeddings has shape {tuple(embeddings.shape)} and labels {tuple(labels.shape)}; "
-            "they must be (n, J) and (n,)"
-        )
-    if min(ks) < 1:
-        raise ValueError(f"ks must be at least 1 each, got {tuple(ks)}")
+    if not isinstance(embeddings, Tensor) or not embeddings.is_floating_point():
+        kind = embeddings.dtype if isinstance(embeddings, Tensor) else type(embeddings).__name__
+        raise TypeError(f"embeddings must be a floating-point tensor (n, J), got {kind}")
+    if embeddings.dim() != 2:
+        raise ValueError(f"embeddings must be (n, J), got shape {tuple(embeddings.shape)}")
+    indices, _ = encode_labels(labels, None, len(embeddings))
+    classes = indices.to(embeddings.device)
+    if not isinstance(ks, Iterable):
+        raise TypeError(f"ks must be a list of whole numbers, got {ks!r}")
+    counts = [whole_number(k, "each of ks") for k in ks]
+    if not counts:
+        raise ValueError("ks is empty; pass one number of neighbors at least")
     measure = get_similarity(similarity)
     finite = embeddings.isfinite().all(1)
     rows = []
-    for index in torch.arange(len(labels), device=labels.device).split(max(1, _BLOCK_SIZE // max(1, len(labels)))):
+    for index in torch.arange(len(classes), device=classes.device).split(max(1, _BLOCK_SIZE // max(1, len(classes)))):
         scores = measure.score(widen(embeddings[index]), widen(embeddings))
-        same = labels[index, None] == labels
+        same = classes[index, None] == classes
         # A query is not in its own gallery.
         same[torch.arange(len(index), device=index.device), index] = False
-        other = (labels[index, None] != labels) & finite
+        other = (classes[index, None] != classes) & finite
         same &= finite
         best = scores.masked_fill(~same, -torch.inf).amax(1, keepdim=True)
         # The wrong neighbors above the best right neighbor take their places for certain, equal neighbors by chance.
         above = (other & (scores > best)).sum(1)
         equal = other & (scores == best)
-        chance = torch.stack([_chance(k - above, (same & (scores == best)).sum(1), equal.sum(1)) for k in ks], 1)
+        chance = torch.stack([_chance(k - above, (same & (scores == best)).sum(1), equal.sum(1)) for k in counts], 1)
         rows.append(chance.masked_fill((~same.any(1) | ~finite[index])[:, None], torch.nan))
     return torch.cat(rows)
 

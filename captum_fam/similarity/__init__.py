@@ -15,6 +15,7 @@ from captum_fam.similarity.registry import (
     register_similarity,
     similarity_name,
 )
+from captum_fam.similarity.unit_distances import UnitEuclidean
 
 __all__ = [
     "Bilinear",
@@ -29,6 +30,7 @@ __all__ = [
     "Similarity",
     "SimilarityLike",
     "SimilarityMaker",
+    "UnitEuclidean",
     "get_similarity",
     "list_similarities",
     "register_similarity",

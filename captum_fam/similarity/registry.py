@@ -90,13 +90,15 @@ def get_similarity(similarity: SimilarityLike) -> Similarity:
 
     Args:
         similarity: a name of :func:`list_similarities`; a :class:`Similarity`, which is returned as it is; or a
-            metric, a callable of two batches of embeddings, which becomes :class:`Learned`.
+            metric, a callable of two batches of embeddings. Metrics of PyTorch and pytorch-metric-learning become the
+            similarities that they are, see :func:`~captum_fam.similarity.known_metrics.known_metric`; any other
+            metric becomes :class:`Learned`.
 
     Returns:
         The similarity; a new object for a name or a metric.
 
     Raises:
-        ValueError: for an unknown name.
+        ValueError: for an unknown name, or a known metric that cannot be explained.
         TypeError: for anything that is neither a name, a :class:`Similarity` nor callable; for a name whose ``make``
             made no :class:`Similarity`.
 
@@ -116,7 +118,10 @@ def get_similarity(similarity: SimilarityLike) -> Similarity:
     if isinstance(similarity, type):
         raise TypeError(f"similarity is the class {similarity.__name__}; pass an instance, {similarity.__name__}()")
     if callable(similarity):
-        return Learned(similarity)
+        # The classes in this file register themselves here, so that the file imports this file.
+        from captum_fam.similarity.known_metrics import known_metric
+
+        return known_metric(similarity) or Learned(similarity)
     raise TypeError(f"similarity must be a name, a Similarity or a callable, got {type(similarity).__name__}")
 
 

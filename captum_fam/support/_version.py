@@ -43,9 +43,11 @@ def version_of(forward_func: object, *others: object) -> object | None:
 
 
 def _plain_state(part: object) -> tuple[object, ...]:
-    """The version of a value that is no module: its identity, or the text itself, and the versions of its tensors."""
-    tensors = [value for value in getattr(part, "__dict__", {}).values() if isinstance(value, Tensor)]
-    return part if part is None or isinstance(part, str) else id(part), [_version(tensor) for tensor in tensors]
+    """The version of a value that is no module: its identity, or the text itself, and its tensors and modules."""
+    values = list(getattr(part, "__dict__", {}).values())
+    tensors = [_version(value) for value in values if isinstance(value, Tensor)]
+    modules = [_state(value) for value in values if isinstance(value, nn.Module)]
+    return part if part is None or isinstance(part, str) else id(part), tensors, modules
 
 
 def _state(root: nn.Module) -> tuple[object, ...]:

@@ -1,22 +1,30 @@
-"""A memory bank on disk: the file of a finished bank, and the folder of an unfinished bank."""
+"""The file of a memory bank: writing it, and reading it without trusting it."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch import Tensor
 
 from captum_fam._files import need, write_all_or_nothing
-from captum_fam.embedding import Batch, DatasetEmbedder, OnError, RowBlock
-from captum_fam.embedding.forward import check_embedding
+from captum_fam._text import printable
+from captum_fam.support.neighbor_rules import RULES
+from captum_fam.support.vote import LEAST_TEMPERATURE
 
 _HEADER = "captum-fam memory bank"
+_DTYPES = {"embeddings": ("F16", "BF16", "F32", "F64"), "labels": ("I64",), "items": ("I64",)}
+# Names and reasons of 32 MiB are many; from here on, a crafted header would cost seconds and gigabytes.
+_HEADER_BYTES = 32 * 2**20
+# The header of a bank has four containers: the whole, the settings, the class names, and the skipped items.
+_CONTAINERS = 4
+_CHECKED_AT_ONCE = 1 << 16
+_ALL = slice(None)
 
 
 @dataclass(frozen=True)
@@ -25,11 +33,13 @@ class StoredBank:
 
     Attributes:
         tensors: ``embeddings`` ``(M, J)``, ``labels`` ``(M,)`` and ``items`` ``(M,)``.
-        metadata: everything else, as JSON can represent it: ``settings`` and ``skipped``.
+        settings: arguments of :class:`MemoryBank`; empty for rows that are in no file yet.
+        skipped: the items without a row, with the reasons.
     """
 
     tensors: dict[str, Tensor]
-    metadata: dict[str, Any]
+    settings: dict[str, Any]
+    skipped: dict[int, str]
 
 
 def write_bank(path: Path, bank: StoredBank) -> None:
@@ -41,109 +51,154 @@ def write_bank(path: Path, bank: StoredBank) -> None:
 
     Raises:
         ModuleNotFoundError: if safetensors is not installed.
+        ValueError: if class names and reasons take more than 32 MiB.
         OSError: if the file cannot be written.
     """
     safetensors = _safetensors("safetensors.torch")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in bank.tensors.items()}
+    header = json.dumps({"settings": bank.settings, "skipped": bank.skipped})
+    if len(header) > _HEADER_BYTES // 2:  # quotation marks are escaped once more in the file
+        raise ValueError(
+            f"{path}: class names and the reasons of skipped items take {len(header) / 2**20:.0f} MiB, more than the "
+            f"{_HEADER_BYTES // 2**21} that fit in the file of a bank; give the classes shorter names"
+        )
     with write_all_or_nothing(path.parent) as scratch:
-        safetensors.save_file(tensors, scratch / path.name, {_HEADER: json.dumps(bank.metadata)})
+        safetensors.save_file(tensors, scratch / path.name, {_HEADER: header})
 
 
-def read_bank(path: Path) -> StoredBank:
-    """Read a file that :func:`write_bank` wrote.
+def read_bank(path: Path, rows: slice = _ALL) -> StoredBank:
+    """Read a file that :func:`write_bank` wrote. Neither broken nor crafted files cost much memory or time.
+
+    Args:
+        path: the file.
+        rows: the rows to read. Default: all.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file is broken, no memory bank, or holds what no memory bank can be made of.
+        ModuleNotFoundError: if safetensors is not installed.
+    """
+    with _opened(path) as (header, columns):
+        tensors = {name: column[rows] for name, column in columns.items()}
+    settings, skipped = _read_header(path, header)
+    _check_numbers(path, tensors, len(settings["class_names"]))
+    return StoredBank(tensors, settings, skipped)
+
+
+def count_rows(path: Path) -> int:
+    """The number of rows in the file of a memory bank; no row is read.
 
     Args:
         path: the file.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if the file is broken or no memory bank.
-        ModuleNotFoundError: if safetensors is not installed.
+        FileNotFoundError, ValueError, ModuleNotFoundError: as for :func:`read_bank`.
     """
+    with _opened(path) as (_, columns):
+        return int(columns["items"].get_shape()[0])
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The header of a bank, and its tensors, of which types and shapes are right and nothing has been read yet."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such memory bank")
+    _check_header_size(path)
     safetensors = _safetensors("safetensors")
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             header = (file.metadata() or {}).get(_HEADER)
-            tensors = {name: file.get_tensor(name) for name in list(file.keys())}
+            columns = {name: file.get_slice(name) for name in list(file.keys())}
+            if header is None or columns.keys() != _DTYPES.keys():
+                raise ValueError(f"{path}: a safetensors file, but no memory bank")
+            _check_shapes(path, columns)
+            yield header, columns
     except safetensors.SafetensorError as error:
-        raise ValueError(f"{path}: broken, or no safetensors file ({error}); delete it") from error
-    if header is None or tensors.keys() != {"embeddings", "labels", "items"}:
-        raise ValueError(f"{path}: a safetensors file, but no memory bank")
-    return StoredBank(tensors, json.loads(header))
+        raise ValueError(f"{path}: broken, or no safetensors file ({printable(error)}); delete it") from error
 
 
-def unfinished_folder(path: Path) -> Path:
-    """The folder that holds the rows of a bank until the file of the bank is written."""
-    return path.with_name(path.name + ".parts")
+def _check_header_size(path: Path) -> None:
+    """Refuse a header that does not fit in the file, or is larger than that of any bank."""
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+    if size > path.stat().st_size - 8:
+        raise ValueError(f"{path}: broken, or no safetensors file (it ends within its header); delete it")
+    if size > _HEADER_BYTES + 2**20:
+        raise _refused(path, f"a header of {size / 2**20:.0f} MiB")
 
 
-def make_bank(
-    model: Callable[..., Any],
-    dataset: Dataset[Any],
-    path: Path | None,
-    *,
-    batch_size: int,
-    num_workers: int,
-    device: torch.device | str | None,
-    on_error: OnError,
-    save_every: int,
-    progress: bool,
-) -> StoredBank:
-    """Embed every item of a data set; an earlier call with the same path is continued.
-
-    Args:
-        model: maps a batch of images to embeddings ``(B, J)``; in evaluation mode.
-        dataset: items ``(image, label)`` or ``(image, label, boxes)``.
-        path: the file of the bank; if it exists, it is read instead. None keeps nothing on disk.
-        batch_size: items per batch.
-        num_workers: processes that read images.
-        device: the device of the model, to which images are moved; None does not move them.
-        on_error: ``"raise"``, or ``"skip"`` items whose image cannot be read.
-        save_every: how many batches are written to disk at once.
-        progress: whether to show a progress bar.
-
-    Raises:
-        ValueError: for a model in training mode, NaN or inf in an embedding, a data set without a usable item, or
-            stored rows of another model or data set.
-        OSError: if the rows cannot be written.
-    """
-    if isinstance(model, nn.Module) and any(module.training for module in model.modules()):
-        raise ValueError("model is in training mode, where an embedding depends on its batch; call model.eval() first")
-
-    def compute(batch: Batch) -> dict[str, Tensor]:
-        # In a caller's inference mode the embeddings would be inference tensors, which no gradient can pass through.
-        with torch.inference_mode(False), torch.no_grad():
-            images = batch.images if device is None else batch.images.to(device)
-            return {"embeddings": check_embedding(model(images))}
-
-    embedder = DatasetEmbedder(
-        compute,
-        dataset,
-        None if path is None else unfinished_folder(path),
-        batch_size=batch_size,
-        num_workers=num_workers,
-        on_error=on_error,
-        batches_per_block=save_every,
-        progress="memory bank" if progress else None,
-    )
-    if path is not None and path.is_file():
-        finished = read_bank(path)
-        embedder.check_rows(str(path), _as_block(finished), "embeddings")
-        return finished
-    embedder.check_stored("embeddings")
-    rows = embedder.run()
-    tensors = {"embeddings": rows.column("embeddings"), "labels": rows.labels, "items": rows.items}
-    return StoredBank(tensors, {"skipped": rows.skipped})
+def _check_shapes(path: Path, columns: dict[str, Any]) -> None:
+    shapes = {name: column.get_shape() for name, column in columns.items()}
+    for name, column in columns.items():
+        if column.get_dtype() not in _DTYPES[name]:
+            raise _refused(path, f"{name} of type {column.get_dtype()} instead of {' or '.join(_DTYPES[name])}")
+    n_rows, *features = shapes["embeddings"] or [0]
+    if len(features) != 1 or not n_rows * features[0]:
+        raise _refused(path, f"embeddings of shape {shapes['embeddings']} instead of (M, J)")
+    for name in ("labels", "items"):
+        if shapes[name] != [n_rows]:
+            raise _refused(path, f"{name} of shape {shapes[name]} for {n_rows} rows")
 
 
-def _as_block(bank: StoredBank) -> RowBlock:
-    """The rows of a finished bank in the form in which the embedder checks rows."""
-    skipped = {int(item): reason for item, reason in bank.metadata["skipped"].items()}
-    tensors = bank.tensors
-    n_items = len(tensors["items"]) + len(skipped)
-    return RowBlock({"embeddings": tensors["embeddings"]}, tensors["items"], tensors["labels"], [], skipped, n_items)
+def _read_header(path: Path, header: str) -> tuple[dict[str, Any], dict[int, str]]:
+    """Settings and skipped items, of which every value is of its type and in its range."""
+    # Every second piece between quotation marks that are not escaped is outside of texts.
+    outside_of_texts = "".join(header.replace("\\\\", "").replace('\\"', "").split('"')[::2])
+    if outside_of_texts.count("[") + outside_of_texts.count("{") > _CONTAINERS:
+        raise _refused(path, "a header with lists inside of lists")
+    try:
+        content = json.loads(header)
+    except ValueError as error:
+        raise _refused(path, f"a header that is no JSON ({printable(error)})") from error
+    if not isinstance(content, dict) or content.keys() != {"settings", "skipped"}:
+        raise _refused(path, "a header without settings and skipped items")
+    settings, skipped = content["settings"], content["skipped"]
+    if not isinstance(settings, dict) or settings.keys() != _SETTINGS.keys():
+        shown = ", ".join(map(printable, settings)) if isinstance(settings, dict) else printable(settings)
+        raise _refused(path, f"the settings {shown or 'of nothing'} instead of {', '.join(_SETTINGS)}")
+    for name, (is_right, expected) in _SETTINGS.items():
+        if not is_right(settings[name]):
+            raise _refused(path, f"{name}={printable(repr(settings[name]))} instead of {expected}")
+    if not isinstance(skipped, dict) or not all(
+        item.isascii() and item.isdigit() and len(item) < 19 and isinstance(reason, str)
+        for item, reason in skipped.items()
+    ):
+        raise _refused(path, "skipped items that are no numbers with reasons")
+    return settings, {int(item): reason for item, reason in skipped.items()}
+
+
+def _check_numbers(path: Path, tensors: dict[str, Tensor], n_classes: int) -> None:
+    """Refuse labels, items and embeddings that no bank has."""
+    labels, items = tensors["labels"], tensors["items"]
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < n_classes:
+        raise _refused(path, f"labels {int(labels.min())}..{int(labels.max())} for {n_classes} class names")
+    if len(items) and (int(items[0]) < 0 or not (items.diff() > 0).all()):
+        raise _refused(path, "items that are negative or not ascending")
+    if not all(block.isfinite().all() for block in tensors["embeddings"].split(_CHECKED_AT_ONCE)):
+        raise _refused(path, "embeddings with NaN or inf")
+
+
+def _refused(path: Path, what: str) -> ValueError:
+    return ValueError(f"{path}: holds {what}, which no memory bank does; delete it, and make the bank again")
+
+
+def _is_names(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(name, str) for name in value)
+
+
+def _is_temperature(value: object) -> bool:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and LEAST_TEMPERATURE <= float(value) < math.inf  # type: ignore[arg-type]
+
+
+_SETTINGS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "class_names": (_is_names, "a list of names"),
+    "k": (lambda value: type(value) is int and value >= 1, "a whole number, 1 at least"),
+    "temperature": (_is_temperature, f"a number, {LEAST_TEMPERATURE} at least"),
+    "similarity": (lambda value: value is None or isinstance(value, str), "a name"),
+    "neighbors": (lambda value: isinstance(value, str) and value in RULES, f"one of {', '.join(RULES)}"),
+}
+"""The settings in a file, each with its check and the words for what is expected."""
 
 
 def _safetensors(module: str) -> Any:

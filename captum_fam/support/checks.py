@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from captum_fam import functional as F
 
@@ -114,6 +115,7 @@ def check_images(images: Tensor, inputs: tuple[Tensor, ...], args: tuple[Any, ..
         args: further arguments of the model; None if there are none.
 
     Raises:
+        TypeError: for images of another dtype than the queries.
         ValueError: for images on another device, of another rank or with other channels than the queries, or for a
             model that takes several tensors.
     """
@@ -126,6 +128,11 @@ def check_images(images: Tensor, inputs: tuple[Tensor, ...], args: tuple[Any, ..
         raise ValueError(
             f"support has images of shape {tuple(images.shape[1:])} but inputs of {tuple(queries.shape[1:])}; "
             "both go through the same model"
+        )
+    if images.dtype != queries.dtype:
+        raise TypeError(
+            f"support has images of {images.dtype} but inputs of {queries.dtype}; both go through the same model: "
+            "convert one of them"
         )
     if len(inputs) > 1 or any(isinstance(arg, Tensor) for arg in args or ()):
         raise ValueError(
@@ -142,7 +149,7 @@ def no_batch_dimension(inputs: Tensor, images: Tensor) -> str:
 
 
 def whole_numbers(name: str, values: Tensor | Sequence[int], rows: Tensor) -> Tensor:
-    """Convert labels or positions to int64 on the device of the rows.
+    """Convert positions to int64 on the device of the rows.
 
     Args:
         name: the name of the argument, for the message.
@@ -156,13 +163,22 @@ def whole_numbers(name: str, values: Tensor | Sequence[int], rows: Tensor) -> Te
         TypeError: for numbers that are not integers.
         ValueError: for another number of values than rows, or a negative number.
     """
-    tensor = torch.as_tensor(values, device=rows.device)
-    if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
-        raise TypeError(f"{name} must be whole numbers, got {tensor.dtype}")
+    tensor = _integers(name, values).to(rows.device)
     if tuple(tensor.shape) != (len(rows),):
         raise ValueError(f"{name} must have one entry per row: got shape {tuple(tensor.shape)} for {len(rows)} rows")
     if tensor.min() < 0:
         raise ValueError(f"{name} must not be negative, got {int(tensor.min())}")
+    return tensor
+
+
+def _integers(name: str, values: object) -> Tensor:
+    """Whole numbers of any integer type as int64."""
+    try:
+        tensor = torch.as_tensor(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"{name} must be whole numbers, got {type(values).__name__} ({error})") from error
+    if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
+        raise TypeError(f"{name} must be whole numbers, got {tensor.dtype}")
     return tensor.long()
 
 
@@ -170,7 +186,7 @@ def check_exclusion(exclude: Tensor, n_queries: int, n_rows: int) -> Tensor:
     """Check the rows of a bank that are excluded for each query.
 
     Args:
-        exclude: rows of the bank, ``(B,)`` or ``(B, E)``.
+        exclude: rows of the bank, int64 ``(B,)`` or ``(B, E)``; -1 excludes nothing.
         n_queries: B, the number of queries.
         n_rows: M, the number of rows of the bank.
 
@@ -183,8 +199,59 @@ def check_exclusion(exclude: Tensor, n_queries: int, n_rows: int) -> Tensor:
     excluded = exclude.reshape(len(exclude), -1)
     if len(excluded) != n_queries:
         raise ValueError(f"exclude is for {len(excluded)} queries but there are {n_queries}; set it for each batch")
-    if excluded.min() < 0 or excluded.max() >= n_rows:
-        raise ValueError(f"exclude must hold rows 0..{n_rows - 1}, got {excluded.min()}..{excluded.max()}")
-    if excluded.shape[1] >= n_rows:
-        raise ValueError(f"exclude leaves nothing of the {n_rows} rows")
+    if excluded.numel() and (excluded.min() < -1 or excluded.max() >= n_rows):
+        raise ValueError(
+            f"exclude must hold rows 0..{n_rows - 1}, or -1 for none, got {excluded.min()}..{excluded.max()}"
+        )
+    nothing_left = (count_excluded(excluded) >= n_rows).nonzero()
+    if len(nothing_left):
+        raise ValueError(f"exclude leaves nothing of the {n_rows} rows for query {int(nothing_left[0])}")
     return excluded
+
+
+def count_excluded(exclude: Tensor) -> Tensor:
+    """How many different rows are excluded for each query.
+
+    Args:
+        exclude: rows, ``(B, E)``; -1 excludes nothing.
+
+    Returns:
+        int64 ``(B,)``.
+
+    Example:
+        >>> count_excluded(torch.tensor([[4, 4, 2], [-1, -1, 0]]))
+        tensor([2, 1])
+    """
+    ordered = exclude.sort(1).values
+    is_new = ordered.diff(dim=1, prepend=torch.full_like(ordered[:, :1], -1)) != 0
+    return is_new.sum(1)
+
+
+def as_exclusion(exclude: Tensor | Sequence[int] | Sequence[Sequence[int]], device: torch.device) -> Tensor:
+    """Convert rows of a bank that are excluded for each query to a tensor.
+
+    Args:
+        exclude: one row per query, or a list of rows per query; the lists may differ in length. -1 excludes nothing.
+        device: the device of the bank.
+
+    Returns:
+        int64 ``(B,)`` or ``(B, E)``, in which -1 fills up the shorter lists.
+
+    Raises:
+        TypeError: for anything but whole numbers.
+        ValueError: for a tensor of another shape.
+
+    Example:
+        >>> as_exclusion([[4], [], [1, 3]], torch.device("cpu"))
+        tensor([[ 4, -1],
+                [-1, -1],
+                [ 1,  3]])
+    """
+    if isinstance(exclude, list | tuple) and all(isinstance(rows, list | tuple) for rows in exclude):
+        parts = [_integers("exclude", rows) if rows else torch.empty(0, dtype=torch.int64) for rows in exclude]
+        rows = pad_sequence(parts, batch_first=True, padding_value=-1)
+    else:
+        rows = _integers("exclude", exclude)
+    if rows.dim() not in (1, 2):
+        raise ValueError(f"exclude must be rows (B,) or (B, E), got shape {tuple(rows.shape)}")
+    return rows.to(device)

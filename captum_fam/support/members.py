@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from captum_fam import functional as F
+from captum_fam._text import printable
 
 
 class Members(ABC):
@@ -185,7 +186,7 @@ class RowMembers(Members):
         if not has_support.all():
             query = int((~has_support).nonzero()[0])
             name = self._class_names[int(classes[query])]
-            raise ValueError(f"support: query {query} has no support of class {name}{self._remedy}")
+            raise ValueError(f"support: query {query} has no support of class {printable(name)}{self._remedy}")
 
 
 class _OtherRows(Members):

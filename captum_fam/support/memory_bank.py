@@ -4,24 +4,32 @@ from __future__ import annotations
 
 import copy
 import shutil
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
 import torch
-from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch import Tensor
 
 from captum_fam import functional as F
 from captum_fam._arithmetic import plain_arithmetic
 from captum_fam._captum import TargetType
+from captum_fam._text import printable
 from captum_fam.embedding import OnError
+from captum_fam.embedding.ranks import Ranks, every_rank
 from captum_fam.similarity import Similarity, SimilarityLike, get_similarity
-from captum_fam.support.bank_file import StoredBank, make_bank, read_bank, unfinished_folder, write_bank
+from captum_fam.support.bank_file import StoredBank, read_bank, write_bank
+from captum_fam.support.bank_making import BankMaker, split_options, stored_rows, unfinished_folder, warn_of_skipped
 from captum_fam.support.base import Support
-from captum_fam.support.checks import check_embedding_sizes, check_exclusion, whole_numbers
+from captum_fam.support.checks import (
+    as_exclusion,
+    check_embedding_sizes,
+    check_exclusion,
+    count_excluded,
+    whole_numbers,
+)
 from captum_fam.support.comparison import Comparison, select_class
+from captum_fam.support.labels import Labels, encode_labels, plain_value, whole_number
 from captum_fam.support.members import Members
 from captum_fam.support.neighbor_rules import RULES, Candidates, NeighborRule
 from captum_fam.support.rows import BankRows
@@ -56,8 +64,11 @@ class MemoryBank(Support):
 
     Args:
         embeddings: ``(M, J)``, any floating-point type; half precision is computed in float32.
-        labels: M class indices, not negative.
-        class_names: C names. Default: the class indices.
+        labels: the class of each row, ``(M,)``: names, or whole numbers of any type and size, such as identity numbers,
+            as a list, a tensor or an array. The classes are the different labels in ascending order. With
+            ``class_names``, whole numbers are indices of the names.
+        class_names: C names in the order of the class indices; a class may have no row. Default: the different labels
+            in ascending order, as texts.
         k: how many rows vote; all rows vote if the bank has fewer. Default: 200.
         temperature: the temperature of the votes, at least 1e-37. With a smaller temperature, the nearest of the K rows
             have a larger share of the votes. Default: 0.07.
@@ -71,18 +82,23 @@ class MemoryBank(Support):
 
     Attributes:
         embeddings: ``(M, J)``.
-        labels: int64 ``(M,)``.
+        labels: the class index of each row, int64 ``(M,)``. Votes and targets are class indices too: the name of class
+            c is ``class_names[c]``.
         items: int64 ``(M,)``.
         skipped: the items of the data set that could not be read and have no row, with the reason.
 
     Raises:
-        TypeError: if ``embeddings`` is no floating-point tensor, or ``labels`` are no whole numbers.
+        TypeError: if ``embeddings`` is no floating-point tensor, ``labels`` are neither whole numbers nor names,
+            ``k`` is no whole number, or ``temperature`` no number.
         ValueError: for an empty bank, NaN or inf, labels, names or items that do not fit, or an unknown option.
 
     Example:
         >>> bank = MemoryBank(torch.eye(3), [0, 1, 1], k=2)
         >>> bank.classify(torch.tensor([[0.0, 1.0, 0.9]])).predicted
         tensor([1])
+        >>> bank = MemoryBank(torch.eye(3), [77, 10_000_000, 10_000_000], k=2)  # identity numbers
+        >>> bank.class_names, bank.classify(torch.tensor([[0.0, 1.0, 0.9]])).predicted
+        (('77', '10000000'), tensor([1]))
     """
 
     similarity: Similarity
@@ -90,7 +106,7 @@ class MemoryBank(Support):
     def __init__(
         self,
         embeddings: Tensor,
-        labels: Tensor | Sequence[int],
+        labels: Labels,
         class_names: Sequence[str] | None = None,
         k: int = 200,
         temperature: float = 0.07,
@@ -105,14 +121,11 @@ class MemoryBank(Support):
         if embeddings.dim() != 2 or not embeddings.numel():
             raise ValueError(f"embeddings must be (M, J) with at least one row, got shape {tuple(embeddings.shape)}")
         self.embeddings = embeddings.detach()
-        self.labels = whole_numbers("labels", labels, embeddings)
+        indices, self.class_names = encode_labels(labels, class_names, len(embeddings))
+        self.labels = indices.to(embeddings.device)
         self.items = whole_numbers("items", range(len(embeddings)) if items is None else items, embeddings)
         if not (self.items.diff() > 0).all():
             raise ValueError("items must be ascending")
-        n_classes = int(self.labels.max()) + 1
-        self.class_names = tuple(class_names or map(str, range(n_classes)))
-        if len(self.class_names) < n_classes:
-            raise ValueError(f"class_names has {len(self.class_names)} names, labels go up to {n_classes - 1}")
         self.similarity = get_similarity(similarity)
         self.similarity_name = similarity if isinstance(similarity, str) else None
         self.k = k
@@ -166,7 +179,7 @@ class MemoryBank(Support):
         k: int | None = None,
         temperature: float | None = None,
         neighbors: NeighborRule | None = None,
-        exclude: Tensor | Sequence[int] | None = None,
+        exclude: Tensor | Sequence[int] | Sequence[Sequence[int]] | None = None,
     ) -> MemoryBank:
         """A bank with the same rows and other options; the rows are shared, not copied.
 
@@ -174,14 +187,15 @@ class MemoryBank(Support):
             k: how many rows vote. Default: None, the number of this bank.
             temperature: the temperature of the votes. Default: None, the temperature of this bank.
             neighbors: the rule that chooses the supports. Default: None, the rule of this bank.
-            exclude: rows that are left out for each query, ``(B,)`` or ``(B, E)``, for example the row of the query
-                itself if the query is in the bank. The new bank fits this batch of queries only. Default: None, no row
-                is left out.
+            exclude: rows that are left out for each query, ``(B,)`` or ``(B, E)`` or lists of different lengths, for
+                example the row of the query itself if the query is in the bank; -1 leaves nothing out. The new bank
+                fits this batch of queries only. Default: None, no row is left out.
 
         Returns:
             A new bank.
 
         Raises:
+            TypeError: for a ``k``, or rows to exclude, that are no whole numbers.
             ValueError: for an option out of range.
 
         Example:
@@ -191,7 +205,7 @@ class MemoryBank(Support):
         bank.k = self.k if k is None else k
         bank.temperature = self.temperature if temperature is None else temperature
         bank.neighbors = self.neighbors if neighbors is None else neighbors
-        bank.exclude = None if exclude is None else torch.as_tensor(exclude, device=self.labels.device)
+        bank.exclude = None if exclude is None else as_exclusion(exclude, self.labels.device)
         bank._check_options()
         return bank
 
@@ -208,13 +222,18 @@ class MemoryBank(Support):
             ValueError: if the queries do not fit the bank or hold NaN or inf, or all rows are excluded.
         """
         query, exclude = self._check_query(query)
+        # A query for which more rows are left out than for others is filled up, see ExactSearch.search.
+        k = self.k if exclude is None else min(self.k, len(self) - int(count_excluded(exclude).min()))
         with plain_arithmetic(query.device):
             hits = [
-                self._rows.search(part, self.k, None if exclude is None else exclude[start : start + _STEP_QUERIES])
+                self._rows.search(part, k, None if exclude is None else exclude[start : start + _STEP_QUERIES])
                 for start, part in zip(range(0, len(query), _STEP_QUERIES), query.split(_STEP_QUERIES), strict=True)
             ]
             similarities, indices = (torch.cat(parts) for parts in zip(*hits, strict=True))
-            if not similarities.isfinite().all():
+            finite = similarities.isfinite()
+            if exclude is not None:
+                finite |= (indices.unsqueeze(2) == exclude.unsqueeze(1)).any(2)
+            if not finite.all():
                 raise ValueError(
                     "query: its similarity to rows of the memory bank is NaN or inf; rescale the embeddings of both"
                 )
@@ -304,13 +323,16 @@ class MemoryBank(Support):
     @classmethod
     def from_dataset(
         cls,
-        model: Callable[..., Any],
-        dataset: Dataset[Any],
+        model: Any,
+        dataset: Any,
         path: str | Path | None = None,
         *,
+        preprocess: Callable[[Any], Tensor] | None = None,
+        image_key: str | None = None,
+        label_key: str | None = None,
         class_names: Sequence[str] | None = None,
-        batch_size: int = 64,
-        num_workers: int = 0,
+        batch_size: int | None = None,
+        num_workers: int | None = None,
         device: torch.device | str | None = None,
         on_error: OnError = "raise",
         save_every: int = 16,
@@ -323,60 +345,96 @@ class MemoryBank(Support):
         call continues behind them. If the file is complete already, the call reads it. In both cases a few items are
         embedded again, so that stored rows of another model or data set are refused.
 
+        Processes that torchrun has started, or that have joined a process group of PyTorch, share the batches, and each
+        gets the whole bank. Its rows are those of a single process. All of them must make the call; with a ``path``,
+        they need a common file system. A bank that is too large for one machine is a
+        :class:`~captum_fam.support.ShardedMemoryBank`.
+
         Args:
-            model: maps a batch of images to embeddings ``(B, J)``; in evaluation mode.
-            dataset: items ``(image, label)`` or ``(image, label, boxes)``, the same at every reading.
+            model: maps a batch of images to embeddings ``(B, J)``, in evaluation mode; or all that
+                :func:`~captum_fam.models.create_model` takes, such as an ``EmbeddingModel``.
+            dataset: labeled images, the same at every reading:
+
+                * a folder with one folder of images per class;
+                * a data set of items ``(image, label)`` or ``(image, label, boxes)``, or of dictionaries, such as a
+                  data set of Hugging Face;
+                * a ``DataLoader``. All items of its data set are read in the order of the data set, by its collate
+                  function one by one, also if the loader shuffles.
+
+                An image is a tensor ``(C, H, W)``, an image of PIL, an array or a path. A label is a whole number or a
+                name.
             path: the file to write, ``.safetensors``. Default: None, no file.
-            class_names: C names. Default: None, ``dataset.class_names`` or ``dataset.classes`` if there is one, else
-                the class indices.
-            batch_size: items per batch. Default: 64.
-            num_workers: processes that read images. Default: 0, this process.
+            preprocess: makes the input ``(C, H, W)`` of the model from an image. Default: None, the preprocessing of an
+                ``EmbeddingModel``, or that found for the model; images that are tensors stay as they are.
+            image_key: the key of the image, if items are dictionaries. Default: None, ``"pixel_values"``, ``"image"``
+                or ``"img"``.
+            label_key: the key of the label. Default: None, ``"label"``, ``"labels"`` or ``"target"``.
+            class_names: C names. Default: None, those that the data set, or the data set behind a subset, has as
+                ``class_names`` or ``classes``; else the different labels. If labels are names and no list of them is
+                known, the data set is read twice.
+            batch_size: items per batch. Default: None, that of a ``DataLoader``, else 64.
+            num_workers: processes that read images. Default: None, that of a ``DataLoader``, else 0, this process.
             device: the device of model and bank. Default: None, the device of the model's parameters.
             on_error: ``"raise"``, or ``"skip"`` items whose image cannot be read: a warning counts them, and
                 ``bank.skipped`` names them. ``bank.items`` gives the item of each row. Default: ``"raise"``.
             save_every: how many batches are written to disk at once. Default: 16.
             progress: whether to show a progress bar. Default: True.
-            options: ``k``, ``temperature``, ``similarity``, ``neighbors`` and ``backend`` of the class.
+            options: ``k``, ``temperature``, ``similarity``, ``neighbors`` and ``backend`` of the class. The default of
+                ``similarity`` is that of an ``EmbeddingModel``.
 
         Returns:
             The bank, on ``device``.
 
         Raises:
-            ValueError: for a model in training mode, NaN or inf in an embedding, a data set without a usable item, or
-                stored rows of another model or data set.
+            TypeError: for a model or a data set of another kind.
+            ValueError: for a model in training mode, NaN or inf in an embedding, a data set without a usable item,
+                items without image or label, or stored rows of another model or data set.
             ModuleNotFoundError: if ``path`` is given and safetensors is not installed.
             OSError: if the rows cannot be written.
 
         Example:
             >>> bank = MemoryBank.from_dataset(model.eval(), ImageFolder("train", preprocess), "bank.safetensors")
         """
-        path = None if path is None else Path(path)
-        if device is None and isinstance(model, nn.Module):
-            device = next((parameter.device for parameter in model.parameters()), None)
-        stored = make_bank(
-            model,
-            dataset,
-            path,
-            batch_size=batch_size,
-            num_workers=num_workers,
-            device=device,
-            on_error=on_error,
-            save_every=save_every,
-            progress=progress,
-        )
-        names = class_names or getattr(dataset, "class_names", None) or getattr(dataset, "classes", None)
-        bank = cls._from_stored(stored, {**options, **({"class_names": names} if names else {})})
-        if path is not None and not path.is_file():
-            bank.save(path)
-            shutil.rmtree(unfinished_folder(path))
-        if bank.skipped:
-            index, reason = next(iter(bank.skipped.items()))
-            warnings.warn(
-                f"left out of the bank, because they could not be read: {len(bank.skipped)}, the first is item "
-                f"{index}: {reason}",
-                stacklevel=2,
-            )
-        return bank.to(device)
+        making = {
+            "preprocess": preprocess,
+            "image_key": image_key,
+            "label_key": label_key,
+            "class_names": class_names,
+            "batch_size": batch_size,
+            "num_workers": num_workers,
+            "device": device,
+            "on_error": on_error,
+            "save_every": save_every,
+            "progress": progress,
+        }
+        maker, options = split_options(model, dataset, {**making, **options})
+        with every_rank(maker.device) as ranks:
+            bank = cls._make(maker, None if path is None else Path(path), ranks, options)
+        if ranks.is_first:
+            warn_of_skipped(bank.skipped, 1)
+        return bank.to(maker.device)
+
+    @classmethod
+    def _make(cls, maker: BankMaker, path: Path | None, ranks: Ranks, options: dict[str, Any]) -> MemoryBank:
+        """Read the finished bank, or finish it, together with the other processes."""
+        # The file that the first process finds: a file that appears later must not divide the processes.
+        if ranks.gather(path is not None and path.is_file())[0]:
+            assert path is not None
+            stored = read_bank(path)
+            maker.check_finished(str(path), stored, len(stored.tensors["items"]) + len(stored.skipped))
+            return cls._from_stored(stored, options)
+        folder = None if path is None else unfinished_folder(path)
+        embedder = maker.embedder(folder, ranks)
+        embedder.check_stored("embeddings")
+        bank = cls._from_stored(stored_rows(embedder.run()), options)
+        if path is not None:
+            ranks.wait()  # until all have read the rows
+            ranks.only_first(lambda: bank._save_finished(path))
+        return bank
+
+    def _save_finished(self, path: Path) -> None:
+        self.save(path)
+        shutil.rmtree(unfinished_folder(path))
 
     def save(self, path: str | Path) -> None:
         """Write rows and options to a ``.safetensors`` file, completely or not at all.
@@ -389,6 +447,7 @@ class MemoryBank(Support):
 
         Raises:
             ModuleNotFoundError: if safetensors is not installed.
+            ValueError: if the class names are too long for a file.
             OSError: if the file cannot be written.
         """
         settings = {
@@ -399,7 +458,7 @@ class MemoryBank(Support):
             "neighbors": self.neighbors,
         }
         tensors = {"embeddings": self.embeddings, "labels": self.labels, "items": self.items}
-        write_bank(Path(path), StoredBank(tensors, {"settings": settings, "skipped": self.skipped}))
+        write_bank(Path(path), StoredBank(tensors, settings, self.skipped))
 
     @classmethod
     def load(cls, path: str | Path, device: torch.device | str = "cpu", **options: Any) -> MemoryBank:
@@ -415,15 +474,19 @@ class MemoryBank(Support):
             ValueError: if the file is broken or no memory bank, or its similarity was an object and is not passed here.
             ModuleNotFoundError: if safetensors is not installed.
         """
-        return cls._from_stored(read_bank(Path(path)), options).to(device)
+        stored = read_bank(Path(path))
+        try:
+            return cls._from_stored(stored, options).to(device)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
 
     @classmethod
     def _from_stored(cls, stored: StoredBank, options: dict[str, Any]) -> MemoryBank:
-        settings = {**stored.metadata.get("settings", {}), **options}
+        settings = {**stored.settings, **options}
         if "similarity" in settings and settings["similarity"] is None:
             raise ValueError("similarity was an object when the bank was saved; pass it again: similarity=...")
         bank = cls(**{**stored.tensors, **settings})
-        bank.skipped = {int(item): reason for item, reason in stored.metadata["skipped"].items()}
+        bank.skipped = dict(stored.skipped)
         return bank
 
     def _rounding(self, query: Tensor, similarities: Tensor, indices: Tensor) -> Tensor:
@@ -433,8 +496,10 @@ class MemoryBank(Support):
         return (F.rounding_of_supports(query.shape[1], query.dtype) * magnitude / self.temperature).clamp_max(0.5)
 
     def _check_options(self) -> None:
-        if self.k < 1:
-            raise ValueError(f"k must be at least 1, got {self.k}")
+        self.k = whole_number(self.k, "k")
+        self.temperature = plain_value(self.temperature)
+        if isinstance(self.temperature, bool) or not isinstance(self.temperature, int | float):
+            raise TypeError(f"temperature must be a number, got {printable(self.temperature)}")
         if not self.temperature >= LEAST_TEMPERATURE:
             raise ValueError(f"temperature must be positive, {LEAST_TEMPERATURE} at least, got {self.temperature}")
         if self.neighbors not in get_args(NeighborRule):
@@ -442,8 +507,9 @@ class MemoryBank(Support):
 
     def _check_query(self, query: Tensor) -> tuple[Tensor, Tensor | None]:
         """The query in the precision of the search, and the excluded rows, ``(B, E)`` or None."""
-        if query.dim() != 2 or not len(query):
-            raise ValueError(f"query must be embeddings (B, J) of at least one query, got shape {tuple(query.shape)}")
+        if not isinstance(query, Tensor) or query.dim() != 2 or not len(query):
+            kind = f"shape {tuple(query.shape)}" if isinstance(query, Tensor) else type(query).__name__
+            raise ValueError(f"query must be embeddings (B, J) of at least one query, a tensor, got {kind}")
         check_embedding_sizes(query, self.embeddings, "the memory bank")
         if not query.isfinite().all():
             raise ValueError("query contains NaN or inf")

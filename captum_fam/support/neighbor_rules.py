@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from captum_fam._text import printable
 from captum_fam.support.members import Members, RowMembers, SameForAll
 from captum_fam.support.search import ExactSearch
 
@@ -25,14 +26,15 @@ class Candidates:
     Attributes:
         query: embeddings ``(B, J)``.
         nearest: the K nearest rows of each query, the most similar first, ``(B, K)``.
-        similarities: the similarity of each query to these rows, ``(B, K)``.
+        similarities: the similarity of each query to these rows, ``(B, K)``; -inf for rows that only fill up the K of
+            a query.
         classes: the class of each query for which rows are chosen, ``(B,)``.
         every_class: whether rows are chosen for all other classes too, as foils need them.
         labels: the classes of all rows of the bank, ``(M,)``.
         class_names: C names.
         k: how many rows vote.
         temperature: the temperature of the votes.
-        exclude: rows that are left out for each query, ``(B, E)``; None if no row is left out.
+        exclude: rows that are left out for each query, ``(B, E)``, and -1 for none; None if no row is left out.
         rows: the search among the rows of the bank.
     """
 
@@ -47,6 +49,11 @@ class Candidates:
     temperature: float
     exclude: Tensor | None
     rows: ExactSearch
+
+    @property
+    def is_left(self) -> Tensor:
+        """1 for the nearest rows, and 0 for rows that only fill up the K of a query, ``(B, K)``."""
+        return (self.similarities > -torch.inf).to(self.similarities.dtype)
 
     def among_nearest(self, weights: Tensor) -> Chosen:
         """Choose the rows of each class among the K nearest rows.
@@ -112,12 +119,12 @@ class Candidates:
 
     def _no_row(self, label: int) -> str:
         name = self.class_names[label] if 0 <= label < len(self.class_names) else str(label)
-        return f"support: the bank has no row of class {name} left to compare with"
+        return f"support: the bank has no row of class {printable(name)} left to compare with"
 
 
 def _predicted(candidates: Candidates) -> Chosen:
     """Rows of the class among the K nearest rows, with equal weights."""
-    return candidates.among_nearest(torch.ones_like(candidates.similarities))
+    return candidates.among_nearest(candidates.is_left)
 
 
 def _vote(candidates: Candidates) -> Chosen:
@@ -127,12 +134,13 @@ def _vote(candidates: Candidates) -> Chosen:
     # largest similarity of all rows instead, all weights of a less similar class could underflow.
     best = similarities.new_full((len(labels), len(candidates.class_names)), -torch.inf)
     best = best.scatter_reduce(1, labels, similarities, "amax").gather(1, labels)
-    return candidates.among_nearest(((similarities - best) / candidates.temperature).exp())
+    votes = ((similarities - best) / candidates.temperature).exp()
+    return candidates.among_nearest(torch.where(candidates.is_left > 0, votes, 0.0))
 
 
 def _all(candidates: Candidates) -> Chosen:
     """The K nearest rows of any class, with equal weights."""
-    weights = torch.full_like(candidates.similarities, 1 / candidates.nearest.shape[1])
+    weights = candidates.is_left / candidates.is_left.sum(1, keepdim=True)
     return candidates.nearest, SameForAll(weights, len(candidates.class_names))
 
 

@@ -18,6 +18,8 @@ from captum_fam.support.base import Support
 from captum_fam.support.checks import check_support_tensor
 from captum_fam.support.comparison import Comparison
 from captum_fam.support.foil import ContrastedSupport, FoilLike, as_foil
+from captum_fam.support.leave_out import LeaveOutSupport
+from captum_fam.support.support_per_query import SupportPerQuery
 from captum_fam.support.support_set import SupportSet
 
 Aggregate = Literal["mean", "prototype"]
@@ -91,7 +93,7 @@ class SimilarityToSupport(nn.Module):
         self.model = model
         self.support = support if isinstance(support, Support) else SupportSet(check_support_tensor(support))
         self.foil = as_foil(foil)
-        if aggregate == "prototype" and not isinstance(self.support, SupportSet):
+        if aggregate == "prototype" and not isinstance(self.support, SupportSet | LeaveOutSupport):
             raise ValueError(f'aggregate="prototype" needs a SupportSet, got {type(self.support).__name__}')
         self.similarity = self.support.measure(None if similarity is None else get_similarity(similarity))
         self.aggregate = aggregate
@@ -150,7 +152,7 @@ class SimilarityToSupport(nn.Module):
         foil = self.foil.embed(self.model) if isinstance(self.foil, SupportSet) else self.foil
         if self.aggregate == "prototype":
             support = _prototypes(support)
-            foil = _prototypes(foil) if isinstance(foil, SupportSet) else foil
+            foil = foil.prototypes() if isinstance(foil, SupportSet) else foil
         if foil is not None:
             support = ContrastedSupport(support, foil)
         # The version is read after embedding, because embedding in training mode changes the statistics of batch norms.
@@ -206,6 +208,6 @@ class SimilarityToSupport(nn.Module):
             )
 
 
-def _prototypes(support: Support) -> SupportSet:
-    assert isinstance(support, SupportSet)
+def _prototypes(support: Support) -> SupportSet | SupportPerQuery:
+    assert isinstance(support, SupportSet | LeaveOutSupport)
     return support.prototypes()

@@ -1,4 +1,10 @@
-"""Exact search for the most similar rows of a bank, in bounded memory."""
+"""Exact search for the most similar rows of a bank, in bounded memory.
+
+A product of matrices has other last digits for other numbers of queries and rows. So the search has two stages.
+Products of large matrices find candidates, a few more than needed. Then the similarities of the candidates are computed
+in products of one fixed size, and decide. On a CPU, the same query and row have the same similarity in every search: in
+any batch, and in a part of the bank as in the whole bank.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +12,8 @@ from functools import cached_property
 from typing import Any, Literal, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from captum_fam import functional as F
 from captum_fam._files import need
@@ -16,6 +23,13 @@ Backend = Literal["torch", "faiss"]
 
 # Memory for one step of a search: the similarities, and a copy of the rows for similarities that rescale them.
 STEP_BYTES = 32 * 2**20
+
+# Candidates above k. More are taken while the last of them could still be among the k nearest; among more than the
+# largest number of rows that are equal up to rounding, any are taken.
+_SPARE = 16
+_MOST_SPARE = 1024
+# Rows in one product of the second stage.
+_TILE = 32
 
 
 class ExactSearch:
@@ -67,18 +81,16 @@ class ExactSearch:
         Args:
             query: embeddings ``(B, J)``.
             k: how many rows to find; all rows if there are fewer.
-            exclude: rows that are left out for each query, ``(B, E)``. Default: None, no row.
+            exclude: rows that are left out for each query, ``(B, E)``; -1 leaves nothing out. Default: None, no row.
 
         Returns:
-            Similarities and rows, the most similar first, each ``(B, K)``.
+            Similarities and rows, the most similar first, each ``(B, K)``. A query with less than K rows left is filled
+            up with rows of the similarity -inf.
 
         Raises:
             ModuleNotFoundError: for the backend ``"faiss"``, if FAISS is not installed.
         """
-        if self._backend == "faiss":
-            return self._search_faiss(query, k, exclude)
-        count = len(self) if exclude is None else len(self) - exclude.shape[1]
-        return self.nearest(query, min(k, count), None, exclude)
+        return self.nearest(query, min(k, len(self)), None, exclude)
 
     def nearest(
         self, query: Tensor, k: int, rows: Tensor | None, exclude: Tensor | None = None
@@ -92,8 +104,59 @@ class ExactSearch:
             exclude: rows that are left out for each query, ``(B, E)``, where ``rows`` is None. Default: None, no row.
 
         Returns:
-            Similarities and rows, the most similar first, each ``(B, k)``.
+            Similarities and rows, the most similar first, and of equally similar rows the first; each ``(B, k)``.
         """
+        count, spare = len(self) if rows is None else len(rows), _SPARE
+        while True:
+            found = min(k + spare, count)
+            rough, indices = self._candidates(query, found, rows, exclude)
+            last = rough[:, -1:]
+            indices, order = indices.sort(1)
+            rough = rough.gather(1, order)
+            scores = torch.where(rough.isfinite(), self.scores(query, indices), rough)
+            scores, order = scores.sort(stable=True, dim=1, descending=True)
+            scores, indices = scores[:, :k], indices.gather(1, order[:, :k])
+            if found == count or spare >= _MOST_SPARE or self._are_apart(query, scores[:, -1:], indices[:, -1:], last):
+                return scores, indices
+            spare *= 8
+
+    def scores(self, query: Tensor, indices: Tensor) -> Tensor:
+        """The similarities of some rows to each query, whose digits depend on query and row only.
+
+        Args:
+            query: embeddings ``(B, J)``.
+            indices: rows for each query, ``(B, n)``.
+
+        Returns:
+            ``(B, n)``.
+        """
+        n_rows = indices.shape[1]
+        padded = nn.functional.pad(indices, (0, -n_rows % _TILE))
+        # A tile per query, a copy in float32 and a rescaled copy.
+        at_once = max(1, STEP_BYTES // (12 * _TILE * self._embeddings.shape[1]))
+        parts = []
+        for part, rows in zip(query.split(at_once), padded.split(at_once), strict=True):
+            tiles = [
+                self._similarity.score(*F.common_precision(part, self._embeddings[tile]))
+                for tile in rows.split(_TILE, 1)
+            ]
+            parts.append(torch.cat(tiles, 1))
+        return torch.cat(parts)[:, :n_rows]
+
+    def _are_apart(self, query: Tensor, kth: Tensor, rows: Tensor, last: Tensor) -> bool:
+        """Whether the k-th similarity of each query is larger than that of the last candidate, beyond rounding."""
+        noise = self._noise(query, self._embeddings[rows].to(query.dtype), kth)
+        return not ((kth - last <= noise) & last.isfinite()).any()
+
+    def _noise(self, query: Tensor, rows: Tensor, scores: Tensor) -> Tensor:
+        """How much two computations of a similarity can differ: twice the error of one."""
+        error = F.rounding_of_supports(query.shape[1], scores.dtype)
+        return 2 * error * self._similarity.magnitude(query, rows, scores)
+
+    def _candidates(self, query: Tensor, k: int, rows: Tensor | None, exclude: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The k most similar rows of each query as far as products of any size tell, each ``(B, k)``."""
+        if self._backend == "faiss" and rows is None:
+            return self._search_faiss(query, k, exclude)
         best = query.new_empty(len(query), 0)
         indices = torch.empty(len(query), 0, dtype=torch.int64, device=query.device)
         step = self._step(len(query))
@@ -122,24 +185,38 @@ class ExactSearch:
             exclude: rows that are left out for each query, ``(B, E)``. Default: None, no row.
 
         Returns:
-            Similarities and rows, each ``(B, C)``; for a class without a row, -inf and row 0.
+            Similarities and rows, each ``(B, C)``, of equally similar rows the first; for a class without a row, -inf
+            and row 0.
         """
         best = query.new_full((len(query), n_classes), -torch.inf)
-        indices = torch.zeros(len(query), n_classes, dtype=torch.int64, device=query.device)
         step = self._step(len(query))
+        found: list[tuple[Tensor, Tensor]] = []
         for start in range(0, len(self), step):
-            scores = self._similarity.score(*F.common_precision(query, self._embeddings[start : start + step]))
+            rows = self._embeddings[start : start + step]
+            scores = self._similarity.score(*F.common_precision(query, rows))
             if exclude is not None:
                 _leave_out(scores, exclude - start)
             own = self._labels[start : start + step].expand_as(scores)
-            top = torch.full_like(best, -torch.inf).scatter_reduce(1, own, scores, "amax")
-            # Which row of the block has the largest similarity of its class: of equal ones the last.
-            is_top = scores == top.gather(1, own)
-            rows = torch.arange(start, start + scores.shape[1], device=query.device).expand_as(scores)
-            at = torch.zeros_like(indices).scatter_reduce(1, own, torch.where(is_top, rows, 0), "amax")
-            better = top > best
-            best, indices = torch.where(better, top, best), torch.where(better, at, indices)
-        return best, indices
+            best = best.scatter_reduce(1, own, scores, "amax")
+            behind = best.gather(1, own) - scores
+            is_near = behind <= self._noise(query, rows.to(query.dtype), scores)
+            if is_near.sum() > _MOST_SPARE * len(query):
+                is_near = behind == 0
+            of_query, at = (is_near & scores.isfinite()).nonzero(as_tuple=True)
+            found.append((of_query, at + start))
+        of_query, indices = (torch.cat(parts) for parts in zip(*found, strict=True))
+        # The rows of each query, ascending, padded at the end.
+        order = of_query.argsort(stable=True)
+        counts = of_query.bincount(minlength=len(query)).tolist()
+        padded = pad_sequence(list(indices[order].split(counts)), batch_first=True, padding_value=-1)
+        indices = padded.clamp_min(0)
+        scores = self.scores(query, indices).masked_fill(padded < 0, -torch.inf)
+        own = self._labels[indices]
+        best = torch.full_like(best, -torch.inf).scatter_reduce(1, own, scores, "amax")
+        is_best = (scores == best.gather(1, own)) & (padded >= 0)
+        nearest = torch.full_like(best, len(self), dtype=torch.int64)
+        nearest = nearest.scatter_reduce(1, own, torch.where(is_best, indices, len(self)), "amin")
+        return best, nearest.masked_fill(nearest == len(self), 0)
 
     def _search_faiss(self, query: Tensor, k: int, exclude: Tensor | None) -> tuple[Tensor, Tensor]:
         n_excluded = 0 if exclude is None else exclude.shape[1]
@@ -151,7 +228,7 @@ class ExactSearch:
         similarities = F.within_one(similarities) if cosine else similarities
         if exclude is not None:
             similarities[(indices.unsqueeze(2) == exclude.unsqueeze(1)).any(2)] = -torch.inf
-        similarities, order = similarities.topk(min(k, len(self) - n_excluded))
+        similarities, order = similarities.topk(min(k, similarities.shape[1]))
         return similarities, indices.gather(1, order)
 
     def _faiss_index(self) -> Any:

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from captum_fam import functional as F
 from captum_fam._captum import TargetType
-from captum_fam.embedding.forward import embed_images
 from captum_fam.similarity import Similarity
 from captum_fam.support.base import Support
 from captum_fam.support.checks import (
     check_batch,
     check_embedding_sizes,
-    check_finite,
     check_images,
     check_support_tensor,
     plain_tensor,
-    whole_numbers,
 )
 from captum_fam.support.comparison import Comparison
+from captum_fam.support.embedding import embed_supports
+from captum_fam.support.labels import LabelRows, check_class_names, encode_label_rows
 from captum_fam.support.members import Members, RowMembers, SameForAll, SharedMembers
 
 
@@ -30,13 +31,21 @@ class SupportPerQuery(Support):
 
     Args:
         inputs: images ``(B, K, C, H, W)`` or embeddings ``(B, K, J)``: K supports for each of B queries.
-        labels: the class of each support, ``(B, K)``. Default: None, all supports belong to one class.
-        class_names: C names. Default: the class indices, or ``("support",)`` without labels.
+        labels: the class of each support, ``(B, K)``: names, or whole numbers of any type and size, as nested lists, a
+            tensor or an array. The classes are the different labels in ascending order. With ``class_names``, whole
+            numbers are indices of the names. Default: None, all supports belong to one class.
+        class_names: C names in the order of the class indices. Default: the different labels in ascending order, as
+            texts; ``("support",)`` without labels.
         is_support: False for entries that only fill up the K of a query, boolean ``(B, K)``. Default: None, all entries
             are supports.
 
+    Attributes:
+        inputs: images ``(B, K, C, H, W)`` or embeddings ``(B, K, J)``.
+        labels: class indices, int64 ``(B, K)``; None without labels.
+        is_support: boolean ``(B, K)``; None if all entries are supports.
+
     Raises:
-        TypeError: if ``inputs`` is no tensor of real numbers, or ``labels`` are no whole numbers.
+        TypeError: if ``inputs`` is no tensor of real numbers, or ``labels`` are neither whole numbers nor names.
         ValueError: for a shape without supports per query, NaN or inf, or labels that do not fit.
 
     Example:
@@ -48,7 +57,7 @@ class SupportPerQuery(Support):
     def __init__(
         self,
         inputs: Tensor,
-        labels: Tensor | None = None,
+        labels: LabelRows | None = None,
         class_names: Sequence[str] | None = None,
         *,
         is_support: Tensor | None = None,
@@ -58,20 +67,19 @@ class SupportPerQuery(Support):
             raise ValueError(
                 f"support must be embeddings (B, K, J) or images (B, K, C, H, W), got shape {tuple(inputs.shape)}"
             )
-        for name, values in (("labels", labels), ("is_support", is_support)):
-            if values is not None and values.shape != inputs.shape[:2]:
-                raise ValueError(
-                    f"{name} must be {tuple(inputs.shape[:2])}, one per support, got {tuple(values.shape)}"
-                )
-        if labels is not None:
-            labels = whole_numbers("labels", labels.flatten(), inputs.flatten(0, 1)).view(inputs.shape[:2])
+        shape = inputs.shape[:2]
+        if is_support is not None and is_support.shape != shape:
+            raise ValueError(f"is_support must be {tuple(shape)}, one per support, got {tuple(is_support.shape)}")
+        if is_support is not None and not is_support.any(1).all():
+            raise ValueError(f"is_support: query {int((~is_support.any(1)).nonzero()[0])} has no support at all")
         self.inputs = plain_tensor(inputs)
-        self.labels = labels
         self.is_support = is_support
-        n_classes = 1 if labels is None else int(labels.max()) + 1
-        self.class_names = tuple(class_names or (("support",) if labels is None else map(str, range(n_classes))))
-        if len(self.class_names) < n_classes:
-            raise ValueError(f"class_names has {len(self.class_names)} names, labels go up to {n_classes - 1}")
+        self.labels: Tensor | None = None
+        self.class_names = ("support",) if class_names is None else check_class_names(class_names)
+        if labels is not None:
+            mask = torch.ones(shape, dtype=torch.bool) if is_support is None else is_support
+            indices, self.class_names = encode_label_rows(labels, class_names, mask)
+            self.labels = indices.to(inputs.device)
 
     @property
     def holds_embeddings(self) -> bool:
@@ -89,9 +97,15 @@ class SupportPerQuery(Support):
 
     def for_queries(self, start: int, stop: int) -> SupportPerQuery:
         """The supports of the queries ``start`` to ``stop - 1``."""
-        labels = None if self.labels is None else self.labels[start:stop]
-        is_support = None if self.is_support is None else self.is_support[start:stop]
-        return SupportPerQuery(self.inputs[start:stop], labels, self.class_names, is_support=is_support)
+        return self._part(slice(start, stop))
+
+    def _part(self, queries: slice) -> SupportPerQuery:
+        """The supports of some queries."""
+        part = copy.copy(self)
+        part.inputs = self.inputs[queries]
+        part.labels = None if self.labels is None else self.labels[queries]
+        part.is_support = None if self.is_support is None else self.is_support[queries]
+        return part
 
     def check_queries(self, inputs: tuple[Tensor, ...], args: tuple[Any, ...] | None) -> None:
         if not self.holds_embeddings:
@@ -109,14 +123,16 @@ class SupportPerQuery(Support):
             A support with embeddings ``(B, K, J)``; the support itself if it holds embeddings already.
 
         Raises:
-            TypeError: if ``forward_func`` does not give a floating-point tensor.
+            TypeError: if ``forward_func`` does not give a floating-point tensor, or has weights of another dtype than
+                the images.
             ValueError: if ``forward_func`` does not give finite embeddings ``(B, J)``.
         """
         if self.holds_embeddings:
             return self
-        flat = embed_images(forward_func, self.inputs.flatten(0, 1), additional_forward_args)
-        vectors = check_finite(flat).unflatten(0, self.inputs.shape[:2])
-        return SupportPerQuery(vectors, self.labels, self.class_names, is_support=self.is_support)
+        embedded = copy.copy(self)
+        flat = embed_supports(forward_func, self.inputs.flatten(0, 1), additional_forward_args)
+        embedded.inputs = flat.unflatten(0, self.inputs.shape[:2])
+        return embedded
 
     def compare(self, query: Tensor, target: TargetType = None, similarity: Similarity | None = None) -> Comparison:
         """Compare each query with its own supports.
@@ -137,5 +153,5 @@ class SupportPerQuery(Support):
         elif self.labels is None:
             members = SameForAll(weights / weights.sum(1, keepdim=True), self.n_classes)
         else:
-            members = RowMembers(self.labels.to(query.device), weights, self.class_names)
+            members = RowMembers(self.labels, weights, self.class_names)
         return Comparison(query, self.inputs, members, self.measure(similarity), self.class_names, target)

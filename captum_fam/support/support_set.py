@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import torch
@@ -13,11 +12,13 @@ from torch import Tensor, nn
 from captum_fam import functional as F
 from captum_fam._arithmetic import plain_arithmetic
 from captum_fam._captum import TargetType
-from captum_fam.embedding.forward import embed_images
+from captum_fam._text import printable
 from captum_fam.similarity import Similarity
 from captum_fam.support.base import Support
 from captum_fam.support.checks import check_embedding_sizes, check_finite, check_images, check_support_tensor
 from captum_fam.support.comparison import Comparison
+from captum_fam.support.embedding import embed_supports
+from captum_fam.support.labels import Labels, encode_labels, whole_number
 from captum_fam.support.members import SharedMembers
 
 
@@ -34,19 +35,24 @@ class SupportSet(Support, nn.Module):
 
     Args:
         inputs: images ``(K, C, H, W)``, or any model input of three or more dimensions; or embeddings ``(K, J)``.
-        labels: K class indices 0..C-1, each used at least once, as integers or a tensor; or K class names. Default:
-            None, all supports belong to one class.
-        class_names: C names in the order of the class indices. Default: the sorted names in ``labels``, or the class
-            indices.
+        labels: the class of each support, ``(K,)``: names, or whole numbers of any type and size, as a list, a tensor
+            or an array. The classes are the different labels in ascending order. With ``class_names``, whole numbers
+            are indices of the names. Default: None, all supports belong to one class.
+        class_names: C names in the order of the class indices, each with at least one support. Default: the different
+            labels in ascending order, as texts.
         batch_size: how many images go through the model at once. Default: 64.
+        ids: what identifies each support, such as its path, ``(K,)``, for :meth:`without`; None for a support without
+            an id. Default: None, no support has an id.
 
     Attributes:
         inputs: images ``(K, C, H, W)`` or embeddings ``(K, J)``.
         labels: class indices, int64 ``(K,)``.
         class_names: C names.
+        ids: K ids, or None.
 
     Raises:
-        TypeError: if ``inputs`` is no tensor of real numbers, or ``labels`` are neither integers nor names.
+        TypeError: if ``inputs`` is no tensor of real numbers, ``labels`` are neither whole numbers nor names, or
+            ``batch_size`` is no whole number.
         ValueError: for an empty support, NaN or inf, labels or names that do not fit, or a ``batch_size`` below 1.
 
     Example:
@@ -61,21 +67,30 @@ class SupportSet(Support, nn.Module):
     def __init__(
         self,
         inputs: Tensor,
-        labels: Sequence[int] | Sequence[str] | Tensor | None = None,
+        labels: Labels | None = None,
         class_names: Sequence[str] | None = None,
         batch_size: int = 64,
+        ids: Sequence[Hashable] | None = None,
     ) -> None:
         super().__init__()
         check_support_tensor(inputs)
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        self.batch_size = whole_number(batch_size, "batch_size")
         # An inference tensor could neither be updated by load_state_dict nor take part in a graph later.
         with torch.inference_mode(False):
-            indices, names = _format_labels(labels, class_names, len(inputs))
+            indices, names = encode_labels([0] * len(inputs) if labels is None else labels, class_names, len(inputs))
             self.register_buffer("inputs", (inputs.clone() if inputs.is_inference() else inputs).detach())
             self.register_buffer("labels", indices.to(inputs.device))
+        counts = indices.bincount(minlength=len(names))
+        if not counts.all():
+            missing = [name for name, n_supports in zip(names, counts.tolist(), strict=True) if not n_supports]
+            raise ValueError(
+                f"class_names: {len(missing)} of the {len(names)} classes have no support, the first is "
+                f"'{printable(missing[0])}'; leave them out"
+            )
         self.class_names = names
-        self.batch_size = batch_size
+        if ids is not None and len(ids) != len(inputs):
+            raise ValueError(f"ids must be one per support: got {len(ids)} for {len(inputs)} supports")
+        self.ids = None if ids is None else tuple(ids)
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -127,7 +142,8 @@ class SupportSet(Support, nn.Module):
             A set of embeddings; the set itself if it holds embeddings already.
 
         Raises:
-            TypeError: if ``forward_func`` does not give a floating-point tensor.
+            TypeError: if ``forward_func`` does not give a floating-point tensor, or has weights of another dtype than
+                the images.
             ValueError: if ``forward_func`` does not give finite embeddings ``(B, J)``.
 
         Example:
@@ -135,8 +151,34 @@ class SupportSet(Support, nn.Module):
         """
         if self.holds_embeddings:
             return self
-        embeddings = check_finite(embed_images(forward_func, self.inputs, additional_forward_args, self.batch_size))
-        return SupportSet(embeddings, self.labels, self.class_names, self.batch_size)
+        embeddings = embed_supports(forward_func, self.inputs, additional_forward_args, self.batch_size)
+        return SupportSet(embeddings, self.labels, self.class_names, self.batch_size, self.ids)
+
+    def without(self, own_ids: Sequence[Hashable]) -> Support:
+        """The set without the support that is the query itself, for each query.
+
+        Args:
+            own_ids: the id of each query of a batch; None for a query that is not in the set.
+
+        Returns:
+            The set itself if it has none of the queries, else a support for this batch of queries, with the mean over
+            the other supports of a class. A class without another support has the score -inf.
+
+        Raises:
+            ValueError: for a set without ids, or a query that is the only support.
+
+        Example:
+            >>> support = SupportSet(torch.eye(3), ["jay", "jay", "wren"], ids=["a.png", "b.png", "c.png"])
+            >>> support.without(["b.png"]).compare(torch.tensor([[0.6, 0.8, 0.0]])).scores
+            tensor([[0.6000, 0.0000]])
+        """
+        # The class is a wrapper of this class, so that its file imports this file.
+        from captum_fam.support.leave_out import LeaveOutSupport, same_ids
+
+        if self.ids is None:
+            raise ValueError("ids is missing: make the SupportSet with ids=, such as the paths of the images")
+        left_out = same_ids(own_ids, self.ids)
+        return LeaveOutSupport(self, left_out) if left_out.any() else self
 
     def prototypes(self) -> SupportSet:
         """A set with one support per class: the mean embedding of the supports of the class.
@@ -193,37 +235,3 @@ class SupportSet(Support, nn.Module):
     def extra_repr(self) -> str:
         kind = "embeddings" if self.holds_embeddings else "images"
         return f"{kind} {tuple(self.inputs.shape)}, n_classes={self.n_classes}"
-
-
-def _format_labels(
-    labels: Sequence[int] | Sequence[str] | Tensor | None, class_names: Sequence[str] | None, count: int
-) -> tuple[Tensor, tuple[str, ...]]:
-    """Class indices, int64 ``(K,)``, and C class names."""
-    if labels is None:
-        labels = [0] * count
-    if isinstance(labels, str):
-        raise TypeError(f"labels must be one index or name for each support, got the single name {labels!r}")
-    if len(labels) != count:
-        raise ValueError(f"labels must have one entry per support: got {len(labels)} labels for {count} supports")
-    if isinstance(labels, Tensor):
-        labels = labels.tolist()
-    if all(isinstance(label, str) for label in labels):
-        names = tuple(class_names or sorted({str(label) for label in labels}))
-        unknown = sorted({str(label) for label in labels} - set(names))
-        if unknown:
-            raise ValueError(f"class_names lacks the label(s) {', '.join(unknown)}")
-        indices = torch.tensor([names.index(str(label)) for label in labels])
-    else:
-        try:
-            indices = torch.tensor([operator.index(label) for label in labels])  # type: ignore[arg-type]
-        except TypeError:
-            kinds = sorted({type(label).__name__ for label in labels})
-            raise TypeError(f"labels must be integers or names, not both, got {', '.join(kinds)}") from None
-        names = tuple(class_names or (str(index) for index in range(int(indices.max()) + 1)))
-    present = indices.unique().tolist()
-    if present != list(range(len(names))):
-        raise ValueError(
-            f"labels must use every class index 0..{len(names) - 1} at least once, got {present}; "
-            "number the classes from zero or pass their names as labels"
-        )
-    return indices, names

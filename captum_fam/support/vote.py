@@ -18,7 +18,8 @@ class Vote(NamedTuple):
         class_scores: the share of the votes for each class, ``(B, C)``; the shares of a query sum to one.
         neighbor_indices: the K nearest rows of the bank, the most similar first, ``(B, K)``; equally similar rows are
             in any order.
-        similarities: the similarity of the query to these rows, ``(B, K)``.
+        similarities: the similarity of the query to these rows, ``(B, K)``; -inf for rows that only fill up the K of a
+            query for which more rows are left out than for others.
     """
 
     predicted: Tensor

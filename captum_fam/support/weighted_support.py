@@ -11,6 +11,7 @@ from captum_fam.similarity import Similarity
 from captum_fam.support.base import Support
 from captum_fam.support.checks import check_embedding_sizes, check_support_tensor, plain_tensor
 from captum_fam.support.comparison import Comparison
+from captum_fam.support.labels import check_class_names
 from captum_fam.support.members import SharedMembers
 
 
@@ -55,7 +56,8 @@ class WeightedSupport(Support):
                 )
             if not weights.isfinite().all() or (name == "foil_weights" and (weights < 0).any()):
                 raise ValueError(f"{name} must be finite, and the weights of a foil not negative")
-        self.class_names = tuple(class_names or map(str, range(len(class_weights))))
+        names = [str(index) for index in range(len(class_weights))] if class_names is None else class_names
+        self.class_names = check_class_names(names)
         if len(self.class_names) != len(class_weights):
             raise ValueError(f"class_names has {len(self.class_names)} names for {len(class_weights)} classes")
         self._members = SharedMembers(plain_tensor(class_weights))

@@ -80,10 +80,11 @@ def test_a_failing_write_leaves_the_blocks_that_are_there(tmp_path: Path, monkey
 class _Threads:
     """Threads in the place of processes."""
 
-    def __init__(self, rank: int, barrier: threading.Barrier) -> None:
+    def __init__(self, rank: int, barrier: threading.Barrier, values: list[Any]) -> None:
         self.rank = rank
         self.barrier = barrier
         self.is_first = rank == 0
+        self.values = values
 
     def share(self, items: Sequence[Any]) -> list[Any]:
         return list(items[self.rank :: self.barrier.parties])
@@ -91,9 +92,17 @@ class _Threads:
     def wait(self) -> None:
         self.barrier.wait(60)
 
+    def gather(self, value: Any) -> list[Any]:
+        self.values[self.rank] = value
+        self.wait()
+        gathered = list(self.values)
+        self.wait()
+        return gathered
 
+
+@pytest.mark.parametrize("in_memory", [False, True])
 @pytest.mark.parametrize("size", [2, 3])
-def test_shared_by_processes_the_rows_and_batches_are_those_of_one(size: int, tmp_path: Path) -> None:
+def test_shared_by_processes_the_rows_and_batches_are_those_of_one(size: int, in_memory: bool, tmp_path: Path) -> None:
     def of_batch(batch: Batch) -> dict[str, Tensor]:
         # The sum over the batch tells which items were in it.
         return {**mean_and_sum(batch), "batch": batch.images.sum().expand(len(batch.indices))}
@@ -101,10 +110,11 @@ def test_shared_by_processes_the_rows_and_batches_are_those_of_one(size: int, tm
     barrier = threading.Barrier(size)
     datasets = [Pictures({2}) for _ in range(size)]
     found: list[Any] = [None] * size
+    values: list[Any] = [None] * size
 
     def work(rank: int) -> None:
-        processes = _Threads(rank, barrier)
-        found[rank] = _embed(datasets[rank], tmp_path, of_batch, on_error="skip", processes=processes)
+        processes, folder = _Threads(rank, barrier, values), None if in_memory else tmp_path
+        found[rank] = _embed(datasets[rank], folder, of_batch, on_error="skip", processes=processes)
 
     threads = [threading.Thread(target=work, args=(rank,)) for rank in range(size)]
     for thread in threads:
@@ -151,8 +161,10 @@ def test_rows_of_another_function_or_data_set_are_noticed(other: str, tmp_path: 
         dataset.__class__ = type("Relabeled", (Pictures,), {"__getitem__": lambda self, item: (self.images[item], 1)})
     else:
         dataset.images = dataset.images[:20]
-    with pytest.raises(ValueError, match=f"{tmp_path.name} .*delete it"):
+    with pytest.raises(ValueError, match=f"{tmp_path.name}.*delete it"):
         DatasetEmbedder(compute, dataset, tmp_path).check_stored("mean")
+    with pytest.raises(ValueError, match=f"{tmp_path.name}.*delete it"):
+        DatasetEmbedder(mean_and_sum, Pictures(), tmp_path).check_stored("no such column")
     DatasetEmbedder(mean_and_sum, Pictures(), tmp_path).check_stored("mean")
 
 

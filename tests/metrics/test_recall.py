@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -87,8 +89,40 @@ def test_recall_follows_the_similarity() -> None:
     assert recall_at_k(embeddings, labels, (1,), "euclidean")[0].item() == 0
 
 
-def test_shapes_and_ks_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"embeddings .*\(3, 2\) and labels \(4,\)"):
-        recall_at_k(torch.rand(3, 2), torch.zeros(4))
-    with pytest.raises(ValueError, match=r"ks .*\(0, 1\)"):
-        recall_at_k(torch.rand(3, 2), torch.zeros(3), (0, 1))
+@pytest.mark.parametrize(
+    ("embeddings", "labels", "ks", "error", "message"),
+    [
+        (torch.rand(3, 2), [0] * 4, (1,), ValueError, "labels.*4 labels for 3"),
+        (torch.rand(3), [0] * 3, (1,), ValueError, r"embeddings must be \(n, J\).*\(3,\)"),
+        ([[1.0]], [0], (1,), TypeError, "embeddings.*list"),
+        (torch.rand(3, 2), torch.zeros(3), (1,), TypeError, "labels.*float32"),
+        (torch.rand(3, 2), [True, False, True], (1,), TypeError, "labels.*bool"),
+        (torch.rand(3, 2), [0, 0, 1], (0, 1), ValueError, "ks.*0"),
+        (torch.rand(3, 2), [0, 0, 1], (1, 3.0), TypeError, r"ks.*3\.0"),
+        (torch.rand(3, 2), [0, 0, 1], 3, TypeError, "ks.*3"),
+        (torch.rand(3, 2), [0, 0, 1], (), ValueError, "ks is empty"),
+    ],
+)
+def test_what_does_not_fit_is_refused(
+    embeddings: Any, labels: Any, ks: Any, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        recall_at_k(embeddings, labels, ks)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        ["wren", "jay", "wren"],
+        np.array(["wren", "jay", "wren"]),
+        np.array([40_000, 7, 40_000], dtype=np.uint16),
+        torch.tensor([-1, 3, -1], dtype=torch.int8),
+        [10**30, -(10**30), 10**30],
+    ],
+)
+def test_labels_of_any_kind_say_who_belongs_together(labels: Any) -> None:
+    embeddings = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.8, 0.2]])
+    result = recall_at_k(embeddings, labels, (1, np.int64(2)))
+    torch.testing.assert_close(
+        result, torch.tensor([[0, 1], [torch.nan] * 2, [0, 1]], dtype=torch.float64), equal_nan=True
+    )

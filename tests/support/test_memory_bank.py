@@ -7,6 +7,7 @@ from collections import Counter
 from contextlib import nullcontext
 from typing import get_args
 
+import numpy as np
 import pytest
 import torch
 
@@ -212,9 +213,10 @@ def test_several_rows_a_query_are_left_out(small_steps):
     bank, query = random_bank(rows=100, k=200), random_queries(6)
     exclude = torch.tensor([[1, 2, 99], [0, 50, 51], [3, 3, 3], [59, 60, 61], [10, 20, 30], [97, 98, 99]])
     vote = bank.using(exclude=exclude).classify(query)
-    assert vote.neighbor_indices.shape == (6, 97)
+    assert vote.neighbor_indices.shape == (6, 99)
     rows, _ = reference_neighbors(bank, query, 97, exclude=exclude.tolist())
-    assert vote.neighbor_indices.tolist() == rows
+    assert vote.neighbor_indices[:, :97].tolist() == rows
+    assert (vote.similarities == -math.inf).sum(1).tolist() == [2, 2, 0, 2, 2, 2]
 
 
 def test_excluding_leaves_the_bank_itself_alone():
@@ -229,12 +231,48 @@ def test_excluding_leaves_the_bank_itself_alone():
     [
         ([1, 2], "exclude .*2 queries .*3"),
         ([0, 1, 503], r"exclude .*0..502.*0..503"),
-        ([0, -1, 2], r"exclude .*0..502.*-1..2"),
+        ([0, -2, 2], r"exclude .*0..502.*-2..2"),
+        (torch.zeros(3, 1, 1).long(), r"exclude .*\(3, 1, 1\)"),
     ],
 )
 def test_rows_to_leave_out_that_do_not_fit_are_refused(exclude, message):
     with pytest.raises(ValueError, match=message):
         random_bank().using(exclude=exclude).classify(random_queries(3))
+
+
+@pytest.mark.parametrize("exclude", [[0.0, 1.0, 2.0], torch.zeros(3), [True, False, True], [["a"], [], []], "abc"])
+def test_rows_to_leave_out_that_are_no_numbers_are_refused(exclude):
+    with pytest.raises(TypeError, match="exclude must be whole numbers"):
+        random_bank().using(exclude=exclude)
+
+
+@pytest.mark.parametrize("backend", ["torch", "faiss"])
+@pytest.mark.parametrize("k", [3, 100])
+@pytest.mark.parametrize("neighbors", get_args(NeighborRule))
+def test_queries_may_leave_out_different_numbers_of_rows(small_steps, neighbors, k, backend):
+    if backend == "faiss":
+        pytest.importorskip("faiss")
+    bank = random_bank(rows=20, k=k, neighbors=neighbors, backend=backend)
+    query = random_queries(4)
+    nearest = bank.classify(query).neighbor_indices[:, 0].tolist()
+    exclude = [[nearest[0]], [], [nearest[2], 5, 5, 11], [-1]]
+    found = bank.using(exclude=exclude).compare(query)
+    for row, left_out in enumerate(exclude):
+        kept = [index for index in range(20) if index not in left_out]
+        alone = MemoryBank(
+            bank.embeddings[kept], bank.labels[kept], bank.class_names, k, neighbors=neighbors, backend=backend
+        )
+        expected = alone.compare(query[row : row + 1])
+        assert found.predicted[row] == expected.predicted[0]
+        torch.testing.assert_close(found.score[row], expected.score[0])
+
+
+def test_rows_that_fill_up_a_query_have_no_similarity_and_no_vote():
+    bank = MemoryBank(torch.eye(3), [0, 1, 2], k=3).using(exclude=[[0, 1], []])
+    vote = bank.classify(torch.ones(2, 3))
+    assert (vote.similarities == -math.inf).tolist() == [[False, True, True], [False] * 3]
+    assert vote.class_scores[0].tolist() == [0, 0, 1]
+    assert vote.class_scores[1].tolist() == pytest.approx([1 / 3] * 3)
 
 
 def test_leaving_out_everything_is_refused():
@@ -284,6 +322,41 @@ def test_faiss_is_named_where_it_is_missing(monkeypatch):
         random_bank(backend="faiss").classify(random_queries())
 
 
+# Labels
+
+
+@pytest.mark.parametrize(
+    ("labels", "names"),
+    [
+        ([7, 10**7, 10**7], ("7", "10000000")),
+        (torch.tensor([7, 40_000, 40_000], dtype=torch.uint16), ("7", "40000")),
+        (np.array([-5, 2**40, 2**40]), ("-5", str(2**40))),
+        (np.array([0, 2**63 + 1, 2**63 + 1], dtype=np.uint64), ("0", str(2**63 + 1))),
+        ((np.int8(-1), np.int8(3), 3), ("-1", "3")),
+        (["jay", "wren", "wren"], ("jay", "wren")),
+        (np.array(["jay", "wren", "wren"]), ("jay", "wren")),
+    ],
+)
+def test_labels_of_any_kind_cost_no_more_than_their_classes(labels, names):
+    bank = MemoryBank(torch.eye(3), labels, k=3)
+    assert bank.class_names == names
+    assert bank.labels.tolist() == [0, 1, 1]
+    vote = bank.classify(torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.6, 0.8]]))
+    assert vote.class_scores.shape == (2, 2)
+    assert vote.predicted.tolist() == [0, 1]
+    assert bank.class_counts == [1, 2]
+    assert bank.compare(torch.eye(3)[1:], target=[0, 1]).target.tolist() == [0, 1]
+
+
+def test_class_names_give_the_order_of_the_classes():
+    names = ["wren", "tit", "jay"]
+    for labels in (["jay", "wren", "jay"], [2, 0, 2]):
+        bank = MemoryBank(torch.eye(3), labels, names)
+        assert bank.class_names == tuple(names)
+        assert bank.labels.tolist() == [2, 0, 2]
+        assert bank.class_counts == [1, 0, 2]
+
+
 # What is refused
 
 
@@ -296,10 +369,15 @@ def test_faiss_is_named_where_it_is_missing(monkeypatch):
         ((torch.ones(2, 2, dtype=torch.int64), [0, 1]), TypeError, "embeddings .*torch.int64"),
         ((torch.tensor([[1.0], [math.nan]]), [0, 1]), ValueError, "embeddings .*NaN"),
         ((torch.tensor([[math.inf], [1.0]]), [0, 1]), ValueError, "embeddings .*NaN"),
-        ((torch.ones(3, 2), [0, 1]), ValueError, r"labels .*\(2,\) .*3 rows"),
-        ((torch.ones(2, 2), [0, -1]), ValueError, "labels .*-1"),
-        ((torch.ones(2, 2), [0.0, 1.0]), TypeError, "labels .*torch.float32"),
-        ((torch.ones(2, 2), [0, 2], ["a", "b"]), ValueError, "class_names .*2 names.*labels .*2"),
+        ((torch.ones(3, 2), [0, 1]), ValueError, "labels .*2 labels for 3"),
+        ((torch.ones(2, 2), [0.0, 1.0]), TypeError, "labels .*float"),
+        ((torch.ones(2, 2), torch.zeros(2)), TypeError, "labels .*torch.float32"),
+        ((torch.ones(2, 2), [True, False]), TypeError, "labels .*bool"),
+        ((torch.ones(2, 2), [0, "jay"]), TypeError, "labels .*int, str"),
+        ((torch.ones(2, 2), [0, 2], ["a", "b"]), ValueError, "labels .*2 class_names, got 2"),
+        ((torch.ones(2, 2), [0, 2**40], ["a", "b"]), ValueError, f"labels .*2 class_names, got {2**40}"),
+        ((torch.ones(2, 2), [0, -1], ["a", "b"]), ValueError, "labels .*2 class_names, got -1"),
+        ((torch.ones(2, 2), ["a", "c"], ["a", "b"]), ValueError, "class_names lacks .*'c'"),
     ],
 )
 def test_a_bank_that_does_not_fit_together_is_refused(arguments, error, message):
@@ -331,12 +409,35 @@ def test_an_impossible_option_is_refused(options, message):
             random_bank().using(**kept)
 
 
+@pytest.mark.parametrize("k", [3.0, "5", True, math.nan, torch.tensor(2.0), None])
+def test_a_k_that_is_no_whole_number_is_refused(k):
+    with pytest.raises(TypeError, match="k must be a whole number, got"):
+        random_bank(k=k)
+    if k is not None:  # None keeps the k of the bank
+        with pytest.raises(TypeError, match="k must be a whole number, got"):
+            random_bank().using(k=k)
+
+
+@pytest.mark.parametrize("temperature", ["0.07", True, [0.07], 1j])
+def test_a_temperature_that_is_no_number_is_refused(temperature):
+    with pytest.raises(TypeError, match="temperature must be a number, got"):
+        random_bank(temperature=temperature)
+
+
+@pytest.mark.parametrize("k", [np.int64(3), np.uint8(3), torch.tensor(3), np.array(3)])
+def test_a_k_of_any_integer_type_is_the_same_number(k):
+    bank, query = random_bank(k=k), random_queries()
+    assert bank.classify(query).neighbor_indices.equal(random_bank(k=3).classify(query).neighbor_indices)
+    assert type(bank.k) is int
+
+
 @pytest.mark.parametrize(
     ("query", "message"),
     [
         (torch.zeros(3, 16), "memory bank .*17 features .*16"),
         (torch.zeros(17), r"query .*\(17,\)"),
         (torch.zeros(0, 17), r"query .*\(0, 17\)"),
+        (np.zeros((2, 17), dtype=np.float32), "query .*ndarray"),
         (torch.full((2, 17), math.nan), "query .*NaN"),
     ],
 )

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from captum_fam import SimilarityToSupport, SupportSet
+from captum_fam import LayerFAM, SimilarityToSupport, SupportPerQuery, SupportSet
 from captum_fam.support.checks import check_support_tensor
 from tests.support.passes import counted, embedded
 
@@ -63,17 +63,16 @@ def test_class_names_give_the_order_of_names_and_the_names_of_integers(images: T
     ("labels", "class_names", "error", "message"),
     [
         ([0, 1], None, ValueError, r"labels .*2 labels .*4 supports"),
-        (torch.zeros(5), None, ValueError, r"labels .*5 labels .*4 supports"),
-        ([0, 2, 0, 2], None, ValueError, r"labels .*0\.\.2 .*\[0, 2\].*names"),
-        ([-1, 0, 1, 0], None, ValueError, r"labels .*\[-1, 0, 1\]"),
-        ([0, 0, 1, 1], ["jay"], ValueError, r"labels .*0\.\.0"),
-        ([0, 0, 1, 1], ["jay", "tit", "wren"], ValueError, r"labels .*0\.\.2 .*\[0, 1\]"),
+        (torch.zeros(5, dtype=torch.int64), None, ValueError, r"labels .*5 labels .*4 supports"),
+        ([0, 0, 1, 1], ["jay"], ValueError, r"labels .*0\.\.0 .*got 1"),
+        ([-1, 0, 1, 0], ["jay", "tit"], ValueError, r"labels .*0\.\.1 .*got -1"),
+        ([0, 0, 1, 1], ["jay", "tit", "wren"], ValueError, r"class_names: 1 of the 3 .*'wren'"),
         (["jay", "tit", "jay", "wren"], ["jay", "tit"], ValueError, r"class_names .*wren"),
         ("wren", None, TypeError, r"labels .*'wren'"),
         ([0.0, 1.0, 0.0, 1.0], None, TypeError, r"labels .*float"),
         (torch.tensor([0.0, 1.7, 0.2, 1.0]), None, TypeError, r"labels .*float"),
         (["jay", 1, "jay", 1], None, TypeError, r"labels .*int, str"),
-        (torch.zeros(4, 1, dtype=torch.int64), None, TypeError, r"labels .*list"),
+        (torch.zeros(4, 1, dtype=torch.int64), None, ValueError, r"labels .*\(4, 1\)"),
     ],
 )
 def test_labels_that_do_not_fit_are_refused(
@@ -270,3 +269,84 @@ def test_a_support_made_in_inference_mode_is_usable_outside(net: nn.Module, imag
                     x = images.clone().requires_grad_()
                     scores(x).sum().backward()
                     assert x.grad is not None
+
+
+# Labels
+
+
+@pytest.mark.parametrize(
+    ("labels", "names", "indices"),
+    [
+        ([30, 7, 30, 10**9], ("7", "30", "1000000000"), [1, 0, 1, 2]),
+        (np.array([3, 1, 3, 2], dtype=np.uint16), ("1", "2", "3"), [2, 0, 2, 1]),
+        (torch.tensor([-3, 2, 2, -3], dtype=torch.int8), ("-3", "2"), [0, 1, 1, 0]),
+        (np.array(["wren", "jay", "jay", "tit"]), ("jay", "tit", "wren"), [2, 0, 0, 1]),
+    ],
+)
+def test_labels_of_any_kind_are_numbered_in_ascending_order(
+    labels: Any, names: tuple[str, ...], indices: list[int]
+) -> None:
+    support = SupportSet(torch.eye(4), labels)
+    assert support.class_names == names
+    assert support.labels.tolist() == indices
+
+
+# Zero-shot: text embeddings as supports, prompts as class names
+
+PROMPTS = ["a photo of a wren", "a photo of a jay", "a photo of a tit"]
+TEXTS = torch.tensor([[1.0, 0.0, 0.0], [0.0, 3.0, 4.0], [0.6, 0.8, 0.0]])
+IMAGES = torch.tensor([[2.0, 0.0, 0.0], [0.0, 0.0, 0.5]])
+
+
+def test_prompts_name_their_scores_in_either_order() -> None:
+    expected = {PROMPTS[0]: [1.0, 0.0], PROMPTS[1]: [0.0, 0.8], PROMPTS[2]: [0.6, 0.0]}
+    for class_names in (None, PROMPTS):
+        comparison = SupportSet(TEXTS, PROMPTS, class_names).compare(IMAGES)
+        assert comparison.class_names == tuple(sorted(PROMPTS) if class_names is None else PROMPTS)
+        for name, column in zip(comparison.class_names, comparison.scores.T.tolist(), strict=True):
+            assert column == pytest.approx(expected[name], abs=1e-6)
+        assert [comparison.class_names[i] for i in comparison.predicted.tolist()] == PROMPTS[:2]
+
+
+def test_the_better_of_two_prompts_by_hand() -> None:
+    scores = SimilarityToSupport(nn.Identity().eval(), SupportSet(TEXTS, PROMPTS, PROMPTS), foil="runner-up")
+    values, predicted = scores.predict(IMAGES)
+    assert predicted.tolist() == [0, 1]
+    # Cosines are (1, 0, 0.6) and (0, 0.8, 0); the best other score is subtracted from each.
+    assert values[0].tolist() == pytest.approx([0.4, -1.0, -0.4], abs=1e-6)
+    assert values[1].tolist() == pytest.approx([-0.8, 0.8, -0.8], abs=1e-6)
+
+
+def test_several_prompts_of_one_class_are_averaged() -> None:
+    support = SupportSet(TEXTS, ["wren", "jay", "wren"])
+    assert support.class_names == ("jay", "wren")
+    assert support.compare(IMAGES).scores[0].tolist() == pytest.approx([0.0, 0.8], abs=1e-6)
+
+
+# Another dtype
+
+
+def test_images_of_another_dtype_than_the_queries_are_refused_and_named(net: nn.Module, images: Tensor) -> None:
+    queries = images[:2]
+    other = torch.float32 if images.dtype == torch.float64 else torch.float64
+    with pytest.raises(TypeError, match=f"support has images of {other} but inputs of {images.dtype}"):
+        LayerFAM(net, net.features).attribute(queries, SupportSet(images.to(other)))
+
+
+def test_images_of_another_dtype_than_the_weights_are_refused_and_named(net: nn.Module, images: Tensor) -> None:
+    other = torch.float32 if images.dtype == torch.float64 else torch.float64
+    message = f"support has images of {other} but the model weights of {images.dtype}"
+    for support in (SupportSet(images.to(other)), SupportPerQuery(images.to(other)[None])):
+        with pytest.raises(TypeError, match=message):
+            support.embed(net)
+        with pytest.raises(TypeError, match=message):
+            SimilarityToSupport(net, support)
+
+
+def test_an_error_of_the_model_itself_is_passed_on(images: Tensor) -> None:
+    class Broken(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError, match=r"^out of memory$"):
+        SupportSet(images).embed(Broken(2, 2, dtype=images.dtype))
