@@ -16,6 +16,7 @@ from captum_fam.attr.layer_search import FoundLayer, find_layer
 from captum_fam.attr.layer_similarity_cam import LayerSimilarityCAM
 from captum_fam.attr.layer_similarity_shapley import LayerSimilarityShapley
 from captum_fam.attr.registry import METHODS, MapMethod, get_method, list_methods, register_method
+from captum_fam.attr.token_layer import TokenLayerAttribution
 from captum_fam.attr.tokens import TokenGrid
 from captum_fam.attr.views import Views
 
@@ -37,6 +38,7 @@ __all__ = [
     "MapMethod",
     "SimilarityLayerAttribution",
     "TokenGrid",
+    "TokenLayerAttribution",
     "Views",
     "find_layer",
     "get_method",

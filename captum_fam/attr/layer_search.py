@@ -212,7 +212,10 @@ class _Choice:
                 break
             if stage is not stages[-1] and self.is_good(candidates[-1]):
                 return candidates[-1]
-        self._bisect([stage for stage in stages if stage and self.is_good(stage[0])][-1][1:])
+        # With random weights the last candidate may explain more than the first of its stage: then no stage is good.
+        good_stages = [stage for stage in stages if stage and self.is_good(stage[0])]
+        if good_stages:
+            self._bisect(good_stages[-1][1:])
         return [candidate for candidate in candidates if self.is_good(candidate)][-1]
 
     def _bisect(self, between: list[Candidate]) -> None:

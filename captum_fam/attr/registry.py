@@ -3,19 +3,21 @@
 A map method is a class or function that takes ``(scores, layer, **options)``, a
 :class:`~captum_fam.SimilarityToSupport` and a module, and returns an object whose ``attribute(inputs, target=...)``
 gives maps ``(B, N, *spatial)``. Layer methods of Captum and of this package are map methods, and users can add methods
-of their own. :func:`register_method` makes a method known by a name: in ``explain``, on the command line and in the
-tables of the experiments.
+of their own. Every method explains tokens too: :meth:`MapMethod.create` passes on the grid of the tokens, or lays the
+tokens out for a method that knows feature maps only. :func:`register_method` makes a method known by a name: in
+``explain``, on the command line and in the tables of the experiments.
 """
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, get_args
 
 from captum.attr import LayerGradCam
-from torch import Tensor
+from torch import Tensor, nn
 
 from captum_fam.attr.account import drop_noise
 from captum_fam.attr.base import SimilarityLayerAttribution
@@ -30,6 +32,8 @@ from captum_fam.attr.layer_correspondence import LayerCorrespondence
 from captum_fam.attr.layer_fam import LayerFAM
 from captum_fam.attr.layer_similarity_cam import LayerSimilarityCAM
 from captum_fam.attr.layer_similarity_shapley import LayerSimilarityShapley
+from captum_fam.attr.token_layer import TokenLayerAttribution
+from captum_fam.attr.tokens import TokenGridLike
 
 Make = Callable[..., Any]
 MakeOrDecorated = TypeVar("MakeOrDecorated", bound=Make)
@@ -45,7 +49,6 @@ class MapMethod:
         make: a class or function of ``(scores, layer, **options)``.
         takes_foil: whether the map depends on the foil. Default: True.
         needs_images: whether the support must hold images, because positions are compared. Default: False.
-        takes_tokens: whether ``make`` takes ``token_grid=``, which lays tokens out as an image. Default: True.
         signed: whether negative values are evidence against the match. Default: True.
         support_blind: whether the map depends on neither support nor foil, like the map of a baseline. Default: False.
         adds_up: whether the sum of the map is the score, so that the mean of the maps of several layers makes sense.
@@ -63,11 +66,49 @@ class MapMethod:
     make: Make
     takes_foil: bool = True
     needs_images: bool = False
-    takes_tokens: bool = True
     signed: bool = True
     support_blind: bool = False
     adds_up: bool = False
     unit: Unit = "score"
+
+    def create(
+        self,
+        scores: Callable[..., Any],
+        layer: nn.Module | list[nn.Module],
+        *,
+        token_grid: TokenGridLike | None = None,
+        **options: Any,
+    ) -> Any:
+        """Make the attribution object of the method for one model and layer.
+
+        Args:
+            scores: a :class:`~captum_fam.SimilarityToSupport`.
+            layer: the layer to explain; a list of layers for a method that takes several.
+            token_grid: lays tokens of the layer out as an image. Default: None, the layer gives feature maps.
+            **options: further arguments of the constructor of the method.
+
+        Returns:
+            An object with ``attribute``. A method that does not take ``token_grid=`` itself, such as those of Captum,
+            explains the grid of the tokens by a :class:`~captum_fam.attr.TokenLayerAttribution`.
+
+        Raises:
+            TypeError: for options that the method does not take.
+            ValueError: for options with values that the method refuses.
+
+        Example:
+            >>> scores = SimilarityToSupport(model, images)
+            >>> get_method("grad-cam").create(scores, model.layer4).attribute(queries, target=0).shape
+            torch.Size([8, 1, 7, 7])
+        """
+        made = self.make(scores, layer, **options)
+        if token_grid is None:
+            return made
+        takes_token_grid = "token_grid" in inspect.signature(self.make).parameters
+        if takes_token_grid or isinstance(made, SimilarityLayerAttribution):
+            return self.make(scores, layer, token_grid=token_grid, **options)
+        if not isinstance(layer, nn.Module):
+            raise TypeError(f"layer: {self.name} takes a single layer of tokens, got {type(layer).__name__}")
+        return TokenLayerAttribution(self.make, scores, layer, token_grid, **options)
 
     def without_noise(self, maps: Tensor, magnitude: Callable[[], Tensor]) -> Tensor:
         """Set maps of this method that are only rounding noise to zero, so that no color scale can show the noise.
@@ -100,7 +141,6 @@ def register_method(
     *,
     takes_foil: bool = True,
     needs_images: bool = False,
-    takes_tokens: bool = True,
     signed: bool = True,
     support_blind: bool = False,
     adds_up: bool = False,
@@ -113,7 +153,6 @@ def register_method(
         make: a class or function of ``(scores, layer, **options)``. Default: None, return a decorator.
         takes_foil: whether the map depends on the foil. Default: True.
         needs_images: whether the support must hold images. Default: False.
-        takes_tokens: whether ``make`` takes ``token_grid=``. Default: True.
         signed: whether negative values are evidence against the match. Default: True.
         support_blind: whether the map depends on neither support nor foil. Default: False.
         adds_up: whether the sum of the map is the score. Default: False.
@@ -149,9 +188,7 @@ def register_method(
     def register(make: MakeOrDecorated) -> MakeOrDecorated:
         if not callable(make):
             raise TypeError(f"make must be a class or a function of (scores, layer), got {type(make).__name__}")
-        METHODS[name] = MapMethod(
-            name, make, takes_foil, needs_images, takes_tokens, signed, support_blind, adds_up, unit
-        )
+        METHODS[name] = MapMethod(name, make, takes_foil, needs_images, signed, support_blind, adds_up, unit)
         return make
 
     return register if make is None else register(make)
@@ -162,8 +199,7 @@ def get_method(method: str | Make | MapMethod) -> MapMethod:
 
     Args:
         method: the name of a registered method; its class, which gives the same result; or a :class:`MapMethod`, which
-            is returned. A class that is not registered gets its own name and the default properties;
-            ``takes_tokens`` is True for a :class:`~captum_fam.attr.base.SimilarityLayerAttribution` only.
+            is returned. A class that is not registered gets its own name and the default properties.
 
     Raises:
         ValueError: for an unknown name.
@@ -185,8 +221,7 @@ def get_method(method: str | Make | MapMethod) -> MapMethod:
     for registered in METHODS.values():
         if registered.make is method:
             return registered
-    takes_tokens = isinstance(method, type) and issubclass(method, SimilarityLayerAttribution)
-    return MapMethod(getattr(method, "__name__", type(method).__name__), method, takes_tokens=takes_tokens)
+    return MapMethod(getattr(method, "__name__", type(method).__name__), method)
 
 
 def list_methods() -> list[str]:
@@ -202,7 +237,7 @@ def list_methods() -> list[str]:
 register_method("fam", LayerFAM, unit="activation")
 register_method("similarity-cam", LayerSimilarityCAM, adds_up=True)
 register_method("shapley", LayerSimilarityShapley)
-register_method("grad-cam", LayerGradCam, takes_tokens=False)
+register_method("grad-cam", LayerGradCam)
 register_method("correspondence", LayerCorrespondence, needs_images=True, unit="cosine")
 for _name, _make in (
     ("mean-activation", LayerMeanActivation),

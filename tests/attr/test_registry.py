@@ -68,8 +68,8 @@ def test_a_class_that_is_not_registered_goes_by_its_own_name() -> None:
     class Mine(LayerFAM):
         """Another one."""
 
-    assert (get_method(Mine).name, get_method(Mine).takes_tokens) == ("Mine", True)
-    assert (get_method(LayerActivation).name, get_method(LayerActivation).takes_tokens) == ("LayerActivation", False)
+    assert (get_method(Mine).name, get_method(Mine).signed) == ("Mine", True)
+    assert get_method(LayerActivation).name == "LayerActivation"
 
 
 @pytest.mark.parametrize(("name", "message"), [("fam", "'fam' is taken"), ("a b", "'a b'"), (3, "got 3")])
