@@ -3,31 +3,37 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
+from captum_fam._warnings import warn_user
 from captum_fam.attr.layer_hooks import observe_layers
-from captum_fam.attr.tokens import looks_channels_last
-from captum_fam.experiments.two_part_model import TwoPartModel, probe_images
+from captum_fam.attr.layer_measurement import Measurement
+from captum_fam.attr.tokens import TokenGrid, TokenGridLike
+from captum_fam.experiments.replaced_cut import cut_by_replacing
+from captum_fam.experiments.traced_cut import BypassError, CutError, cut_by_tracing
+from captum_fam.experiments.two_part_model import AsEmbedding, TwoPartModel, probe_images
 from captum_fam.functional import unit
 from captum_fam.models import EmbeddingModel
 
 
 def split_model(net: EmbeddingModel, layer: str | None = None) -> TwoPartModel:
-    """Cut an embedding model at the layer that is pooled, or at another layer.
+    """Cut an embedding model at its layer to explain, or at another layer.
 
-    For the cosine similarity a normalization at the end of the model is left out, because the cosine does not depend on
-    it.
+    Every model can be cut: a transformer at its tokens, which are laid out by a token grid. Where the embedding is a
+    pooling of the layer, the tail has the pooling and the head of the model; else everything behind the layer becomes
+    the rest of the tail. For the cosine similarity a normalization behind a pooling is left out, because the cosine
+    does not depend on it.
 
     Args:
-        net: result of :func:`~captum_fam.models.create_model`. ``torch.fx`` must be able to trace the model, unless the
-            model begins with the pooled layer under the name ``features``, as the networks of the paper do.
-        layer: dotted name of a module in ``net.model`` with output ``(B, N, h, w)``. ``torch.fx`` must be able to trace
-            the modules that contain this module; it does not trace all others. None for the layer that is pooled.
-            Default: None.
+        net: result of :func:`~captum_fam.models.create_model`.
+        layer: dotted name of a module in ``net.model`` that runs once and gives feature maps ``(B, N, h, w)`` or
+            tokens. Everything behind the module must follow from its output. None for the layer of the model; if
+            something goes around this layer, the model is cut at the next module before it that gets everything, and a
+            warning names the module. Default: None.
 
     Returns:
         The model in two parts.
@@ -42,42 +48,68 @@ def split_model(net: EmbeddingModel, layer: str | None = None) -> TwoPartModel:
         >>> activation.shape, model.tail.rest(activation).shape
         (torch.Size([2, 256, 54, 54]), torch.Size([2, 512, 13, 13]))
     """
-    pooling, head, end = net.pooling, net.head, net.layer if net.token_grid is None else None
-    if pooling is None or end is None:
-        if layer is None:
-            raise ValueError(
-                f"model {net.name}: its embedding is no pooling of layer {net.layer!r}; it cannot be cut there unless "
-                "the layer is named (--layer, or layer= in Python), and gives (B, N, h, w)"
-            )
-        # The pooling and the head in the model are not known: everything behind the layer becomes the rest.
-        pooling, head, end = nn.Identity(), None, None
-    layer = layer or net.layer
-    probe = probe_images(net.size)
-    backbone: nn.Module
-    rest: nn.Module | None = None
-    if layer == end == "features":
-        backbone = net.layer_module
-    else:
-        backbone, rest = cut(net.model, layer, end, probe, net.name)
-    parts = TwoPartModel(
-        backbone,
-        pooling,
+    probe = probe_images(net.size, len(net.mean))
+    is_pooled = net.pooling is not None and net.token_grid is None
+    parts, pooling, head = None, net.pooling, net.head
+    if is_pooled and (layer or net.layer) == net.layer == "features":
+        parts = Cut(net.layer_module)
+    elif is_pooled:
+        parts = _cut_before_pooling(net, layer or net.layer, probe)
+    if parts is None:
+        pooling, head = AsEmbedding(), None
+        parts = _cut_anywhere(net, layer, probe)
+    model = TwoPartModel(
+        parts.first,
+        pooling or AsEmbedding(),
         head,
         size=net.size,
         mean=net.mean,
         std=net.std,
         interpolation=net.interpolation,
         similarity=net.similarity,
+        resize=net.resize,
         evaluation_crop=net.evaluation_crop,
-        rest=rest if layer != end else None,
+        rest=parts.rest,
+        token_grid=parts.token_grid,
+        any_size=net.any_size and (parts.token_grid is None or _takes_larger(net.model, probe)),
     ).eval()
     with torch.inference_mode():
-        expected, embedding = net.model(probe), parts(probe)
+        expected, embedding = AsEmbedding()(net.model(probe)), model(probe)
     if net.similarity == "cosine":
         expected, embedding = unit(expected), unit(embedding)
     if not _is_close(embedding, expected):
-        raise ValueError(f"model {net.name}: the embedding cannot be computed from the output of layer {layer!r}")
-    return parts
+        raise ValueError(
+            f"model {net.name}: the embedding cannot be computed from the output of layer {layer or net.layer!r}"
+        )
+    _note_grids(model, probe)
+    return model
+
+
+def trunk_of(net: EmbeddingModel, pooling: nn.Module | None = None) -> tuple[nn.Module, nn.Module]:
+    """The part of an embedding model before its head, as a network to train a new head on.
+
+    Args:
+        net: result of :func:`~captum_fam.models.create_model`.
+        pooling: pooling in place of the pooling of the model. Default: None.
+
+    Returns:
+        Two modules that share the weights of the model: from images to the input of the pooling, and the pooling. Where
+        the embedding is no pooling of a layer, the first module is the whole model.
+
+    Raises:
+        ValueError: for a pooling where the embedding is no pooling of a layer, or a model that cannot be cut.
+
+    Example:
+        >>> features, pooling = trunk_of(create_model("conv4net"))
+        >>> pooling(features(torch.rand(2, 3, 84, 84))).shape
+        torch.Size([2, 64])
+    """
+    parts = split_model(net)
+    if not isinstance(parts.tail.pooling, AsEmbedding):
+        return parts.backbone, pooling or parts.tail.pooling
+    if pooling is not None:
+        raise ValueError(f"pooling: the embedding of {net.name} is no pooling of layer {net.layer!r}; leave it out")
+    return net.model, parts.tail.pooling
 
 
 def cut_earlier(model: TwoPartModel, layer: str, name: str) -> None:
@@ -91,37 +123,65 @@ def cut_earlier(model: TwoPartModel, layer: str, name: str) -> None:
     Raises:
         ValueError: if the model cannot be cut there.
     """
-    probe = probe_images(model.size)
-    backbone, rest = cut(model.backbone, layer, None, probe, name)
+    probe = probe_images(model.size, len(model.mean))
+    parts = cut(model.backbone, layer, probe, name, whole=model)
+    assert parts.rest is not None
     with torch.no_grad():
-        if not _is_close(rest(backbone(probe).clone()), model.backbone(probe)):
+        if not _is_close(parts.rest(parts.first(probe).clone()), model.backbone(probe)):
             raise ValueError(f"model {name}: the activation cannot be computed from the output of layer {layer!r}")
-    model.backbone = backbone
-    model.tail.rest = rest if model.tail.rest is None else nn.Sequential(rest, model.tail.rest)
+    model.backbone = parts.first
+    model.tail.rest = parts.rest if model.tail.rest is None else nn.Sequential(parts.rest, model.tail.rest)
+    model.tail.token_grids = {} if parts.token_grid is None else {"activation": parts.token_grid}
+    _note_grids(model, probe)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A model that is cut behind a layer.
+
+    Attributes:
+        first: module from images to the output of the layer.
+        rest: module from the output of the layer on; None if nothing is left. Default: None.
+        token_grid: layout of the tokens of the layer; None for feature maps ``(B, N, h, w)``. Default: None.
+    """
+
+    first: nn.Module
+    rest: nn.Module | None = None
+    token_grid: TokenGridLike | None = None
 
 
 def cut(
-    model: nn.Module, layer: str, end: str | None, probe: Tensor, name: str
-) -> tuple[fx.GraphModule, fx.GraphModule]:
-    """Cut a model behind a layer, with ``torch.fx``.
+    model: nn.Module,
+    layer: str,
+    probe: Tensor,
+    name: str,
+    *,
+    end: str | None = None,
+    whole: nn.Module | None = None,
+    token_grid: TokenGridLike | None = None,
+) -> Cut:
+    """Cut a model behind a layer: by a trace of its code, or where that does not work, by replacing the output.
 
     Args:
         model: module that takes one tensor.
         layer: dotted name of the module behind which the model is cut.
-        end: dotted name of the module with whose output the second part ends; None for the output of the model.
-        probe: an input of the model.
+        probe: two inputs of the model, ``(2, C, H, W)``.
         name: name of the model, for messages.
+        end: dotted name of the module with whose output the second part ends, which needs a trace; None for the output
+            of the model. Default: None.
+        whole: embedding model that holds ``model``, in which the layer is measured; None if ``model`` is the embedding
+            model. Default: None.
+        token_grid: layout of the tokens of the layer. Default: None, it is measured.
 
     Returns:
-        Two modules: from the input of the model to the output of the layer, and from the output of the layer to the
-        output of ``end``. Both share the modules of the model, under the same names.
+        The two parts. Tokens ``(T, B, N)`` become ``(B, T, N)`` between the parts.
 
     Raises:
-        ValueError: if the model cannot be cut at the layer; the message names the reason and a remedy.
+        CutError: (a ``ValueError``) if the model cannot be cut at the layer; the message names the reason and a remedy.
     """
 
-    def refuse(reason: str) -> ValueError:
-        return ValueError(f"model {name} cannot be cut at layer {layer!r}: {reason}")
+    def refuse(reason: object, kind: type[CutError] = CutError) -> CutError:
+        return kind(f"model {name} cannot be cut at layer {layer!r}: {reason}")
 
     modules = dict(model.named_modules())
     if not layer or layer not in modules:
@@ -131,81 +191,88 @@ def cut(
     if len(outputs) != 1:
         raise refuse(f"it runs {len(outputs)} times; choose a layer that runs once")
     (output,) = outputs
-    if not isinstance(output, Tensor) or output.dim() != 4:
-        output_form = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise refuse(f"it gives {output_form}, and the protocols take (B, N, h, w); choose a layer of feature maps")
-    if looks_channels_last([modules[layer], model], output, output.shape[1]):
-        raise refuse(f"it gives {tuple(output.shape)}, channels last; choose a layer with (B, N, h, w)")
-    tracer = _Tracer({layer, *([end] if end else [])})
-    try:
-        graph = tracer.trace(model)
-    except Exception as error:  # tracing can raise any exception
-        raise refuse(
-            f"torch.fx does not trace the modules around it ({error}); choose another layer, or give a factory of a "
-            "TwoPartModel (--model package.module:factory) with backbone, pooling and rest"
-        ) from error
-    start = tracer.outputs[layer]
-    stop = tracer.outputs[end] if end else next(iter(graph.find_nodes(op="output"))).args[0]
-    assert isinstance(stop, fx.Node)
-    needed = _needed(stop, start)
-    if start not in needed or any(node.op == "placeholder" for node in needed):
-        raise refuse(
-            "the modules behind it also take other tensors, or do not take its output, as inside a block with a "
-            "shortcut; choose the whole block"
+    if token_grid is None:
+        layout = next(
+            (one.layout for one in Measurement(whole or model, probe).outputs if one.module is modules[layer]), None
         )
-    return _part(model, graph, _needed(start), None, start), _part(model, graph, needed, start, stop)
+        if layout is None:
+            given = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+            raise refuse(f"it gives {given}, which has no positions of the image; choose feature maps or tokens")
+        token_grid = layout.token_grid
+    sequence_first = isinstance(token_grid, TokenGrid) and token_grid.sequence_first
+    try:
+        if not sequence_first and isinstance(output, Tensor):
+            return Cut(*cut_by_tracing(model, layer, end), token_grid)
+    except CutError as error:
+        if end is not None:
+            raise refuse(error, type(error)) from error
+    try:
+        first, rest = cut_by_replacing(model, layer, probe, sequence_first)
+    except BypassError as error:
+        raise refuse(f"{error}, as inside a block with a shortcut; choose the whole block", BypassError) from error
+    return Cut(first, rest, replace(token_grid, sequence_first=False) if sequence_first else token_grid)  # type: ignore[type-var]
+
+
+def _cut_before_pooling(net: EmbeddingModel, layer: str, probe: Tensor) -> Cut | None:
+    """Cut at the pooled layer, or between another layer and the pooled one; None if the model is not traced so far."""
+    if layer == net.layer:
+        return Cut(cut(net.model, layer, probe, net.name).first)
+    try:
+        return cut(net.model, layer, probe, net.name, end=net.layer)
+    except CutError:
+        return None
+
+
+def _cut_anywhere(net: EmbeddingModel, layer: str | None, probe: Tensor) -> Cut:
+    """Cut at a layer, with everything behind it as the rest; at an earlier module if none is named."""
+    name = layer or net.layer
+    grid = net.token_grid if layer in (None, net.layer) else None
+    try:
+        return cut(net.model, name, probe, net.name, token_grid=grid)
+    except BypassError:
+        if layer is not None:
+            raise
+        for earlier, earlier_grid in _earlier_layers(net.model, name, probe):
+            try:
+                parts = cut(net.model, earlier, probe, net.name, token_grid=earlier_grid)
+            except CutError:
+                continue
+            warn_user(
+                f"model {net.name}: a part of the image goes around layer {name!r}, and the model is cut at "
+                f"{earlier!r} instead; --layer (layer= in Python) names another module",
+                3,
+            )
+            return parts
+        raise
+
+
+def _earlier_layers(model: nn.Module, layer: str, probe: Tensor) -> Iterator[tuple[str, TokenGridLike | None]]:
+    """Modules around a layer, the innermost first, then modules that finish before it, the last first."""
+    found = Measurement(model, probe).outputs
+    names = [candidate.name for candidate in found]
+    around = [candidate for candidate in found if layer.startswith(f"{candidate.name}.")]
+    before = found[: names.index(layer)] if layer in names else []
+    for candidate in (*sorted(around, key=lambda one: -len(one.name)), *reversed(before)):
+        yield candidate.name, candidate.layout.token_grid
+
+
+def _takes_larger(model: nn.Module, probe: Tensor) -> bool:
+    """Whether a model of tokens takes images of twice the size: many have a position embedding of one size."""
+    try:
+        with torch.no_grad():
+            model(nn.functional.interpolate(probe[:1], scale_factor=2.0))
+    except Exception:  # the code of any model
+        return False
+    return True
+
+
+def _note_grids(model: TwoPartModel, probe: Tensor) -> None:
+    """Measure the token grids of the modules behind the cut, which methods can explain too."""
+    names = {module: name for name, module in model.tail.named_modules()}
+    for candidate in Measurement(model, probe).outputs:
+        if candidate.module in names and candidate.layout.token_grid is not None:
+            model.tail.token_grids.setdefault(names[candidate.module], candidate.layout.token_grid)
 
 
 def _is_close(result: Tensor, expected: Tensor) -> bool:
     return result.shape == expected.shape and torch.allclose(result, expected, rtol=1e-3, atol=1e-5)
-
-
-class _Tracer(fx.Tracer):
-    """Traces the modules that contain the named modules, and records the output of each module.
-
-    All other modules are not traced; they run as they are.
-
-    Args:
-        names: dotted names of modules.
-    """
-
-    def __init__(self, names: set[str]) -> None:
-        super().__init__()
-        self._containers = {name[:position] for name in names for position, letter in enumerate(name) if letter == "."}
-        self.outputs: dict[str, fx.Node] = {}
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return module_qualified_name not in self._containers
-
-    def call_module(
-        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
-        output = super().call_module(m, forward, args, kwargs)
-        if isinstance(output, fx.Proxy):
-            self.outputs[self.path_of_module(m)] = output.node
-        return output
-
-
-def _needed(end: fx.Node, start: fx.Node | None = None) -> set[fx.Node]:
-    """The nodes on which the node ``end`` depends, with ``end`` itself, searched backward up to ``start``."""
-    needed: set[fx.Node] = set()
-    pending = [end]
-    while pending:
-        node = pending.pop()
-        if node not in needed:
-            needed.add(node)
-            pending += [] if node is start else node.all_input_nodes
-    return needed
-
-
-def _part(
-    model: nn.Module, graph: fx.Graph, nodes: set[fx.Node], start: fx.Node | None, end: fx.Node
-) -> fx.GraphModule:
-    """A module of nodes of the graph of a model; the input of the module takes the place of the node ``start``."""
-    part = fx.Graph()
-    copies = {} if start is None else {start: part.placeholder("activation")}
-    for node in graph.nodes:
-        if node in nodes and node not in copies:
-            copies[node] = part.node_copy(node, copies.__getitem__)
-    part.output(copies[end])
-    return fx.GraphModule(model, part)

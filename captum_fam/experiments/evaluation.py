@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tqdm.auto import tqdm
 
-from captum_fam._files import versions, write_all_or_nothing, write_json
-from captum_fam.experiments.distributed import Ranks
+from captum_fam._files import lock_folder, read_json, versions, write_all_or_nothing, write_json
+from captum_fam.embedding.ranks import Ranks
 from captum_fam.experiments.features import discard
 from captum_fam.experiments.protocols.base import PreparedProtocol, Protocol
-from captum_fam.experiments.records import ResultStore, UnitRecord, by_item
+from captum_fam.experiments.protocols.features_protocol import SKIPPED
+from captum_fam.experiments.protocols.query_bank import BANK
+from captum_fam.experiments.record_checks import RecordRules
+from captum_fam.experiments.records import UnitRecord, by_item
+from captum_fam.experiments.result_store import ResultStore
 from captum_fam.experiments.run_figures import draw_examples, draw_mistakes, find_mistakes
 from captum_fam.experiments.table import Evaluation, summarize_records
 
 _FEATURES = "features"
+_SUMMARY = "summary.json"
 
 
 def evaluate(
@@ -53,9 +57,11 @@ def evaluate(
         The table in the first process, None in all others.
 
     Raises:
-        ValueError: if ``out`` holds results of other settings, if no query could be read, or if an image that is still
-            needed has become unusable since the run began.
-        OSError: if the disk is full; the results so far are safe.
+        ValueError: if ``out`` holds results of other settings, or files that are broken or belong to another run; if no
+            query could be read, if too few images of a class could be read, or if an image that is still needed has
+            become unusable since the run began.
+        OSError: if ``out`` cannot be written, another process works in it, or the disk is full; the results so far are
+            safe.
 
     Example:
         >>> from captum_fam.experiments import FewShot, Panel, get_methods, load_dataset, load_model
@@ -67,15 +73,27 @@ def evaluate(
         True
     """
     ranks = ranks or Ranks()
-    out = Path(out)
-    figures = {"examples": examples, "wrong": wrong}
+    with lock_folder(out, ranks.is_first):
+        return _evaluate(protocol, Path(out), ranks, progress, {"examples": examples, "wrong": wrong}, about or {})
+
+
+def _evaluate(
+    protocol: Protocol, out: Path, ranks: Ranks, progress: bool, figures: Mapping[str, int], about: Mapping[str, Any]
+) -> Evaluation | None:
+    """The work of :func:`evaluate` in a folder that no other run uses."""
     settings = protocol.settings()
+    rules = RecordRules(
+        len(protocol),
+        len(protocol.dataset),  # type: ignore[arg-type]
+        [method.name for method in protocol.panel.methods],
+        protocol.panel.allowed_values(),
+    )
     prepared: PreparedProtocol[Any] | None = None
-    with closing(ResultStore(out, settings, ranks)) as store:
+    with closing(ResultStore(out, settings, ranks, rules)) as store:
         missing = [unit for unit in range(len(protocol)) if unit not in store.done]
         earlier = None if missing else _finished_summary(out, store.records(), figures)
         if earlier is None:
-            prepared = protocol.prepare(out / _FEATURES, ranks, progress)
+            prepared = _prepare(protocol, store, progress)
             _run_units(prepared, store, missing, progress)
     ranks.wait()
     if not ranks.is_first:
@@ -85,16 +103,28 @@ def evaluate(
         evaluation = summarize_records(protocol, records, prepared.skipped, prepared.bank_skipped)
     else:
         assert earlier is not None
-        skipped, bank_skipped = (by_item(earlier[name]) for name in ("skipped", "bank_skipped"))
-        evaluation = summarize_records(protocol, records, skipped, bank_skipped)
+        evaluation = summarize_records(protocol, records, earlier.skipped, earlier.bank_skipped)
     with write_all_or_nothing(out) as scratch:
-        _write_table(evaluation, {"about": dict(about or {}), **settings}, figures, scratch)
-        if prepared is not None and examples:
-            draw_examples(prepared, records, examples, scratch)
-        if prepared is not None and wrong:
-            draw_mistakes(prepared, records, wrong, scratch)
+        _write_table(evaluation, {"about": dict(about), **settings}, figures, scratch)
+        if prepared is not None and figures["examples"]:
+            draw_examples(prepared, records, figures["examples"], scratch)
+        if prepared is not None and figures["wrong"]:
+            draw_mistakes(prepared, records, figures["wrong"], scratch)
     discard(out / _FEATURES)
     return evaluation
+
+
+def _prepare(protocol: Protocol, store: ResultStore, progress: bool) -> PreparedProtocol[Any]:
+    """Prepare the protocol; a run that cannot begin, because its images do not suffice, leaves no files."""
+    try:
+        return protocol.prepare(store.folder / _FEATURES, store.ranks, progress)
+    except ValueError:
+        if store.is_new and store.ranks.is_first:
+            discard(store.folder / _FEATURES)
+            for name in (SKIPPED, BANK):
+                (store.folder / name).unlink(missing_ok=True)
+            store.withdraw()
+        raise
 
 
 def _run_units(prepared: PreparedProtocol[Any], store: ResultStore, missing: Sequence[int], progress: bool) -> None:
@@ -114,19 +144,32 @@ def _run_units(prepared: PreparedProtocol[Any], store: ResultStore, missing: Seq
             bar.update(min(ranks.size, bar.total - bar.n))
 
 
-def _finished_summary(out: Path, records: Sequence[UnitRecord], figures: Mapping[str, int]) -> dict[str, Any] | None:
-    """The summary of a finished run; None if there is no summary, or a requested figure is missing."""
-    path = out / "summary.json"
+class _Earlier(NamedTuple):
+    """What the summary of a finished run tells: the reason for each item that was left out."""
+
+    skipped: dict[int, str]
+    bank_skipped: dict[int, str]
+
+
+def _finished_summary(out: Path, records: Sequence[UnitRecord], figures: Mapping[str, int]) -> _Earlier | None:
+    """What a finished run left out; None if there is no summary, or a requested figure is missing."""
+    path = out / _SUMMARY
     if not path.is_file():
         return None
-    summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    remedy = "delete it: it is then made again"
+    summary = read_json(path, remedy)
+    try:
+        drawn = dict(summary["figures"])
+        earlier = _Earlier(by_item(summary["skipped"]), by_item(summary["bank_skipped"]))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"{path} is no summary of a run of this version; {remedy}") from error
     has_rows = {"examples": any(record.rows for record in records), "wrong": bool(find_mistakes(records))}
     has_figures = all(
-        summary.get("figures", {}).get(name) == count and ((out / f"{name}.png").is_file() or not has_rows[name])
+        drawn.get(name) == count and ((out / f"{name}.png").is_file() or not has_rows[name])
         for name, count in figures.items()
         if count
     )
-    return summary if has_figures else None
+    return earlier if has_figures else None
 
 
 def _write_table(evaluation: Evaluation, settings: Mapping[str, Any], figures: Mapping[str, int], folder: Path) -> None:
@@ -145,4 +188,4 @@ def _write_table(evaluation: Evaluation, settings: Mapping[str, Any], figures: M
         "figures": dict(figures),
         "versions": versions(),
     }
-    write_json(folder / "summary.json", summary)
+    write_json(folder / _SUMMARY, summary)

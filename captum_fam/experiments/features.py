@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from captum_fam._files import SETTINGS, sha256_of_file
 from captum_fam.embedding import Batch, DatasetEmbedder, EmbeddedDataset
-from captum_fam.experiments.distributed import Ranks
+from captum_fam.embedding.ranks import Ranks
 from captum_fam.experiments.two_part_model import TwoPartModel
 
 Kept = Literal["activations", "images"]
@@ -52,7 +53,7 @@ class Features:
             rows: indices of the rows, int64 ``(k,)``.
 
         Returns:
-            ``(k, N, h, w)`` on the CPU.
+            ``(k, N, h, w)``, or tokens, on the CPU.
         """
         return self._rows.rows("activations", rows)
 
@@ -63,7 +64,7 @@ class Features:
             rows: indices of the rows, int64 ``(k,)``.
 
         Returns:
-            ``(k, 3, H, W)`` on the CPU.
+            ``(k, C, H, W)`` on the CPU.
         """
         return self._rows.rows("images", rows)
 
@@ -80,6 +81,7 @@ def extract(
     progress: bool = False,
     name: str = "features",
     left_out: Mapping[int, str] | None = None,
+    source: str = "",
 ) -> Features:
     """Compute the features of all images of a data set; several processes share the images.
 
@@ -100,12 +102,14 @@ def extract(
         name: label of the progress bar. Default: ``"features"``.
         left_out: reason for each item to leave out, by position, whether or not the item is usable now; all other items
             must be usable. None leaves out the items that are not usable. Default: None.
+        source: names what the features depend on; stored features of another source are refused. Default: empty.
 
     Returns:
         The features.
 
     Raises:
-        ValueError: if no image could be read; or, with ``left_out``, at the first other item that is not usable. The
+        ValueError: if no image could be read, or ``folder`` holds features of another data set or source; or, with
+            ``left_out``, at the first other item that is not usable. The
             features of the items before stay in ``folder``.
         OSError: if the disk is full.
     """
@@ -128,8 +132,26 @@ def extract(
         left_out=left_out,
         processes=ranks,
         progress=name if progress and ranks.is_first else None,
+        source=source,
     )
     return Features(embedder.run())
+
+
+def source_of(results: Path) -> str:
+    """What names the run of a folder of results in its stored features.
+
+    Args:
+        results: the folder of the results.
+
+    Returns:
+        The hash of its settings; empty for a folder without settings.
+
+    Example:
+        >>> source_of(Path("no-such-folder"))
+        ''
+    """
+    settings = results / SETTINGS
+    return sha256_of_file(settings) if settings.is_file() else ""
 
 
 def discard(folder: str | Path) -> None:

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, linear, normalize
 
 from captum_fam._files import write_all_or_nothing
+from captum_fam._text import printable
 from captum_fam.experiments.fitting import fit
-from captum_fam.models.checkpoints import read_state_dict
+from captum_fam.models.checkpoints import WeightsError, load_weights, read_state_dict
 
 
 def train_head(
@@ -49,9 +50,8 @@ def train_head(
         >>> train_head(torch.rand(20, 64), torch.arange(20) % 4, width=8, steps=2)
         Linear(in_features=64, out_features=8, bias=True)
     """
+    check_two_classes(labels)
     classes, target = labels.unique(return_inverse=True)
-    if len(classes) < 2:
-        raise ValueError(f"labels must be of at least two classes, got {len(classes)}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         head = nn.Linear(features.shape[1], width)
@@ -67,6 +67,23 @@ def train_head(
     for _ in fit(range(steps), loss_of, optimizer, schedule=schedule):
         pass  # The loop takes the steps.
     return head.eval().requires_grad_(False)
+
+
+def check_two_classes(labels: Tensor) -> None:
+    """Refuse the labels of a single class, which a head cannot separate from others.
+
+    Args:
+        labels: class of each image, ``(n,)``.
+
+    Raises:
+        ValueError: for fewer than two classes.
+
+    Example:
+        >>> check_two_classes(torch.tensor([0, 1, 1]))
+    """
+    n_classes = len(labels.unique())
+    if n_classes < 2:
+        raise ValueError(f"labels must be of at least two classes, got {n_classes}")
 
 
 def save_head(head: nn.Linear, path: str | Path) -> None:
@@ -96,8 +113,10 @@ def load_head(path: str | Path) -> nn.Linear:
         The head in eval mode, without gradients.
 
     Raises:
-        ValueError: if the file cannot be read, or holds something else.
-        ImportError: for a file of ``.safetensors`` without the library.
+        WeightsError: (a ``ValueError``) if the file cannot be read, or holds NaN, inf or other than floating-point
+            numbers.
+        ValueError: if the file holds something else.
+        ImportError: for a file of safetensors without the library.
 
     Example:
         See :func:`save_head`.
@@ -105,7 +124,12 @@ def load_head(path: str | Path) -> nn.Linear:
     state = read_state_dict(path)
     weight = state.get("weight")
     if not isinstance(weight, Tensor) or weight.dim() != 2 or not state.keys() <= {"weight", "bias"}:
-        raise ValueError(f"head {path}: expected the state dict of a torch.nn.Linear, weight (J, N) and bias")
+        raise ValueError(
+            f"head {printable(path)}: expected the state dict of a torch.nn.Linear, weight (J, N) and bias"
+        )
     head = nn.Linear(weight.shape[1], weight.shape[0], bias="bias" in state)
-    head.load_state_dict(state)
+    try:
+        load_weights(head, state)
+    except WeightsError as error:
+        raise WeightsError(f"head {printable(path)}: {error}") from error
     return head.eval().requires_grad_(False)

@@ -9,7 +9,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from captum_fam.experiments.distributed import Ranks
+from captum_fam.embedding.ranks import Ranks
 from captum_fam.experiments.figure_cells import view_photograph
 from captum_fam.experiments.protocols.base import PreparedProtocol, Protocol
 from captum_fam.experiments.records import UnitRecord

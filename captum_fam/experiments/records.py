@@ -1,30 +1,14 @@
-"""Results that survive the end of a process: one line per unit of work, and the settings of the run.
-
-A folder holds the settings, ``run.json``, and the lines of each process, ``records-R.jsonl`` for rank R. A line is
-complete, or it does not count. A unit with a line is done, whichever process wrote the line. So a run can be resumed
-with another number of processes.
-"""
+"""The results of one unit of work: columns of numbers, which JSON can hold."""
 
 from __future__ import annotations
 
-import json
-import os
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from io import FileIO
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-
-from captum_fam._files import check_same_settings
-from captum_fam.experiments.distributed import Ranks
-
-_SETTINGS = "run.json"
-_SYNC_SECONDS = 1.0
 
 Column = list[Any]
 """One JSON value per query: a number, a text, or None where nothing is defined."""
@@ -160,10 +144,15 @@ def by_item(reasons: Mapping[str, str]) -> dict[int, str]:
     Args:
         reasons: reasons by the text of the number.
 
+    Raises:
+        ValueError: if a key is no number, or a reason is no text.
+
     Example:
         >>> by_item({"7": "corrupt"})
         {7: 'corrupt'}
     """
+    if not all(isinstance(reason, str) for reason in reasons.values()):
+        raise ValueError("expected a text for every item")
     return {int(item): reason for item, reason in reasons.items()}
 
 
@@ -207,114 +196,3 @@ def as_numbers(column: Column) -> Tensor:
 def _extend(columns: dict[str, Column], further: Mapping[str, Column]) -> None:
     for name, column in further.items():
         columns.setdefault(name, []).extend(column)
-
-
-class ResultStore:
-    """The records of one run, one line of JSON per unit.
-
-    Args:
-        folder: folder of the results, which is created if it does not exist.
-        settings: everything on which the results depend, in types that JSON can hold.
-        ranks: the processes that write to the folder. Default: this process alone.
-
-    Attributes:
-        done: numbers of the units that have a record.
-
-    Raises:
-        ValueError: if the folder holds results of other settings.
-        OSError: if the folder cannot be written.
-
-    Example:
-        >>> store = ResultStore("my-results", {"seed": 0})
-        >>> store.append(UnitRecord(unit=3))
-        >>> store.close()
-        >>> ResultStore("my-results", {"seed": 0}).done
-        frozenset({3})
-    """
-
-    def __init__(self, folder: str | Path, settings: Mapping[str, Any], ranks: Ranks | None = None) -> None:
-        self.folder = Path(folder)
-        self.ranks = ranks or Ranks()
-        if self.ranks.is_first:
-            # By way of JSON, which turns tuples into lists, so that the settings equal those in the file.
-            check_same_settings(self.folder / _SETTINGS, json.loads(json.dumps(settings)), "results of another run")
-        self.ranks.wait()
-        self.done = frozenset(entry["unit"] for entry in self._read())
-        self._path = self.folder / f"records-{self.ranks.rank}.jsonl"
-        self._file: FileIO | None = None
-        self._synced = 0.0
-        # Wait until every process has read the records, so that all processes have the same remaining units.
-        self.ranks.wait()
-
-    def append(self, record: UnitRecord) -> None:
-        """Append the record of a unit.
-
-        When this method returns, the record is in the file. It is on the disk after the next call that comes a second
-        or more later, or after :meth:`close`.
-
-        Args:
-            record: record of the unit.
-
-        Raises:
-            OSError: if the record cannot be written; the records before are still in the file.
-        """
-        if self._file is None:
-            self._file = FileIO(self._path, "a+b")
-            _cut_torn_line(self._file)
-        end = self._file.seek(0, os.SEEK_END)
-        line = memoryview(json.dumps(record.to_json(), separators=(",", ":"), allow_nan=False).encode() + b"\n")
-        try:
-            while line:
-                line = line[self._file.write(line) :]
-            if time.monotonic() - self._synced > _SYNC_SECONDS:
-                self.sync()
-        except OSError as error:
-            self._file.truncate(end)
-            raise OSError(
-                error.errno,
-                f"{self._path} cannot be written: {error.strerror}. The results so far are safe; free some space and "
-                "repeat the command",
-            ) from error
-
-    def sync(self) -> None:
-        """Wait until the system has written all records to the disk."""
-        if self._file is not None:
-            os.fsync(self._file.fileno())
-            self._synced = time.monotonic()
-
-    def close(self) -> None:
-        """Write all records to the disk, and close the file."""
-        if self._file is not None:
-            self.sync()
-            self._file.close()
-            self._file = None
-
-    def records(self) -> list[UnitRecord]:
-        """The records of all processes, sorted by unit."""
-        by_unit = {entry["unit"]: entry for entry in self._read()}
-        return [UnitRecord.from_json(by_unit[unit]) for unit in sorted(by_unit)]
-
-    def _read(self) -> Iterator[dict[str, Any]]:
-        for path in sorted(self.folder.glob("records-*.jsonl")):
-            with path.open("rb") as file:
-                for line in file:
-                    # A line without an end is incomplete: its process died while it wrote the line.
-                    if line.endswith(b"\n"):
-                        yield json.loads(line)
-
-
-def _cut_torn_line(file: FileIO) -> None:
-    """Remove an incomplete last line."""
-    end = file.seek(0, os.SEEK_END)
-    # The end of the last complete line is searched backward, block by block.
-    position, block_size = end, 1 << 16
-    while position > 0:
-        start = max(0, position - block_size)
-        file.seek(start)
-        line_end = file.read(position - start).rfind(b"\n")
-        if line_end >= 0:
-            position = start + line_end + 1
-            break
-        position = start
-    if position < end:
-        file.truncate(position)

@@ -22,6 +22,9 @@ from torch import Tensor, nn
 from captum_fam.attr.account import mean_of_layers
 from captum_fam.attr.details import check_map
 from captum_fam.attr.registry import METHODS, get_method
+from captum_fam.attr.tokens import TokenGridLike
+from captum_fam.cli.parser import did_you_mean
+from captum_fam.experiments.two_part_model import Tail
 from captum_fam.metrics import box_mask, centered_box
 from captum_fam.support import SimilarityToSupport
 
@@ -141,14 +144,14 @@ class TableMethod:
     layers: tuple[str, ...] = ("activation",)
 
     def maps(
-        self, scores_for: ScoresFor, tail: nn.Module, activation: Tensor, target: Tensor, size: tuple[int, int]
+        self, scores_for: ScoresFor, tail: Tail, activation: Tensor, target: Tensor, size: tuple[int, int]
     ) -> Maps:
         """Compute the maps of a batch.
 
         Args:
             scores_for: function from a foil to the scores of activations.
             tail: tail of the model.
-            activation: ``(B, N, h, w)``.
+            activation: ``(B, N, h, w)``, or tokens for a tail with a token grid.
             target: the explained class of each query, ``(B,)``.
             size: height and width of the images, in pixels.
 
@@ -158,13 +161,16 @@ class TableMethod:
         Raises:
             ValueError: for a layer that the tail does not have.
         """
+        grid = tail.token_grids.get("activation")
+        feature_maps = activation if grid is None else grid(activation)
         if self.base in DRAWN:
-            return DRAWN[self.base](activation, size)
+            return DRAWN[self.base](feature_maps, size)
         layers = self.modules(tail)
         has_several_layers = len(layers) > 1
         scores = scores_for(self.foil)
         entry = get_method(self.base)
-        attribution = entry.make(scores, layers if has_several_layers else layers[0], **self.options)
+        options: dict[str, Any] = {"token_grid": self.token_grid(tail), **self.options}
+        attribution = entry.create(scores, layers if has_several_layers else layers[0], **options)
         # The warning of a low coverage is left out: the coverage has its own column, and each batch would warn again.
         attribution.has_warned = True
         details = attribution.details(activation, target=target) if hasattr(attribution, "details") else None
@@ -175,7 +181,7 @@ class TableMethod:
         else:
             # Only methods whose maps add up to the score explain several layers, and such methods have a coverage.
             maps, coverage = mean_of_layers(details.attributions), torch.stack(details.coverage).mean(0)
-        maps = check_map(maps, activation).detach().sum(1, keepdim=True)
+        maps = check_map(maps, feature_maps).detach().sum(1, keepdim=True)
 
         @torch.no_grad()
         def magnitude() -> Tensor:
@@ -190,7 +196,23 @@ class TableMethod:
             coverage = coverage.masked_fill(maps.flatten(1).any(1) & ~clean_maps.flatten(1).any(1), 0)
         return Maps(clean_maps, coverage)
 
-    def modules(self, tail: nn.Module) -> list[nn.Module]:
+    def token_grid(self, tail: Tail) -> TokenGridLike | None:
+        """The layout of the tokens of the explained layers; None for feature maps.
+
+        Args:
+            tail: tail of the model.
+
+        Raises:
+            ValueError: for several layers with different layouts.
+        """
+        grids = [tail.token_grids.get(layer) for layer in self.layers]
+        if any(grid != grids[0] for grid in grids):
+            raise ValueError(
+                f"method {self.name!r}: its layers lay out their tokens differently; name layers of one layout"
+            )
+        return grids[0]
+
+    def modules(self, tail: Tail) -> list[nn.Module]:
         """The explained layers.
 
         Args:
@@ -246,10 +268,12 @@ def get_methods(names: str | Sequence[str], foil: Foil = "others") -> tuple[Tabl
 
 def _parse(name: str, foil: Foil) -> TableMethod:
     parts = re.fullmatch(r"([\w+-]+?)(?:\[([^\]]*)\])?(-foil|-runner-up)?", name)
-    if parts is None or parts[1] not in list_table_methods():
+    known = list_table_methods()
+    if parts is None or parts[1] not in known:
         raise ValueError(
-            f"method {name!r} is unknown; give {', '.join(list_table_methods())}; a name may end with -foil or "
-            "-runner-up, or with [option=value,...] as in fam[normalization=none], or [layers=LAYER+LAYER]"
+            f"method {name!r} is unknown{did_you_mean(name if parts is None else parts[1], known)}; give "
+            f"{', '.join(known)}; a name may end with -foil or -runner-up, or with [option=value,...] as in "
+            "fam[normalization=none], or [layers=LAYER+LAYER]"
         )
     base, in_brackets, suffix = parts.groups()
     options: dict[str, Any] = {}

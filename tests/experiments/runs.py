@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from captum_fam.demo.scenes import PlantedScenes
+from captum_fam.embedding.ranks import joined
 from captum_fam.experiments.data.load import ScenesWithBoxes
-from captum_fam.experiments.distributed import joined
 from captum_fam.experiments.evaluation import evaluate
 from captum_fam.experiments.measures import Panel
 from captum_fam.experiments.protocols.contrastive import Contrastive

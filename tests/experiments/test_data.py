@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -80,3 +81,61 @@ def test_localisation_without_boxes_is_refused(folder: Path, model: TwoPartModel
 def test_a_folder_of_nothing_says_what_was_expected(tmp_path: Path, model: TwoPartModel) -> None:
     with pytest.raises(FileNotFoundError, match="nor folders of images by class"):
         load_dataset(tmp_path, "test", model)
+
+
+def test_only_folders_with_images_are_classes_and_the_others_are_named(folder: Path, model: TwoPartModel) -> None:
+    before = [record.path for record in load_dataset(folder, "test", model).records]
+    for name in (".thumbnails", ".captum-fam-ab12", "out"):
+        (folder / name).mkdir()
+        Image.new("RGB", (8, 8)).save(folder / name / "0.png")
+    (folder / "out/manifest.json").write_text('{"versions": {"captum-fam": "0"}}')
+    (folder / "yellow").mkdir()
+    (folder / "yellow/notes.txt").touch()
+    (folder / "labels.csv").touch()
+    with pytest.warns(UserWarning, match="left out as no classes: .*results of captum-fam: 1 .out.*: 1 .yellow."):
+        data = load_dataset(folder, "test", model)
+    assert [record.path for record in data.records] == before
+    assert data.class_names == ("blue", "green", "red")
+    assert len(data.skipped) == 5
+
+
+def test_files_of_any_suffix_and_of_16_bits_are_images_of_a_class(folder: Path, model: TwoPartModel) -> None:
+    (folder / "red/0.png").rename(folder / "red/0.jfif")
+    (folder / "red/old/deep").mkdir(parents=True)
+    Image.fromarray(np.full((10, 20), 257 * 51, dtype=np.uint16)).save(folder / "red/old/deep/x.PNG")
+    data = load_dataset(folder, "test", model)
+    assert [record.path.name for record in list(data.records)[8:]] == ["0.jfif", "1.png", "2.png", "3.png", "x.PNG"]
+    assert data.labels.tolist() == [0] * 4 + [1] * 4 + [2] * 5
+    image, label = data[12]
+    assert label == 2
+    torch.testing.assert_close(image[1], torch.full((8, 8), 0.2))
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("os:getcwd", "data os:getcwd: must take the model and the split .*too many positional arguments"),
+        ("os:nothing", "data os:nothing: os has no function 'nothing'"),
+        ("os:sep", "data os:sep: os has no function 'sep'"),
+        ("no_such_module:make", "data no_such_module:make: no such folder, and no function to import"),
+        ("factory.py:make", "data factory.py:make: gave NoneType, expected a data set"),
+        ("scenes:many", "data scenes:many: .*number of scenes, at least 1, got 'many'"),
+        ("scenes:0", "got '0'"),
+        ("scenes:-3", "got '-3'"),
+    ],
+)
+def test_a_source_that_gives_no_data_set_is_one_clear_error(
+    source: str, message: str, model: TwoPartModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "factory.py").write_text("def make(model, split):\n    return None\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        load_dataset(source, "novel", model)
+
+
+def test_a_function_of_a_file_makes_the_data_set(
+    model: TwoPartModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_data_of_two.py").write_text("def make(model, split):\n    return [(split, 0), (split, 1)]\n")
+    monkeypatch.chdir(tmp_path)
+    assert list(load_dataset("my_data_of_two.py:make", "novel", model)) == [("novel", 0), ("novel", 1)]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from captum_fam.experiments.distributed import Ranks
+from captum_fam.embedding.ranks import Ranks
 from captum_fam.experiments.evaluation import evaluate
 from tests.experiments.runs import NAMES, make_protocol
 

@@ -35,7 +35,7 @@ def bright_model() -> TwoPartModel:
 
 def cropping_model() -> TwoPartModel:
     model = make_model()
-    model.framing = "crop"
+    model.resize = "crop"
     return model
 
 
@@ -248,7 +248,7 @@ def test_a_measure_that_mosaics_do_not_have_is_refused(measure: str) -> None:
     dataset = make_protocol("mosaic").dataset
     with pytest.raises(ValueError, match=rf"{measure} is not for mosaic.*--measures"):
         Mosaic(make_model(), dataset, make_panel("fam", "swap", measure))
-    assert Mosaic(make_model(), dataset).panel.measures == ("swap",)
+    assert Mosaic(make_model(), dataset, shot=2).panel.measures == ("swap",)
 
 
 @pytest.mark.parametrize("measure", ["localization", "max-box"])
@@ -260,9 +260,10 @@ def test_a_measure_of_boxes_is_refused_where_there_are_none(name: str, measure: 
 
     protocol = make_protocol(name)
     dataset = Plain(protocol.dataset, unreadable={0})
+    options = {"query": 2} if name == "few-shot" else {}
     with pytest.raises(ValueError, match=rf"{measure} needs boxes.*--measures"):
-        type(protocol)(make_model(), dataset, make_panel("fam", "swap", measure))
-    type(protocol)(make_model(), dataset, make_panel("fam", "swap", "faithfulness"))
+        type(protocol)(make_model(), dataset, make_panel("fam", "swap", measure), **options)
+    type(protocol)(make_model(), dataset, make_panel("fam", "swap", "faithfulness"), **options)
 
 
 @pytest.mark.parametrize("name", ["contrastive", "retrieval"])
@@ -365,20 +366,20 @@ def test_a_head_of_captum_fam_train_metric_is_taken_with_its_pooling(birds: Path
 def test_a_crop_moves_images_and_boxes_and_is_another_run(birds: Path, tmp_path: Path, capsys: Any) -> None:
     arguments = ("retrieval", "--model", f"{__name__}:bright_model", "--data", str(birds), "--device", "cpu")
     arguments = (*arguments, "--methods", "uniform", "--examples", "0", "--split", "all", "--out", str(tmp_path))
-    assert run_command(*arguments, "--geometry", "crop") == 0
+    assert run_command(*arguments, "--resize", "crop") == 0
     summary = json.loads((tmp_path / "summary.json").read_text())
-    assert summary["preprocessing"]["geometry"] == "ResizeCrop(resize=37, crop=32, interpolation='bilinear')"
+    assert summary["preprocessing"]["geometry"] == "ResizeCrop(resize=None, crop=32, interpolation='bilinear')"
     energy = next(row["mean"] for row in summary["results"] if row["measure"] == "energy")
-    # The box (5, 10, 20, 30) of 30 x 40 becomes (6.17, 12.25, 24.67, 36.75) of 37 x 49, less the crop's corner (2, 8):
-    # the centers of columns 4 to 22 and rows 4 to 28.
-    assert energy == pytest.approx(19 * 25 / 32**2)
+    # The box (5, 10, 20, 30) of 30 x 40 becomes (5.33, 10.5, 21.33, 31.5) of 32 x 42, less the crop's corner (0, 5):
+    # the centers of columns 5 to 20 and rows 5 to 25.
+    assert energy == pytest.approx(16 * 21 / 32**2)
     with pytest.raises(ValueError, match="preprocessing was"):
-        run_command(*arguments, "--geometry", "squash")
+        run_command(*arguments, "--resize", "squash")
     with pytest.raises(ValueError, match="cannot be cropped"):
-        run_command("retrieval", "--model", "demo", "--data", "scenes:9", "--geometry", "crop")
+        run_command("retrieval", "--model", "demo", "--data", "scenes:9", "--resize", "crop")
 
 
-@pytest.mark.parametrize(("given", "geometry"), [((), "ResizeCrop"), (("--geometry", "squash"), "Squash")])
+@pytest.mark.parametrize(("given", "geometry"), [((), "ResizeCrop"), (("--resize", "squash"), "Squash")])
 def test_a_model_that_crops_does_so_unless_told_otherwise(
     given: tuple[str, ...], geometry: str, birds: Path, tmp_path: Path
 ) -> None:
@@ -398,7 +399,7 @@ def test_random_weights_are_said_once(birds: Path, tmp_path: Path) -> None:
     }
     for name, (run, further) in commands.items():
         words = (*further, *arguments, "--model", "conv4")
-        with pytest.warns(UserWarning, match="--model conv4: random weights; .*--weights") as said:
+        with pytest.warns(UserWarning, match="--model conv4: random weights.*--weights") as said:
             assert run(*words, "--out", str(tmp_path / name)) == 0
         assert len([one for one in said if "random weights" in str(one.message)]) == 1
         with warnings.catch_warnings(record=True) as said:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
-from captum_fam import TokenGrid
-from captum_fam.experiments.cut import split_model
+from captum_fam.experiments.cut import split_model, trunk_of
 from captum_fam.experiments.linear_head import load_head, save_head, train_head
 from captum_fam.experiments.model_loading import load_model
 from captum_fam.experiments.two_part_model import TwoPartModel
@@ -47,6 +47,10 @@ def squeezenet_factory() -> EmbeddingModel:
 
 def wrong_factory() -> nn.Module:
     return nn.Identity()
+
+
+def number_factory() -> int:
+    return 3
 
 
 def test_a_fast_copy_gives_the_same_embeddings_without_batch_norm() -> None:
@@ -235,8 +239,11 @@ def test_a_model_whose_embedding_is_no_pooling_can_be_cut_at_a_layer_that_is_nam
     with torch.no_grad():
         assert model.backbone(images).shape == (2, 6, 15, 9)
         torch.testing.assert_close(model(images), net.model(images))
-    with pytest.raises(ValueError, match="unless the layer is named"):
-        split_model(net)
+    with pytest.raises(ValueError, match="pooling: the embedding of normed is no pooling of layer 'stem'"):
+        trunk_of(net, GMP())
+    features, pooling = trunk_of(net)
+    with torch.no_grad():
+        torch.testing.assert_close(pooling(features(images)), net.model(images))
 
 
 class _Forking(nn.Module):
@@ -259,13 +266,11 @@ def _forking() -> EmbeddingModel:
     ("make", "layer", "message"),
     [
         (lambda: create_model("squeezenet"), "features.13", r"it is no module of the model; there are features\.\d"),
-        (lambda: create_model("squeezenet"), "classifier", r"it gives \(2, 512\), and the protocols take"),
+        (lambda: create_model("squeezenet"), "classifier", r"it gives \(2, 512\), which has no positions"),
         (lambda: create_model("squeezenet"), "features.9.expand1x1", "other tensors.*choose the whole block"),
         (lambda: create_model("resnet18"), "layer3.0.conv1", "other tensors.*choose the whole block"),
-        (_normed, "tokens", r"it gives \(2, 1681, 6\), and the protocols take"),
-        (_normed, "last", r"it gives \(2, 41, 41, 6\), channels last"),
+        (_normed, "norm", r"it gives \(2, 6\), which has no positions"),
         (_normed, "twice", "it runs 2 times"),
-        (_forking, "features.1.inner", "does not trace the modules around it"),
     ],
 )
 def test_a_layer_that_a_model_cannot_be_cut_at_is_refused(
@@ -278,7 +283,7 @@ def test_a_layer_that_a_model_cannot_be_cut_at_is_refused(
 def test_modules_beside_the_cut_need_no_tracing() -> None:
     net = _forking()
     images = torch.rand(2, 3, 30, 22)
-    for layer in ("features.0", "features.1"):
+    for layer in ("features.0", "features.1", "features.1.inner"):
         with torch.no_grad():
             torch.testing.assert_close(split_model(net, layer)(images), net.model(images))
 
@@ -302,11 +307,6 @@ def test_head_and_pooling_are_exchanged_behind_a_cut_too() -> None:
     with torch.no_grad():
         expected = head(squeezenet_factory().model.features(images).amax((2, 3)))
         torch.testing.assert_close(model(images), expected)
-
-
-def test_a_model_of_tokens_is_refused() -> None:
-    with pytest.raises(ValueError, match="cannot be cut there unless the layer is named"):
-        split_model(replace(create_model("conv4net"), token_grid=TokenGrid()))
 
 
 def test_models_come_by_name_or_from_a_factory() -> None:
@@ -345,7 +345,8 @@ def test_without_weights_a_network_has_its_pretrained_ones_where_there_are_any(
     ("name", "message"),
     [
         ("conv5", "unknown"),
-        (f"{__name__}:wrong_factory", "gave a Identity, expected a TwoPartModel"),
+        (f"{__name__}:wrong_factory", r"wrong_factory: forward_func must return embeddings .*\(1, 3, 224, 224\)"),
+        (f"{__name__}:number_factory", "number_factory: its factory must give .*int"),
     ],
 )
 def test_what_is_no_model_is_refused(name: str, message: str) -> None:
@@ -353,9 +354,34 @@ def test_what_is_no_model_is_refused(name: str, message: str) -> None:
         load_model(name)
 
 
-def test_a_factory_takes_no_weights() -> None:
-    with pytest.raises(ValueError, match="weights: "):
-        load_model(f"{__name__}:small_factory", weights="weights.pth")
+def test_weights_and_settings_go_into_the_model_of_a_factory(tmp_path: Path) -> None:
+    other, images = make_model(seed=1), torch.rand(2, 3, 32, 24)
+    torch.save(other.state_dict(), tmp_path / "other.pth")
+    model = load_model(f"{__name__}:small_factory", tmp_path / "other.pth", size=(32, 24), resize="pad")
+    with torch.no_grad():
+        torch.testing.assert_close(model(images), other(images), rtol=0, atol=0)
+    assert (model.size, model.resize) == ((32, 24), "pad")
+
+
+def test_a_factory_in_a_file_may_give_a_plain_module(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from torch import nn\n\n\n"
+        "def build():\n"
+        "    return nn.Sequential(nn.Conv2d(3, 5, 4, 4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), "
+        "nn.Linear(5, 7))\n"
+    )
+    model = load_model(f"{file}:build", size=(24, 16), mean=(0, 0, 0), std=(1, 1, 1))
+    images = torch.rand(3, 3, 24, 16)
+    with torch.no_grad():
+        assert model.activation(images).shape == (3, 5, 6, 4)
+        assert model(images).shape == (3, 7)
+        # The average is followed by a linear layer: the embedding is no pooling of the map.
+        features = model.activation(images).mean((2, 3))
+        weight, bias = model.state_dict()["tail.rest.4.weight"], model.state_dict()["tail.rest.4.bias"]
+        torch.testing.assert_close(model.tail(model.activation(images)), features @ weight.T + bias)
+    with pytest.raises(ValueError, match=r"pooling: the embedding of .* is no pooling of the layer"):
+        load_model(f"{file}:build", size=24, mean=(0, 0, 0), std=(1, 1, 1), pooling="gem")
 
 
 def test_a_trained_head_tells_apart_what_raw_features_do_not() -> None:
@@ -437,13 +463,35 @@ def test_a_pooling_that_the_head_was_not_trained_for_is_refused() -> None:
 def test_a_crop_is_that_of_the_published_accuracy_at_any_size() -> None:
     model = split_model(create_model("multi_similarity_bn_inception"))
     assert model.geometry == Squash(227, "bilinear")
-    model.framing = "crop"
+    model.resize = "crop"
     assert model.geometry == ResizeCrop(256, 227, "bilinear")
     model.size = 454
     assert model.geometry == ResizeCrop(512, 454, "bilinear")
     other = make_model()
-    other.framing = "crop"
-    assert other.geometry == ResizeCrop(37, 32)  # 32 * 256 / 224 = 36.57
-    other.framing = "stretch"  # type: ignore[assignment]
-    with pytest.raises(ValueError, match=r"squash.*crop.*stretch"):
-        _ = other.geometry
+    other.resize = "crop"
+    assert other.geometry == ResizeCrop(None, 32)
+    other.resize, other.size = "pad", (32, 20)
+    assert other.height_and_width == (32, 20)
+    padded, boxes = other.geometry(Image.new("RGB", (60, 40)), torch.tensor([[0.0, 0.0, 60.0, 40.0]]))
+    assert padded.size == (20, 32)
+    assert boxes[0, 2:].sub(boxes[0, :2]).tolist() == pytest.approx([20, 20 * 40 / 60], abs=0.7)
+    for resize, message in (("stretch", r"squash.*crop.*stretch"), ("keep", "resize: keep gives images of different")):
+        other.resize = resize  # type: ignore[assignment]
+        with pytest.raises(ValueError, match=message):
+            _ = other.geometry
+
+
+def test_a_folder_of_transformers_is_cut_at_its_tokens(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.Dinov2Config(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=56, patch_size=14
+    )
+    transformers.Dinov2Model(config).save_pretrained(tmp_path / "dinov2")
+    model = load_model(f"hf/{tmp_path / 'dinov2'}", size=(56, 42))
+    whole = create_model(f"hf/{tmp_path / 'dinov2'}", "DEFAULT", size=(56, 42)).model
+    images = torch.rand(2, 3, 56, 42)
+    with torch.no_grad():
+        assert model.activation(images).shape == (2, 1 + 4 * 3, 32)
+        torch.testing.assert_close(model.fast_copy()(images), whole(images), rtol=1e-4, atol=1e-5)
+    assert model.takes_larger_images is False  # its grid has been measured for 4 x 3 tokens
+    assert "TokenGrid(size=(4, 3)" in model.settings()["token_grid"]

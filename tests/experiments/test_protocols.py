@@ -341,7 +341,7 @@ def test_every_protocol_says_what_additive_maps_cover_of_their_scores(
 
 def test_a_layer_that_the_model_does_not_have_is_refused_before_any_image_is_read(scenes: ScenesWithBoxes) -> None:
     with pytest.raises(ValueError, match=r"rest\.7 is no layer behind the activation"):
-        Mosaic(make_model(), scenes, Panel(get_methods("fam[layers=rest.7]"), ()))
+        Mosaic(make_model(), scenes, Panel(get_methods("fam[layers=rest.7]"), ()), shot=2)
 
 
 class _Overlap(LinearSimilarity):

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from captum_fam.experiments.distributed import Ranks
-from captum_fam.experiments.records import MethodColumns, QueryColumns, ResultStore, UnitRecord
+from captum_fam.embedding.ranks import Ranks
+from captum_fam.experiments.records import MethodColumns, QueryColumns, UnitRecord
+from captum_fam.experiments.result_store import ResultStore
 
 
 def _record(unit: int, value: float | str = 0.5) -> UnitRecord:
@@ -86,7 +87,8 @@ def test_a_full_disk_leaves_every_whole_record_and_says_so(tmp_path: Path, monke
     class FullAfter(FileIO):
         """Takes a part of the third record, then nothing."""
 
-        room = len(json.dumps(_record(0).to_json(), separators=(",", ":"))) * 2 + 10
+        # A line also has the identity of its run.
+        room = len(json.dumps({"run": "0" * 16, **_record(0).to_json()}, separators=(",", ":"))) * 2 + 10
 
         def write(self, data: Any) -> int:
             if self.room <= 0:
@@ -95,7 +97,7 @@ def test_a_full_disk_leaves_every_whole_record_and_says_so(tmp_path: Path, monke
             self.room -= written
             return written
 
-    monkeypatch.setattr("captum_fam.experiments.records.FileIO", FullAfter)
+    monkeypatch.setattr("captum_fam.experiments.result_store.FileIO", FullAfter)
     store = ResultStore(tmp_path, {"seed": 0})
     store.append(_record(0))
     store.append(_record(1))

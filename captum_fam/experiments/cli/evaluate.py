@@ -7,8 +7,11 @@ import sys
 from dataclasses import MISSING, dataclass
 from pathlib import Path
 
+from captum_fam._files import lock_folder
 from captum_fam.cli.loading import RunOptions
 from captum_fam.cli.options import add_fields, default_out, option, read_fields
+from captum_fam.cli.ranges import at_least
+from captum_fam.embedding.ranks import Ranks, joined
 from captum_fam.experiments import Conventions, Evaluation, Panel, evaluate, get_methods
 from captum_fam.experiments.cli.loading import (
     BankOptions,
@@ -17,14 +20,14 @@ from captum_fam.experiments.cli.loading import (
     add_methods,
     load_split_model,
 )
-from captum_fam.experiments.distributed import Ranks, joined
 from captum_fam.experiments.measures import list_measures
 from captum_fam.experiments.protocols import get_protocol, list_protocols
 from captum_fam.experiments.protocols.base import Protocol
 from captum_fam.experiments.table_methods import DEFAULT_METHODS
+from captum_fam.similarity import get_similarity
 
 # Options that summary.json states beside the settings on which the results depend.
-_ABOUT = ("model", "weights", "head", "pooling", "layer", "data", "split", "geometry")
+_ABOUT = ("model", "weights", "head", "pooling", "layer", "resize", "data", "split")
 _N_LISTED = 10  # of the images that were left out, on the terminal
 
 
@@ -37,8 +40,8 @@ class FigureOptions:
         wrong: rows of the figure of the most confident mistakes. Default: 0, no figure.
     """
 
-    examples: int = option("rows of the figure of examples", 4)
-    wrong: int = option("show the N most confident mistakes", 0)
+    examples: int = option("rows of the figure of examples", 4, within=at_least(0))
+    wrong: int = option("show the N most confident mistakes", 0, within=at_least(0))
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -104,12 +107,13 @@ def run(options: argparse.Namespace) -> int:
 
     Raises:
         ValueError: for options that do not fit together, see :func:`make_protocol`.
-        OSError: if a file cannot be read or written.
+        OSError: if a file cannot be read or written, or another process works in the folder of the results.
     """
-    with joined(options.device) as ranks:
+    with joined(options.device) as ranks, lock_folder(options.out, ranks.is_first):
+        protocol = make_protocol(options, ranks)
         try:
             evaluation = evaluate(
-                make_protocol(options, ranks),
+                protocol,
                 options.out,
                 ranks=ranks,
                 progress=not options.quiet,
@@ -140,15 +144,17 @@ def make_protocol(options: argparse.Namespace, ranks: Ranks) -> Protocol:
         FileNotFoundError: for a folder or file that does not exist.
     """
     protocol: type[Protocol] = options.protocol
+    # What needs neither model nor images is checked first.
+    panel = Panel(get_methods(options.methods, options.foil), options.measures, read_fields(Conventions, options))
+    panel.check(protocol.gives, protocol.name)
+    if options.similarity is not None:
+        get_similarity(options.similarity)
     images = read_fields(DataOptions, options)
-    model = load_split_model(
-        read_fields(SplitModelOptions, options), images.geometry, missing="warn" if ranks.is_first else "ignore"
-    )
+    model = load_split_model(read_fields(SplitModelOptions, options), missing="warn" if ranks.is_first else "ignore")
     dataset = images.load(model)
     bank = {}
     if protocol.takes_bank:
         bank["bank"] = read_fields(BankOptions, options).load(model, images, dataset, options.backend)
-    panel = Panel(get_methods(options.methods, options.foil), options.measures, read_fields(Conventions, options))
     return read_fields(protocol, options, model=model, dataset=dataset, panel=panel, **bank)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import math
 import re
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,9 +12,11 @@ from typing import Any
 
 from tqdm import tqdm
 
-from captum_fam._files import versions, write_all_or_nothing, write_json
-from captum_fam.cli.loading import RunOptions, choose_device
-from captum_fam.cli.options import add_fields, default_out, option, option_fields, positive, read_fields
+from captum_fam._files import try_file, versions, write_all_or_nothing, write_json
+from captum_fam._locks import made_folders, remove_dead_scratch, scratch_folder
+from captum_fam.cli.loading import RunOptions, choose_device, image_size, output_field
+from captum_fam.cli.options import add_fields, default_out, option, option_fields, read_fields
+from captum_fam.cli.ranges import at_least
 from captum_fam.experiments import Panel, get_methods
 from captum_fam.experiments.cli.loading import (
     BankOptions,
@@ -65,8 +66,8 @@ class QueryOptions:
         "the true class), or any queries",
         "correct",
     )
-    queries: int = option("number of queries, which are the rows", 6, parse=positive)
-    seed: int = option("seed of the choice of queries, and of episodes", 0)
+    queries: int = option("number of queries, which are the rows", 6, within=at_least(1))
+    seed: int = option("seed of the choice of queries, and of episodes", 0, within=at_least(0))
     supports: bool | None = option("show the supports; default: yes without a memory bank", None)
     scale: ClearValue = option("transparent value of a map: zero, or the smallest value as in the paper", "zero")
 
@@ -159,8 +160,9 @@ def parse_model(text: str) -> FigureModel:
             f"{text!r}: expected NAME[=WEIGHTS][,KEY=VALUE...] with the keys {', '.join(_keys())}"
         )
     entries: dict[str, Any] = {"weights": weights or None, "label": name, **{key: value for key, _, value in rest}}
-    if "size" in entries:
-        entries["size"] = positive(entries["size"])
+    for key, parse in (("size", image_size), ("output", output_field)):
+        if key in entries:
+            entries[key] = parse(entries[key])
     return FigureModel(name, **entries)
 
 
@@ -210,18 +212,23 @@ def run(options: argparse.Namespace) -> int:
     _check(options, supports)
     methods = get_methods(options.methods, options.foil)
     check_scale(methods, query_options.scale)
+    about_file = options.out.with_suffix(".json")
+    for file in (options.out, about_file):
+        try_file(file)
     protocols = [make_figure_protocol(options, model) for model in options.model]
     for protocol in protocols:
         protocol.check_methods(methods)  # The protocol has not checked them, because its panel is empty.
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    # The temporary folder is beside the figure, because the temporary folder of the system may be too small for the
+        _check_items(protocol, options.items)
+    folder = options.out.parent
+    # The scratch folder is beside the figure, because the temporary folder of the system may be too small for the
     # features of many images.
-    with tempfile.TemporaryDirectory(dir=options.out.parent, prefix=".captum-fam-") as scratch:
+    with made_folders(folder), scratch_folder(folder) as scratch:
+        remove_dead_scratch(folder)
         runs = [
             run_model(
                 model.label,
                 protocol,
-                Path(scratch, str(number)),
+                scratch / str(number),
                 device=choose_device(options.device),
                 progress=not options.quiet,
             )
@@ -231,9 +238,9 @@ def run(options: argparse.Namespace) -> int:
         queries = choose_queries(runs, which, query_options.queries, query_options.seed, options.items)
         bar = tqdm(queries, "drawing", unit="query", disable=options.quiet or None)
         figure = model_figure(runs, bar, methods, which=which, supports=supports, scale=query_options.scale)
-    with write_all_or_nothing(options.out.parent) as folder:
-        figure.save(folder / options.out.name, dpi=200)
-        write_json(folder / f"{options.out.stem}.json", _about(options, supports, runs, queries))
+    with write_all_or_nothing(folder) as scratch:
+        figure.save(scratch / options.out.name, dpi=200)
+        write_json(scratch / about_file.name, _about(options, supports, runs, queries))
     for model_run in runs:
         print(f"{model_run.label}: {format_percent(model_run.accuracy)}")
     print(f"{len(queries)} queries: {options.out}")
@@ -256,7 +263,7 @@ def make_figure_protocol(options: argparse.Namespace, model: FigureModel) -> Pro
     """
     protocol: type[Protocol] = options.protocol
     images = read_fields(DataOptions, options)
-    two_part = load_split_model(model, images.geometry, remedy=f"{model.model}=FILE")
+    two_part = load_split_model(model, remedy=f"{model.model}=FILE")
     dataset = images.load(two_part)
     bank = {}
     if protocol.takes_bank:
@@ -285,11 +292,22 @@ def _check(options: argparse.Namespace, supports: bool) -> None:
         raise ValueError(f"--items: EPISODE:ITEM is for episodes, but {protocol.name} has none; give ITEM")
 
 
+def _check_items(protocol: Protocol, items: Sequence[int | tuple[int, int]]) -> None:
+    """Check that the data set has the items of ``--items``, and the protocol their episodes."""
+    n_items = len(protocol.dataset)  # type: ignore[arg-type]
+    for name in items:
+        unit, item = name if isinstance(name, tuple) else (0, name)
+        if item >= n_items:
+            raise ValueError(f"--items: {item} is no query; the data set has {n_items} items")
+        if unit >= len(protocol):
+            raise ValueError(f"--items: {unit} is no {protocol.unit}; {protocol.name} has {len(protocol)}")
+
+
 def _about(
     options: argparse.Namespace, supports: bool, runs: Sequence[ModelRun], queries: Sequence[FigureQuery]
 ) -> dict[str, Any]:
     """The content of FIGURE.json: how the figure was made."""
-    names = ("data", "split", "geometry", "methods", "foil", "which", "seed", "scale")
+    names = ("data", "split", "methods", "foil", "which", "seed", "scale")
     first = runs[0].prepared.protocol
     return {
         "protocol": first.name,

@@ -16,7 +16,6 @@ from captum_fam.experiments import POOLINGS, TwoPartModel, load_dataset, load_mo
 from captum_fam.experiments.networks import BNInception
 from captum_fam.experiments.networks.layouts import IMAGENET_BN_INCEPTION
 from captum_fam.experiments.table_methods import list_table_methods
-from captum_fam.experiments.two_part_model import Framing
 from captum_fam.models import EmbeddingModel, create_model, load_weights, read_state_dict
 from captum_fam.support import MemoryBank
 from captum_fam.support.search import Backend
@@ -28,16 +27,21 @@ class SplitModelOptions(ModelOptions):
 
     Attributes:
         model: name of the model.
-        layer: module behind which the model is cut; None for the pooled layer. Default: None.
+        layer: module behind which the model is cut; None for the layer of the model. Default: None.
         head: file of a linear head, in place of the head of the model. Default: None.
         pooling: name of the pooling in place of the pooling of the model. Default: None.
         interpolation: interpolation of the resizing; None for the interpolation of the model. Default: None.
     """
 
-    model: str = option("demo, squeezenet, conv4, another name of create_model, or package.module:factory")
+    model: str = option(
+        "demo, squeezenet, conv4, timm/NAME, hf/NAME, open_clip/NAME, another name of create_model, or "
+        "package.module:factory or FILE.py:factory; the factory returns a module from images to embeddings, an "
+        "EmbeddingModel or a TwoPartModel"
+    )
     layer: str | None = option(
         "cut the network behind this module, whose output the maps explain; default: the module whose output is "
-        "pooled. METHOD[layers=rest.NAME] explains a layer behind the cut, METHOD[layers=rest] the pooled layer",
+        "pooled, or that is found by measurement. METHOD[layers=rest.NAME] explains a layer behind the cut, "
+        "METHOD[layers=rest] the pooled layer",
         None,
     )
     head: str | None = option("file of a linear head, from captum-fam train", None, metavar="FILE")
@@ -45,7 +49,9 @@ class SplitModelOptions(ModelOptions):
         "pooling before the head, for which the head was trained; default: the model's", None, choices=tuple(POOLINGS)
     )
     interpolation: str | None = option(
-        "interpolation of the resizing; default: the model's", None, choices=("bilinear", "bicubic")
+        "interpolation of the resizing; default: the model's",
+        None,
+        choices=("nearest", "bilinear", "bicubic", "lanczos"),
     )
 
 
@@ -57,7 +63,6 @@ class DataOptions:
         data: source of the images, see :func:`~captum_fam.experiments.load_dataset`.
         split: split of CUB or of the scenes. Default: ``"novel"``.
         boxes: boxes of ImageNet's validation images. Default: None.
-        geometry: how images get the size of the model; None for the geometry of the model. Default: None.
     """
 
     data: str = option(
@@ -67,11 +72,6 @@ class DataOptions:
     )
     split: str = option("split of CUB or of the scenes", "novel")
     boxes: str | None = option("folder of ImageNet's XML files, or LOC_val_solution.csv", None, metavar="PATH")
-    geometry: Framing | None = option(
-        "squash the whole image to the size of the model, or resize the shorter side and crop the center, in the ratio "
-        "of the model or 256:224; default: the model's, mostly squash",
-        None,
-    )
 
     def load(self, model: TwoPartModel) -> Dataset[Any]:
         """Load the images as inputs of a model.
@@ -141,7 +141,6 @@ class BankOptions:
 
 def load_split_model(
     options: SplitModelOptions,
-    geometry: Framing | None = None,
     *,
     remedy: str = "--weights FILE",
     missing: Missing = "refuse",
@@ -151,7 +150,6 @@ def load_split_model(
 
     Args:
         options: the options of the model.
-        geometry: how images get the size of the model. Default: None, the geometry of the model.
         remedy: how a user passes a file of weights, for the message. Default: ``"--weights FILE"``.
         missing: what to do for a network without trained weights: ``"refuse"``, ``"warn"`` or ``"ignore"``. Default:
             ``"refuse"``.
@@ -165,11 +163,16 @@ def load_split_model(
             model.
     """
     check_weights(options.model, options.weights, remedy, missing)
-    model = load_model(options.model, options.weights, head or options.head, options.pooling, options.layer)
-    model.size = options.size or model.size
-    model.framing = geometry or model.framing
-    model.interpolation = options.interpolation or model.interpolation
-    model.similarity = options.similarity or model.similarity
+    names = ("output", "size", "resize", "interpolation", "similarity")
+    model = load_model(
+        options.model,
+        options.weights,
+        head or options.head,
+        options.pooling,
+        options.layer,
+        **{name: getattr(options, name) for name in names if getattr(options, name) is not None},
+    )
+    _ = model.geometry  # refuses a way to resize that does not fit, before any image is read
     return model
 
 

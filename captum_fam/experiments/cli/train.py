@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from dataclasses import MISSING, dataclass
+from dataclasses import MISSING
 from pathlib import Path
-from typing import Literal
 
 from torch import Tensor, nn
 
+from captum_fam._files import lock_folder, try_file, try_folder
 from captum_fam.cli.loading import RunOptions, choose_device
-from captum_fam.cli.options import add_fields, default_out, option, positive, read_fields
+from captum_fam.cli.options import add_fields, default_out, number_reader, read_fields
+from captum_fam.cli.ranges import above
+from captum_fam.embedding.ranks import joined
 from captum_fam.experiments import save_head, split_model, train_head
 from captum_fam.experiments.cli.loading import DataOptions, SplitModelOptions, load_network, load_split_model
-from captum_fam.experiments.distributed import joined
+from captum_fam.experiments.cli.train_options import (
+    FewShotTestOptions,
+    MetricHeadOptions,
+    NetworkOptions,
+    ProxyHeadOptions,
+    ResourceOptions,
+)
+from captum_fam.experiments.data.labels import labels_of
 from captum_fam.experiments.features import extract
+from captum_fam.experiments.linear_head import check_two_classes
 from captum_fam.experiments.training import (
     FewShotRecipe,
     MetricRecipe,
@@ -30,67 +40,19 @@ from captum_fam.experiments.training import (
     train_metric,
     train_metric_head,
 )
-from captum_fam.experiments.training.sources import few_shot_images, holdout_mask, retrieval_data, split_holdout
-from captum_fam.experiments.training.training_run import Precision
-from captum_fam.models import EmbeddingModel
+from captum_fam.experiments.training.few_shot_recipe import check_episodes
+from captum_fam.experiments.training.sources import (
+    few_shot_images,
+    few_shot_labels,
+    holdout_mask,
+    retrieval_data,
+    split_holdout,
+)
 from captum_fam.pooling import GAP, GMP
+from captum_fam.similarity import get_similarity
 
 _POOLINGS = {"gap": GAP, "gmp": GMP}
 _HEAD_LEARNING_RATE = 1e-3
-
-
-@dataclass(frozen=True)
-class NetworkOptions:
-    """The options of the network to train."""
-
-    model: str = option("name of the network for captum_fam.models.create_model: conv4net, ...")
-    weights: str | None = option("file of the initial weights; default: random weights", None, metavar="FILE")
-    size: int | None = option("side of the images; default: the model's", None, metavar="PIXELS", parse=positive)
-
-
-@dataclass(frozen=True)
-class ResourceOptions:
-    """The options of any recipe that concern speed and files."""
-
-    precision: Precision = option("precision of the network; bfloat16 halves the time, also on most CPUs", "float32")
-    cache: Path | None = option("folder for decoded images and features; default: --out", None, metavar="DIR")
-    num_workers: int = option("number of processes that read images", 0)
-    tensorboard: bool = option("write curves to DIR/tensorboard", False)
-
-
-@dataclass(frozen=True)
-class FewShotTestOptions:
-    """The option of the test after few-shot training."""
-
-    test_episodes: int = option("episodes of the novel classes, which measure the best epoch in the end", 2000)
-
-
-@dataclass(frozen=True)
-class MetricHeadOptions:
-    """The options of metric learning that concern the head and the validation classes.
-
-    Attributes:
-        freeze_backbone: whether only a head is trained. Default: False.
-        pooling: pooling before a new head; None for the pooling of the model. Default: None.
-        embedding_size: number of outputs of a new head. Default: 512.
-        hold_out: N, where every Nth training class chooses the best step; 0 for none. Default: 5.
-    """
-
-    freeze_backbone: bool = option("train only a head, in seconds, on features of squashed images", False)
-    pooling: Literal["gap", "gmp"] | None = option("pooling before a new head; default: the model's", None)
-    embedding_size: int = option("number of outputs of a new head", 512)
-    hold_out: int = option(
-        "hold out every Nth training class to choose the best step; 0: none, the last step is kept", 5
-    )
-
-
-@dataclass(frozen=True)
-class ProxyHeadOptions:
-    """The options of a linear head that separates classes by the cosine."""
-
-    width: int = option("number of outputs of the head", 128)
-    steps: int = option("steps of the optimizer", 300)
-    seed: int = option("seed of the initial weights", 0)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -131,7 +93,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_fields(metric, MetricRecipe, skip=("learning_rate",))
     metric.add_argument(
         "--learning-rate",
-        type=float,
+        type=number_reader(float, above(0)),
         metavar="X",
         help=f"initial learning rate, divided by ten at each milestone; default: {MetricRecipe().learning_rate}, or "
         f"{_HEAD_LEARNING_RATE} with --freeze-backbone",
@@ -191,11 +153,16 @@ def run_few_shot(options: argparse.Namespace) -> int:
         ValueError: for options that do not fit together, see :func:`train_few_shot`.
     """
     recipe = read_fields(FewShotRecipe, options)
-    net = load_network(options.model, options.weights, size=options.size, seed=recipe.seed)
-    if options.weights is None:
-        initialize(net.model, recipe.seed)
     progress = not options.quiet
-    with joined(options.device) as ranks:
+    with joined(options.device) as ranks, lock_folder(options.out, ranks.is_first):
+        if options.cache and ranks.is_first:
+            try_folder(options.cache)
+        net = load_network(options.model, options.weights, size=options.size, seed=recipe.seed)
+        if options.weights is None:
+            initialize(net.model, recipe.seed)
+        labels = few_shot_labels(options.data, net)
+        recipe.check_labels(labels["base"], labels["val"])
+        check_episodes("novel", labels["novel"], recipe.way, recipe.shot, episodes=options.test_episodes)
         images = few_shot_images(
             options.data,
             net,
@@ -241,14 +208,16 @@ def run_metric(options: argparse.Namespace) -> int:
     """
     default_rate = _HEAD_LEARNING_RATE if options.freeze_backbone else MetricRecipe().learning_rate
     recipe = read_fields(MetricRecipe, options, learning_rate=options.learning_rate or default_rate)
-    net = load_network(options.model, options.weights, size=options.size, seed=recipe.seed)
+    recipe.make_loss()  # refuses to begin without the library of the losses
     pooling = None if options.pooling is None else _POOLINGS[options.pooling]()
     if options.freeze_backbone:
-        return _train_frozen(options, net, pooling, recipe)
-    train, _ = split_holdout(retrieval_data(options.data, None, net.size)[0], options.hold_out)
-    val, test = retrieval_data(options.data, net.evaluation_geometry, net.size)
+        with lock_folder(options.out):
+            return _train_frozen(options, pooling, recipe)
     progress = not options.quiet
-    with joined(options.device) as ranks:
+    with joined(options.device) as ranks, lock_folder(options.out, ranks.is_first):
+        net = load_network(options.model, options.weights, size=options.size, seed=recipe.seed)
+        train, _ = split_holdout(retrieval_data(options.data, None, net.size)[0], options.hold_out)
+        val, test = retrieval_data(options.data, net.evaluation_geometry, net.size)
         trained = train_metric(
             net,
             train,
@@ -268,12 +237,16 @@ def run_metric(options: argparse.Namespace) -> int:
     return 0
 
 
-def _train_frozen(
-    options: argparse.Namespace, net: EmbeddingModel, pooling: nn.Module | None, recipe: MetricRecipe
-) -> int:
+def _train_frozen(options: argparse.Namespace, pooling: nn.Module | None, recipe: MetricRecipe) -> int:
     """Train a head on the features of a frozen network; the features are kept in files."""
+    if options.cache:
+        try_folder(options.cache)
+    net = load_network(options.model, options.weights, size=options.size, seed=recipe.seed)
     stem = f"features-{split_model(net).weights_hash()[:12]}-{options.pooling or 'own'}-{net.size}"
     train, test = retrieval_data(options.data, net.geometry, net.size)
+    all_labels = labels_of(train)
+    held_out = holdout_mask(all_labels, options.hold_out)
+    recipe.check_labels(all_labels[~held_out], all_labels[held_out] if options.hold_out else None)
     features = {}
     for name, data in (("train", train), ("test", test)):
         features[name] = pooled_features(
@@ -314,16 +287,20 @@ def run_head(options: argparse.Namespace) -> int:
         ValueError: for options that do not fit together, or images of a single class.
     """
     images = read_fields(DataOptions, options)
+    if options.similarity is not None:
+        get_similarity(options.similarity)
+    try_file(options.out)
     with joined(options.device) as ranks, tempfile.TemporaryDirectory() as folder:
         model = load_split_model(
             read_fields(SplitModelOptions, options),
-            images.geometry,
             missing="warn" if ranks.is_first else "ignore",
             head=nn.Identity(),  # the new head takes the place of the head of the model
         )
+        dataset = images.load(model)
+        check_two_classes(labels_of(dataset))
         features = extract(
             model.fast_copy(ranks.device),
-            images.load(model),
+            dataset,
             folder,
             (),
             batch_size=options.batch_size,

@@ -14,8 +14,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
+from captum_fam._text import printable
 from captum_fam.geometry import Geometry, box_areas, clip_boxes
-from captum_fam.images import UnreadableImageError, image_to_tensor
+from captum_fam.image_folders import printable_path
+from captum_fam.images import UnreadableImageError, image_to_tensor, read_image
 
 ProblemKind = Literal["missing", "corrupt", "annotation", "box outside", "box clipped"]
 
@@ -56,7 +58,7 @@ class Problem(NamedTuple):
     detail: str
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.kind}: {self.detail}"
+        return f"{printable_path(self.path)}: {self.kind}: {self.detail}"
 
 
 @dataclass(frozen=True)
@@ -111,8 +113,9 @@ class ImageRecord:
 class BoxedImages(Dataset[BoxedImage]):
     """A data set of photographs with their classes and boxes, from one :class:`ImageRecord` per photograph.
 
-    Images are decoded by PIL and become RGB. An EXIF orientation is ignored: the boxes of data sets refer to the pixels
-    as stored in the file, and published models were trained on these pixels.
+    Images become RGB as by :func:`~captum_fam.images.read_image`, but an EXIF orientation is ignored: the boxes of data
+    sets refer to the pixels as stored in the file, and published models were trained on these pixels. Only where the
+    annotation states the size of the upright image, the image is rotated.
 
     Args:
         records: one record per item.
@@ -184,7 +187,7 @@ class BoxedImages(Dataset[BoxedImage]):
         image, problems = _open(record)
         for kind, detail in problems:
             if kind != "box clipped":
-                raise UnreadableImageError(f"{record.path}: {kind}: {detail}")
+                raise UnreadableImageError(f"{printable_path(record.path)}: {kind}: {detail}")
         assert image is not None
         return image
 
@@ -204,18 +207,21 @@ class BoxedImages(Dataset[BoxedImage]):
 
 
 def _open(record: ImageRecord) -> tuple[Image.Image | None, list[tuple[ProblemKind, str]]]:
-    """The image in RGB, with the pixels as stored, and the kind and detail of each problem of the item."""
+    """The image on which the boxes were drawn, in RGB, and the kind and detail of each problem of the item."""
     if record.defect is not None:
         return None, [("annotation", record.defect)]
     try:
-        with Image.open(record.path) as opened:
-            image = opened.convert("RGB")
-    except FileNotFoundError:
-        return None, [("missing", "no such file")]
-    except Exception as error:  # a decoder may raise any exception for a broken file
-        if isinstance(error, MemoryError) or getattr(error, "errno", None) is not None:
-            raise  # The machine failed, not the file.
-        return None, [("corrupt", str(error))]
+        image = read_image(record.path, upright=False)
+        if record.annotated_size == (image.height, image.width) != image.size:
+            image = read_image(record.path)
+    except UnreadableImageError as error:
+        cause = error.__cause__
+        if isinstance(cause, FileNotFoundError):
+            return None, [("missing", "no such file")]
+        if error.machine_error is not None:
+            raise error.machine_error from None
+        detail = str(error).removeprefix(f"{printable_path(record.path)}: ") if cause is None else printable(cause)
+        return None, [("corrupt", detail)]
     return image, _box_problems(record, image.size)
 
 

@@ -14,14 +14,14 @@ from tqdm.auto import tqdm
 
 from captum_fam.experiments.data.boxed_images import BoxedImages, ImageRecord
 from captum_fam.geometry import Geometry
-
-_SUFFIXES = (".jpeg", ".jpg", ".png")
+from captum_fam.image_folders import list_images, own_record
 
 
 class ImageNetBoxes(BoxedImages):
     """Validation images of ILSVRC 2012 with all boxes of their class.
 
-    The items are the image files in the folder, sorted by file name. An image with a missing or broken annotation stays
+    The items are the image files in the folder, sorted by file name, without hidden folders and folders of results of
+    this package. An image with a missing or broken annotation stays
     in the list, and raises an error when it is read. :meth:`check` reports annotated images without a file.
 
     Args:
@@ -38,7 +38,7 @@ class ImageNetBoxes(BoxedImages):
 
     Raises:
         FileNotFoundError: if ``images`` or ``boxes`` is missing, or holds no image or no annotation.
-        ValueError: for a CSV file without the expected columns.
+        ValueError: for a CSV file without the expected columns, or two images with the same name.
 
     Example:
         >>> val = ImageNetBoxes("val", "LOC_val_solution.csv", geometry=Squash(224))
@@ -56,8 +56,8 @@ class ImageNetBoxes(BoxedImages):
         progress: bool = False,
     ) -> None:
         images, boxes = Path(images), Path(boxes)
-        paths = {path.stem: path for path in images.rglob("*") if path.suffix.lower() in _SUFFIXES}
-        if not paths:
+        files = list_images(images, deep=True).files if images.is_dir() else ()
+        if not files:
             raise FileNotFoundError(f"{images}: no images in this folder or below it")
         if boxes.is_dir():
             annotations = _read_xml_folder(boxes, progress)
@@ -65,6 +65,9 @@ class ImageNetBoxes(BoxedImages):
             annotations = _read_csv(boxes)
         else:
             raise FileNotFoundError(f"{boxes}: neither a folder of XML files nor a CSV file")
+        if own_record(images) is not None:  # an evaluation has drawn its figures beside the images
+            files = tuple(path for path in files if path.parent != images or path.stem in annotations)
+        paths = _by_stem(files)
         names = list(classes or sorted({note.wnid for note in annotations.values() if note.defect is None}))
         label_of = {name: label for label, name in enumerate(names)}
 
@@ -72,6 +75,15 @@ class ImageNetBoxes(BoxedImages):
         records = [_record(paths[stem], annotations.get(stem, missing), label_of, inclusive) for stem in sorted(paths)]
         absent = [images / f"{stem}.JPEG" for stem in sorted(annotations.keys() - paths.keys())]
         super().__init__(records, names, geometry, transform, absent)
+
+
+def _by_stem(files: Sequence[Path]) -> dict[str, Path]:
+    """Image files by the name that their annotations have."""
+    paths: dict[str, Path] = {}
+    for path in files:
+        if paths.setdefault(path.stem, path) is not path:
+            raise ValueError(f"{path} and {paths[path.stem]} have one name, and an annotation belongs to one image")
+    return paths
 
 
 class _Annotation(NamedTuple):

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Sequence
+import inspect
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import Dataset
-from torchvision.datasets import ImageFolder
 
+from captum_fam._user_code import import_code
 from captum_fam.demo import CLASSES, PlantedScenes
-from captum_fam.experiments.data.boxed_images import BoxedImage, ImageRecord
+from captum_fam.embedding.labeled_folder import ClassFolderImages
+from captum_fam.experiments.data.boxed_images import BoxedImage
 from captum_fam.experiments.data.cub import CUB200
 from captum_fam.experiments.data.imagenet import ImageNetBoxes
 from captum_fam.experiments.data.scene_source import SCENES_TO_EVALUATE, is_scenes, number_of_scenes
 from captum_fam.experiments.two_part_model import TwoPartModel
-from captum_fam.images import image_to_tensor, read_image
+from captum_fam.geometry import Squash
+from captum_fam.image_folders import printable_path
+from captum_fam.images import image_to_tensor
 
 
 class ScenesWithBoxes(Dataset[BoxedImage]):
@@ -27,7 +28,8 @@ class ScenesWithBoxes(Dataset[BoxedImage]):
 
     Args:
         scenes: the scenes.
-        model: model whose normalization the images get; the scenes must have the size of the model.
+        model: model whose normalization the images get. The scenes must have the size of the model; those for a model
+            of rectangular images have its longer side, and are squashed.
     """
 
     def __init__(self, scenes: PlantedScenes, model: TwoPartModel) -> None:
@@ -35,67 +37,45 @@ class ScenesWithBoxes(Dataset[BoxedImage]):
         self.labels = torch.tensor(scenes.targets)
         self.class_names = tuple(map(str, CLASSES))
         self._normalize = model.normalize
+        self._squash = Squash(model.height_and_width)
 
     def __len__(self) -> int:
         return len(self.scenes)
 
     def __getitem__(self, index: int) -> BoxedImage:
         scene = self.scenes.scene(index)
-        return BoxedImage(self._normalize(scene.image), scene.label, torch.tensor([scene.box], dtype=torch.float32))
+        image, boxes = scene.image, torch.tensor([scene.box], dtype=torch.float32)
+        _, height, width = image.shape
+        if (height, width) != self._squash.size:
+            boxes = self._squash.map_boxes(boxes, width, height)
+            image = nn.functional.interpolate(image[None], self._squash.size, mode="bilinear", antialias=True)[0]
+        return BoxedImage(self._normalize(image), scene.label, boxes)
 
 
-class ClassFolders(ImageFolder):
+class ClassFolders(ClassFolderImages):
     """Images in class folders, such as ImageNet's training images: items ``(image, label)``, without boxes.
 
-    Labels number the folders in alphabetical order.
-
     Args:
-        root: folder of the class folders.
+        root: folder of the class folders, as for :class:`~captum_fam.embedding.labeled_folder.ClassFolderImages`.
         model: model whose geometry and normalization the images get.
 
     Raises:
-        FileNotFoundError: if ``root`` has no folders, or a folder has no images.
+        FileNotFoundError: if there is no such folder.
+        ValueError: if no folder in ``root`` has images.
     """
 
     def __init__(self, root: str | Path, model: TwoPartModel) -> None:
-        super().__init__(root)
-        self.class_names = tuple(self.classes)
-        self.records = _FolderRecords(self.samples)
+        super().__init__(root, stacklevel=2)
         self.geometry = model.geometry
         self._normalize = model.normalize
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        resized, _ = self.geometry(self.photograph(index), _NO_BOXES)
-        return self._normalize(image_to_tensor(resized)), self.targets[index]
-
-    def photograph(self, index: int) -> Image.Image:
-        """The image of an item before the geometry.
-
-        Args:
-            index: position of the item.
-
-        Returns:
-            The image in RGB, turned upright by its EXIF orientation.
-        """
-        path, _ = self.samples[index]
-        return read_image(path)
+        photo, label = super().__getitem__(index)
+        resized, _ = self.geometry(photo, _NO_BOXES)
+        return self._normalize(image_to_tensor(resized)), label
 
 
 _NO_BOXES = torch.empty(0, 4)
-
-
-class _FolderRecords(Sequence[ImageRecord]):
-    """Records that are made when they are read, because a folder may have a million images."""
-
-    def __init__(self, samples: Sequence[tuple[str, int]]) -> None:
-        self._samples = samples
-
-    def __len__(self) -> int:
-        return len(self._samples)
-
-    def __getitem__(self, index: Any) -> Any:
-        path, label = self._samples[index]
-        return ImageRecord(Path(path), label, _NO_BOXES)
 
 
 def load_dataset(
@@ -106,7 +86,8 @@ def load_dataset(
     Args:
         source: folder of CUB-200-2011 or a part of it; folder of ImageNet's validation images, with ``boxes``; folder
             of class folders, which has no boxes; ``"scenes"`` or ``"scenes:LENGTH"`` for planted scenes (1,000 scenes
-            without a length); or ``package.module:factory``, a function of the model and the split.
+            without a length); or ``package.module:factory`` or ``file.py:factory``, a function of the model and the
+            split.
         split: for CUB a split of :class:`~captum_fam.experiments.data.CUB200`; for scenes ``"base"`` or ``"novel"``;
             other folders ignore the split.
         model: model whose geometry and normalization the images get.
@@ -117,29 +98,52 @@ def load_dataset(
 
     Raises:
         FileNotFoundError: if there is no such folder, or no image in the folder.
-        ValueError: for an unknown split, or for scenes and a model that crops images: scenes have no margin.
+        ValueError: for an unknown split, for scenes and a model that crops images, because scenes have no margin, or
+            for a factory that cannot be imported, takes other arguments, or gives no data set.
     """
-    text = str(source)
+    text, name = str(source), printable_path(source)
     if is_scenes(source):
-        if model.framing == "crop":
-            raise ValueError("geometry: scenes are drawn in the size of the model and cannot be cropped; use squash")
+        if model.resize == "crop":
+            raise ValueError("resize: scenes are drawn in the size of the model and cannot be cropped; use squash")
         length = number_of_scenes(source, SCENES_TO_EVALUATE)
-        return ScenesWithBoxes(PlantedScenes(split, length=length, size=model.size), model)  # type: ignore[arg-type]
+        return ScenesWithBoxes(PlantedScenes(split, length=length, size=max(model.height_and_width)), model)  # type: ignore[arg-type]
     root = Path(source)
     if ":" in text and not root.exists():
-        module, _, attribute = text.partition(":")
-        dataset: Dataset[Any] = getattr(importlib.import_module(module), attribute)(model, split)
-        return dataset
+        return _made_by(text, model, split)
     if boxes is not None:
         return ImageNetBoxes(root, boxes, geometry=model.geometry, transform=model.normalize)
     if (root / "images.txt").is_file():
         return CUB200(root, split, model.geometry, model.normalize)  # type: ignore[arg-type]
     if not root.is_dir():
-        raise FileNotFoundError(f"data {source}: no such folder")
+        raise FileNotFoundError(f"data {name}: no such folder")
     try:
         return ClassFolders(root, model)
-    except FileNotFoundError as error:
+    except ValueError as error:
         raise FileNotFoundError(
-            f"data {source} is neither CUB-200-2011 (no images.txt) nor, without --boxes, ImageNet, nor folders of "
-            f"images by class ({error}); for a data set of your own pass package.module:factory"
+            f"data {name} is neither CUB-200-2011 (no images.txt) nor, without --boxes, ImageNet, nor "
+            f"folders of images by class ({error}); for a data set of your own pass package.module:factory"
         ) from error
+
+
+def _made_by(source: str, model: TwoPartModel, split: str) -> Dataset[Any]:
+    """The data set of a user's function."""
+    module, _, attribute = source.rpartition(":")
+    name = printable_path(source)
+    try:
+        factory = getattr(import_code(module), attribute, None)
+    except ImportError as error:
+        raise ValueError(f"data {name}: no such folder, and no function to import ({error})") from error
+    if not callable(factory):
+        raise ValueError(f"data {name}: {module} has no function {attribute!r}")
+    try:
+        inspect.signature(factory).bind(model, split)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"data {name}: must take the model and the split ({error})") from error
+    dataset = factory(model, split)
+    if not (hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")):
+        raise ValueError(
+            f"data {name}: gave {type(dataset).__name__}, expected a data set of known length with items "
+            "(image, label) or (image, label, boxes)"
+        )
+    made: Dataset[Any] = dataset
+    return made

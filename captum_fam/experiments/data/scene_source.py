@@ -35,11 +35,15 @@ def number_of_scenes(source: str | Path, default: int) -> int:
         The length of the source, else the default.
 
     Raises:
-        ValueError: for a length that is no number.
+        ValueError: for a length that is no whole number of at least 1.
 
     Example:
         >>> number_of_scenes("scenes:160", SCENES_TO_EVALUATE), number_of_scenes("scenes", SCENES_TO_EVALUATE)
         (160, 1000)
     """
     length = str(source).partition(":")[2]
-    return int(length) if length else default
+    if not length:
+        return default
+    if not length.isdecimal() or int(length) < 1:
+        raise ValueError(f"data {source}: after the colon stands the number of scenes, at least 1, got {length!r}")
+    return int(length)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Collection, Container, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from torch import Tensor
 
-from captum_fam.cli.options import option
+from captum_fam.cli.options import check_fields, option
+from captum_fam.cli.ranges import at_least, between
 from captum_fam.experiments import records
 from captum_fam.experiments.table_methods import Drawing
 from captum_fam.metrics import BOX_THRESHOLD, LEAST_SCORE, PERTURBATION_STEPS, Energy, Over
@@ -17,6 +18,9 @@ from captum_fam.metrics import BOX_THRESHOLD, LEAST_SCORE, PERTURBATION_STEPS, E
 Size = tuple[int, int]
 Kept = Tensor | records.Column
 """One value per query, ``(B,)``: a tensor of numbers, or a list of JSON values."""
+
+SHARE = between(-1e-4, 1 + 1e-4)
+"""The shares from 0 to 1, with room for rounding in float32."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,9 @@ class Conventions:
         connectivity: connectivity of the pixels of a box, 8 or 4. Default: 8.
         steps: steps of the curves of deletion and insertion. Default: 20.
         epsilon: largest similarity for which drop, increase, deletion and insertion are undefined. Default: 1e-6.
+
+    Raises:
+        ValueError: for a number out of its range, or an unknown choice.
     """
 
     over: Over = option("which IoU counts if an image has several boxes", "best")
@@ -41,12 +48,23 @@ class Conventions:
         "what average drop masks: the model's input, or the pixels", "normalized"
     )
     signed: Energy = option("part of a signed map for box and mask: the whole map, or the positive part", "minmax")
-    threshold: float = option("threshold of the box, a share of the range of the map", BOX_THRESHOLD, metavar="T")
-    connectivity: Literal[8, 4] = option("connectivity of the pixels of a box", 8)
-    steps: int = option("steps of deletion and insertion", PERTURBATION_STEPS)
-    epsilon: float = option(
-        "similarities up to S have no drop, increase, deletion and insertion", LEAST_SCORE, metavar="S"
+    threshold: float = option(
+        "threshold of the box, a share of the range of the map",
+        BOX_THRESHOLD,
+        metavar="T",
+        within=between(0, 1, without_most=True),
     )
+    connectivity: Literal[8, 4] = option("connectivity of the pixels of a box", 8)
+    steps: int = option("steps of deletion and insertion", PERTURBATION_STEPS, within=at_least(1))
+    epsilon: float = option(
+        "similarities up to S have no drop, increase, deletion and insertion",
+        LEAST_SCORE,
+        metavar="S",
+        within=at_least(0),
+    )
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclass(frozen=True)
@@ -152,6 +170,8 @@ class Measure:
         needs: attributes of :class:`MapBatch` that the measure needs.
         columns: columns of the table, in order.
         always: whether the measure runs without a request, wherever it has everything that it needs. Default: False.
+        allowed: the values that can be, by the name of a value that is kept; a stored value outside is refused when it
+            is read. A value without an entry may be any number or text. Default: none.
     """
 
     name: str
@@ -159,6 +179,7 @@ class Measure:
     needs: tuple[str, ...]
     columns: tuple[Column, ...]
     always: bool = False
+    allowed: Mapping[str, Container[Any]] = field(default_factory=dict)
 
     def can_run(self, batch: MapBatch) -> bool:
         """Whether a batch has all attributes that the measure needs.
@@ -201,6 +222,7 @@ def register_measure(
     columns: Sequence[Column] | None = None,
     *,
     always: bool = False,
+    allowed: Mapping[str, Container[Any]] | None = None,
 ) -> Callable[[Compute], Compute]:
     """Register a function as a measure.
 
@@ -209,6 +231,8 @@ def register_measure(
         needs: names of attributes of :class:`MapBatch` that the measure needs. Default: none.
         columns: columns of the table. Default: one column with the name of the measure.
         always: run the measure without a request, wherever it has everything that it needs. Default: False.
+        allowed: the values that can be, by the name of a value that is kept, such as ``{"peak": between(0, 1)}``; a
+            stored value outside is refused when it is read. Default: any numbers and texts.
 
     Returns:
         A decorator, which returns the function unchanged.
@@ -244,7 +268,7 @@ def register_measure(
     def register(compute: Compute) -> Compute:
         if not callable(compute):
             raise TypeError(f"compute must be a function of a batch of maps, got {type(compute).__name__}")
-        MEASURES[name] = Measure(name, compute, tuple(needs), own_columns, always)
+        MEASURES[name] = Measure(name, compute, tuple(needs), own_columns, always, dict(allowed or {}))
         return compute
 
     return register

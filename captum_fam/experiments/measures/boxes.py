@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from captum_fam.experiments import records
-from captum_fam.experiments.measures.base import Column, Conventions, MapBatch, register_measure
+from captum_fam.experiments.measures.base import SHARE, Column, Conventions, MapBatch, register_measure
 from captum_fam.metrics import (
     MAX_BOX_DELTAS,
     MAX_BOX_THRESHOLDS,
@@ -36,6 +37,7 @@ def _lift(kept: Mapping[str, records.Column]) -> Tensor:
         Column("lift", from_kept=_lift),
         Column("iou", sees="chosen"),
     ),
+    allowed={"energy": SHARE, "energy-positive": SHARE, "iou": SHARE, "area": SHARE},
 )
 def localization(batch: MapBatch, conventions: Conventions) -> dict[str, Tensor]:
     """Compute ``energy``, ``energy-positive``, ``iou`` and the ``area`` of the boxes, ``(B,)`` each.
@@ -77,8 +79,22 @@ def _max_box_accuracy(kept: Mapping[str, records.Column]) -> Tensor:
     return max_box_accuracy(torch.tensor(ious)).correct
 
 
+class _Levels:
+    """The texts of ``levels``: one digit per threshold."""
+
+    def __contains__(self, value: object) -> bool:
+        pattern = f"[0-{len(MAX_BOX_DELTAS)}]{{{len(MAX_BOX_THRESHOLDS)}}}"
+        return isinstance(value, str) and re.fullmatch(pattern, value, re.ASCII) is not None
+
+    def __str__(self) -> str:
+        return f"a text of {len(MAX_BOX_THRESHOLDS)} levels"
+
+
 @register_measure(
-    "max-box", needs=("boxes",), columns=(Column("max-box-acc", sees="chosen", from_kept=_max_box_accuracy),)
+    "max-box",
+    needs=("boxes",),
+    columns=(Column("max-box-acc", sees="chosen", from_kept=_max_box_accuracy),),
+    allowed={"levels": _Levels()},
 )
 def max_box(batch: MapBatch, conventions: Conventions) -> dict[str, records.Column]:
     """Compute ``levels``: a text per query, with one digit per threshold.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from captum_fam.cli.ranges import at_least
 from captum_fam.experiments.measures.base import Column, Conventions, MapBatch, register_measure
 from captum_fam.metrics import (
     apply_masks,
@@ -19,7 +20,10 @@ from captum_fam.metrics import (
 
 
 @register_measure(
-    "faithfulness", needs=("images",), columns=(Column("drop", sees="chosen"), Column("increase", sees="chosen"))
+    "faithfulness",
+    needs=("images",),
+    columns=(Column("drop", sees="chosen"), Column("increase", sees="chosen")),
+    allowed={"drop": at_least(0), "increase": (0, 1)},
 )
 def faithfulness(batch: MapBatch, conventions: Conventions) -> dict[str, Tensor]:
     """Compute ``drop`` and ``increase``, ``(B,)`` each, with one masked pass per map.

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
+from captum_fam.cli.parser import did_you_mean
 from captum_fam.experiments.measures.base import (
     MEASURES,
     Cells,
@@ -51,7 +53,10 @@ class Panel:
     def __post_init__(self) -> None:
         unknown = sorted({*self.measures} - {*list_measures()})
         if unknown:
-            raise ValueError(f"measures: {', '.join(unknown)} is none of {', '.join(list_measures())}")
+            known = list_measures()
+            raise ValueError(
+                f"measures: {', '.join(unknown)} is none of {', '.join(known)}{did_you_mean(unknown[0], known)}"
+            )
 
     def needing(self, need: str) -> list[str]:
         """The requested measures that need an attribute.
@@ -150,6 +155,10 @@ class Panel:
                 mean.update(numbers, nan=nan, empty=no_positive if sees_positive else empty, groups=groups)
                 by_column[column.name] = mean.result()
         return by_column
+
+    def allowed_values(self) -> dict[str, Mapping[str, Container[Any]]]:
+        """The values that the running measures can have, by the name of the measure and the name of the value."""
+        return {measure.name: measure.allowed for measure in self._running()}
 
     def _running(self) -> list[Measure]:
         """The requested measures and the measures that always run, in the order of the table."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from captum_fam.experiments.measures.base import Column, Conventions, MapBatch, register_measure
+from captum_fam.cli.ranges import between
+from captum_fam.experiments.measures.base import SHARE, Column, Conventions, MapBatch, register_measure
 from captum_fam.metrics import cell_mask, map_correlation, mosaic_energy, mosaic_hit, region_auroc
 
 
-@register_measure("swap", needs=("swap",))
+@register_measure("swap", needs=("swap",), allowed={"swap": between(-1 - 1e-4, 1 + 1e-4)})
 def swap(batch: MapBatch, conventions: Conventions) -> Tensor:
     """Compute the correlation of the maps for two supports, ``(B,)``.
 
@@ -25,6 +26,7 @@ def swap(batch: MapBatch, conventions: Conventions) -> Tensor:
     needs=("cells",),
     columns=(Column("cell-energy", sees="positive"), Column("cell-hit", sees="positive"), Column("cell-auroc")),
     always=True,
+    allowed={"cell-energy": SHARE, "cell-hit": SHARE, "cell-auroc": SHARE},
 )
 def cells(batch: MapBatch, conventions: Conventions) -> dict[str, Tensor]:
     """Compute ``cell-energy``, ``cell-hit`` and ``cell-auroc`` of mosaics, ``(B,)`` each.

@@ -37,7 +37,7 @@ def network_table() -> str:
 def _row(name: str) -> tuple[str, ...]:
     with torch.device("meta"):  # computes shapes without arithmetic
         net = create_model(name)
-        images = torch.empty(1, 3, net.size, net.size)
+        images = torch.empty(1, 3, *net.preprocessing.height_and_width)
         feature_map, embedding = net.layer_module(images), net.model(images)
     pooling = type(net.pooling).__name__
     head = [] if net.head is None else ["MLP" if len(list(net.head.children())) else "linear"]

@@ -13,15 +13,18 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from captum_fam import __version__
-from captum_fam.cli.options import option, option_fields, positive
-from captum_fam.embedding import BatchLoader
-from captum_fam.experiments.distributed import Ranks
+from captum_fam.cli.options import check_fields, option, option_fields
+from captum_fam.cli.ranges import at_least
+from captum_fam.embedding.ranks import Ranks
+from captum_fam.experiments.data.labels import labels_of
 from captum_fam.experiments.measures import Panel, Perturbable
+from captum_fam.experiments.protocols.checks import check_boxes, check_method_options, check_positions
 from captum_fam.experiments.protocols.dataset_info import class_names_of, fingerprint
 from captum_fam.experiments.records import UnitRecord
 from captum_fam.experiments.table_methods import Foil, Maps, ScoresFor, TableMethod
 from captum_fam.experiments.two_part_model import TwoPartModel
 from captum_fam.images import unnormalize
+from captum_fam.similarity import get_similarity
 from captum_fam.support import SimilarityToSupport
 
 BATCH_SIZE = 32
@@ -79,9 +82,10 @@ class Protocol(ABC):
         explains_label: whether maps explain the true class instead of the predicted class.
 
     Raises:
-        ValueError: if the panel has measures that need something that the protocol or the data set does not have,
-            methods that explain a layer that the tail of the model does not have, or methods that compare positions
-            while the supports are embeddings.
+        ValueError: for a number out of its range, or an unknown choice or similarity; if the classes of the data set
+            are too few or too small; if the panel has measures that need something that the protocol or the data set
+            does not have, options that a method does not take, methods that explain a layer that the tail of the model
+            does not have, or methods that compare positions while the supports are embeddings.
     """
 
     name: ClassVar[str] = ""
@@ -100,13 +104,28 @@ class Protocol(ABC):
     dataset: Dataset[Any]
     panel: Panel = field(default_factory=Panel)
     _: KW_ONLY
-    batch_size: int = option("images per pass through the model", BATCH_SIZE, parse=positive)
-    num_workers: int = option("processes that read images", 0)
+    batch_size: int = option("images per pass through the model", BATCH_SIZE, within=at_least(1))
+    num_workers: int = option("processes that read images", 0, within=at_least(0))
 
     def __post_init__(self) -> None:
+        check_fields(self)
+        get_similarity(self.model.similarity)  # refuses an unknown name
         self.panel.check(self.gives, self.name)
-        _check_boxes(self.panel, self.dataset)
+        check_boxes(self.panel, self.dataset)
         self.check_methods(self.panel.methods)
+        self.check_labels(labels_of(self.dataset))
+
+    def check_labels(self, labels: Tensor) -> None:
+        """Check that the classes of the data set are enough for the protocol, before any image is read.
+
+        Args:
+            labels: class of every item, ``(len(dataset),)``.
+
+        Raises:
+            ValueError: for an empty data set, or by a subclass for classes that are too few or too small.
+        """
+        if not len(labels):
+            raise ValueError(f"dataset: {self.name} needs images, and it has none")
 
     def check_methods(self, methods: Sequence[TableMethod]) -> None:
         """Check that the protocol and its model have everything that methods need.
@@ -115,17 +134,12 @@ class Protocol(ABC):
             methods: methods of the panel, or of a figure.
 
         Raises:
-            ValueError: for a layer that the tail of the model does not have, or a method that compares positions while
-                the supports are embeddings.
+            ValueError: for options that a method does not take, a layer that the tail of the model does not have, or a
+                method that compares positions while the supports are embeddings.
         """
-        for method in methods:
-            method.modules(self.model.tail)
-        comparing = [method.name for method in methods if method.needs_images]
-        if comparing and not self.has_positions:
-            raise ValueError(
-                f"methods: {', '.join(comparing)} compares with the positions of support images, which {self.name} "
-                "does not have, because its supports are embeddings"
-            )
+        check_method_options(methods, self.model)
+        if not self.has_positions:
+            check_positions(methods, self.name)
 
     @abstractmethod
     def __len__(self) -> int:
@@ -242,7 +256,7 @@ class PreparedProtocol(ABC, Generic[P]):
     @property
     def size(self) -> tuple[int, int]:
         """Height and width of the images, in pixels."""
-        return self.model.size, self.model.size
+        return self.model.height_and_width
 
     def model_view(self, dataset: Dataset[Any], item: int) -> Tensor:
         """The input of the model for an item, as an image for display.
@@ -334,13 +348,3 @@ def cached(make: Callable[[Foil | None], SimilarityToSupport]) -> ScoresFor:
         return by_foil[foil]
 
     return scores_for
-
-
-def _check_boxes(panel: Panel, dataset: Dataset[Any]) -> None:
-    measures = panel.needing("boxes")
-    first = next(iter(BatchLoader(dataset, batch_size=1, on_error="skip")), None) if measures else None
-    if first is not None and not first.boxes:
-        raise ValueError(
-            f"measures: {', '.join(measures)} needs boxes, which the dataset {type(dataset).__name__} does not have; "
-            "choose other measures (--measures swap), or give items (image, label, boxes)"
-        )

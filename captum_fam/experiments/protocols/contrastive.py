@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from captum_fam.cli.options import option
+from captum_fam.cli.ranges import above, at_least
 from captum_fam.embedding import Batch, BatchLoader, reason_not_finite
-from captum_fam.experiments.distributed import Ranks
+from captum_fam.embedding.ranks import Ranks
 from captum_fam.experiments.protocols.base import Example, PreparedProtocol, Protocol
 from captum_fam.experiments.protocols.neighbor_scores import (
     BankQuery,
@@ -79,8 +80,8 @@ class Contrastive(Protocol):
     has_positions = False
 
     bank: MemoryBank | Dataset[Any] | None = None
-    k: int = option("neighbors that vote", 200)
-    temperature: float = option("temperature of the vote", 0.07, metavar="T")
+    k: int = option("neighbors that vote", 200, within=at_least(1))
+    temperature: float = option("temperature of the vote", 0.07, metavar="T", within=above(0))
     neighbors: NeighborRule = option("which rows of the bank are the support of the class in Eq. 11", "predicted")
     backend: Backend = option("backend of the exact search", "torch")
     explain: Literal["correct", "all"] = option("which queries are explained", "correct")

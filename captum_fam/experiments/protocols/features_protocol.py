@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,14 +11,17 @@ from typing import Any, ClassVar, Generic
 import torch
 from torch import Tensor
 
-from captum_fam._files import write_all_or_nothing, write_json
-from captum_fam.experiments.distributed import Ranks
-from captum_fam.experiments.features import Features, Kept, extract
+from captum_fam._files import read_json, write_all_or_nothing, write_json
+from captum_fam.embedding.ranks import Ranks
+from captum_fam.experiments.features import Features, Kept, extract, source_of
 from captum_fam.experiments.protocols.base import P, PreparedProtocol, Protocol, cached
 from captum_fam.experiments.records import UnitRecord, by_item
 from captum_fam.experiments.table_methods import ScoresFor
 from captum_fam.experiments.two_part_model import TwoPartModel
 from captum_fam.support import Aggregate, SimilarityToSupport, SupportSet
+
+SKIPPED = "skipped.json"
+"""The file of the images that are left out of a run, in the folder of its results."""
 
 
 @dataclass(eq=False)
@@ -59,12 +61,13 @@ class FeaturesProtocol(Protocol):
             The object that runs the units.
 
         Raises:
-            ValueError: if a file has become unusable since the run began, or if no image could be read.
+            ValueError: if a file has become unusable since the run began, if no image could be read, or for stored
+                features or a list of skipped images that are broken or belong to another run.
             OSError: if the disk is full.
         """
         ranks = ranks or Ranks()
         model = self.model.fast_copy(ranks.device)
-        path = folder.parent / "skipped.json"
+        path = folder.parent / SKIPPED
         has_begun = path.is_file()
         # The first process writes the file below. Wait until every process has checked whether it exists.
         ranks.wait()
@@ -80,12 +83,23 @@ class FeaturesProtocol(Protocol):
             num_workers=self.num_workers,
             ranks=ranks,
             progress=progress,
-            left_out=by_item(json.loads(path.read_text(encoding="utf-8"))) if has_begun else None,
+            left_out=_read_skipped(path) if has_begun else None,
+            source=source_of(folder.parent),
         )
         if ranks.is_first and not has_begun:
             with write_all_or_nothing(path.parent) as scratch:
                 write_json(scratch / path.name, {str(item): reason for item, reason in features.skipped.items()})
         return self.prepared(model, features)
+
+
+def _read_skipped(path: Path) -> dict[int, str]:
+    """The items that a run left out when it began, with the reasons."""
+    remedy = f"delete {path.parent}, and run again"
+    content = read_json(path, remedy)
+    try:
+        return by_item(content)
+    except ValueError as error:
+        raise ValueError(f"{path} is no list of skipped images ({error}); {remedy}") from error
 
 
 class PreparedFeatures(PreparedProtocol[P], Generic[P]):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from captum_fam.cli.options import option
+from captum_fam.cli.ranges import at_least
 from captum_fam.experiments.data.episodes import EpisodeSampler
 from captum_fam.experiments.features import Features
 from captum_fam.experiments.protocols.base import Example
@@ -55,11 +56,11 @@ class FewShot(FeaturesProtocol):
     units = "episodes"
     by_unit = True
 
-    way: int = option("classes per episode", 5)
-    shot: int = option("supports per class", 1)
-    query: int = option("queries per class", 15)
-    episodes: int = option("number of episodes", 2000)
-    seed: int = option("seed of the episodes", 0)
+    way: int = option("classes per episode", 5, within=at_least(2))
+    shot: int = option("supports per class", 1, within=at_least(1))
+    query: int = option("queries per class", 15, within=at_least(1))
+    episodes: int = option("number of episodes", 2000, within=at_least(1))
+    seed: int = option("seed of the episodes", 0, within=at_least(0))
     aggregate: Aggregate = option(
         "score of a class from its supports: mean similarity, or similarity to the prototype", "mean"
     )
@@ -67,6 +68,22 @@ class FewShot(FeaturesProtocol):
 
     def __len__(self) -> int:
         return self.episodes
+
+    def check_labels(self, labels: Tensor) -> None:
+        """Check that there are enough classes with enough images for an episode; see :meth:`Protocol.check_labels`."""
+        super().check_labels(labels)
+        self.sampler(labels)
+
+    def sampler(self, labels: Tensor) -> EpisodeSampler:
+        """The episodes of labeled items.
+
+        Args:
+            labels: class of every item, ``(n,)``.
+
+        Raises:
+            ValueError: if there are too few classes, or a class has too few items.
+        """
+        return EpisodeSampler(labels, self.way, self.shot, self.query, self.episodes, self.seed)
 
     def prepared(self, model: TwoPartModel, features: Features) -> PreparedFewShot:
         """Draw the episodes."""
@@ -88,9 +105,7 @@ class PreparedFewShot(PreparedFeatures[FewShot]):
 
     def __init__(self, protocol: FewShot, model: TwoPartModel, features: Features) -> None:
         super().__init__(protocol, model, features)
-        self.sampler = EpisodeSampler(
-            features.labels, protocol.way, protocol.shot, protocol.query, protocol.episodes, protocol.seed
-        )
+        self.sampler = protocol.sampler(features.labels)
 
     def run_unit(self, unit: int) -> UnitRecord:
         """Run an episode; see :meth:`PreparedFeatures.run_unit`."""

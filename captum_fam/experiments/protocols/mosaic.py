@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from captum_fam.cli.options import option, positive
+from captum_fam.cli.options import option
+from captum_fam.cli.ranges import at_least
 from captum_fam.experiments.data.episodes import EpisodeSampler
 from captum_fam.experiments.features import Features
 from captum_fam.experiments.measures import Cells, Panel
@@ -48,7 +49,7 @@ class Mosaic(FeaturesProtocol):
         shot: supports per class. Default: 5.
         mosaics: number of mosaics. Default: 150.
         cell: side of an image in the mosaic, in pixels. Default: the size of the model, so that a mosaic is larger than
-            the inputs of the model.
+            the inputs of the model. For a model that takes images of its size only, the whole mosaic has this size.
         seed: seed of the mosaics. Default: 0.
         aggregate: as in :class:`FewShot`, ``"mean"`` or ``"prototype"``. Default: ``"mean"``.
         batch_size: images per pass through the backbone. Default: 32.
@@ -69,24 +70,44 @@ class Mosaic(FeaturesProtocol):
     keeps_images = True
 
     panel: Panel = field(default_factory=_default_panel, kw_only=False)
-    grid: int = option("images per side of a mosaic", 2)
-    shot: int = option("supports per class", 5)
-    mosaics: int = option("number of mosaics", 150)
+    grid: int = option("images per side of a mosaic", 2, within=at_least(2))
+    shot: int = option("supports per class", 5, within=at_least(1))
+    mosaics: int = option("number of mosaics", 150, within=at_least(1))
     cell: int | None = option(
-        "side of an image in the mosaic; default: the model's", None, metavar="PIXELS", parse=positive
+        "side of an image in the mosaic; default: the model's", None, metavar="PIXELS", within=at_least(1)
     )
-    seed: int = option("seed of the mosaics", 0)
+    seed: int = option("seed of the mosaics", 0, within=at_least(0))
     aggregate: Aggregate = option(
         "score of a class from its supports: mean similarity, or similarity to the prototype", "mean"
     )
 
     def __post_init__(self) -> None:
-        if self.grid < 2:
-            raise ValueError(f"grid must be at least 2, got {self.grid}")
+        height, width = self.model.height_and_width
+        if self.cell and not self.model.takes_larger_images and (self.cell * self.grid,) * 2 != (height, width):
+            raise ValueError(
+                f"cell={self.cell}: the model takes images of {height} x {width} pixels only, which are those of the "
+                "whole mosaic; leave it out"
+            )
         super().__post_init__()
 
     def __len__(self) -> int:
         return self.mosaics
+
+    def check_labels(self, labels: Tensor) -> None:
+        """Check that there are enough classes with enough images for a mosaic; see :meth:`Protocol.check_labels`."""
+        super().check_labels(labels)
+        self.sampler(labels)
+
+    def sampler(self, labels: Tensor) -> EpisodeSampler:
+        """The mosaics of labeled items, as episodes with one query per class.
+
+        Args:
+            labels: class of every item, ``(n,)``.
+
+        Raises:
+            ValueError: if there are too few classes, or a class has too few items.
+        """
+        return EpisodeSampler(labels, self.grid**2, self.shot, 1, self.mosaics, self.seed)
 
     def prepared(self, model: TwoPartModel, features: Features) -> PreparedMosaic:
         """Draw the mosaics."""
@@ -98,8 +119,7 @@ class PreparedMosaic(PreparedFeatures[Mosaic]):
 
     def __init__(self, protocol: Mosaic, model: TwoPartModel, features: Features) -> None:
         super().__init__(protocol, model, features)
-        n_cells = protocol.grid**2
-        self.sampler = EpisodeSampler(features.labels, n_cells, protocol.shot, 1, protocol.mosaics, protocol.seed)
+        self.sampler = protocol.sampler(features.labels)
 
     def run_unit(self, unit: int) -> UnitRecord:
         """Run a mosaic; see :meth:`PreparedFeatures.run_unit`."""
@@ -114,7 +134,7 @@ class PreparedMosaic(PreparedFeatures[Mosaic]):
         cells = torch.arange(len(rows))
         target = cells.to(single.device)
         mosaic = self._compose(rows)
-        activation = self.model.activation(mosaic).expand(len(rows), -1, -1, -1).contiguous()
+        activation = self.model.activation(mosaic).repeat_interleave(len(rows), 0)
         size = (mosaic.shape[2], mosaic.shape[3])
 
         def pairs(method: TableMethod, _: Tensor) -> tuple[Tensor, Tensor]:
@@ -157,8 +177,25 @@ class PreparedMosaic(PreparedFeatures[Mosaic]):
     def _compose(self, rows: Tensor) -> Tensor:
         """The mosaic of images in raster order, ``(1, 3, H, W)``."""
         images = self.features.images(rows)
-        side = self.protocol.cell or self.model.size
-        if images.shape[2:] != (side, side):
-            images = torch.nn.functional.interpolate(images, (side, side), mode="bilinear", antialias=True)
-        lines = [torch.cat(list(line), 2) for line in images.split(self.protocol.grid)]
+        grid = self.protocol.grid
+        height, width = self.model.height_and_width
+        if self.protocol.cell:
+            height = width = self.protocol.cell * grid
+        elif self.model.takes_larger_images:
+            height, width = height * grid, width * grid
+        lines = []
+        for row, line in enumerate(images.split(grid)):
+            sizes = [(_extent(row, height, grid), _extent(column, width, grid)) for column in range(grid)]
+            lines.append(torch.cat([_resized(cell, size) for cell, size in zip(line, sizes, strict=True)], 2))
         return torch.cat(lines, 1)[None]
+
+
+def _extent(cell: int, length: int, grid: int) -> int:
+    """The pixels of a cell along one side of a mosaic; as in :func:`~captum_fam.metrics.cell_mask`."""
+    return (cell + 1) * length // grid - cell * length // grid
+
+
+def _resized(image: Tensor, size: tuple[int, int]) -> Tensor:
+    if image.shape[1:] == size:
+        return image
+    return torch.nn.functional.interpolate(image[None], size, mode="bilinear", antialias=True)[0]

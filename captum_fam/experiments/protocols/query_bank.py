@@ -11,14 +11,17 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from captum_fam._files import sha256_of
+from captum_fam.embedding.ranks import Ranks
 from captum_fam.experiments.data.labels import labels_of
-from captum_fam.experiments.distributed import Ranks
-from captum_fam.experiments.features import extract
+from captum_fam.experiments.features import extract, source_of
 from captum_fam.experiments.protocols.dataset_info import class_names_of, fingerprint
 from captum_fam.experiments.two_part_model import TwoPartModel
 from captum_fam.similarity import similarity_name
 from captum_fam.support import MemoryBank, Vote
 from captum_fam.support.search import Backend
+
+BANK = "bank.safetensors"
+"""The file of the memory bank of a run, in the folder of its results."""
 
 # Up to this difference from a cosine of 1, two embeddings count as embeddings of the same image.
 _SAME_COSINE = 1e-6
@@ -125,7 +128,7 @@ def prepare_bank(
     Warns:
         UserWarning: if images could not be used; they have no row in the bank.
     """
-    path = folder.parent / "bank.safetensors"
+    path = folder.parent / BANK
     exists = path.is_file()
     # The first process writes the file below. Wait until every process has checked whether it exists.
     ranks.wait()
@@ -140,6 +143,7 @@ def prepare_bank(
             ranks=ranks,
             progress=progress,
             name="memory bank",
+            source=source_of(folder.parent),
         )
         if ranks.is_first:
             names = class_names_of(dataset) or None

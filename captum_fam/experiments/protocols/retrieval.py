@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from captum_fam.cli.options import option
+from captum_fam.cli.ranges import at_least
 from captum_fam.experiments.features import Features
 from captum_fam.experiments.protocols.base import Example, cached
 from captum_fam.experiments.protocols.features_protocol import FeaturesProtocol, PreparedFeatures
@@ -45,7 +46,7 @@ class Retrieval(FeaturesProtocol):
     split = "retrieval-test"
     has_positions = False
 
-    ks: tuple[int, ...] = option("the numbers K of Recall@K", (1, 2, 4, 8), metavar="K,K,...")
+    ks: tuple[int, ...] = option("the numbers K of Recall@K", (1, 2, 4, 8), metavar="K,K,...", within=at_least(1))
     explain: Literal["correct", "all"] = option("which queries are explained", "correct")
 
     def __len__(self) -> int:
@@ -54,6 +55,12 @@ class Retrieval(FeaturesProtocol):
     def prepared(self, model: TwoPartModel, features: Features) -> PreparedRetrieval:
         """Make the gallery."""
         return PreparedRetrieval(self, model, features)
+
+    def check_labels(self, labels: Tensor) -> None:
+        """Check that there are at least two classes; see :meth:`Protocol.check_labels`."""
+        super().check_labels(labels)
+        if len(labels.unique()) < 2:
+            raise ValueError("dataset: retrieval needs images of at least two classes")
 
     @property
     def figure_header(self) -> str:
@@ -70,8 +77,7 @@ class PreparedRetrieval(PreparedFeatures[Retrieval]):
 
     def __init__(self, protocol: Retrieval, model: TwoPartModel, features: Features) -> None:
         super().__init__(protocol, model, features)
-        if len(features.labels.unique()) < 2:
-            raise ValueError("dataset: retrieval needs images of at least two classes")
+        protocol.check_labels(features.labels)
         self._gallery = features.embeddings.to(model.device)
         self._labels = features.labels.to(model.device)
         self._similarity = get_similarity(model.similarity)

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from captum_fam._files import sha256_of
+from captum_fam._files import lock_folder, sha256_of
+from captum_fam.embedding.ranks import Ranks
 from captum_fam.experiments.data.episodes import EpisodeItems, EpisodeSampler
-from captum_fam.experiments.distributed import Ranks
 from captum_fam.experiments.fitting import fit
 from captum_fam.experiments.training.few_shot_accuracy import embed_bytes, few_shot_accuracy
 from captum_fam.experiments.training.few_shot_learner import FewShotLearner
@@ -113,6 +113,8 @@ def train_few_shot(
         raise ValueError(
             f"episodes_per_step={recipe.episodes_per_step} must be a multiple of the {ranks.size} processes"
         )
+    autocast(ranks.device, precision)  # refuses a precision before the folder of the run is made
+    recipe.check_labels(base.labels, val.labels)
     classes, positions = base.labels.unique(return_inverse=True)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
@@ -151,7 +153,7 @@ def train_few_shot(
         unit="episode",
         disable=not (progress and ranks.is_first),
     )
-    with bar, random_numbers_restored(ranks.device):
+    with lock_folder(out, ranks.is_first), bar, random_numbers_restored(ranks.device):
         for epoch in range(run.epoch, recipe.epochs):
             start = time.monotonic()
             # For dropout. Each epoch has its own seed, so that a resumed run draws the same numbers as any other run.

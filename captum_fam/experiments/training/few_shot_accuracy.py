@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from captum_fam.experiments.data.episodes import EpisodeSampler
+from captum_fam.experiments.training.few_shot_recipe import TEST_QUERIES
 from captum_fam.experiments.training.training_run import Precision, autocast
 from captum_fam.functional import unit
 from captum_fam.images import normalize_bytes
@@ -51,7 +52,7 @@ def few_shot_accuracy(
     *,
     way: int = 5,
     shot: int = 1,
-    query: int = 15,
+    query: int = TEST_QUERIES,
     episodes: int = 2000,
     seed: int = 0,
 ) -> tuple[float, float]:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
 from captum_fam.experiments.training.few_shot_recipe import FewShotRecipe
+from captum_fam.experiments.two_part_model import probe_images
 from captum_fam.functional import unit
 from captum_fam.models import EmbeddingModel
 
@@ -126,7 +127,7 @@ def _everywhere(logits: Tensor, targets: Tensor) -> Tensor:
 
 def _n_channels(net: EmbeddingModel) -> int:
     """The number of channels of the layer; raises a ValueError if the embedding is not the average of the map."""
-    probe = torch.rand(2, 3, net.size, net.size, generator=torch.Generator().manual_seed(0))
+    probe = probe_images(net.size)
     with torch.no_grad():
         maps, embedding = _maps(net.model.eval(), net.layer, probe.to(next(net.model.parameters()).device))
     if maps.dim() != 4 or maps.shape[1:2] != embedding.shape[1:]:

@@ -6,10 +6,46 @@ from bisect import bisect
 from dataclasses import dataclass, field
 from typing import Literal
 
-from captum_fam.cli.options import option
+from torch import Tensor
+
+from captum_fam.cli.options import check_fields, option
+from captum_fam.cli.ranges import Range, above, at_least
+from captum_fam.experiments.data.episodes import EpisodeSampler
 from captum_fam.experiments.training.images import Augmentation
 
 Weighting = Literal["learned", "fixed"]
+
+
+TEST_QUERIES = 15
+"""Queries per class in the episodes that measure an accuracy, as in the papers on few-shot learning."""
+
+
+def check_episodes(
+    split: str, labels: Tensor, way: int, shot: int, query: int = TEST_QUERIES, episodes: int = 1
+) -> None:
+    """Check that the images of a split are enough for its episodes.
+
+    Args:
+        split: name of the split, for the message.
+        labels: class of each image, ``(n,)``.
+        way: classes per episode.
+        shot: supports per class.
+        query: queries per class. Default: 15.
+        episodes: number of episodes. Default: 1.
+
+    Raises:
+        ValueError: if there are too few classes, or a class has too few images.
+
+    Example:
+        >>> check_episodes("val", torch.arange(40) % 2, way=5, shot=1)
+        Traceback (most recent call last):
+        ...
+        ValueError: val: way=5 needs as many classes, labels has 2
+    """
+    try:
+        EpisodeSampler(labels, way, shot, query, episodes)
+    except ValueError as error:
+        raise ValueError(f"{split}: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -38,8 +74,8 @@ class FewShotRecipe:
         seed: seed of episodes, augmentation, dropout and classifier. Default: 1.
 
     Raises:
-        ValueError: if the numbers of learning rates and milestones do not fit, if ``episodes`` is no multiple of
-            ``episodes_per_step``, or for an unknown weighting.
+        ValueError: for a number out of its range or an unknown weighting, if the numbers of learning rates and
+            milestones do not fit, or if ``episodes`` is no multiple of ``episodes_per_step``.
 
     Example:
         >>> recipe = FewShotRecipe(epochs=45)
@@ -47,25 +83,34 @@ class FewShotRecipe:
         (0.1, 0.006)
     """
 
-    way: int = option("classes per episode", 5)
-    shot: int = option("supports per class", 1)
-    query: int = option("queries per class", 6)
-    epochs: int = option("number of epochs; the learning rate falls at the same shares of every training", 90)
-    episodes: int = option("episodes per epoch", 1200)
-    episodes_per_step: int = option("episodes per step of the optimizer, over all processes", 4)
-    learning_rates: tuple[float, ...] = option(
-        "learning rates, one more than milestones", (0.1, 0.006, 0.0012, 0.00024)
+    way: int = option("classes per episode", 5, within=at_least(2))
+    shot: int = option("supports per class", 1, within=at_least(1))
+    query: int = option("queries per class", 6, within=at_least(1))
+    epochs: int = option(
+        "number of epochs; the learning rate falls at the same shares of every training", 90, within=at_least(1)
     )
-    milestones: tuple[int, ...] = option("epochs, of 90, at which the next rate begins", (60, 70, 80))
-    momentum: float = option("Nesterov momentum of SGD", 0.9)
-    weight_decay: float = option("weight decay of all parameters but the weights of the losses", 5e-4)
-    scale: float = option("factor of the cosines in the nearest-neighbor loss", 7.0)
+    episodes: int = option("episodes per epoch", 1200, within=at_least(1))
+    episodes_per_step: int = option("episodes per step of the optimizer, over all processes", 4, within=at_least(1))
+    learning_rates: tuple[float, ...] = option(
+        "learning rates, one more than milestones", (0.1, 0.006, 0.0012, 0.00024), within=above(0)
+    )
+    milestones: tuple[int, ...] = option(
+        "epochs, of 90, at which the next rate begins", (60, 70, 80), within=at_least(0)
+    )
+    momentum: float = option("Nesterov momentum of SGD", 0.9, within=Range(0, 1, without_least=True, without_most=True))
+    weight_decay: float = option(
+        "weight decay of all parameters but the weights of the losses", 5e-4, within=at_least(0)
+    )
+    scale: float = option("factor of the cosines in the nearest-neighbor loss", 7.0, within=above(0))
     weighting: Weighting = option("weights of the losses; fixed: 0.5 nearest-neighbor, 1 global", "learned")
     augmentation: Augmentation = field(default_factory=Augmentation)
-    val_episodes: int = option("validation episodes, whose accuracy chooses the best epoch", 2000)
-    seed: int = option("seed of episodes, augmentation, dropout and classifier", 1)
+    val_episodes: int = option("validation episodes, whose accuracy chooses the best epoch", 2000, within=at_least(1))
+    seed: int = option("seed of episodes, augmentation, dropout and classifier", 1, within=at_least(0))
 
     def __post_init__(self) -> None:
+        check_fields(self)
+        if list(self.milestones) != sorted(self.milestones):
+            raise ValueError(f"milestones must be in ascending order, got {self.milestones}")
         if len(self.learning_rates) != len(self.milestones) + 1:
             raise ValueError(
                 f"learning_rates must be one more than the {len(self.milestones)} milestones, "
@@ -75,8 +120,19 @@ class FewShotRecipe:
             raise ValueError(
                 f"episodes={self.episodes} must be a multiple of episodes_per_step={self.episodes_per_step}"
             )
-        if self.weighting not in ("learned", "fixed"):
-            raise ValueError(f'weighting must be "learned" or "fixed", got {self.weighting!r}')
+
+    def check_labels(self, base: Tensor, val: Tensor) -> None:
+        """Check that there are enough classes with enough images for the episodes of training and validation.
+
+        Args:
+            base: class of each training image, ``(n,)``.
+            val: class of each validation image, ``(m,)``.
+
+        Raises:
+            ValueError: if there are too few classes, or a class has too few images; the message names the split.
+        """
+        check_episodes("base", base, self.way, self.shot, self.query, self.epochs * self.episodes)
+        check_episodes("val", val, self.way, self.shot, episodes=self.val_episodes)
 
     def learning_rate(self, epoch: int) -> float:
         """The learning rate of an epoch.

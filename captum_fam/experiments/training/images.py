@@ -14,8 +14,10 @@ from torch.nn.functional import pad
 from torch.utils.data import Dataset
 
 from captum_fam._files import write_all_or_nothing
+from captum_fam._tensor_files import read_tensors
 from captum_fam.embedding import Batch, DatasetEmbedder
-from captum_fam.experiments.distributed import Ranks
+from captum_fam.embedding.ranks import Ranks
+from captum_fam.experiments.data.labels import labels_of
 from captum_fam.images import normalize_bytes
 
 # The number of attempts to draw a rectangle that fits into the image, as in torchvision's RandomErasing.
@@ -76,7 +78,7 @@ def read_images(
 
     Raises:
         UnreadableImageError: for an image that is missing or broken; ``BoxedImages.check`` lists them all.
-        ValueError: for images of different sizes.
+        ValueError: for images of different sizes, or a file that is damaged or holds another data set.
 
     Example:
         >>> from captum_fam.demo import PlantedScenes
@@ -92,7 +94,26 @@ def read_images(
         with write_all_or_nothing(file.parent) as scratch:
             torch.save(tuple(decoded), scratch / file.name)
     ranks.wait()
-    return LabeledImages(*torch.load(file, weights_only=True, mmap=True))
+    return _read_decoded(file, dataset)
+
+
+def _read_decoded(file: Path, dataset: Dataset[Any]) -> LabeledImages:
+    """The images of a data set from a file that this or an earlier process wrote."""
+    remedy = "delete it: it is then made again"
+    content = read_tensors(file, remedy, mmap=True)
+    expected = labels_of(dataset) if hasattr(dataset, "labels") or hasattr(dataset, "targets") else None
+    if not (
+        isinstance(content, tuple)
+        and len(content) == 2
+        and all(isinstance(part, Tensor) for part in content)
+        and content[0].dtype == torch.uint8
+        and content[0].dim() == 4
+        and len(content[0]) == len(dataset)  # type: ignore[arg-type]
+        and content[1].shape == (len(content[0]),)
+        and (expected is None or torch.equal(content[1], expected))
+    ):
+        raise ValueError(f"{file} holds the images of another data set; {remedy}")
+    return LabeledImages(*content)
 
 
 def _decode(dataset: Dataset[Any], num_workers: int, progress: bool) -> LabeledImages:

@@ -17,10 +17,10 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 from tqdm.auto import tqdm
 
-from captum_fam._files import sha256_of
-from captum_fam.experiments.cut import split_model
+from captum_fam._files import lock_folder, sha256_of
+from captum_fam.embedding.ranks import Ranks
+from captum_fam.experiments.cut import trunk_of
 from captum_fam.experiments.data.labels import labels_of
-from captum_fam.experiments.distributed import Ranks
 from captum_fam.experiments.fitting import fit
 from captum_fam.experiments.training.images import generator_for
 from captum_fam.experiments.training.metric_batches import AugmentedAtSteps, StepSampler, sampler_of_batches
@@ -34,6 +34,7 @@ from captum_fam.experiments.training.training_run import (
     distribute,
     random_numbers_restored,
 )
+from captum_fam.experiments.two_part_model import probe_images
 from captum_fam.functional import unit
 from captum_fam.models import EmbeddingModel, EmbeddingNet
 
@@ -144,18 +145,21 @@ def train_metric(
         >>> train_metric(net, CUB200(root, "retrieval-train"), None, "runs/ms", ranks=Ranks(device="cuda"))
     """
     recipe, ranks = recipe or MetricRecipe(), ranks or Ranks()
+    autocast(ranks.device, precision)  # refuses a precision before the folder of the run is made
+    train_labels = labels_of(train)
+    recipe.check_labels(train_labels, None if val is None else labels_of(val))
     model, weights = net.model, {"": net.model}
     if net.head is None:
-        parts = split_model(net)
-        pooling = pooling or parts.tail.pooling
+        features, pooling = trunk_of(net, pooling)
         with torch.no_grad():
-            width = pooling(parts.backbone(torch.zeros(1, 3, net.size, net.size, device=parts.device))).shape[1]
+            device = next(net.model.parameters()).device
+            width = pooling(features(probe_images(net.size, len(net.mean)).to(device))).shape[1]
         head = new_head(width, embedding_size, recipe.seed)
-        model, weights = EmbeddingNet(parts.backbone, pooling, head, unit_norm=True), {"": net.model, "-head": head}
+        model, weights = EmbeddingNet(features, pooling, head, unit_norm=True), {"": net.model, "-head": head}
     elif pooling is not None:
         raise ValueError(f"pooling: {net.name} has a head, which was trained for the pooling of the model; pass None")
-    train_labels = labels_of(train)
     sampler = sampler_of_batches(train_labels, recipe)
+    StepSampler(sampler, 0, ranks)  # refuses a batch that the processes cannot share
     crop = v2.Compose(
         [
             v2.RandomResizedCrop(net.size, scale=(0.16, 1.0), antialias=True),
@@ -221,6 +225,7 @@ def train_metric_head(
         RuntimeError: if the loss is NaN or infinite.
     """
     recipe = recipe or MetricRecipe(learning_rate=1e-3)
+    recipe.check_labels(labels, None if val is None else val[1])
     head = new_head(features.shape[1], embedding_size, recipe.seed)
     sampler = sampler_of_batches(labels, recipe)
 
@@ -289,7 +294,7 @@ def _fit(
     start = time.monotonic()
     bar = tqdm(total=recipe.steps, initial=first, desc=recipe.loss, disable=not (options.progress and ranks.is_first))
     _train_mode(model)
-    with bar, random_numbers_restored(ranks.device):
+    with lock_folder(options.out, ranks.is_first), bar, random_numbers_restored(ranks.device):
         # A finished run must not start worker processes.
         remaining = enumerate(batches(first), first) if first < recipe.steps else ()
         for step, loss in enumerate(fit(remaining, loss_of, optimizer, scaler=scaler), first + 1):

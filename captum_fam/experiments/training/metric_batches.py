@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from captum_fam.embedding.ranks import Ranks
 from captum_fam.experiments.data.episodes import EpisodeSampler
-from captum_fam.experiments.distributed import Ranks
 from captum_fam.experiments.training.images import generator_for
 from captum_fam.experiments.training.metric_recipe import MetricRecipe
 

@@ -10,7 +10,9 @@ from typing import Any, Literal
 from torch import Tensor
 
 from captum_fam._files import need
-from captum_fam.cli.options import option
+from captum_fam.cli.options import check_fields, option
+from captum_fam.cli.ranges import above, at_least
+from captum_fam.experiments.data.episodes import EpisodeSampler
 
 MetricLoss = Literal["multi-similarity", "margin"]
 
@@ -33,7 +35,7 @@ class MetricRecipe:
         seed: seed of batches, augmentation, mining and new heads. Default: 1.
 
     Raises:
-        ValueError: for an unknown loss, or if ``steps`` is no multiple of ``period``.
+        ValueError: for an unknown loss, a number out of its range, or if ``steps`` is no multiple of ``period``.
 
     Example:
         >>> recipe = MetricRecipe("margin")
@@ -42,18 +44,25 @@ class MetricRecipe:
     """
 
     loss: MetricLoss = option("loss of the pairs or triplets", "multi-similarity")
-    steps: int = option("steps of the optimizer, Adam", 3000)
-    learning_rate: float = option("initial learning rate, divided by ten at each milestone", 3e-5)
-    weight_decay: float = option("weight decay of all parameters", 5e-4)
-    milestones: tuple[int, ...] = option("steps, of 3,000, at which the learning rate falls", (1200, 2400))
-    way: int | None = option("classes per batch; default: 16 for multi-similarity, 24 for margin", None)
-    images: int = option("images per class in a batch", 5)
-    period: int = option("steps between two measurements of the recall, each with a checkpoint", 200)
-    seed: int = option("seed of batches, augmentation, mining and new heads", 1)
+    steps: int = option("steps of the optimizer, Adam", 3000, within=at_least(1))
+    learning_rate: float = option("initial learning rate, divided by ten at each milestone", 3e-5, within=above(0))
+    weight_decay: float = option("weight decay of all parameters", 5e-4, within=at_least(0))
+    milestones: tuple[int, ...] = option(
+        "steps, of 3,000, at which the learning rate falls", (1200, 2400), within=at_least(0)
+    )
+    way: int | None = option(
+        "classes per batch; default: 16 for multi-similarity, 24 for margin", None, within=at_least(2)
+    )
+    images: int = option("images per class in a batch", 5, within=at_least(2))
+    period: int = option(
+        "steps between two measurements of the recall, each with a checkpoint", 200, within=at_least(1)
+    )
+    seed: int = option("seed of batches, augmentation, mining and new heads", 1, within=at_least(0))
 
     def __post_init__(self) -> None:
-        if self.loss not in ("multi-similarity", "margin"):
-            raise ValueError(f'loss must be "multi-similarity" or "margin", got {self.loss!r}')
+        check_fields(self)
+        if list(self.milestones) != sorted(self.milestones):
+            raise ValueError(f"milestones must be in ascending order, got {self.milestones}")
         if self.steps % self.period:
             raise ValueError(f"steps={self.steps} must be a multiple of period={self.period}")
 
@@ -61,6 +70,27 @@ class MetricRecipe:
     def classes(self) -> int:
         """Classes per batch."""
         return self.way or {"multi-similarity": 16, "margin": 24}[self.loss]
+
+    def check_labels(self, train: Tensor, val: Tensor | None) -> None:
+        """Check that there are enough classes with enough images for the batches and for the recall.
+
+        Args:
+            train: class of each training image, ``(n,)``.
+            val: class of each validation image, ``(m,)``; None for no validation.
+
+        Raises:
+            ValueError: if a batch needs more classes, or more images of a class; or if no validation image has another
+                image of its class, which the recall could find.
+        """
+        try:
+            EpisodeSampler(train, self.classes, self.images, 0, self.steps, self.seed)
+        except ValueError as error:
+            raise ValueError(f"train: {error}") from error
+        if val is not None and not (val.unique(return_counts=True)[1] > 1).any():
+            raise ValueError(
+                f"val: the recall needs a class with two images, got {len(val)} images of {len(val.unique())} classes; "
+                "hold out more classes, or none"
+            )
 
     def rate(self, step: int) -> float:
         """The learning rate of a step.

@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from captum_fam._files import write_all_or_nothing
+from captum_fam._tensor_files import read_tensors
 from captum_fam.embedding import Batch, DatasetEmbedder
-from captum_fam.experiments.cut import split_model
+from captum_fam.experiments.cut import trunk_of
+from captum_fam.experiments.two_part_model import TwoPartModel
 from captum_fam.metrics import recall_at_k
 from captum_fam.models import EmbeddingModel
 
@@ -113,7 +115,8 @@ def pooled_features(
 
     Raises:
         UnreadableImageError: for an image that is missing or broken.
-        ValueError: if the model cannot be cut before its pooling, or for images of different sizes.
+        ValueError: if the model cannot be cut before its pooling, for images of different sizes, or for a file that is
+            damaged or holds other features.
 
     Example:
         >>> from captum_fam.demo import PlantedScenes
@@ -123,12 +126,28 @@ def pooled_features(
         torch.Size([10, 64])
     """
     if file is not None and Path(file).is_file():
-        features, labels = torch.load(file, weights_only=True)
-        return features, labels
-    parts = split_model(net).fast_copy(device)
-    trunk = nn.Sequential(parts.backbone, pooling or parts.tail.pooling)
+        return _read_features(Path(file), dataset)
+    parts = TwoPartModel(*trunk_of(net, pooling), size=net.size, mean=net.mean, std=net.std).fast_copy(device)
+    trunk = nn.Sequential(parts.backbone, parts.tail.pooling)
     embedded = embed_dataset(trunk, net, dataset, device, num_workers, progress)
     if file is not None:
         with write_all_or_nothing(Path(file).parent) as scratch:
             torch.save(embedded, scratch / Path(file).name)
     return embedded
+
+
+def _read_features(file: Path, dataset: Dataset[Any]) -> tuple[Tensor, Tensor]:
+    """Features and labels of a data set from a file that an earlier process wrote."""
+    remedy = "delete it: it is then made again"
+    content = read_tensors(file, remedy)
+    if not (
+        isinstance(content, tuple)
+        and len(content) == 2
+        and all(isinstance(part, Tensor) for part in content)
+        and content[0].dim() == 2
+        and content[0].is_floating_point()
+        and len(content[0]) == len(dataset)  # type: ignore[arg-type]
+        and content[1].shape == (len(content[0]),)
+    ):
+        raise ValueError(f"{file} holds the features of another data set; {remedy}")
+    return content

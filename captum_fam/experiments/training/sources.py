@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
 from captum_fam.demo.scenes import PlantedScenes
+from captum_fam.embedding.ranks import Ranks
 from captum_fam.experiments.data.cub import CUB200, CUBSplit
 from captum_fam.experiments.data.labels import labels_of
 from captum_fam.experiments.data.scene_source import SCENES_TO_TRAIN, is_scenes, number_of_scenes
-from captum_fam.experiments.distributed import Ranks
 from captum_fam.experiments.training.images import LabeledImages, read_images
 from captum_fam.geometry import Geometry
 from captum_fam.models import EmbeddingModel
@@ -53,34 +53,74 @@ def few_shot_images(
         >>> {split: len(part.labels) for split, part in images.items()}
         {'base': 75, 'val': 25, 'novel': 25}
     """
-    cache = Path(cache)
-    if is_scenes(source):
-        length = number_of_scenes(source, SCENES_TO_TRAIN)
-        parts = {}
-        for split, count in (("base", length), ("novel", length // 4)):
-            scenes = PlantedScenes(split, length=count, size=net.size)  # type: ignore[arg-type]
-            file = cache / f"images-scenes-{split}-{count}-{net.size}.pt"
-            parts[split] = read_images(scenes, file, num_workers=num_workers, ranks=ranks, progress=progress)
-        is_validation = parts["base"].labels % 4 == 3
-        return {
-            "base": parts["base"].where(~is_validation),
-            "val": parts["base"].where(is_validation),
-            "novel": parts["novel"],
-        }
-    splits: tuple[CUBSplit, ...] = ("base", "val", "novel")
+    datasets = _few_shot_datasets(source, net)
+    kind = "images-scenes" if is_scenes(source) else "images"
+    parts = {}
+    for split, dataset in datasets.items():
+        count = f"-{len(dataset)}" if is_scenes(source) else ""  # type: ignore[arg-type]
+        file = Path(cache) / f"{kind}-{split}{count}-{net.size}.pt"
+        parts[split] = read_images(dataset, file, num_workers=num_workers, ranks=ranks, progress=progress)
+    if not is_scenes(source):
+        return parts
+    is_validation = _is_validation(parts["base"].labels)
     return {
-        split: read_images(
-            CUB200(source, split, net.geometry),
-            cache / f"images-{split}-{net.size}.pt",
-            num_workers=num_workers,
-            ranks=ranks,
-            progress=progress,
-        )
-        for split in splits
+        "base": parts["base"].where(~is_validation),
+        "val": parts["base"].where(is_validation),
+        "novel": parts["novel"],
     }
 
 
-def retrieval_data(source: str | Path, geometry: Geometry | None, size: int) -> tuple[Dataset[Any], Dataset[Any]]:
+def few_shot_labels(source: str | Path, net: EmbeddingModel) -> dict[str, Tensor]:
+    """The classes of the images of :func:`few_shot_images`, without reading an image.
+
+    Args:
+        source: as for :func:`few_shot_images`.
+        net: model whose geometry the images get.
+
+    Returns:
+        The class of each image, ``(n,)``, by split: ``"base"``, ``"val"`` and ``"novel"``.
+
+    Raises:
+        FileNotFoundError: if there is no such folder, or a table is missing in the folder.
+        ValueError: for a length of scenes that is no number.
+
+    Example:
+        >>> from captum_fam.models import create_model
+        >>> labels = few_shot_labels("scenes:100", create_model("conv4net"))
+        >>> {split: len(part) for split, part in labels.items()}
+        {'base': 75, 'val': 25, 'novel': 25}
+    """
+    labels = {split: labels_of(dataset) for split, dataset in _few_shot_datasets(source, net).items()}
+    if is_scenes(source):
+        is_validation = _is_validation(labels["base"])
+        labels = {
+            "base": labels["base"][~is_validation],
+            "val": labels["base"][is_validation],
+            "novel": labels["novel"],
+        }
+    return labels
+
+
+def _few_shot_datasets(source: str | Path, net: EmbeddingModel) -> dict[str, Dataset[Any]]:
+    """The data sets that are read for few-shot training; the base scenes include those for the validation."""
+    if is_scenes(source):
+        length = number_of_scenes(source, SCENES_TO_TRAIN)
+        return {
+            "base": PlantedScenes("base", length=length, size=net.size),
+            "novel": PlantedScenes("novel", length=length // 4, size=net.size),
+        }
+    splits: tuple[CUBSplit, ...] = ("base", "val", "novel")
+    return {split: CUB200(source, split, net.geometry) for split in splits}
+
+
+def _is_validation(labels: Tensor) -> Tensor:
+    """The base scenes for the validation: those of every fourth class."""
+    return labels % 4 == 3
+
+
+def retrieval_data(
+    source: str | Path, geometry: Geometry | None, size: int | tuple[int, int]
+) -> tuple[Dataset[Any], Dataset[Any]]:
     """Data sets for metric learning: images for the training, and images of other classes for the test.
 
     Args:
@@ -88,7 +128,7 @@ def retrieval_data(source: str | Path, geometry: Geometry | None, size: int) -> 
             ``"scenes"`` or ``"scenes:LENGTH"`` for planted scenes (8,000 scenes without a length), of which the base
             classes are for the training.
         geometry: geometry of photographs; None for the size of the file.
-        size: side of the scenes, in pixels.
+        size: side of the scenes, or ``(height, width)``, in pixels.
 
     Returns:
         The data set for the training, and the data set for the test.

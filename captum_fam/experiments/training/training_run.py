@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -12,8 +13,9 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from captum_fam._files import check_same_settings, need, versions, write_all_or_nothing, write_json
-from captum_fam.experiments.distributed import Ranks
+from captum_fam._files import SETTINGS, check_same_settings, need, versions, write_all_or_nothing, write_json
+from captum_fam._tensor_files import read_tensors
+from captum_fam.embedding.ranks import Ranks
 
 Precision = Literal["float32", "bfloat16", "float16"]
 Row = dict[str, Any]
@@ -33,7 +35,6 @@ class Trained(NamedTuple):
     best: Row
 
 
-_SETTINGS = "run.json"
 _STATE = "state.pt"
 _LOG = "log.csv"
 
@@ -59,7 +60,7 @@ class TrainingRun:
         history: rows of the log.
 
     Raises:
-        ValueError: if the folder holds a run with other settings.
+        ValueError: if the folder holds a run with other settings, or a state that is broken or belongs to another run.
         ImportError: without safetensors, or without tensorboard if it is requested.
 
     Example:
@@ -88,18 +89,44 @@ class TrainingRun:
         self.ranks = ranks
         self.history: list[Row] = []
         self._safetensors = need("safetensors.torch", extra="train", purpose="training")
+        curves = need("torch.utils.tensorboard", extra="train", purpose="tensorboard=True") if tensorboard else None
         if ranks.is_first:
-            check_same_settings(self.folder / _SETTINGS, self.settings, "another training run")
+            check_same_settings(self.folder / SETTINGS, self.settings, "another training run")
         ranks.wait()
         if (self.folder / _STATE).is_file():
-            state = torch.load(self.folder / _STATE, map_location="cpu", weights_only=True)
-            self.history = state.pop("history")
-            for name, part in parts.items():
-                part.load_state_dict(state[name])
+            self._load_state(self.folder / _STATE)
         self._curves: Any = None
-        if tensorboard and ranks.is_first:
-            curves = need("torch.utils.tensorboard", extra="train", purpose="tensorboard=True")
+        if curves is not None and ranks.is_first:
             self._curves = curves.SummaryWriter(self.folder / "tensorboard", purge_step=self.epoch)
+
+    def _load_state(self, path: Path) -> None:
+        """Continue from the state of an earlier process."""
+        state = read_tensors(path, self._remedy)
+        names = {"history", *self.parts}
+        if not isinstance(state, dict) or state.keys() != names or not self._is_history(state["history"]):
+            raise ValueError(f"{path} is no state of this training; {self._remedy}")
+        self.history = state["history"]
+        for name, part in self.parts.items():
+            try:
+                part.load_state_dict(state[name])
+            except Exception as error:  # each kind of part fails in its own way
+                raise ValueError(
+                    f"{path} does not fit the {name} of this training ({error}); {self._remedy}"
+                ) from error
+
+    def _is_history(self, rows: Any) -> bool:
+        """Whether something is the log of this training: a row for each epoch, with its number and its score."""
+        columns = ["epoch", *([] if self.score is None else [self.score])]
+        return isinstance(rows, list) and all(
+            isinstance(row, dict)
+            and all(isinstance(row.get(column), int | float) and math.isfinite(row[column]) for column in columns)
+            and row["epoch"] == number
+            for number, row in enumerate(rows)
+        )
+
+    @property
+    def _remedy(self) -> str:
+        return f"delete {self.folder} and train again, or choose another folder"
 
     @property
     def epoch(self) -> int:
@@ -148,12 +175,19 @@ class TrainingRun:
 
         Args:
             modules: modules by the suffix of the names of their files.
+
+        Raises:
+            ValueError: if a file of weights is missing or broken, or does not fit its module.
         """
         if self._curves is not None:
             self._curves.close()
         self.ranks.wait()
         for suffix, module in modules.items():
-            module.load_state_dict(self._safetensors.load_file(self.folder / f"best{suffix}.safetensors"))
+            path = self.folder / f"best{suffix}.safetensors"
+            try:
+                module.load_state_dict(self._safetensors.load_file(path))
+            except Exception as error:  # a missing or broken file, or tensors of another model
+                raise ValueError(f"{path} cannot be loaded ({error}); {self._remedy}") from error
             module.eval()
 
 

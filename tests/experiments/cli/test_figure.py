@@ -499,7 +499,7 @@ def test_a_figure_is_written_in_the_format_of_its_suffix(suffix: str, tmp_path: 
         (["--model", "demo,bank=b.safetensors"], "--model: bank=b.safetensors is for protocols with a memory bank"),
         (["--model", "demmo"], "model 'demmo' is unknown"),
         (["--model", "demo,pooling=max"], "pooling must be one of gap, gmp, lse, gem, got 'max'"),
-        (["--geometry", "crop"], "geometry: scenes are drawn"),
+        (["--model", f"demo,size={SIDE},resize=crop"], "resize: scenes are drawn"),
         (["--methods", "correspondence"], "correspondence compares with the positions of support images"),
         (["--methods", "gradcam"], "method 'gradcam' is unknown"),
         (["--methods", "fam,fam-foil", "--scale", "minmax"], "scale minmax: fam-foil is signed"),
@@ -542,7 +542,7 @@ def test_a_model_that_cannot_be_read_is_shown_the_syntax(text: str, capsys: pyte
     with pytest.raises(SystemExit) as caught:
         main(["figure", "retrieval", "--model", text, "--data", "scenes"])
     assert caught.value.code == 2
-    assert re.search("argument --model: .*(expected NAME|whole number)", capsys.readouterr().err)
+    assert re.search("argument --model: .*(expected NAME|expected pixels|size must be)", capsys.readouterr().err)
 
 
 def test_titles_and_headers_do_not_run_into_images(draw: Draw) -> None:

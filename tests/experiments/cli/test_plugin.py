@@ -23,7 +23,7 @@ from captum_fam.experiments import Retrieval
 from captum_fam.experiments.protocols import register_protocol
 from captum_fam.similarity import Dot
 
-register_method("gradient-x-activation", LayerGradientXActivation, takes_tokens=False)
+register_method("gradient-x-activation", LayerGradientXActivation)
 
 
 @register_similarity("overlap")

@@ -1,3 +1,5 @@
+import errno
+import os
 import shutil
 
 import numpy as np
@@ -293,3 +295,38 @@ def test_a_part_of_the_data_set_is_read_where_it_is(root, tmp_path):
     moved = tmp_path / "elsewhere"
     shutil.copytree(root, moved, ignore=shutil.ignore_patterns("elsewhere"))
     assert CUB200(moved)[0].image.equal(CUB200(root)[0].image)
+
+
+def test_an_image_of_16_bits_keeps_its_brightness(root):
+    path = CUB200(root).records[0].path
+    Image.fromarray(np.full((SIZE[1], SIZE[0]), 257 * 77, dtype=np.uint16)).save(path, format="PNG")
+    torch.testing.assert_close(CUB200(root)[0].image, torch.full((3, 20, 30), 77 / 255))
+    assert CUB200(root).check().problems == ()
+
+
+def test_a_check_names_what_no_model_can_be_shown(root):
+    paths = [record.path for record in CUB200(root).records]
+    Image.fromarray(np.ones((SIZE[1], SIZE[0]), dtype=np.float32)).save(paths[0], format="TIFF")
+    paths[1].unlink()
+    os.mkfifo(paths[1])
+    paths[2].unlink()
+    paths[2].symlink_to(paths[2].name)
+    assert [
+        (problem.item, problem.kind, problem.detail.split(";")[0]) for problem in CUB200(root).check().problems
+    ] == [
+        (0, "corrupt", "floating-point pixels of unknown range"),
+        (1, "corrupt", "a named pipe, expected an image file"),
+        (2, "corrupt", f"[Errno 40] Too many levels of symbolic links: '{paths[2]}'"),
+    ]
+
+
+def test_trouble_of_the_machine_with_an_image_is_raised_and_never_skipped(root, monkeypatch):
+    def fail(*_, **__):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("captum_fam.images.as_rgb", fail)
+    dataset = CUB200(root, geometry=Squash(8))
+    with pytest.raises(OSError, match="Input/output error"):
+        dataset.check()
+    with pytest.raises(OSError, match="Input/output error"):
+        list(BatchLoader(dataset, on_error="skip"))

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -185,3 +186,40 @@ def test_nothing_to_read_is_an_error_at_once(tmp_path):
         ImageNetBoxes(images, tmp_path / "nowhere")
     with pytest.raises(ValueError, match="expected the columns ImageId and PredictionString"):
         ImageNetBoxes(images, tmp_path / "other.csv")
+
+
+@pytest.mark.parametrize(("size", "shape", "column"), [((50, 40), (3, 40, 50), 49), ((40, 50), (3, 50, 40), 39)])
+def test_a_turned_image_has_the_turn_that_its_boxes_have(tmp_path, size, shape, column):
+    images = write_images(tmp_path / "val", NAMES[:1])
+    stored = Image.new("RGB", (50, 40))
+    stored.paste((255, 255, 255), (0, 0, 10, 5))  # the left upper corner, which a quarter turn to the right moves right
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    stored.save(images / f"{NAMES[0]}.JPEG", exif=exif, quality=100)
+    corner = (0, 0, 10, 5) if size == (50, 40) else (35, 0, 40, 10)
+    boxes = tmp_path / "boxes"
+    boxes.mkdir()
+    (boxes / f"{NAMES[0]}.xml").write_text(xml(WOLF, [corner], size=size))
+    image, _, (box,) = ImageNetBoxes(images, boxes)[0]
+    assert image.shape == shape
+    x0, y0, x1, y1 = box.int().tolist()
+    assert image[:, y0:y1, x0:x1].mean() > 0.95
+    assert image.sum() == pytest.approx(3 * 10 * 5, rel=0.05)
+
+
+def test_results_and_hidden_folders_below_the_images_are_no_items(tmp_path):
+    images = write_images(tmp_path / "val")
+    boxes = write_xml(tmp_path / "boxes")
+    before = [record.path for record in ImageNetBoxes(images, boxes).records]
+    write_images(images / ".thumbnails", ("thumbnail",))
+    for folder in (images / "out", images):
+        write_images(folder, ("examples",))
+        (folder / "run.json").write_text(json.dumps({"protocol": "few-shot", "conventions": {}}))
+    assert [record.path for record in ImageNetBoxes(images, boxes).records] == before
+
+
+def test_two_images_of_one_name_are_refused(tmp_path):
+    images = write_images(tmp_path / "val")
+    write_images(images / "old", NAMES[:1])
+    with pytest.raises(ValueError, match=rf"old/{NAMES[0]}\.JPEG and .*val/{NAMES[0]}\.JPEG have one name"):
+        ImageNetBoxes(images, write_xml(tmp_path / "boxes"))

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from captum_fam.experiments.distributed import joined
+from captum_fam.embedding.ranks import joined
 from captum_fam.experiments.training import FewShotRecipe, LabeledImages, MetricRecipe, train_few_shot, train_metric
 from captum_fam.models import EmbeddingModel
 from captum_fam.pooling import GAP

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import log_softmax
 
 from captum_fam.demo.scenes import PlantedScenes
-from captum_fam.experiments.distributed import Ranks
+from captum_fam.embedding.ranks import Ranks
 from captum_fam.experiments.training import (
     Augmentation,
     FewShotLearner,
