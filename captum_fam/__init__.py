@@ -15,8 +15,11 @@ if TYPE_CHECKING:  # type checkers and editors see the types; a test holds this 
     from captum_fam.attr import Views as Views
     from captum_fam.attr import find_layer as find_layer
     from captum_fam.attr import register_method as register_method
+    from captum_fam.explanation import BatchExplainer as BatchExplainer
+    from captum_fam.explanation import Explainer as Explainer
     from captum_fam.explanation import Explanation as Explanation
     from captum_fam.explanation import explain as explain
+    from captum_fam.models import EmbeddingModel as EmbeddingModel
     from captum_fam.models import create_model as create_model
     from captum_fam.models import register_model as register_model
     from captum_fam.similarity import register_similarity as register_similarity
@@ -33,7 +36,10 @@ __version__ = "0.1.0"
 # The module of each public name. A module is imported when a name of it is first used: most modules import torch,
 # which takes seconds, and `captum-fam --help` should answer at once.
 _HOMES = {
+    "BatchExplainer": "captum_fam.explanation",
     "Comparison": "captum_fam.support",
+    "EmbeddingModel": "captum_fam.models",
+    "Explainer": "captum_fam.explanation",
     "Explanation": "captum_fam.explanation",
     "FoundLayer": "captum_fam.attr",
     "LayerCorrespondence": "captum_fam.attr",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
 import torch
@@ -15,19 +15,31 @@ from captum_fam.attr.details import AttributionDetails, check_map
 from captum_fam.attr.layer_similarity_shapley import EMPTY
 from captum_fam.attr.registry import MapMethod
 from captum_fam.functional import widen
+from captum_fam.similarity import Cosine
 from captum_fam.support import Comparison, SimilarityToSupport
+from captum_fam.support.rows import BankRows
 
 Value = TypeVar("Value")
+
+_SAME_EMBEDDING = 1e-5
+"""Relative distance up to which two embeddings are one: another batch size or processor rounds otherwise."""
 
 
 @dataclass
 class ExplainedBatch:
-    """The result of a method for a batch of queries: the fields of an :class:`Explanation` with a value per query."""
+    """The result of a method for a batch of queries: the fields of an :class:`Explanation` with a value per query.
+
+    One more field, ``has_own_embedding``, says which queries have the embedding of their most similar support.
+    """
 
     attributions: Tensor
     scores: Tensor
     predicted: Tensor
     target: Tensor
+    support_rows: Tensor
+    support_similarities: Tensor
+    support_weights: Tensor
+    has_own_embedding: Tensor
     contributions: Tensor | None = None
     convergence_delta: Tensor | None = None
     coverage: Tensor | None = None
@@ -41,6 +53,8 @@ def explain_batch(
     inputs: Tensor,
     target: Tensor | None,
     notes: list[str],
+    *,
+    embeds_supports: bool = False,
 ) -> ExplainedBatch:
     """Compute maps, scores and the account of each map for a batch of queries.
 
@@ -51,6 +65,7 @@ def explain_batch(
         inputs: queries ``(B, ...)``.
         target: the class of each query, ``(B,)``; None for the predicted classes.
         notes: the list to which warnings for the user are added.
+        embeds_supports: whether the embeddings of the supports come from the model too. Default: False.
 
     Raises:
         ValueError: for attributions of more than one tensor, of the wrong shape, or with NaN or inf.
@@ -67,6 +82,10 @@ def explain_batch(
         comparison.scores.detach(),
         comparison.predicted,
         comparison.target if target is None else target,
+        _rows_of(comparison),
+        comparison.similarities.detach(),
+        comparison.support_weights.detach(),
+        _has_own_embedding(comparison),
     )
     if details.contributions is not None:
         explained.contributions = details.contributions[0][0]
@@ -80,6 +99,12 @@ def explain_batch(
         explained.shares = join_shares(shares, lambda parts: torch.stack(parts).mean(0))
         _split_off_zero_embedding(explained, comparison)
     _drop_noise(explained, method, comparison)
+    length = comparison.query.shape[1]
+    if embeds_supports and length == comparison.members.n_classes > 1:
+        notes.append(
+            f"the model gives {length} numbers, as many as the support has classes: are these class scores, and no "
+            "embeddings? Pass the part of the model that gives the embedding, such as its backbone"
+        )
     return explained
 
 
@@ -126,12 +151,63 @@ def _drop_noise(explained: ExplainedBatch, method: MapMethod, comparison: Compar
         explained.coverage.masked_fill_(total.abs() <= NOISE * magnitude, torch.nan)
 
 
+def _has_own_embedding(comparison: Comparison) -> Tensor:
+    """Which queries have the embedding of their most similar support, boolean ``(B,)``."""
+    counts = comparison.support_weights > 0
+    nearest = comparison.similarities.masked_fill(~counts, -torch.inf).argmax(1)
+    support, each = comparison.support, torch.arange(len(nearest), device=nearest.device)
+    if isinstance(support, BankRows):
+        # A foil stands behind the rows, and never has a positive weight.
+        vectors = support.embeddings[support.indices[each, nearest]]
+    else:
+        vectors = support[nearest] if support.dim() == 2 else support[each, nearest]
+    query, vectors = comparison.query.detach(), vectors.to(comparison.query.dtype)
+    if isinstance(comparison.similarity, Cosine):  # a search engine may keep embeddings of length one
+        query, vectors = (torch.nn.functional.normalize(part, dim=1) for part in (query, vectors))
+    lengths = query.norm(dim=1)
+    return ((query - vectors).norm(dim=1) <= _SAME_EMBEDDING * lengths) & (lengths > 0)
+
+
 def _check_attributions(attributions: object, inputs: Tensor) -> Tensor:
     """The maps ``(B, N, *spatial)`` of a method summed over their channels, ``(B, 1, *spatial)``."""
     maps = check_map(attributions, inputs)
     if not maps.isfinite().all():
         raise ValueError("method: its attributions contain NaN or inf")
     return widen(maps.detach()).sum(1, keepdim=True)
+
+
+def _rows_of(comparison: Comparison) -> Tensor:
+    """The position of each support in the whole support, ``(B, K)``; -1 for a foil behind the rows of a bank."""
+    like = comparison.similarities
+    if isinstance(comparison.support, BankRows):
+        rows = comparison.support.indices
+        return torch.nn.functional.pad(rows, (0, like.shape[1] - rows.shape[1]), value=-1)
+    return torch.arange(like.shape[1], device=like.device).expand(like.shape)
+
+
+_FILLING = {"support_rows": -1, "support_similarities": torch.nan, "support_weights": 0}
+"""What fills up the supports of a query that has fewer than other queries, by the name of the field."""
+
+
+def join_batches(batches: Sequence[ExplainedBatch]) -> dict[str, Any]:
+    """Join batches of queries.
+
+    Args:
+        batches: at least one batch.
+
+    Returns:
+        The fields of :class:`ExplainedBatch` by name, with a value per query of all batches. The supports of a query
+        that has fewer supports than another are filled up: with row -1, similarity NaN and weight 0.
+    """
+    joined: dict[str, Any] = {"shares": join_shares([batch.shares for batch in batches], torch.cat)}
+    most = max(batch.support_rows.shape[1] for batch in batches)
+    for name in (field.name for field in fields(ExplainedBatch) if field.name != "shares"):
+        parts = [part for batch in batches if (part := getattr(batch, name)) is not None]
+        if name in _FILLING:
+            value = _FILLING[name]
+            parts = [torch.nn.functional.pad(part, (0, most - part.shape[1]), value=value) for part in parts]
+        joined[name] = torch.cat(parts) if parts else None
+    return joined
 
 
 def join_shares(accounts: Sequence[Shares | None], join: Callable[[list[Tensor]], Tensor]) -> Shares | None:

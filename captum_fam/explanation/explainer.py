@@ -3,76 +3,91 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import fields
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
 from captum.attr import LayerAttribution
-from torch import Tensor, nn
+from torch import Tensor
 
 from captum_fam._warnings import collected_notes
-from captum_fam.attr.layer_lookup import resolve_layer
-from captum_fam.attr.layer_search import find_layer
+from captum_fam.attr.layer_similarity_cam import LayerSimilarityCAM
 from captum_fam.attr.registry import MapMethod, get_method
-from captum_fam.explanation.batch import ExplainedBatch, explain_batch, join_shares
+from captum_fam.explanation.arguments import INTERPOLATION, check_names, class_indices, for_display
+from captum_fam.explanation.batch import explain_batch, join_batches
+from captum_fam.explanation.layers import ChosenLayers, LayerLike, choose_layers
+from captum_fam.explanation.model import ModelLike, PreprocessingLike, read_model
+from captum_fam.explanation.parts import split_queries
+from captum_fam.explanation.queries import Inputs, find_queries_among, read_queries
 from captum_fam.explanation.result import Explanation
+from captum_fam.explanation.supports import SupportLike, SupportReader, device_of, float_type_of
 from captum_fam.similarity import SimilarityLike
 from captum_fam.support import Aggregate, FoilLike, SimilarityToSupport, Support, support_from_tensor
 
 if TYPE_CHECKING:
-    from captum_fam.visualization import ImageLike
+    from PIL.Image import Image
 
-_INTERPOLATION = {3: "linear", 4: "bilinear", 5: "trilinear"}
+    from captum_fam.visualization import ImageLike
 
 
 def explain(
-    model: Callable[..., Any],
-    inputs: Tensor,
-    support: Support | Tensor,
+    model: ModelLike,
+    inputs: Inputs,
+    support: SupportLike,
     *,
-    layer: nn.Module | str | Sequence[nn.Module | str] | None = None,
+    layer: LayerLike | None = None,
     method: str | Callable[..., Any] | MapMethod = "fam",
     target: int | str | Sequence[int] | Sequence[str] | Tensor | None = None,
     similarity: SimilarityLike | None = None,
-    foil: FoilLike | None = None,
+    foil: FoilLike | SupportLike | None = None,
     aggregate: Aggregate = "mean",
     images: Sequence[ImageLike] | Tensor | None = None,
     names: Sequence[str] | None = None,
     class_names: Sequence[str] | None = None,
     batch_size: int = 32,
+    preprocess: PreprocessingLike | Callable[[Image], Tensor] | None = None,
+    output: Any = None,
     **method_kwargs: Any,
 ) -> Explanation:
     """Explain why each query matches its class.
 
     Args:
-        model: maps a batch to embeddings ``(B, J)``; in eval mode.
-        inputs: queries as the model takes them, ``(B, C, H, W)``.
-        support: a :class:`~captum_fam.SupportSet`, a :class:`~captum_fam.MemoryBank` or any other
-            :class:`~captum_fam.Support`; or images or embeddings of one class, ``(K, ...)`` shared by all queries or
-            ``(B, K, ...)`` with one set per query.
+        model: maps a batch to embeddings ``(B, J)``, in eval mode: a module or a function; a ``(trunk, embedder)`` pair
+            or an ``InferenceModel`` of pytorch-metric-learning; an :class:`~captum_fam.models.EmbeddingModel`; or a
+            name of :func:`~captum_fam.models.create_model`, which is loaded with its default weights.
+        inputs: queries as the model takes them, a tensor or an array of floating-point numbers ``(B, C, *spatial)``; or
+            pictures, which get the preprocessing of the model: a path, a folder, an image of PIL, uint8 pixels
+            ``(H, W, C)``, or a sequence of these.
+        support: a :class:`~captum_fam.SupportSet`, a :class:`~captum_fam.MemoryBank`, a
+            :class:`~captum_fam.Neighbors` or any other :class:`~captum_fam.Support`; images or embeddings of one class,
+            ``(K, ...)`` shared by all queries or ``(B, K, ...)`` with one set per query; pictures of one class, a
+            folder of pictures, or a folder of class folders; one list of pictures per query; or a mapping from the name
+            of a class to pictures, images or embeddings, such as ``{prompt: text_embedding}``. A query that is among
+            its own supports, as the same file or the same bytes, is left out there.
         layer: the layer whose map is made: a module, or its dotted name in ``model``. ``"similarity-cam"`` also takes a
             list of layers, and gives the mean of their maps on the finest of their grids; each of the maps accounts for
-            the same score. Default: None, :func:`~captum_fam.attr.layer_search.find_layer` finds a layer and its token
-            grid by measurement.
+            the same score. Default: None, the layer of an ``EmbeddingModel``; for other models
+            :func:`~captum_fam.attr.layer_search.find_layer` finds a layer and its token grid by measurement.
         method: ``"fam"``, ``"similarity-cam"``, ``"grad-cam"``, ``"mean-activation"`` or another registered
             name (:func:`~captum_fam.attr.list_methods`); or the class of a layer method of Captum or of your own.
             Maps of several channels are summed over the channels. Default: ``"fam"``.
         target: the class to explain, as index or name: one class for all queries, or one class per query. Default:
             None, the predicted class of each query.
         similarity: a name, a :class:`~captum_fam.similarity.Similarity` or a callable metric. Default: None, the
-            similarity of the support if it has one, else the cosine.
+            similarity of the support or of the model if it has one, else the cosine.
         foil: the score that is subtracted from the score of the class: ``"others"``, ``"runner-up"``, a
-            :class:`~captum_fam.SupportSet` or a tensor, as for :class:`~captum_fam.SimilarityToSupport`. Default:
-            None, no foil.
+            :class:`~captum_fam.SupportSet` or a tensor, as for :class:`~captum_fam.SimilarityToSupport`; or pictures or
+            a mapping, as for ``support``. Default: None, no foil.
         aggregate: ``"mean"``, or ``"prototype"`` to compare with the mean embedding of a class, as for
             :class:`~captum_fam.SimilarityToSupport`. Default: ``"mean"``.
-        images: the queries for display, in [0, 1], of any sizes. Default: None, the inputs, each scaled to [0, 1] by
-            its smallest and largest value.
-        names: names of the queries, which become file names. Default: None, ``query-0``, ``query-1``, ...
+        images: the queries for display, in [0, 1], of any sizes. Default: None, the pictures; for tensors the inputs,
+            each scaled to [0, 1] by its smallest and largest value.
+        names: names of the queries, which become file names. Default: None, the names of files without their suffix,
+            else ``query-0``, ``query-1``, ...
         class_names: C names in the order of the class indices. Default: None, the names in ``support``.
         batch_size: how many queries go through the model at once. Default: 32.
+        preprocess: maps an image of PIL to the input of the model, ``(C, H, W)``. Default: None, the preprocessing of
+            the model; where it is not known, pictures are resized and normalized as for ImageNet, with a warning.
+        output: which part of the output of the model is the embedding: the name of a field, an index or a function.
+            Default: None, a tensor, ``image_embeds`` or ``pooler_output``.
         **method_kwargs: further arguments of the method's constructor.
 
     Returns:
@@ -80,6 +95,7 @@ def explain(
 
     Raises:
         ValueError, TypeError: for arguments that do not fit; the message names the argument.
+        UnreadableImageError: (a ``ValueError``) for a picture that cannot be read.
 
     Example:
         >>> why = explain(model, queries, SupportSet(images, labels), method="similarity-cam", foil="others")
@@ -99,6 +115,8 @@ def explain(
         aggregate=aggregate,
         class_names=class_names,
         batch_size=batch_size,
+        preprocess=preprocess,
+        output=output,
         **method_kwargs,
     )
     with collected_notes(1) as notes:
@@ -108,11 +126,11 @@ def explain(
 class Explainer:
     """:func:`explain` for several batches of queries that share a support.
 
-    The support is embedded once, and a layer is searched for once, with the first batch.
+    Pictures of the support are read and embedded once, and a layer is searched for once, with the first batch.
 
     Args:
-        model, support, layer, method, similarity, foil, aggregate, class_names, batch_size, **method_kwargs: the
-            arguments of :func:`explain` with the same names.
+        model, support, layer, method, similarity, foil, aggregate, class_names, batch_size, preprocess, output,
+            **method_kwargs: the arguments of :func:`explain` with the same names.
 
     Raises:
         ValueError, TypeError: as :func:`explain`.
@@ -124,39 +142,52 @@ class Explainer:
 
     def __init__(
         self,
-        model: Callable[..., Any],
-        support: Support | Tensor,
+        model: ModelLike,
+        support: SupportLike,
         *,
-        layer: nn.Module | str | Sequence[nn.Module | str] | None = None,
+        layer: LayerLike | None = None,
         method: str | Callable[..., Any] | MapMethod = "fam",
         similarity: SimilarityLike | None = None,
-        foil: FoilLike | None = None,
+        foil: FoilLike | SupportLike | None = None,
         aggregate: Aggregate = "mean",
         class_names: Sequence[str] | None = None,
         batch_size: int = 32,
+        preprocess: PreprocessingLike | Callable[[Image], Tensor] | None = None,
+        output: Any = None,
         **method_kwargs: Any,
     ) -> None:
-        if isinstance(model, SimilarityToSupport):
-            raise TypeError(
-                "model is a SimilarityToSupport, whose outputs are no embeddings; pass its model and support"
-            )
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        self._model = model
-        self._support = support
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            raise ValueError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
+        self._method = get_method(method)
+        self._model = read_model(model, preprocess, output)
         self._class_names = class_names
         self._layer = layer
-        self._method = get_method(method)
-        self._score_options: dict[str, Any] = {"similarity": similarity, "foil": foil, "aggregate": aggregate}
         self._options = method_kwargs
         self._batch_size = batch_size
+        self._layers: ChosenLayers | None = None
         self._attribution: tuple[Any, SimilarityToSupport] | None = None
-        if isinstance(support, Support):
-            self._classes_of(support)
+        self._is_shared = False
+        self._reader = SupportReader(
+            self._model.forward_func,
+            self._model.preprocessing,
+            batch_size,
+            device_of(self._model.forward_func),
+            self._method.needs_images,
+        )
+        self._support = self._reader.read(support)
+        self._support_ids = self._reader.ids
+        if isinstance(self._support, Support):
+            self._classes_of(self._support)
+        named_foil = foil is None or (isinstance(foil, str) and foil in ("others", "runner-up"))
+        self._score_options: dict[str, Any] = {
+            "similarity": self._similarity(similarity),
+            "foil": foil if named_foil else self._reader.read(foil, "foil"),
+            "aggregate": aggregate,
+        }
 
     def explain(
         self,
-        inputs: Tensor,
+        inputs: Inputs,
         *,
         target: int | str | Sequence[int] | Sequence[str] | Tensor | None = None,
         images: Sequence[ImageLike] | Tensor | None = None,
@@ -165,10 +196,10 @@ class Explainer:
         """Explain a batch of queries.
 
         Args:
-            inputs: queries as the model takes them, ``(B, C, H, W)``.
+            inputs: queries, as for :func:`explain`.
             target: the class to explain, as for :func:`explain`. Default: None, the predicted class of each query.
-            images: the queries for display, as for :func:`explain`. Default: None, the scaled inputs.
-            names: names of the queries. Default: None, ``query-0``, ``query-1``, ...
+            images: the queries for display, as for :func:`explain`. Default: None, the pictures or the scaled inputs.
+            names: names of the queries. Default: None, the names of files, or ``query-0``, ``query-1``, ...
 
         Raises:
             ValueError, TypeError: for arguments that do not fit; the message names the argument.
@@ -179,11 +210,12 @@ class Explainer:
     def noted(
         self,
         notes: list[str],
-        inputs: Tensor,
+        inputs: Inputs,
         *,
         target: int | str | Sequence[int] | Sequence[str] | Tensor | None = None,
         images: Sequence[ImageLike] | Tensor | None = None,
         names: Sequence[str] | None = None,
+        support: Support | None = None,
     ) -> Explanation:
         """Explain a batch of queries as :meth:`explain` does, but collect warnings in a list.
 
@@ -193,40 +225,67 @@ class Explainer:
             target: as for :meth:`explain`. Default: None.
             images: as for :meth:`explain`. Default: None.
             names: as for :meth:`explain`. Default: None.
+            support: the support of this batch only, such as ``bank.using(exclude=...)`` for a bank. Default: None, the
+                support of the explainer.
 
         Raises:
             ValueError, TypeError: for arguments that do not fit; the message names the argument.
         """
-        _check_inputs(inputs)
-        support = self._support if isinstance(self._support, Support) else support_from_tensor(self._support, (inputs,))
-        support.check_queries((inputs,), None)
+        read = read_queries(
+            inputs,
+            self._model.preprocessing,
+            self._batch_size,
+            self._reader.device,
+            float_type_of(self._model.forward_func),
+        )
+        queries = read.inputs
+        images = read.photos if images is None else images
+        if images is not None and len(images) != len(queries):
+            raise ValueError(f"images must be one per query: got {len(images)} for {len(queries)} queries")
+        is_shared = support is None
+        if support is None:
+            given = self._support
+            support = given if isinstance(given, Support) else support_from_tensor(given, (queries,))
+        support.check_queries((queries,), None)
+        ids = self._support_ids if is_shared else None
+        own = find_queries_among(support, ids, queries, notes)
         classes = self._classes_of(support)
-        query_names = _check_names(names, len(inputs))
-        if images is None:
-            images = _stretch(inputs)
-        elif len(images) != len(inputs):
-            raise ValueError(f"images must be one per query: got {len(images)} for {len(inputs)} queries")
-        targets = _class_indices(target, classes, inputs)
+        targets = class_indices(target, classes, queries)
+        options = {"embeds_supports": ids is not None or not getattr(support, "holds_embeddings", True)}
+        embedder = None if self._method.needs_images else self._model.forward_func
         batches = []
-        for start, batch in zip(range(0, len(inputs), self._batch_size), inputs.split(self._batch_size), strict=True):
-            attribution, scores = self._make(inputs, support.for_queries(start, start + len(batch)))
-            batch_targets = None if targets is None else targets[start : start + len(batch)]
-            batches.append(explain_batch(self._method, attribution, scores, batch, batch_targets, notes))
-        joined: dict[str, Any] = {
-            field.name: _join([getattr(batch, field.name) for batch in batches]) for field in fields(ExplainedBatch)
-        }
-        joined["shares"] = join_shares([batch.shares for batch in batches], torch.cat)
-        size, mode = inputs.shape[2:], _INTERPOLATION[inputs.dim()]
+        for part in split_queries(support, own, len(queries), self._batch_size, embedder):
+            attribution, scores = self._make(queries, part.support, is_shared and part.rows is None)
+            batch_targets = None if targets is None else targets[part.queries]
+            batch = explain_batch(
+                self._method, attribution, scores, queries[part.queries], batch_targets, notes, **options
+            )
+            batch.support_rows = part.whole_rows(batch.support_rows)
+            batches.append(batch)
+        self._model.tell(notes)
+        joined = join_batches(batches)
+        if (joined.pop("has_own_embedding").cpu() & ~own.is_only).any():
+            notes.append(
+                "the most similar support of a query has the embedding of the query, as if the query were among its "
+                "own supports; leave it out (MemoryBank.using(exclude=...), Neighbors.without(...), SupportSet.without("
+                "...))"
+            )
         return Explanation(
             method=self._method.name,
-            maps=LayerAttribution.interpolate(joined["attributions"], size, mode),
+            maps=LayerAttribution.interpolate(joined["attributions"], queries.shape[2:], INTERPOLATION[queries.dim()]),
             class_names=classes,
-            names=query_names,
-            images=images,
+            names=check_names(read.names if names is None else names, len(queries)),
+            images=for_display(queries) if images is None else images,
             support_blind=self._method.support_blind,
-            about=self._about(scores, classes),
+            notes=tuple(dict.fromkeys([*self._model.told, *notes])),
+            about=self._about(scores, support, classes),
             **joined,
         )
+
+    def _similarity(self, similarity: SimilarityLike | None) -> SimilarityLike | None:
+        """The similarity that was asked for, else of the support, else of the model."""
+        own = self._support.similarity if isinstance(self._support, Support) else None
+        return self._model.similarity if similarity is None and own is None else similarity
 
     def _classes_of(self, support: Support) -> tuple[str, ...]:
         """The names of the classes; an error if there are not as many as classes."""
@@ -235,102 +294,34 @@ class Explainer:
             raise ValueError(f"class_names has {len(classes)} names for the {support.n_classes} classes of the support")
         return classes
 
-    def _make(self, inputs: Tensor, support: Support) -> tuple[Any, SimilarityToSupport]:
-        """The attribution object and its scores, made once for a support that all queries share, else per batch."""
-        if self._attribution is not None and not support.per_query:
+    def _make(self, inputs: Tensor, support: Support, is_shared: bool) -> tuple[Any, SimilarityToSupport]:
+        """The attribution object and its scores, made once for the support that all queries share, else per batch."""
+        is_shared = is_shared and not support.per_query
+        if self._attribution is not None and self._is_shared and is_shared:
             return self._attribution
-        if self._layer is None:
-            best = find_layer(self._model, inputs)  # type: ignore[arg-type]  # find_layer refuses a model that is no module
-            self._layer = best.name
-            if best.token_grid is not None and self._method.takes_tokens:
-                self._options = {"token_grid": best.token_grid, **self._options}
-        is_list = not isinstance(self._layer, nn.Module | str)
-        if is_list and not self._method.adds_up:
-            raise ValueError(
-                f"layer is a list, but the maps of {self._method.name} have no mean over layers: only maps that add up "
-                "to the score have one, such as those of similarity-cam; name one layer"
-            )
-        layers = [resolve_layer(self._model, layer) for layer in _as_list(self._layer)]
-        scores = SimilarityToSupport(self._model, support, **self._score_options)
-        attribution = self._method.make(scores, layers if is_list else layers[0], **self._options)
-        self._attribution = attribution, scores
+        if self._layers is None:
+            given = "token_grid" in self._options
+            self._layers = choose_layers(self._model, self._layer, self._method, inputs, measures_grid=not given)
+            if self._layers.token_grid is not None:
+                self._options = {"token_grid": self._layers.token_grid, **self._options}
+        scores = SimilarityToSupport(self._model.forward_func, support, **self._score_options)
+        attribution = self._method.create(scores, self._layers.argument, **self._options)
+        if self._attribution is not None and isinstance(attribution, LayerSimilarityCAM):
+            # A batch with a support of its own has an object of its own; the user is warned once.
+            attribution.has_warned = self._attribution[0].has_warned
+        self._attribution, self._is_shared = (attribution, scores), is_shared
         return self._attribution
 
-    def _about(self, scores: SimilarityToSupport, classes: tuple[str, ...]) -> dict[str, Any]:
+    def _about(self, scores: SimilarityToSupport, support: Support, classes: tuple[str, ...]) -> dict[str, Any]:
         """Model, layer, similarity, foil, supports and options, as JSON can represent them."""
-        model = self._model
         foil = getattr(scores.support, "foil", None) if scores.foil is None else scores.foil
-        assert self._layer is not None
-        layers = [layer if isinstance(layer, str) else _name_in(model, layer) for layer in _as_list(self._layer)]
-        options = {key: value if isinstance(value, str) else repr(value) for key, value in self._options.items()}
+        assert self._layers is not None
         return {
-            "model": type(model).__name__ if isinstance(model, nn.Module) else getattr(model, "__name__", repr(model)),
-            "layer": layers[0] if isinstance(self._layer, nn.Module | str) else layers,
+            "model": self._model.name,
+            "layer": self._layers.name,
             "similarity": repr(scores.similarity),
             "foil": foil if isinstance(foil, str) or foil is None else f"{len(foil)} supports",
             "aggregate": scores.aggregate,
-            "supports": dict(zip(classes, scores.support.class_counts, strict=True)),
-            "options": options,
+            "supports": dict(zip(classes, support.class_counts, strict=True)),
+            "options": {key: value if isinstance(value, str) else repr(value) for key, value in self._options.items()},
         }
-
-
-def _as_list(layer: nn.Module | str | Sequence[nn.Module | str]) -> list[nn.Module | str]:
-    return [layer] if isinstance(layer, nn.Module | str) else list(layer)
-
-
-def _join(parts: Sequence[Any]) -> Tensor | None:
-    tensors = [part for part in parts if isinstance(part, Tensor)]
-    return torch.cat(tensors) if tensors else None
-
-
-def _check_inputs(inputs: object) -> None:
-    if not isinstance(inputs, Tensor):
-        raise TypeError(f"inputs must be a tensor of queries (B, C, H, W), got {type(inputs).__name__}")
-    if inputs.dim() not in _INTERPOLATION or not len(inputs):
-        raise ValueError(f"inputs must be a batch of queries (B, C, H, W), got shape {tuple(inputs.shape)}")
-
-
-def _check_names(names: Sequence[str] | None, count: int) -> tuple[str, ...]:
-    if names is None:
-        return tuple(f"query-{index}" for index in range(count))
-    if len(names) != count or len(set(names)) != count:
-        raise ValueError(f"names must be one per query, all different: got {len(set(names))} for {count} queries")
-    if any(not name or Path(name).name != name for name in names):
-        raise ValueError("names become file names: they must not be empty or hold a path separator")
-    return tuple(names)
-
-
-def _class_indices(target: Any, classes: tuple[str, ...], inputs: Tensor) -> Tensor | None:
-    """The class index of each query, ``(B,)``, from one class for all queries or one per query, by index or name."""
-    if target is None:
-        return None
-    targets = [target] if np.ndim(target) == 0 else list(target)
-    targets = targets * len(inputs) if len(targets) == 1 else targets
-    if len(targets) != len(inputs):
-        raise ValueError(
-            f"target must be one class for all or one per query: got {len(targets)} for {len(inputs)} queries"
-        )
-    return torch.tensor([_class_index(label, classes) for label in targets], device=inputs.device)
-
-
-def _class_index(target: Any, classes: tuple[str, ...]) -> int:
-    if isinstance(target, str) and target in classes:
-        return classes.index(target)
-    if not isinstance(target, str) and 0 <= int(target) < len(classes):
-        return int(target)
-    first_classes = ", ".join(classes[:10]) + (", ..." if len(classes) > 10 else "")
-    raise ValueError(f"target {target!r} is none of the {len(classes)} classes {first_classes}")
-
-
-def _stretch(inputs: Tensor) -> Tensor:
-    """Each query scaled to [0, 1] by its smallest and largest value, for display."""
-    flat = inputs.detach().flatten(1)
-    low, high = flat.amin(1, keepdim=True), flat.amax(1, keepdim=True)
-    span = torch.where(high > low, high - low, 1.0)
-    return ((flat - low) / span).view_as(inputs)
-
-
-def _name_in(model: object, layer: nn.Module) -> str:
-    """The dotted name of a layer in a model; its class name if the model does not contain it."""
-    modules = model.named_modules() if isinstance(model, nn.Module) else []
-    return next((name for name, module in modules if module is layer), type(layer).__name__)

@@ -41,12 +41,14 @@ def compare_figure(
         >>> compare_figure(explanations, index=2).save("query-2.png")
     """
     from captum_fam.visualization import visualize_match
+    from captum_fam.visualization.match import MOST_THUMBNAILS
 
     first = explanations[0]
     target, predicted = (first.class_names[int(labels[index])] for labels in (first.target, first.predicted))
     by_title = {_title(explanation): explanation for explanation in explanations}
     support_title = "support" if target == "support" else f"support\n{target}"
-    count = first.about.get("supports", {}).get(target, 0)
+    count = max(first.about.get("supports", {}).get(target, 0), len(supports))
+    supports = supports[:MOST_THUMBNAILS]
     return visualize_match(
         first.images[index],
         {title: explanation.attributions[index] for title, explanation in by_title.items()},

@@ -29,15 +29,18 @@ class Explanation:
 
     Attributes:
         method: the name of the method.
-        maps: the attributions resized bilinearly to the size of the inputs, not normalized, ``(B, 1, H, W)``.
-        attributions: the attributions at the layer, ``(B, 1, h, w)``; a map that is only rounding noise is exactly zero
+        maps: the attributions resized linearly to the size of the inputs, not normalized, ``(B, 1, H, W)``;
+            ``(B, 1, L)`` for signals ``(B, C, L)``, ``(B, 1, D, H, W)`` for volumes ``(B, C, D, H, W)``.
+        attributions: the attributions at the layer, ``(B, 1, h, w)``, ``(B, 1, l)`` or ``(B, 1, d, h, w)``; a map that
+            is only rounding noise is exactly zero
             (:meth:`MapMethod.without_noise <captum_fam.attr.MapMethod.without_noise>`).
         scores: the score of every class minus the score of its foil, ``(B, C)``.
         predicted: the predicted class, ``(B,)``.
         target: the explained class, ``(B,)``.
         class_names: C names.
         names: the names of the B queries.
-        images: B images in [0, 1], of any sizes, for overlays.
+        images: B inputs for overlays, of any sizes, in any form that
+            :func:`~captum_fam.visualization.visualize_match` takes: images or volumes in [0, 1], or signals.
         contributions: what each channel of the layer adds to the similarity, before any normalization, ``(B, N)``;
             None if the method computes none.
         convergence_delta: the sum of the map minus the explained score, ``(B,)``; for ``"shapley"`` the explained score
@@ -48,6 +51,13 @@ class Explanation:
             ``"rest"``. For a distance, the part ``"zero embedding"`` is the score of the zero embedding, and the other
             parts add up to the explained score. None if there is no ``coverage``.
         support_blind: whether the map depends neither on the support nor on the foil, as for baselines.
+        support_rows: the supports that each query was compared with, as positions in the support, int64 ``(B, K)``:
+            rows of a memory bank, ranks of hits; -1 for entries that only fill up. None if they are not known.
+        support_similarities: the similarity of each query to each of these supports, ``(B, K)``; NaN for entries that
+            only fill up.
+        support_weights: the weight of each of these supports in the score of the target class, ``(B, K)``; negative
+            for supports of the foil.
+        notes: what the run noticed and the user has to know, such as supports that were left out.
         about: model, layer, similarity, foil and options, for the manifest.
 
     Example:
@@ -70,6 +80,10 @@ class Explanation:
     coverage: Tensor | None = None
     shares: Mapping[str, Tensor] | None = None
     support_blind: bool = False
+    support_rows: Tensor | None = None
+    support_similarities: Tensor | None = None
+    support_weights: Tensor | None = None
+    notes: tuple[str, ...] = ()
     about: Mapping[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -124,7 +138,11 @@ class Explanation:
             index: the position of the query. Default: 0.
 
         Returns:
-            An RGB image of the size of the query's image.
+            An RGB image: of an image the gray image below the map, at the size of the image; of a signal its lines
+            over the colors of the map; of a volume at most eight slices side by side.
+
+        Raises:
+            ValueError: for images outside [0, 1].
         """
         from captum_fam.visualization import overlay
 
@@ -142,7 +160,7 @@ class Explanation:
         """
         return compare_figure([self], index, supports, foils)
 
-    def save(self, folder: str | Path) -> None:
+    def save(self, folder: str | Path, *, overlays: bool = True) -> None:
         """Write arrays, overlays and a manifest. A folder with a manifest has all files that the manifest lists.
 
         These files are written:
@@ -151,15 +169,24 @@ class Explanation:
           method gives them, ``METHOD.contributions``, ``METHOD.delta``, ``METHOD.coverage`` and
           ``METHOD.shares.PART``;
         - ``NAME.METHOD.png`` per query: the map over the image;
-        - ``manifest.json``: model, layer, similarity, foil, scores, the account of each map, sizes and versions.
+        - ``manifest.json``: model, layer, similarity, foil, scores, the account of each map, sizes, notes of the run
+          and versions.
 
         Args:
             folder: the folder to write to; it is created if it does not exist.
+            overlays: whether to draw each map over its query. Default: True.
 
         Raises:
+            ValueError: for images outside [0, 1], which cannot be drawn.
             OSError: if the files cannot be written; files of an earlier call are still there.
         """
         with write_all_or_nothing(folder) as scratch:
-            queries = [write_query([self], index, scratch) for index in range(len(self))]
-            manifest = {**self.about, "classes": list(self.class_names), "queries": queries, "versions": versions()}
+            queries = [write_query([self], index, scratch, overlays=overlays) for index in range(len(self))]
+            manifest = {
+                **self.about,
+                "classes": list(self.class_names),
+                "notes": list(self.notes),
+                "queries": queries,
+                "versions": versions(),
+            }
             write_json(scratch / MANIFEST, manifest)

@@ -11,22 +11,29 @@ import numpy as np
 
 from captum_fam.attr.account import ZERO_EMBEDDING
 
+MOST_SCORES = 100
+"""How many scores of classes the entry of a query has at most: the largest, and that of the target."""
+
 if TYPE_CHECKING:
     from captum_fam.explanation.result import Explanation
 
 
-def write_query(explanations: Sequence[Explanation], index: int, folder: Path) -> dict[str, Any]:
+def write_query(
+    explanations: Sequence[Explanation], index: int, folder: Path, *, overlays: bool = True
+) -> dict[str, Any]:
     """Write the arrays and overlays of one query, explained by one or more methods.
 
     Args:
         explanations: explanations of the same queries, one per method.
         index: the position of the query.
         folder: an existing folder.
+        overlays: whether to draw each map over its query. Default: True.
 
     Returns:
         The entry of the query in the manifest, as JSON can represent it.
 
     Raises:
+        ValueError: if the query cannot be drawn.
         OSError: if the files cannot be written.
 
     Example:
@@ -37,45 +44,85 @@ def write_query(explanations: Sequence[Explanation], index: int, folder: Path) -
         >>> entry["arrays"], entry["methods"]["fam"]["overlay"]
         ('bird-0.npz', 'bird-0.fam.png')
     """
-    first = explanations[0]
-    name = first.names[index]
+    entry = query_entry(explanations, index)
     arrays: dict[str, Any] = {}
-    methods = {}
     for explanation in explanations:
-        arrays[explanation.method] = explanation.maps[index, 0]
-        arrays[f"{explanation.method}.layer"] = explanation.attributions[index, 0]
-        entry: dict[str, Any] = {
-            "overlay": f"{name}.{explanation.method}.png",
-            "map_size": list(explanation.maps.shape[2:]),
-            "layer_size": list(explanation.attributions.shape[2:]),
-            "flat": bool(explanation.flat[index]),
-            "account": explanation.account_text(index),
-        }
-        if explanation.contributions is not None:
-            arrays[f"{explanation.method}.contributions"] = explanation.contributions[index]
-        if explanation.convergence_delta is not None:
-            arrays[f"{explanation.method}.delta"] = explanation.convergence_delta[index]
-            entry["convergence_delta"] = float(explanation.convergence_delta[index])
-        if explanation.coverage is not None and explanation.shares is not None:
-            arrays[f"{explanation.method}.coverage"] = explanation.coverage[index]
-            shares = {part: share[index] for part, share in explanation.shares.items()}
-            arrays |= {f"{explanation.method}.shares.{part}": share for part, share in shares.items()}
-            entry["coverage"] = None if explanation.coverage[index].isnan() else float(explanation.coverage[index])
-            entry["shares"] = {part: float(share) for part, share in shares.items()}
-            if ZERO_EMBEDDING in explanation.shares:
-                entry["account"] = f"score {explanation.score_text(index)}; {explanation.account_text(index)}"
-        explanation.overlay(index).save(folder / entry["overlay"])
-        methods[explanation.method] = entry
-    np.savez_compressed(folder / f"{name}.npz", **{key: value.cpu().numpy() for key, value in arrays.items()})
+        arrays |= _arrays(explanation, index)
+        if overlays:
+            from captum_fam.visualization.figure import PNG_LEVEL  # imported here, because arrays need no matplotlib
+
+            overlay = f"{entry['name']}.{explanation.method}.png"
+            explanation.overlay(index).save(folder / overlay, compress_level=PNG_LEVEL)
+            # First in the entry, where a reader of the manifest looks for it.
+            entry["methods"][explanation.method] = {"overlay": overlay, **entry["methods"][explanation.method]}
+    name = f"{entry['name']}.npz"
+    np.savez_compressed(folder / name, **{key: value.cpu().numpy() for key, value in arrays.items()})
+    methods = entry.pop("methods")
+    return {**entry, "arrays": name, "methods": methods}
+
+
+def query_entry(explanations: Sequence[Explanation], index: int) -> dict[str, Any]:
+    """What the manifest says of one query, explained by one or more methods, without any file.
+
+    Args:
+        explanations: explanations of the same queries, one per method.
+        index: the position of the query.
+
+    Returns:
+        Name, scores, predicted class, target and the account of each method, as JSON can represent them. Of more than
+        100 classes, the largest 100 scores and the score of the target are in it.
+
+    Example:
+        >>> from captum_fam.explanation import query_entry
+        >>> query_entry([explain(model, queries, support, layer="layer4")], 0)["methods"]["fam"]["account"]
+        'no account of the score'
+    """
+    first = explanations[0]
+    scores, target = first.scores[index], int(first.target[index])
+    shown = (
+        {*range(len(scores))} if len(scores) <= MOST_SCORES else {target, *scores.topk(MOST_SCORES).indices.tolist()}
+    )
     return {
-        "name": name,
+        "name": first.names[index],
         # A class without supports has the score -inf, which JSON cannot represent.
         "scores": {
             label: score if math.isfinite(score) else None
-            for label, score in zip(first.class_names, first.scores[index].tolist(), strict=True)
+            for position, (label, score) in enumerate(zip(first.class_names, scores.tolist(), strict=True))
+            if position in shown
         },
         "predicted": first.class_names[int(first.predicted[index])],
-        "target": first.class_names[int(first.target[index])],
-        "arrays": f"{name}.npz",
-        "methods": methods,
+        "target": first.class_names[target],
+        "methods": {explanation.method: _method_entry(explanation, index) for explanation in explanations},
     }
+
+
+def _method_entry(explanation: Explanation, index: int) -> dict[str, Any]:
+    """What the manifest says of the map of one method."""
+    entry: dict[str, Any] = {
+        "map_size": list(explanation.maps.shape[2:]),
+        "layer_size": list(explanation.attributions.shape[2:]),
+        "flat": bool(explanation.flat[index]),
+        "account": explanation.account_text(index),
+    }
+    if explanation.convergence_delta is not None:
+        entry["convergence_delta"] = float(explanation.convergence_delta[index])
+    if explanation.coverage is not None and explanation.shares is not None:
+        entry["coverage"] = None if explanation.coverage[index].isnan() else float(explanation.coverage[index])
+        entry["shares"] = {part: float(share[index]) for part, share in explanation.shares.items()}
+        if ZERO_EMBEDDING in explanation.shares:
+            entry["account"] = f"score {explanation.score_text(index)}; {explanation.account_text(index)}"
+    return entry
+
+
+def _arrays(explanation: Explanation, index: int) -> dict[str, Any]:
+    """The arrays of one query, by their names in the file."""
+    method = explanation.method
+    arrays = {method: explanation.maps[index, 0], f"{method}.layer": explanation.attributions[index, 0]}
+    if explanation.contributions is not None:
+        arrays[f"{method}.contributions"] = explanation.contributions[index]
+    if explanation.convergence_delta is not None:
+        arrays[f"{method}.delta"] = explanation.convergence_delta[index]
+    if explanation.coverage is not None and explanation.shares is not None:
+        arrays[f"{method}.coverage"] = explanation.coverage[index]
+        arrays |= {f"{method}.shares.{part}": share[index] for part, share in explanation.shares.items()}
+    return arrays

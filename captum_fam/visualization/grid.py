@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 
 from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
 
+from captum_fam.visualization.colors import color_limit
 from captum_fam.visualization.figure import MapFigure
-from captum_fam.visualization.panel import draw_boxes, draw_image, draw_map
-from captum_fam.visualization.pixels import ImageLike, MapLike, to_rgb
+from captum_fam.visualization.image import ImageDrawing
+from captum_fam.visualization.marks import draw_boxes
+from captum_fam.visualization.pixels import ImageLike, MapLike, to_map
 from captum_fam.visualization.titles import wrap_title
 
 # All lengths are in inches, apart from the two ratios.
@@ -34,7 +37,7 @@ class GridCell:
     """One image of a grid.
 
     Attributes:
-        image: the image, in any form that :func:`~captum_fam.visualization.visualize_match` takes.
+        image: the image, in any form that :func:`~captum_fam.visualization.to_rgb` takes.
         title: the text above the image. Default: an empty text.
         attribution: the map over the image, ``(h, w)``, ``(1, h, w)`` or ``(h, w, 1)``, with the same field of view;
             its largest magnitude has the full color. Default: None, the image alone.
@@ -53,8 +56,18 @@ class GridCell:
     @property
     def aspect(self) -> float:
         """The height of the image divided by its width."""
-        height, width, _ = to_rgb(self.image).shape
+        height, width = self.drawing.size
         return height / width
+
+    @cached_property
+    def drawing(self) -> ImageDrawing:
+        """The image as it is drawn."""
+        return ImageDrawing.of(self.image)
+
+    @property
+    def title_lines(self) -> list[str]:
+        """The title, and what is not drawn as it is, broken into lines that are no wider than a column."""
+        return _title_lines("\n".join(filter(None, (self.title, self.drawing.note))))
 
 
 @dataclass(frozen=True)
@@ -118,7 +131,7 @@ def visualize_grid(rows: Sequence[Sequence[GridCell]], blocks: Sequence[ColumnBl
     header_height = max(len(block.header_lines) for block in blocks) * _HEADER_LINE
     titles_bottom = header_height + max(map(len, titles)) * _TITLE_LINE
     top = titles_bottom + (_BELOW_TITLES if titles_bottom else 0)
-    spaces = [max(len(_title_lines(cell.title)) for cell in row) * _TITLE_LINE for row in rows]
+    spaces = [max(len(cell.title_lines) for cell in row) * _TITLE_LINE for row in rows]
     heights = [_row_height([cell.aspect for cell in row]) for row in rows]
     page = _Page(lefts[-1] + _CELL, top + sum(spaces) + sum(heights) + _ROW_GAP * len(rows))
 
@@ -174,12 +187,14 @@ def _draw_cell(page: _Page, cell: GridCell, left: float, top: float, height: flo
     width = min(_CELL, height / cell.aspect)
     ax = page.figure.add_axes(page.place(left + (_CELL - width) / 2, top, width, width * cell.aspect))
     ax.axis("off")
+    drawing = cell.drawing
     if cell.attribution is None:
-        draw_image(ax, cell.image)
+        drawing.draw(ax)
     else:
-        draw_map(ax, cell.image, cell.attribution)
+        values = to_map(cell.attribution, drawing.size)
+        drawing.draw_map(ax, values, color_limit(values))
     draw_boxes(ax, cell.boxes)
-    ax.set_title("\n".join(_title_lines(cell.title)), fontproperties=_TITLE_FONT, pad=3, linespacing=1.1)
+    ax.set_title("\n".join(cell.title_lines), fontproperties=_TITLE_FONT, pad=3, linespacing=1.1)
 
 
 def _column_lefts(blocks: Sequence[ColumnBlock]) -> list[float]:

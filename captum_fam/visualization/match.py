@@ -16,19 +16,21 @@ from torch import Tensor
 from captum_fam.attr.account import number_in_words
 from captum_fam.metrics.maps import find_empty
 from captum_fam.visualization.colors import ColorScale, color_limits
-from captum_fam.visualization.figure import MapFigure
-from captum_fam.visualization.panel import draw_color_bar, draw_image, draw_map, draw_outline
-from captum_fam.visualization.pixels import Array, ImageLike, MapLike, to_map, to_rgb
+from captum_fam.visualization.drawing import InputDrawing, drawing_of
+from captum_fam.visualization.figure import PANEL_HEIGHT, MapFigure
+from captum_fam.visualization.marks import draw_color_bar
+from captum_fam.visualization.pixels import ImageLike, MapLike, to_map
 from captum_fam.visualization.titles import wrap_title
 
+MOST_THUMBNAILS = 9
+"""How many supports are drawn, and how many foils."""
+
 # Lengths are in inches.
-_PANEL_HEIGHT = 2.2
 _NARROWEST = 0.8  # the smallest width of a panel divided by its height, so that titles fit above a tall image
 _TITLE_FONT = FontProperties(size=9)
 _TITLE_LINE = 0.155
 _BELOW = 0.45  # for a color bar
 _BETWEEN = 0.3
-_MOST_THUMBNAILS = 9
 
 
 def visualize_match(
@@ -45,20 +47,30 @@ def visualize_match(
 ) -> MapFigure:
     """Draw a query, its supports and foils, and any number of maps over the query.
 
+    Of a volume or a video, at most eight slices are drawn side by side, each below its number, counted from one; of a
+    volume among the supports, the middle slice. A signal is drawn as lines over the colors of its map, of at most six
+    channels.
+
     The words "the same everywhere" stand above a map without differences. Rounding noise is drawn like any other
     values, because its size depends on the score, which is unknown here; :func:`~captum_fam.explain` removes it.
 
     Args:
-        query: a tensor ``(C, H, W)``, an array ``(H, W)`` or ``(H, W, C)``, or a PIL image; one or three channels,
-            floats in [0, 1] or 8-bit integers. :func:`unnormalize` converts inputs of a model to such images.
-        maps: maps by title, ``(h, w)``, ``(1, h, w)`` or ``(h, w, 1)``; resized bilinearly to the size of the query.
-        supports: images of any sizes, of which the first nine are drawn. Default: none.
+        query: an image, a tensor ``(C, H, W)``, an array ``(H, W)`` or ``(H, W, C)``, or a PIL image; a volume or
+            video, a tensor ``(C, D, H, W)`` or an array ``(D, H, W, C)``; or a signal ``(C, L)`` or ``(L,)``. One or
+            three channels of images and volumes are floats in [0, 1] or 8-bit integers, and :func:`unnormalize`
+            converts inputs of a model to such images. Another number of channels is drawn as the mean of the channels,
+            each scaled to [0, 1]; the title says so.
+        maps: maps by title, resized linearly to the size of the query: ``(h, w)``, ``(1, h, w)`` or ``(h, w, 1)``;
+            ``(l,)`` or ``(1, l)`` of a signal, which tells a signal ``(C, L)`` from a gray image ``(H, W)``;
+            ``(d, h, w)`` or ``(1, d, h, w)`` of a volume.
+        supports: inputs of any sizes, of which the first nine are drawn. Default: none.
         foils: images that the match is contrasted with; the first nine are drawn. Default: none.
         scores: the score that each map explains, by title, written above the map. Default: None, no scores.
         notes: further lines above each map, by title; long lines are broken. Default: None, no notes.
         scale: ``"shared"`` for maps of the same unit, which get one color scale, so that their colors can be compared;
             ``"own"`` for maps of different units, which each get a color scale and a color bar. Default: ``"shared"``.
-        mask: the pixels of an object, ``(H, W)``, nonzero inside; drawn as an outline on query and maps. Default: None.
+        mask: the pixels of an object, of the shape of a map, nonzero inside; drawn as an outline on query and maps, and
+            on a signal as a bar above the samples. Default: None.
         titles: titles of the panels ``"query"``, ``"supports"`` and ``"foils"``, by these words. Default: None,
             ``"query"``, ``"support"`` and ``"foil"``.
 
@@ -75,27 +87,32 @@ def visualize_match(
     """
     scores, notes = scores or {}, notes or {}
     _check_titles(maps, scores=scores, notes=notes)
-    pixels = to_rgb(query, "query")
-    size = pixels.shape[:2]
-    values = {title: to_map(attribution, size, title) for title, attribution in maps.items()}
+    drawing = drawing_of(query, maps.values(), "query")
+    values = {title: to_map(attribution, drawing.size, title) for title, attribution in maps.items()}
     limits = color_limits(values, scale)
-    outline = np.zeros(size) if mask is None else to_map(mask, size, "mask")
     words = {"query": "query", "supports": "support", "foils": "foil", **(titles or {})}
-    blocks = [_Thumbnails.of(images, words[name], name) for name, images in (("supports", supports), ("foils", foils))]
-    blocks = [block for block in blocks if block.images]
+    blocks = [
+        _Thumbnails.of(images, list(maps.values()), words[name], name)
+        for name, images in (("supports", supports), ("foils", foils))
+        if len(images)
+    ]
 
     above_maps = [_lines_above(title, maps[title], scores.get(title), notes.get(title)) for title in maps]
-    widths = [_aspect(pixels), *(block.aspect for block in blocks), *(_aspect(pixels) for _ in maps)]
-    figure, axes = _row_of_panels([words["query"], *(block.title for block in blocks), *above_maps], widths)
+    widths = [drawing.aspect, *(block.aspect for block in blocks), *(drawing.aspect for _ in maps)]
+    above_query = "\n".join(filter(None, (words["query"], drawing.note)))
+    figure, axes = _row_of_panels([above_query, *(block.title for block in blocks), *above_maps], widths)
     query_ax, *other_axes = axes
-    draw_image(query_ax, pixels)
-    draw_outline(query_ax, outline)
+    drawing.draw(query_ax)
     for ax, block in zip(other_axes, blocks, strict=False):
         block.draw(ax)
     heats = {}
-    for ax, title in zip(other_axes[len(blocks) :], values, strict=True):
-        heats[title] = draw_map(ax, pixels, values[title], limits[title])
-        draw_outline(ax, outline)
+    map_axes = other_axes[len(blocks) :]
+    for ax, title in zip(map_axes, values, strict=True):
+        heats[title] = drawing.draw_map(ax, values[title], limits[title])
+    if mask is not None:
+        inside = to_map(mask, drawing.size, "mask")
+        for ax in (query_ax, *map_axes):
+            drawing.draw_mask(ax, inside)
 
     # A shared scale needs one color bar only, which stands beside the last map.
     with_bar = list(heats) if scale == "own" else list(heats)[-1:]
@@ -109,37 +126,40 @@ def visualize_match(
 
 @dataclass(frozen=True)
 class _Thumbnails:
-    """A block of small images in one panel.
+    """A block of small pictures in one panel.
 
     Attributes:
-        images: arrays ``(H, W, 3)``.
+        drawings: the pictures.
         title: the title of the panel.
     """
 
-    images: Sequence[Array]
+    drawings: Sequence[InputDrawing]
     title: str
 
     @classmethod
-    def of(cls, images: Sequence[ImageLike] | Tensor, title: str, name: str) -> _Thumbnails:
-        """The first nine images; if there are more, the title says how many."""
-        full_title = title if len(images) <= _MOST_THUMBNAILS else f"{title}\n{_MOST_THUMBNAILS} of {len(images)}"
-        return cls([to_rgb(image, name) for image in images[:_MOST_THUMBNAILS]], full_title)
+    def of(cls, images: Sequence[ImageLike] | Tensor, maps: Sequence[MapLike], title: str, name: str) -> _Thumbnails:
+        """The first nine inputs; the title says how many there are, and what is not drawn as it is."""
+        drawings = [drawing_of(image, maps, name).thumbnail for image in images[:MOST_THUMBNAILS]]
+        count = f"{len(drawings)} of {len(images)}" if len(drawings) < len(images) else ""
+        notes = dict.fromkeys(drawing.note for drawing in drawings)
+        return cls(drawings, "\n".join(filter(None, (title, count, *notes))))
 
     @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns, such that the block is about square."""
-        columns = math.ceil(math.sqrt(len(self.images) / self._mean_aspect))
-        return math.ceil(len(self.images) / columns), columns
+        count = len(self.drawings)
+        columns = min(range(count, 0, -1), key=lambda columns: abs(math.log(self._aspect_of(columns))))
+        return math.ceil(count / columns), columns
 
     @property
     def aspect(self) -> float:
         """The width of the block divided by its height."""
-        rows, columns = self.grid
-        return self._mean_aspect * columns / rows
+        return self._aspect_of(self.grid[1])
 
-    @property
-    def _mean_aspect(self) -> float:
-        return float(np.mean([_aspect(image) for image in self.images]))
+    def _aspect_of(self, columns: int) -> float:
+        """The width of the block divided by its height, if it has this number of columns."""
+        mean_aspect = float(np.mean([drawing.aspect for drawing in self.drawings]))
+        return mean_aspect * columns / math.ceil(len(self.drawings) / columns)
 
     def draw(self, ax: Axes) -> None:
         """Draw the block on axes."""
@@ -147,11 +167,11 @@ class _Thumbnails:
         ax.axis("off")
         ax.set_box_aspect(1 / self.aspect)
         gap = 0.04  # as a fraction of a cell
-        for number, image in enumerate(self.images):
+        for number, drawing in enumerate(self.drawings):
             row, column = divmod(number, columns)
             place = (column / columns, 1 - (row + 1 - gap) / rows, (1 - gap) / columns, (1 - gap) / rows)
             inset = ax.inset_axes(place)
-            draw_image(inset, image)
+            drawing.draw(inset)
             inset.set_in_layout(False)  # it lies within its panel, so that the layout need not make room for it
 
 
@@ -166,10 +186,10 @@ def _check_titles(maps: Mapping[str, MapLike], **by_title: Mapping[str, object])
 def _row_of_panels(titles: Sequence[str], aspects: Sequence[float]) -> tuple[MapFigure, list[Axes]]:
     """Axes side by side below their titles; ``aspects`` are their widths divided by their common height."""
     widths = [max(aspect, _NARROWEST) for aspect in aspects]
-    lines = [wrap_title(title, _PANEL_HEIGHT * width, _TITLE_FONT) for title, width in zip(titles, widths, strict=True)]
+    lines = [wrap_title(title, PANEL_HEIGHT * width, _TITLE_FONT) for title, width in zip(titles, widths, strict=True)]
     # The figure grows with the titles. In a figure of fixed height the panels would shrink, and titles would not fit.
-    figure_height = _PANEL_HEIGHT + _TITLE_LINE * max(map(len, lines)) + _BELOW
-    figure_width = _PANEL_HEIGHT * sum(widths) + _BETWEEN * len(widths)
+    figure_height = PANEL_HEIGHT + _TITLE_LINE * max(map(len, lines)) + _BELOW
+    figure_width = PANEL_HEIGHT * sum(widths) + _BETWEEN * len(widths)
     figure = MapFigure(figsize=(figure_width, figure_height), layout=ConstrainedLayoutEngine(w_pad=0.08))
     axes = figure.subplots(1, len(widths), squeeze=False, width_ratios=widths, subplot_kw={"anchor": "N"})[0]
     for ax, title_lines in zip(axes, lines, strict=True):
@@ -191,8 +211,3 @@ def _flatness(attribution: MapLike) -> str:
     # Floating-point maps keep their dtype, because differences within its rounding do not count.
     precise = values if values.is_floating_point() else values.double()
     return "the same everywhere" if find_empty(precise.reshape(1, -1)).item() else ""
-
-
-def _aspect(pixels: Array) -> float:
-    """The width of an image divided by its height, limited to what a figure can show."""
-    return float(np.clip(pixels.shape[1] / pixels.shape[0], 0.5, 2.5))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import text_to_path
 
+from captum_fam._text import printable
+
 _POINTS_PER_INCH = 72
 
 
@@ -26,7 +28,8 @@ def wrap_title(text: str, inches: float, font: FontProperties) -> list[str]:
     lines: list[str] = []
     for paragraph in text.split("\n") if text else ():
         line = ""
-        for word in paragraph.split():
+        # A class has the name of a folder, which may hold what no font has.
+        for word in map(printable, paragraph.split()):
             longer = f"{line} {word}".strip()
             if _width(longer, font) <= inches:
                 line = longer

@@ -188,7 +188,7 @@ def test_a_tensor_is_a_support_of_one_class_with_a_name(model: nn.Module, querie
     [
         ({"inputs": torch.rand(0, 3, 7, 5)}, ValueError, "inputs .*batch"),
         ({"inputs": [1]}, TypeError, "inputs .*tensor"),
-        ({"support": torch.rand(2, 4, 3, 7, 5)}, ValueError, "support .*2 queries"),
+        ({"support": torch.rand(2, 4, 3, 7, 5, dtype=torch.float64)}, ValueError, "support .*2 queries"),
         ({"method": "gradcam"}, ValueError, "method .*fam"),
         ({"method": 3}, TypeError, "method .*name"),
         ({"layer": "layer9"}, ValueError, "layer9"),

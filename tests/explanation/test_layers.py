@@ -78,13 +78,10 @@ def test_without_a_layer_tokens_are_laid_out_as_they_were_found() -> None:
     net = VisionTransformer(32, 8, num_layers=2, num_heads=2, hidden_dim=16, mlp_dim=32).eval()
     net.heads = nn.Identity()
     inputs, support = torch.randn(2, 3, 32, 32), torch.randn(3, 3, 32, 32)
-    for method in ("similarity-cam", "fam", "mean-activation"):
+    for method in ("similarity-cam", "fam", "mean-activation", "grad-cam"):
         why = explain(net, inputs, support, method=method)
         assert why.attributions.shape == (2, 1, 4, 4)
         assert why.about["options"]["token_grid"].startswith("TokenGrid(")
-    # The whole layer, class token included, is what a method of Captum gives.
-    with pytest.raises(ValueError, match="token_grid"):
-        explain(net, inputs, support, method="grad-cam")
     given = explain(net, inputs, support, method="fam", token_grid=TokenGrid((2, 8)))
     assert given.attributions.shape == (2, 1, 2, 8)
 

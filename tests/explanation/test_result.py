@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from captum_fam import SupportSet
-from captum_fam.explanation import compare_figure, explain
+from captum_fam.explanation import compare_figure, explain, write_query
 from tests.explanation.names import NAMES
 
 
@@ -115,3 +116,79 @@ def test_a_figure_shows_prediction_class_and_score(model: nn.Module, support: Su
         f"grad-cam\nwith foil\n{score}\nno account of the score",
         "random\nno account of the score",
     ]
+
+
+def _inputs(channels: int, size: tuple[int, ...]) -> tuple[nn.Module, Tensor]:
+    """A network with a layer ``"1"``, and five inputs that are not in [0, 1]."""
+    convolution = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}[len(size)]
+    pooling = {1: nn.AdaptiveAvgPool1d, 2: nn.AdaptiveAvgPool2d, 3: nn.AdaptiveAvgPool3d}[len(size)]
+    torch.manual_seed(0)
+    net = nn.Sequential(convolution(channels, 6, 3), nn.ReLU(), pooling(1), nn.Flatten()).eval()
+    return net, 4 * torch.randn(5, channels, *size)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 13])
+@pytest.mark.parametrize("size", [(37,), (9, 14), (11, 6, 9)], ids=["signal", "image", "volume"])
+def test_inputs_of_any_dimensions_and_channels_are_saved_and_drawn(
+    channels: int, size: tuple[int, ...], tmp_path: Path
+) -> None:
+    net, inputs = _inputs(channels, size)
+    why = explain(net, inputs[:2], inputs[2:], layer="1", method="similarity-cam")
+    why.save(tmp_path)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    for index, query in enumerate(manifest["queries"]):
+        entry = query["methods"]["similarity-cam"]
+        assert entry["map_size"] == list(size)
+        assert entry["layer_size"] == [side - 2 for side in size]
+        arrays = np.load(tmp_path / query["arrays"])
+        np.testing.assert_array_equal(arrays["similarity-cam"], why.maps[index, 0])
+        np.testing.assert_array_equal(arrays["similarity-cam.layer"], why.attributions[index, 0])
+        overlay = Image.open(tmp_path / entry["overlay"])
+        assert overlay.size == (14, 9) if len(size) == 2 else min(overlay.size) > 100
+    compare_figure([why, why], 1, why.images, list(why.images)).save(tmp_path / "figure.png")
+    assert Image.open(tmp_path / "figure.png").size[1] > 300
+
+
+def test_other_images_for_display_win(tmp_path: Path) -> None:
+    net, inputs = _inputs(13, (9, 14))
+    photos = [Image.new("RGB", (40 + index, 30), "white") for index in range(2)]
+    why = explain(net, inputs[:2], inputs[2:], layer="1", images=photos)
+    assert [why.overlay(index).size for index in range(2)] == [(40, 30), (41, 30)]
+    assert why.figure(1).axes[0].get_title() == "query"
+    assert explain(net, inputs[:2], inputs[2:], layer="1").figure(1).axes[0].get_title() == (
+        "query\nmean of 13 channels"
+    )
+
+
+def test_overlays_can_be_left_out(model: nn.Module, queries: Tensor, supports: Tensor, tmp_path: Path) -> None:
+    # Without overlays, images that cannot be drawn do no harm.
+    why = explain(model, queries, supports, layer="features", images=queries)
+    with pytest.raises(ValueError, match="unnormalize"):
+        why.save(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    why.save(tmp_path, overlays=False)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["manifest.json", "query-0.npz", "query-1.npz"]
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert [list(query["methods"]["fam"]) for query in manifest["queries"]] == [
+        ["map_size", "layer_size", "flat", "account"]
+    ] * 2
+    (tmp_path / "one").mkdir()
+    assert "overlay" not in write_query([why], 1, tmp_path / "one", overlays=False)["methods"]["fam"]
+
+
+def test_what_the_run_noticed_is_in_the_manifest(
+    model: nn.Module, queries: Tensor, supports: Tensor, tmp_path: Path
+) -> None:
+    why = explain(model, queries, supports, layer="features")
+    dataclasses.replace(why, notes=("two supports were left out",)).save(tmp_path)
+    assert json.loads((tmp_path / "manifest.json").read_text())["notes"] == ["two supports were left out"]
+
+
+@pytest.mark.parametrize(("given", "expected"), [(0, []), (3, ["3 of 10"]), (9, ["9 of 10"]), (10, ["9 of 10"])])
+def test_a_figure_says_how_many_of_the_supports_are_drawn(
+    model: nn.Module, queries: Tensor, make_images: Callable[..., Tensor], given: int, expected: list[str]
+) -> None:
+    supports = make_images(10)
+    figure = explain(model, queries, supports, layer="features").figure(1, torch.rand(10, 3, 4, 4)[:given])
+    titles = [ax.get_title().split("\n") for ax in figure.axes if ax.get_title().startswith("support")]
+    assert titles == [["support", *expected]] * bool(given)

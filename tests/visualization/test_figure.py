@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 import pytest
 import torch
 
-from captum_fam.visualization import visualize_match
+from captum_fam.visualization import MapFigure, visualize_match
 from tests.visualization.figures import PHOTO
 
 
@@ -34,3 +34,10 @@ def test_a_figure_that_cannot_be_saved_leaves_nothing(tmp_path: Path) -> None:
 
 def test_a_notebook_shows_the_figure() -> None:
     assert visualize_match(PHOTO, {})._repr_png_().startswith(b"\x89PNG")
+
+
+def test_a_figure_becomes_an_image_of_its_own_pixels() -> None:
+    figure = MapFigure(figsize=(0.3, 0.2), dpi=100, facecolor=(1, 0, 0.2))
+    image = figure.as_image()
+    assert (image.mode, image.size) == ("RGB", (30, 20))
+    assert image.getpixel((29, 19)) == (255, 0, 51)

@@ -78,3 +78,8 @@ def test_boxes_are_drawn_in_pixels_of_the_image() -> None:
 def test_a_row_with_more_cells_than_columns_is_refused() -> None:
     with pytest.raises(ValueError, match=r"rows .* 3 .*blocks .* 2 "):
         visualize_grid([[GridCell(PHOTO)] * 3], BLOCKS)
+
+
+def test_a_cell_says_that_a_mean_of_channels_is_drawn() -> None:
+    figure = visualize_grid([[GridCell(torch.rand(13, 9, 7), "query"), GridCell(PHOTO, attribution=torch.ones(2, 2))]])
+    assert [ax.get_title() for ax in figure.axes] == ["query\nmean of 13 channels", ""]

@@ -160,7 +160,9 @@ def test_half_precision_is_drawn() -> None:
     ("arguments", "message"),
     [
         ({"query": PHOTO * 3 - 1}, "query .*unnormalize"),
-        ({"query": torch.rand(4, 5, 5)}, r"query .*\(4, 5, 5\)"),
+        ({"query": torch.rand(2, 4, 5, 5, 5)}, r"query .*\(2, 4, 5, 5, 5\)"),
+        ({"query": torch.full((4, 2, 2), torch.nan)}, "query .*NaN"),
+        ({"supports": [torch.rand(3, 4, 5) + 9]}, "supports .*unnormalize"),
         ({"query": torch.full((3, 2, 2), torch.nan)}, "query .*nan"),
         ({"maps": {"a": torch.full((2, 2), torch.nan)}}, "a: .*NaN"),
         ({"maps": {"a": torch.ones(2, 3, 4)}}, r"a: .*\(2, 3, 4\)"),
@@ -172,3 +174,72 @@ def test_half_precision_is_drawn() -> None:
 def test_what_cannot_be_drawn_is_refused(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         visualize_match(**{"query": PHOTO, "maps": {"a": torch.ones(2, 2)}, **arguments})
+
+
+def test_a_signal_is_drawn_with_signals_as_supports() -> None:
+    figure = visualize_match(
+        torch.rand(2, 50),
+        {"a": torch.randn(1, 9), "b": torch.randn(50)},
+        supports=torch.rand(11, 2, 30),
+        foils=[torch.rand(13, 20)],
+        mask=torch.arange(50) > 40,
+    )
+    query, support, foil, a, b = panels(figure)
+    assert [len(ax.lines) for ax in (query, a, b)] == [2, 2, 2]
+    assert [ax.collections != [] for ax in (query, a, b)] == [True] * 3
+    assert support.get_title() == "support\n9 of 11"
+    assert [len(ax.lines) for ax in support.child_axes] == [2] * 9
+    assert foil.get_title() == "foil\nfirst 6 of 13 channels"
+    limits = [ax.images[0].get_clim() for ax in (a, b)]
+    assert limits[0] == limits[1]
+    assert not any(ax.images for ax in support.child_axes)
+
+
+def test_a_volume_is_drawn_as_slices_with_middle_slices_as_supports() -> None:
+    values = torch.randn(1, 2, 3, 3)
+    figure = visualize_match(
+        torch.rand(1, 12, 8, 9),
+        {"a": values},
+        supports=torch.rand(2, 13, 5, 8, 9),
+        scale="own",
+        mask=torch.ones(2, 3, 3),
+    )
+    query, support, a = panels(figure)
+    assert [len(ax.texts) for ax in (query, a)] == [8, 8]
+    assert support.get_title() == "support\nmiddle slice\nmean of 13 channels"
+    # The scale ends at the largest magnitude of the whole map, wherever it lies.
+    whole = torch.nn.functional.interpolate(values.double()[None], (12, 8, 9), mode="trilinear")
+    assert a.images[1].get_clim()[1] == pytest.approx(whole.abs().max().item())
+    assert len(a.child_axes) == 1
+
+
+def test_the_title_says_that_a_mean_of_channels_is_drawn() -> None:
+    figure = visualize_match(torch.rand(4, 9, 7), {"a": torch.randn(2, 3)}, supports=[PHOTO, torch.rand(2, 5, 6)])
+    assert [ax.get_title() for ax in panels(figure)] == [
+        "query\nmean of 4 channels",
+        "support\nmean of 2 channels",
+        "a",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("shape", "map_shape"),
+    [((1, 187), (1, 11)), ((6, 3000), (1, 11)), ((1, 12, 14, 16), (2, 3, 3)), ((3, 8, 20, 90), (2, 3, 3))],
+)
+def test_panels_of_signals_and_volumes_are_large_and_do_not_overlap(
+    shape: tuple[int, ...], map_shape: tuple[int, ...]
+) -> None:
+    maps = {"a": torch.randn(map_shape), "b": torch.randn(map_shape)}
+    query = torch.rand(shape)
+    figure = visualize_match(query, maps, supports=[query] * 4, foils=[query] * 2, scale="own")
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw(renderer)
+    boxes = [ax.get_tightbbox(renderer) for ax in panels(figure)]
+    assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
+    for ax in panels(figure):
+        assert ax.get_window_extent(renderer).height > 0.6 * 2.2 * figure.dpi
+    # The color bar lies below everything else of its panel.
+    for ax in panels(figure)[-2:]:
+        (bar,) = ax.child_axes
+        label = ax.xaxis.label.get_window_extent(renderer).y0 if ax.get_xlabel() else ax.get_window_extent(renderer).y0
+        assert bar.get_tightbbox(renderer).y1 <= label

@@ -3,24 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from captum_fam.visualization import MapFigure, draw_boxes, draw_image, draw_map, overlay
-from tests.visualization.figures import PHOTO
-
-
-def painted(figure: MapFigure) -> np.ndarray:
-    """The pixels of a figure, RGB in 0 to 255."""
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].astype(int)
-
-
-def whole_figure(height: int, width: int) -> MapFigure:
-    """A figure of one pixel per pixel of an image, filled by its axes."""
-    figure = MapFigure(figsize=(width / 100, height / 100), dpi=100)
-    figure.add_axes((0, 0, 1, 1)).axis("off")
-    return figure
+from captum_fam.visualization import MapFigure, draw_image, draw_map, overlay
+from tests.visualization.figures import PHOTO, painted, whole_figure
 
 
 @pytest.mark.parametrize("limit", [None, 3.0])
@@ -54,19 +39,6 @@ def test_a_panel_has_no_ticks() -> None:
     assert [*ax.get_xticks(), *ax.get_yticks()] == []
 
 
-def test_a_box_surrounds_the_pixels_that_it_covers() -> None:
-    image = torch.zeros(3, 40, 60)
-    figure = whole_figure(40, 60)
-    draw_image(figure.axes[0], image)
-    draw_boxes(figure.axes[0], [(10, 5, 30, 25)])
-    (box,) = figure.axes[0].patches
-    assert box.get_bbox().bounds == (9.5, 4.5, 20, 20)
-    bright = (painted(figure).sum(2) > 200).nonzero()
-    assert [bright[0].min(), bright[0].max() + 1, bright[1].min(), bright[1].max() + 1] == pytest.approx(
-        [5, 25, 10, 30], abs=1
-    )
-
-
 def test_an_overlay_of_zero_is_the_gray_image() -> None:
     shown = np.asarray(overlay(PHOTO, torch.zeros(3, 4)))
     expected = PHOTO.mean(0).numpy() * 255
@@ -95,3 +67,57 @@ def test_an_overlay_on_a_given_scale_is_paler_than_on_its_own() -> None:
     own, shared = (np.asarray(overlay(gray, values, limit)).astype(int)[0, 0] for limit in (None, 10.0))
     assert abs(own - 127).sum() > 3 * abs(shared - 127).sum()
     np.testing.assert_array_equal(own, np.asarray(overlay(gray, values * 7))[0, 0])
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 13])
+def test_an_overlay_of_any_number_of_channels_has_the_size_of_the_image(channels: int) -> None:
+    drawn = overlay(torch.rand(channels, 7, 11), torch.randn(1, 3, 2))
+    assert (drawn.mode, drawn.size) == ("RGB", (11, 7))
+
+
+@pytest.mark.parametrize(
+    ("image", "attribution"),
+    [
+        (torch.rand(1, 50), torch.randn(1, 9)),
+        (torch.rand(50), torch.randn(9)),
+        (torch.rand(13, 50), torch.randn(1, 50)),
+        (torch.rand(2, 1), torch.randn(1, 1)),
+        (torch.rand(3, 70_001), torch.randn(1, 9)),
+        (torch.rand(1, 1, 5, 9), torch.randn(1, 1, 2, 3)),
+        (torch.rand(3, 12, 5, 9), torch.randn(6, 2, 3)),
+        (torch.rand(13, 3, 90, 4), torch.randn(1, 3, 2, 3)),
+        (torch.rand(2, 3, 4, 90), torch.randn(1, 3, 2, 3)),
+    ],
+    ids=lambda value: "x".join(map(str, value.shape)),
+)
+def test_overlays_of_signals_and_volumes_are_pictures_with_colors(
+    image: torch.Tensor, attribution: torch.Tensor
+) -> None:
+    drawn = overlay(image, attribution)
+    assert min(drawn.size) >= 150
+    assert drawn.size[0] / drawn.size[1] < 6
+    pixels = np.asarray(drawn).astype(int)
+    assert (pixels.max(2) - pixels.min(2) > 60).mean() > 0.03
+    # Nothing but the map has a color.
+    pixels = np.asarray(overlay(image, attribution * 0)).astype(int)
+    assert (pixels.max(2) - pixels.min(2)).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("image", "attribution", "message"),
+    [
+        (torch.rand(1, 50), torch.full((1, 9), torch.nan), "attribution: .*NaN"),
+        (torch.full((1, 50), torch.inf), torch.randn(1, 9), "image contains NaN or inf"),
+        (torch.rand(1, 4, 5, 9), torch.randn(2, 3), r"attribution: a map of a volume .*\(2, 3\)"),
+        (torch.rand(3, 5, 9), torch.randn(1, 4, 5, 9), r"attribution: a map of an image .*\(1, 4, 5, 9\)"),
+        (torch.rand(1, 4, 5, 9) * 2, torch.randn(2, 3, 3), "image .*unnormalize"),
+        (torch.rand(50), torch.randn(2, 9), r"attribution: a map of a signal .*\(2, 9\)"),
+        (torch.rand(2, 1, 4, 5, 9), torch.randn(2, 3, 3), r"image .*\(2, 1, 4, 5, 9\)"),
+        (torch.rand(2, 0), torch.randn(1, 3), r"image .*\(2, 0\)"),
+    ],
+)
+def test_shapes_and_values_that_cannot_be_drawn_are_refused(
+    image: torch.Tensor, attribution: torch.Tensor, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        overlay(image, attribution)

@@ -1,0 +1,126 @@
+"""The arguments of an explanation: checking them, and converting them to the one form that is worked with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+INTERPOLATION = {3: "linear", 4: "bilinear", 5: "trilinear"}
+"""The interpolation of a map for inputs of so many dimensions."""
+
+
+def check_inputs(inputs: Tensor) -> None:
+    """Check that a tensor is a batch of queries.
+
+    Args:
+        inputs: queries ``(B, C, *spatial)``.
+
+    Raises:
+        ValueError: for another number of dimensions, or an empty batch.
+    """
+    if inputs.dim() not in INTERPOLATION or not len(inputs):
+        raise ValueError(f"inputs must be a batch of queries (B, C, H, W), got shape {tuple(inputs.shape)}")
+
+
+def check_names(names: Sequence[str] | None, count: int) -> tuple[str, ...]:
+    """Check the names of queries.
+
+    Args:
+        names: the names; None for ``query-0``, ``query-1``, ...
+        count: the number of queries.
+
+    Returns:
+        One name per query.
+
+    Raises:
+        ValueError: for another number of names, two equal names, or a name that is no file name.
+
+    Example:
+        >>> check_names(None, 2)
+        ('query-0', 'query-1')
+    """
+    if names is None:
+        return tuple(f"query-{index}" for index in range(count))
+    if len(names) != count or len(set(names)) != count:
+        raise ValueError(f"names must be one per query, all different: got {len(set(names))} for {count} queries")
+    if any(not name or Path(name).name != name for name in names):
+        raise ValueError("names become file names: they must not be empty or hold a path separator")
+    return tuple(names)
+
+
+def class_indices(target: Any, classes: tuple[str, ...], inputs: Tensor) -> Tensor | None:
+    """The class index of each query, from one class for all queries or one per query, by index or name.
+
+    Args:
+        target: an index or a name, or one for each query; None for the predicted classes.
+        classes: names of the classes.
+        inputs: queries ``(B, ...)``, whose device the result gets.
+
+    Returns:
+        int64 ``(B,)``; None for None.
+
+    Raises:
+        ValueError: for an unknown class, or another number of classes than queries.
+
+    Example:
+        >>> class_indices("jay", ("jay", "wren"), torch.rand(2, 3, 8, 8))
+        tensor([0, 0])
+    """
+    if target is None:
+        return None
+    targets = [target] if np.ndim(target) == 0 else list(target)
+    targets = targets * len(inputs) if len(targets) == 1 else targets
+    if len(targets) != len(inputs):
+        raise ValueError(
+            f"target must be one class for all or one per query: got {len(targets)} for {len(inputs)} queries"
+        )
+    return torch.tensor([_class_index(label, classes) for label in targets], device=inputs.device)
+
+
+def _class_index(target: Any, classes: tuple[str, ...]) -> int:
+    if isinstance(target, str) and target in classes:
+        return classes.index(target)
+    if not isinstance(target, str) and 0 <= int(target) < len(classes):
+        return int(target)
+    first_classes = ", ".join(classes[:10]) + (", ..." if len(classes) > 10 else "")
+    raise ValueError(f"target {target!r} is none of the {len(classes)} classes {first_classes}")
+
+
+def for_display(inputs: Tensor) -> Tensor:
+    """Queries as figures show them: signals as they are, whose axis has their units, and images scaled to [0, 1].
+
+    Args:
+        inputs: queries ``(B, C, *spatial)``.
+
+    Returns:
+        The same shape.
+
+    Example:
+        >>> for_display(torch.tensor([[[2.0, 4.0]]])), for_display(torch.tensor([[[[2.0, 4.0]]]]))
+        (tensor([[[2., 4.]]]), tensor([[[[0., 1.]]]]))
+    """
+    return inputs.detach() if inputs.dim() == 3 else stretch(inputs)
+
+
+def stretch(inputs: Tensor) -> Tensor:
+    """Each query scaled to [0, 1] by its smallest and largest value, for display.
+
+    Args:
+        inputs: queries ``(B, ...)``.
+
+    Returns:
+        The same shape; zeros for a query whose values are all equal.
+
+    Example:
+        >>> stretch(torch.tensor([[1.0, 3.0, 2.0]]))
+        tensor([[0.0000, 1.0000, 0.5000]])
+    """
+    flat = inputs.detach().flatten(1)
+    low, high = flat.amin(1, keepdim=True), flat.amax(1, keepdim=True)
+    span = torch.where(high > low, high - low, 1.0)
+    return ((flat - low) / span).view_as(inputs)

@@ -1,0 +1,137 @@
+"""Queries as people have them: tensors, arrays, files, folders and images of PIL."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL.Image import Image
+from torch import Tensor
+
+from captum_fam._files import sha256_of
+from captum_fam.explanation.arguments import check_inputs
+from captum_fam.explanation.model import PreprocessingLike
+from captum_fam.explanation.pictures import as_pictures, kind_in_words, read_batches
+from captum_fam.image_files import find_queries, names_of_files
+from captum_fam.support import Support, SupportSet
+from captum_fam.support.leave_out import same_ids, same_inputs
+
+Inputs = Any
+"""A tensor or array of queries, or pictures: paths, a folder, images of PIL, uint8 arrays."""
+
+
+@dataclass(frozen=True)
+class Queries:
+    """A batch of queries.
+
+    Attributes:
+        inputs: queries as the model takes them, ``(B, C, *spatial)``.
+        names: names of the queries; None if they have none. Default: None.
+        photos: the queries for display; None if they are no pictures. Default: None.
+    """
+
+    inputs: Tensor
+    names: tuple[str, ...] | None = None
+    photos: tuple[Image, ...] | None = None
+
+
+def read_queries(
+    inputs: Inputs,
+    preprocessing: Callable[[], PreprocessingLike],
+    batch_size: int,
+    device: torch.device | None,
+    dtype: torch.dtype | None = None,
+) -> Queries:
+    """Read queries.
+
+    Args:
+        inputs: a tensor or an array of floating-point numbers ``(B, C, *spatial)``; or pictures: a path, a folder, an
+            image of PIL, uint8 pixels ``(H, W, C)``, or a sequence of these.
+        preprocessing: a function that gives the preprocessing of pictures; it is called for pictures only.
+        batch_size: how many pictures are read at once.
+        device: the device of arrays and pictures; None for the CPU.
+        dtype: the type of arrays, because numpy makes float64 where a model takes float32. Default: None, that of the
+            array.
+
+    Returns:
+        The queries. The names of files are those of :func:`~captum_fam.image_files.names_of_files`.
+
+    Raises:
+        TypeError: for anything else.
+        ValueError: for a tensor of another shape, a folder without images, or pictures of different input sizes.
+        UnreadableImageError: for a picture that cannot be read.
+    """
+    pictures = as_pictures(inputs)
+    if pictures is None:
+        is_array = isinstance(inputs, np.ndarray) and np.issubdtype(inputs.dtype, np.floating)
+        queries = torch.from_numpy(inputs).to(device, dtype) if is_array else inputs
+        if not isinstance(queries, Tensor):
+            raise TypeError(
+                "inputs must be a tensor or an array of floating-point numbers (B, C, H, W), or pictures: paths, a "
+                f"folder, images of PIL, uint8 arrays (H, W, C); got {kind_in_words(inputs)}"
+            )
+        check_inputs(queries)
+        return Queries(queries)
+    names = None
+    paths = [Path(picture) for picture in pictures if isinstance(picture, str | Path)]
+    if len(paths) == len(pictures):
+        # A file that is named twice is two queries, which may have two targets; in a folder it is there once.
+        files = list(find_queries(paths, "inputs")) if any(path.is_dir() for path in paths) else paths
+        pictures, names = list(files), tuple(names_of_files(files))
+    batches = list(read_batches(pictures, preprocessing(), batch_size, device))
+    shapes = sorted({tuple(batch.inputs.shape[1:]) for batch in batches})
+    if len(shapes) > 1:
+        raise ValueError(
+            f"inputs: the pictures give inputs of the shapes {', '.join(map(str, shapes))}; explain them one by one, "
+            'or with another resize than "keep"'
+        )
+    photos = tuple(photo for batch in batches for photo in batch.photos)
+    return Queries(torch.cat([batch.inputs for batch in batches]), names, photos)
+
+
+@dataclass(frozen=True)
+class OwnSupports:
+    """The supports that are a query themselves.
+
+    Attributes:
+        left_out: which supports are left out for each query, boolean ``(B, K)``; None if there are none.
+        is_only: which queries are all of their own supports, and keep them, boolean ``(B,)``.
+    """
+
+    left_out: Tensor | None
+    is_only: Tensor
+
+
+def find_queries_among(support: Support, ids: Sequence[str] | None, queries: Tensor, notes: list[str]) -> OwnSupports:
+    """Find the supports that are a query themselves, by equal inputs of the model.
+
+    Args:
+        support: the support; only the supports of a :class:`~captum_fam.SupportSet` can be found.
+        ids: hashes of the inputs of the supports; None if only the support has them.
+        queries: inputs of the model, ``(B, ...)``.
+        notes: the list to which a note for the user is added.
+
+    Returns:
+        The supports to leave out, and the queries for which none would be left.
+    """
+    if not isinstance(support, SupportSet) or (ids is None and support.holds_embeddings):
+        return OwnSupports(None, torch.zeros(len(queries), dtype=torch.bool))
+    same = same_inputs(queries, support.inputs) if ids is None else same_ids([sha256_of(one) for one in queries], ids)
+    is_only = same.all(1)
+    if is_only.any():
+        notes.append(
+            f"{int(is_only.sum())} of {len(queries)} queries are their own only supports: the score of an image "
+            "compared with itself says nothing"
+        )
+    same = same & ~is_only.unsqueeze(1)
+    n_found = int(same.any(1).sum())
+    if n_found:
+        notes.append(
+            f"{n_found} of {len(queries)} queries are among their own supports, as the same image; there they are left "
+            "out"
+        )
+    return OwnSupports(same.to(queries.device) if n_found else None, is_only)

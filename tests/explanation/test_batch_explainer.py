@@ -1,0 +1,198 @@
+"""A batch of a data pipeline, in any form, gets what explain() gives."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from captum_fam import Explanation, MemoryBank, SupportSet, explain
+from captum_fam.explanation import BatchExplainer
+from tests.explanation.by_hand import as_input, embeddings, picture, small_model
+
+RESULTS = ["map", "score", "predicted", "target", "coverage"]
+OPTIONS: dict[str, Any] = {"method": "similarity-cam"}
+
+
+@pytest.fixture
+def photos() -> list[Image.Image]:
+    return [picture(seed) for seed in range(5)]
+
+
+@pytest.fixture
+def support() -> SupportSet:
+    birds = [picture(seed) for seed in range(60, 66)]
+    return SupportSet(embeddings(birds).float(), ["wren", "jay", "wren", "jay", "crow", "crow"])
+
+
+@pytest.fixture
+def expected(photos: list[Image.Image], support: SupportSet) -> Explanation:
+    return explain(small_model(), photos, support, **OPTIONS)
+
+
+def assert_equal(batch: Any, why: Explanation) -> None:
+    np.testing.assert_allclose(np.array(list(batch["map"])), why.attributions[:, 0], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(np.array(list(batch["score"])), why.target_scores, rtol=1e-5)
+    np.testing.assert_allclose(np.array(list(batch["coverage"])), why.coverage, rtol=1e-3, atol=1e-5)
+    assert list(batch["predicted"]) == [why.class_names[index] for index in why.predicted]
+    assert list(batch["target"]) == [why.class_names[index] for index in why.target]
+
+
+def _inputs(photos: list[Image.Image]) -> torch.Tensor:
+    return torch.stack([as_input(photo) for photo in photos]).float()
+
+
+def _objects(photos: list[Image.Image]) -> np.ndarray[Any, Any]:
+    cells = np.empty(len(photos), object)
+    cells[:] = [np.asarray(photo) for photo in photos]
+    return cells
+
+
+COLUMNS: dict[str, Callable[[list[Image.Image]], Any]] = {
+    "pixels": lambda photos: np.stack([np.asarray(photo) for photo in photos]),
+    "arrays of pixels": lambda photos: [np.asarray(photo) for photo in photos],
+    "objects": _objects,
+    "PIL": list,
+    "nested lists of pixels": lambda photos: [np.asarray(photo).tolist() for photo in photos],
+    "floats": lambda photos: _inputs(photos).numpy(),
+    "nested lists of floats": lambda photos: _inputs(photos).tolist(),
+    "tensor": _inputs,
+}
+
+
+@pytest.mark.parametrize("form", COLUMNS)
+def test_a_mapping_keeps_its_other_columns(
+    form: str, photos: list[Image.Image], support: SupportSet, expected: Explanation
+) -> None:
+    given = {"id": np.arange(5), "image": COLUMNS[form](photos), "city": list("abcde")}
+    batch = BatchExplainer(small_model(), support, **OPTIONS)(given)
+    assert list(batch) == ["id", "city", *RESULTS]
+    assert batch["id"].tolist() == [0, 1, 2, 3, 4]
+    assert batch["city"] == list("abcde")
+    assert batch["map"].dtype == batch["score"].dtype == batch["coverage"].dtype == np.float32
+    assert batch["map"].shape == (5, 9, 5)
+    assert list(given) == ["id", "image", "city"]
+    assert_equal(batch, expected)
+
+
+def test_paths_are_pictures_also_the_same_path_twice(
+    photos: list[Image.Image], support: SupportSet, tmp_path: Path
+) -> None:
+    paths = [str(tmp_path / f"{index}.png") for index in range(5)]
+    for photo, path in zip(photos, paths, strict=True):
+        photo.save(path)
+    batch = BatchExplainer(small_model(), support, **OPTIONS)({"image": [*paths, paths[1]]})
+    assert_equal(batch, explain(small_model(), [*photos, photos[1]], support, **OPTIONS))
+
+
+@pytest.mark.parametrize("form", ["PIL", "arrays of pixels", "nested lists of floats"])
+def test_a_data_frame_a_series_and_an_iterator(
+    form: str, photos: list[Image.Image], support: SupportSet, expected: Explanation
+) -> None:
+    pandas = pytest.importorskip("pandas")
+    explain_batch = BatchExplainer(small_model(), support, **OPTIONS)
+    frame = pandas.DataFrame({"id": range(5), "image": COLUMNS[form](photos)}, index=list("vwxyz"))
+    made = explain_batch(frame)
+    assert isinstance(made, pandas.DataFrame)
+    assert list(made.columns) == ["id", *RESULTS]
+    assert list(made.index) == list("vwxyz")
+    assert_equal(made, expected)
+    of_series = explain_batch(pandas.Series(COLUMNS[form](photos), name="anything"))
+    assert list(of_series.columns) == RESULTS
+    assert_equal(of_series, expected)
+    parts = explain_batch(iter([frame[:2], frame[2:]]))
+    assert isinstance(parts, Iterator)
+    assert_equal(pandas.concat(parts), expected)
+
+
+def test_cells_can_be_written_by_arrow(photos: list[Image.Image], support: SupportSet, expected: Explanation) -> None:
+    """Spark and Ray hand data frames on through Arrow."""
+    pandas, pyarrow = pytest.importorskip("pandas"), pytest.importorskip("pyarrow")
+    made = BatchExplainer(small_model(), support, **OPTIONS)(pandas.DataFrame({"image": photos}))
+    table = pyarrow.Table.from_pandas(made)
+    assert_equal(table.to_pydict(), expected)
+
+
+def test_the_explained_class_can_be_a_column(photos: list[Image.Image], support: SupportSet) -> None:
+    targets = ["jay", "crow", "wren", "jay", "jay"]
+    explain_batch = BatchExplainer(small_model(), support, column="photo", target_column="label", **OPTIONS)
+    batch = explain_batch({"photo": photos, "label": np.array(targets)})
+    assert list(batch) == ["label", *RESULTS]
+    assert batch["target"] == targets
+    assert_equal(batch, explain(small_model(), photos, support, target=targets, **OPTIONS))
+
+
+def test_a_method_without_an_account_has_no_coverage(photos: list[Image.Image], support: SupportSet) -> None:
+    batch = BatchExplainer(small_model(), support, method="mean-activation")({"image": photos})
+    assert np.isnan(batch["coverage"]).all()
+
+
+def test_a_copy_in_another_process_explains_alike(photos: list[Image.Image], expected: Explanation) -> None:
+    birds = [picture(seed) for seed in range(60, 66)]
+    labels = ["wren", "jay", "wren", "jay", "crow", "crow"]
+    bank = MemoryBank(embeddings(birds).float(), labels, k=4)
+    for support in (SupportSet(embeddings(birds).float(), labels), bank, dict(zip(labels[1:], birds[1:], strict=True))):
+        explain_batch = BatchExplainer(small_model(), support, **OPTIONS)
+        before = pickle.loads(pickle.dumps(explain_batch))
+        made = explain_batch({"image": photos})
+        size = io.BytesIO()
+        pickle.dump(explain_batch, size)
+        after = pickle.loads(size.getvalue())
+        for copy in (before, after):
+            again = copy({"image": photos})
+            assert all(np.array_equal(again[name], made[name], equal_nan=name == "coverage") for name in RESULTS)
+    assert_equal(
+        BatchExplainer(small_model(), SupportSet(embeddings(birds).float(), labels), **OPTIONS)({"image": photos}),
+        expected,
+    )
+
+
+def test_a_model_is_given_by_name(photos: list[Image.Image]) -> None:
+    explain_batch = BatchExplainer("demo", {"a": photos[:2], "b": photos[2:4]}, **OPTIONS)
+    batch = pickle.loads(pickle.dumps(explain_batch))({"image": [picture(9), picture(10)]})
+    why = explain("demo", [picture(9), picture(10)], {"a": photos[:2], "b": photos[2:4]}, **OPTIONS)
+    assert_equal(batch, why)
+
+
+def test_the_support_is_embedded_once(photos: list[Image.Image]) -> None:
+    net = small_model()
+    sizes: list[int] = []
+    net.model.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    explain_batch = BatchExplainer(net, {"a": [picture(30), picture(31), picture(32)]}, method="fam")
+    for start in (0, 2):
+        explain_batch({"image": photos[start : start + 2]})
+    assert sizes == [3, 2, 2]
+
+
+def test_a_batch_without_images_has_no_results(photos: list[Image.Image], support: SupportSet) -> None:
+    explain_batch = BatchExplainer(small_model(), support, **OPTIONS)
+    for images in ([], np.zeros((0, 33, 47, 3), np.uint8)):
+        batch = explain_batch({"id": [], "image": images})
+        assert [(name, len(column)) for name, column in batch.items()] == [(name, 0) for name in ("id", *RESULTS)]
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"image": photos})
+    none = explain_batch(frame[:0])
+    assert list(none.columns) == RESULTS
+    assert len(none) == 0
+
+
+@pytest.mark.parametrize(
+    ("batch", "error", "message"),
+    [
+        ({"photo": []}, KeyError, "no column 'image', only 'photo'; pass column="),
+        ([1, 2], TypeError, "batch must be .*got list"),
+        (np.zeros((2, 3, 4, 4)), TypeError, "batch must be .*got ndarray"),
+        ({"image": ["missing.jpg"]}, ValueError, "missing.jpg: no such file"),
+        ({"image": [[1, 2], [3, 4]]}, TypeError, "inputs must be .*got a list of ndarray"),
+    ],
+)
+def test_what_is_no_batch_is_refused(batch: Any, error: type[Exception], message: str, support: SupportSet) -> None:
+    with pytest.raises(error, match=message):
+        BatchExplainer(small_model(), support)(batch)
