@@ -1,27 +1,49 @@
-"""The subcommand ``captum-fam explain``: explains why image files match, for any embedding model of the package."""
+"""The subcommand ``captum-fam explain``: explains why image files match, for any embedding model."""
 
 from __future__ import annotations
 
 import argparse
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from tqdm import tqdm
-
 from captum_fam.attr.registry import MapMethod, get_method, list_methods
-from captum_fam.cli.explain_files import Pictures, QueryWriter
-from captum_fam.cli.image_files import ImageReader, find_classes, find_queries
-from captum_fam.cli.loading import ModelOptions, RunOptions, choose_device
-from captum_fam.cli.options import add_fields, default_out, names_of, read_fields
-from captum_fam.explanation import Explainer
-from captum_fam.models import EmbeddingModel
-from captum_fam.support import SupportSet
+from captum_fam.cli.loading import ModelOptions, RunOptions
+from captum_fam.cli.options import add_fields, default_out, names_of, option, positive, read_fields
+from captum_fam.cli.shards import Shard, shard, shard_of_process
+from captum_fam.image_files import FoundFiles, check_output_apart, find_classes, find_queries
+from captum_fam.image_folders import skipped_in_words
 
 Foil = Literal["others", "runner-up"]
-Classes = Mapping[str, Sequence[Path]]
+Classes = FoundFiles[str, list[Path]]
+
+
+@dataclass(frozen=True)
+class OutputOptions:
+    """The options for what is written.
+
+    Attributes:
+        figures: whether figures and overlays are drawn. Default: True.
+        table: format of the table of results. Default: ``"csv"``.
+        shard: the part of the queries that this process explains; None for the part of this process among those of
+            torchrun, which is all queries without torchrun. Default: None.
+    """
+
+    figures: bool = option(
+        "draw a figure and overlays per query, and write an .npz per query; --no-figures writes one .npz of all maps "
+        "at the size of the layer, which is much faster",
+        True,
+    )
+    table: Literal["csv", "parquet"] = option("format of the table of queries, scores and coverage", "csv")
+    shard: Shard | None = option(
+        "explain one of N parts of the queries, for N processes that share --out; default: all, or the part of the "
+        "process under torchrun",
+        None,
+        metavar="I/N",
+        parse=shard,
+    )
 
 
 @dataclass(frozen=True)
@@ -30,23 +52,42 @@ class ExplainJob:
 
     Attributes:
         queries: name of each query, by the path of its file.
-        supports: files of the supports, by class.
+        supports: files of the supports, by class; None for another kind of support.
+        gallery: files of the gallery, by class; None for another kind of support.
+        bank: file of a memory bank; None for another kind of support.
+        top: how many neighbors in the gallery or bank; None for the number of the bank, or 5 of a gallery.
         foil: ``"others"``, ``"runner-up"``, or files of the foil by class; None for no foil.
         target: the class to explain; None for the predicted class of each query.
         methods: the methods that compute the maps.
         model: the options that name the model.
         run: the options for the work through the images.
+        output: the options for what is written.
         out: folder of the results.
     """
 
-    queries: Mapping[Path, str]
-    supports: Classes
+    queries: FoundFiles[Path, str]
+    supports: Classes | None
+    gallery: Classes | None
+    bank: Path | None
+    top: int | None
     foil: Foil | Classes | None
     target: str | None
     methods: tuple[MapMethod, ...]
     model: ModelOptions
     run: RunOptions
+    output: OutputOptions
     out: Path
+    skipped: Mapping[Path, str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        found = [self.queries, self.supports, self.gallery, self.foil]
+        parts = [part.skipped for part in found if isinstance(part, FoundFiles)]
+        object.__setattr__(self, "skipped", {path: reason for part in parts for path, reason in part.items()})
+
+    @property
+    def shard(self) -> Shard:
+        """The part of the queries of this process."""
+        return self.output.shard or shard_of_process()
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -63,26 +104,45 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         ['wren.jpg', 'robin.jpg']
     """
     parser.description = (
-        "Explain why query images match their support in the embeddings of a network. Images are squashed to a square, "
-        "so that nothing is cut off."
+        "Explain why query images match their support in the embeddings of a network: images of one class or several, "
+        "the nearest images of a gallery, or the nearest rows of a memory bank."
     )
     parser.epilog = (
         "examples: captum-fam explain query.jpg --support wrens/*.jpg --foil jays/ | "
-        "captum-fam explain photos/ --support birds/ --foil others --methods fam,similarity-cam. "
-        "Writes a figure, the overlays and the maps (.npz) per query, and one manifest.json. Exit code: 0 if all "
-        "queries are explained; 1 if some images could not be read, and all others are done; 2 for wrong options."
+        "captum-fam explain photos/ --support birds/ --foil others --methods fam,similarity-cam | "
+        "captum-fam explain query.jpg --gallery photos/ --top 5 --model hf/facebook/dinov2-small | "
+        "captum-fam explain query.jpg --support same/ --model my_model.py:build. "
+        "Writes per query a figure, the overlays and the maps (.npz), and for all queries a table and manifest.json. "
+        "Exit code: 0 if all queries are explained; 1 if some images could not be read, and all others are done; 2 for "
+        "wrong options."
     )
     files: dict[str, Any] = {"nargs": "+", "type": Path}
     parser.add_argument(
-        "queries", **files, metavar="QUERY", help="images, or folders of images; must come before --support"
+        "queries", **files, metavar="QUERY", help="images, or folders of images; must come before the support"
     )
-    parser.add_argument(
+    supports = parser.add_mutually_exclusive_group(required=True)
+    supports.add_argument(
         "--support",
         **files,
-        required=True,
         metavar="IMAGE_OR_FOLDER",
         help="images, or a folder of images, of one class; or several classes, as a folder of class folders or as "
         "several folders: then the predicted class is explained",
+    )
+    supports.add_argument(
+        "--gallery",
+        **files,
+        metavar="FOLDER",
+        help="a folder of images, or of class folders, in which the nearest images of each query are searched; they "
+        "are embedded once, and the embeddings are kept beside --out",
+    )
+    supports.add_argument(
+        "--bank", type=Path, metavar="FILE", help="a memory bank that MemoryBank.save wrote (.safetensors)"
+    )
+    parser.add_argument(
+        "--top",
+        type=positive,
+        metavar="K",
+        help="how many nearest images of the gallery or rows of the bank; default: 5 of a gallery, the k of the bank",
     )
     parser.add_argument(
         "--foil",
@@ -101,6 +161,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     add_fields(parser, ModelOptions)
     add_fields(parser, RunOptions)
+    add_fields(parser, OutputOptions)
     parser.add_argument(
         "--out",
         type=Path,
@@ -121,11 +182,14 @@ def run(options: argparse.Namespace) -> int:
         The exit code: 1 if an image could not be read, else 0.
 
     Raises:
-        ValueError: as :func:`read_job` and :func:`explain_files`.
+        ValueError: as :func:`read_job` and :func:`~captum_fam.cli.explain_run.explain_files`.
     """
+    from captum_fam.cli.explain_run import explain_files
+
     job = read_job(options)
     n_explained, n_unreadable = explain_files(job)
-    print(f"{n_explained} explained, {n_unreadable} unreadable: {job.out}")
+    skipped = f"; left out: {skipped_in_words(job.skipped)}" if job.skipped else ""
+    print(f"{n_explained} explained, {n_unreadable} unreadable{skipped}: {job.out}")
     return 1 if n_unreadable else 0
 
 
@@ -139,103 +203,62 @@ def read_job(options: argparse.Namespace) -> ExplainJob:
         The job.
 
     Raises:
-        ValueError: for files that do not exist or do not form classes, a foil that needs another class, or an unknown
-            target.
+        ValueError: for files that do not exist or do not form classes, results that would lie beside the images, a foil
+            that needs another class, an unknown target, or options that do not belong together.
     """
     queries = find_queries(options.queries)
-    supports = find_classes(options.support, "--support")
+    supports = find_classes(options.support, "--support") if options.support else None
+    gallery = find_classes(options.gallery, "--gallery") if options.gallery else None
+    classes = supports or gallery
+    if options.top is not None and supports is not None:
+        raise ValueError("--top is for --gallery and --bank; all images of --support are used")
+    methods = tuple(get_method(name) for name in options.methods)
+    positional = [method.name for method in methods if method.needs_images]
+    if positional and supports is None:
+        raise ValueError(
+            f"--methods {','.join(positional)}: compares positions of images, and needs them as --support; the rows of "
+            "a gallery or bank are embeddings"
+        )
+    foil = _read_foil(options.foil, None if classes is None else len(classes))
+    output = read_fields(OutputOptions, options)
+    if output.shard is not None and shard_of_process().count > 1:
+        raise ValueError("--shard: torchrun gives each process a part already; leave out one of the two")
+    for found in (queries, classes, foil):
+        if isinstance(found, FoundFiles):
+            check_output_apart(options.out, found.folders)
     return ExplainJob(
         queries,
         supports,
-        _read_foil(options.foil, len(supports)),
-        _class_name(options.target, list(supports)),
-        tuple(get_method(name) for name in options.methods),
+        gallery,
+        options.bank,
+        options.top,
+        foil,
+        options.target if classes is None else class_name(options.target, list(classes)),
+        methods,
         read_fields(ModelOptions, options),
         read_fields(RunOptions, options),
+        output,
         options.out,
     )
 
 
-def explain_files(job: ExplainJob) -> tuple[int, int]:
-    """Explain every query and write the results; the manifest is written last.
+def class_name(target: str | None, classes: Sequence[str]) -> str | None:
+    """The class that ``--target`` gives by name, or by number in the order of the classes.
 
     Args:
-        job: the queries, supports, methods and model.
+        target: the word on the command line; None for the predicted classes.
+        classes: names of the classes.
 
     Returns:
-        The number of explained queries, and the number of images that could not be read, supports included.
+        The name of the class; None for None.
 
     Raises:
-        ValueError: for a model that cannot be loaded, a method that cannot explain the model, or a class without
-            readable images.
+        ValueError: for an unknown class.
+
+    Example:
+        >>> class_name("1", ["jay", "wren"])
+        'wren'
     """
-    net = job.model.load()
-    _check_tokens(job, net)
-    device = choose_device(job.run.device)
-    net.model.to(device)
-    reader = ImageReader(net, device, job.run.batch_size, job.run.quiet)
-    explainers = _make_explainers(job, net, reader)
-    writer = QueryWriter(job.out, Pictures(job.supports, job.foil))
-    with tqdm(total=len(job.queries), desc="explaining", unit="image", disable=job.run.quiet or None) as progress:
-        for batch in reader.batches(job.queries):
-            names = [job.queries[path] for path in batch.paths]
-            explanations = [
-                explainer.explain(batch.inputs, target=job.target, images=batch.photos, names=names)
-                for explainer in explainers
-            ]
-            for index, (path, size) in enumerate(zip(batch.paths, batch.sizes, strict=True)):
-                tqdm.write(writer.write(explanations, index, path, size))
-                progress.update()
-    writer.finish(net, job.model, reader.unreadable)
-    return len(writer.queries), len(reader.unreadable)
-
-
-def _make_explainers(job: ExplainJob, net: EmbeddingModel, reader: ImageReader) -> list[Explainer]:
-    """One explainer per method, with the support and the foil of the job."""
-    keep_images = any(method.needs_images for method in job.methods)
-    support = reader.support_set(job.supports, "--support", keep_images)
-    foil = job.foil
-    foil_support: Foil | SupportSet | None = (
-        foil if foil is None or isinstance(foil, str) else reader.support_set(foil, "--foil", keep_images)
-    )
-    # A layer of tokens needs a token grid. Methods that take no token grid were refused for such a layer before.
-    grid: dict[str, Any] = {"token_grid": net.token_grid} if net.token_grid else {}
-    return [
-        Explainer(
-            net.model,
-            support,
-            layer=net.layer,
-            method=method.name,
-            similarity=net.similarity,
-            foil=foil_support,
-            **grid,
-        )
-        for method in job.methods
-    ]
-
-
-def _check_tokens(job: ExplainJob, net: EmbeddingModel) -> None:
-    refused = [method.name for method in job.methods if not method.takes_tokens]
-    if net.token_grid and refused:
-        raise ValueError(
-            f"--methods {','.join(refused)}: cannot explain the tokens of {net.name}; choose another method"
-        )
-
-
-def _read_foil(words: Sequence[str] | None, n_classes: int) -> Foil | Classes | None:
-    if not words:
-        return None
-    if words[0] not in ("others", "runner-up"):
-        return find_classes([Path(word) for word in words], "--foil")
-    if len(words) > 1:
-        raise ValueError(f"--foil {words[0]} takes no files or other words, got {' '.join(words[1:])}")
-    if n_classes < 2:
-        raise ValueError(f"--foil {words[0]} needs supports of at least two classes; give a folder of class folders")
-    return cast(Foil, words[0])
-
-
-def _class_name(target: str | None, classes: Sequence[str]) -> str | None:
-    """The class that ``--target`` gives by name, or by number in the order of the classes."""
     if target is None or target in classes:
         return target
     if target.isdecimal() and int(target) < len(classes):
@@ -244,3 +267,16 @@ def _class_name(target: str | None, classes: Sequence[str]) -> str | None:
     raise ValueError(
         f"--target {target} is none of the {len(classes)} classes of the support, such as {', '.join(close)}"
     )
+
+
+def _read_foil(words: Sequence[str] | None, n_classes: int | None) -> Foil | Classes | None:
+    """The foil of the words of ``--foil``; the number of classes of a bank is not known here."""
+    if not words:
+        return None
+    if words[0] not in ("others", "runner-up"):
+        return find_classes([Path(word) for word in words], "--foil")
+    if len(words) > 1:
+        raise ValueError(f"--foil {words[0]} takes no files or other words, got {' '.join(words[1:])}")
+    if n_classes == 1:
+        raise ValueError(f"--foil {words[0]} needs supports of at least two classes; give a folder of class folders")
+    return cast(Foil, words[0])

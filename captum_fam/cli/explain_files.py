@@ -1,78 +1,49 @@
-"""The files that ``captum-fam explain`` writes: a figure, overlays and arrays per query, and one manifest."""
+"""The files that ``captum-fam explain`` writes: figures, overlays, arrays, a table and one manifest."""
 
 from __future__ import annotations
 
+import csv
+import zipfile
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from itertools import zip_longest
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
+import numpy as np
 from PIL.Image import Image
 
-from captum_fam._files import MANIFEST, sha256_of_file, versions, write_all_or_nothing, write_json
-from captum_fam.cli.loading import ModelOptions
-from captum_fam.explanation import Explanation, compare_figure, write_query
+from captum_fam._files import MANIFEST, need, sha256_of_file, versions, write_all_or_nothing, write_json
+from captum_fam.cli.explain import ExplainJob
+from captum_fam.cli.explain_supports import JobSupport, paths_as_text
+from captum_fam.explanation import Explanation, compare_figure, query_entry, write_query
+from captum_fam.image_folders import OUTPUT_MARK, printable_path
 from captum_fam.images import UnreadableImageError, read_image
 from captum_fam.models import EmbeddingModel
+from captum_fam.models.weights_file import is_there, split_weights
 
 _THUMBNAIL_SIDE = 160  # pixels
 _MAX_PICTURES = 9  # per panel of the figure
 
 
-class Pictures:
-    """Thumbnails of supports and foils for the figures; a file is read when it is first shown.
+class Thumbnails:
+    """Thumbnails of image files for the figures; a file is read when it is first shown."""
 
-    Args:
-        supports: files of the supports, by class.
-        foil: ``"others"``, ``"runner-up"``, files of the foil by class, or None for no foil.
-    """
+    def __init__(self) -> None:
+        self._read: dict[Path, Image | None] = {}
 
-    def __init__(self, supports: Mapping[str, Sequence[Path]], foil: str | Mapping[str, Sequence[Path]] | None) -> None:
-        self.support_files = supports
-        self.foil = foil
-        self._thumbnails: dict[Path, Image | None] = {}
-
-    def supports(self, target: str) -> list[Image]:
-        """The supports of a class.
+    def of(self, paths: Sequence[Path]) -> list[Image]:
+        """The thumbnails of the first nine files, without those that cannot be read.
 
         Args:
-            target: the class.
-
-        Returns:
-            Thumbnails of the readable files, at most nine.
+            paths: image files.
         """
-        return self._read(self.support_files[target])
-
-    def foils(self, target: str, scores: Mapping[str, float]) -> tuple[str, list[Image]]:
-        """The foil of a class, as a title and as pictures.
-
-        Args:
-            target: the explained class.
-            scores: score of the query by class.
-
-        Returns:
-            The title of the panel, and thumbnails of the readable files, at most nine.
-        """
-        others = {name: score for name, score in scores.items() if name != target}
-        if self.foil is None:
-            return "foil", []
-        if self.foil == "runner-up":
-            best = max(others, key=others.__getitem__)
-            return f"foil: runner-up\n{best}", self.supports(best)
-        if isinstance(self.foil, str):
-            return "foil: other classes", self._read([self.support_files[name][0] for name in others])
-        # The first file of every class, then the second file of every class, and so on.
-        rounds = zip_longest(*self.foil.values())
-        files = [path for files_of_round in rounds for path in files_of_round if path]
-        name = ", ".join(self.foil)
-        return "foil" if name == "foil" else f"foil\n{name}", self._read(files)
-
-    def _read(self, paths: Sequence[Path]) -> list[Image]:
         first_paths = paths[:_MAX_PICTURES]
         for path in first_paths:
-            if path not in self._thumbnails:
-                self._thumbnails[path] = _read_thumbnail(path)
-        return [image for path in first_paths if (image := self._thumbnails[path])]
+            if path not in self._read:
+                self._read[path] = _read_thumbnail(path)
+        return [image for path in first_paths if (image := self._read[path])]
 
 
 def _read_thumbnail(path: Path) -> Image | None:
@@ -86,75 +57,161 @@ def _read_thumbnail(path: Path) -> Image | None:
 
 
 class QueryWriter:
-    """Writes the queries one by one, and the manifest at the end. Entries are as in :meth:`Explanation.save`.
+    """Writes the queries batch by batch, and the table and the manifest at the end.
+
+    It is a context. With figures, the files of each query are there as soon as they are made. The table, the manifest
+    and, without figures, the file of all maps appear together at the end, or not at all.
 
     Args:
-        out: folder of the results.
-        pictures: thumbnails of supports and foils.
+        job: the job.
+        support: the support of the job.
 
     Attributes:
-        queries: manifest entries of the queries that are written.
+        n_written: the number of queries that are written.
     """
 
-    def __init__(self, out: Path, pictures: Pictures) -> None:
-        self.out = out
-        self.pictures = pictures
-        self.queries: list[dict[str, Any]] = []
+    def __init__(self, job: ExplainJob, support: JobSupport) -> None:
+        self.n_written = 0
+        self._job = job
+        self._support = support
+        self._thumbnails = Thumbnails()
+        self._queries: list[dict[str, Any]] = []
+        self._rows: list[dict[str, Any]] = []
         self._about: dict[str, Any] = {}
-        (out / MANIFEST).unlink(missing_ok=True)  # of an earlier run
+        self._stack = ExitStack()
+        self._scratch = Path()
+        self._maps: zipfile.ZipFile | None = None
 
-    def write(self, explanations: Sequence[Explanation], index: int, path: Path, size: tuple[int, int]) -> str:
-        """Write the files of one query, all or none.
+    def __enter__(self) -> QueryWriter:
+        self._scratch = self._stack.enter_context(write_all_or_nothing(self._job.out))
+        if not self._job.output.figures:
+            file = zipfile.ZipFile(self._scratch / self._all_maps, "w", zipfile.ZIP_DEFLATED)
+            self._maps = self._stack.enter_context(file)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
+        return self._stack.__exit__(kind, error, traceback)
+
+    @property
+    def _table(self) -> str:
+        return self._job.shard.file_name("results", f".{self._job.output.table}")
+
+    @property
+    def _all_maps(self) -> str:
+        return self._job.shard.file_name("maps", ".npz")
+
+    @property
+    def _manifest(self) -> str:
+        stem, dot, suffix = MANIFEST.partition(".")
+        return self._job.shard.file_name(stem, dot + suffix)
+
+    def write(
+        self, explanations: Sequence[Explanation], files: Sequence[Path], sizes: Sequence[tuple[int, int]]
+    ) -> list[str]:
+        """Write the files of a batch of queries, those of each query all or none.
 
         Args:
-            explanations: explanations of a batch of queries, one per method.
-            index: position of the query in the batch.
-            path: path of the image file.
-            size: height and width of the image in the file, in pixels.
+            explanations: explanations of the batch, one per method.
+            files: the file of each query.
+            sizes: height and width of the image in each file, in pixels.
 
         Returns:
-            A line of text that reports the result.
+            A line of text for each query that reports the result.
         """
-        with write_all_or_nothing(self.out) as scratch:
-            entry = write_query(explanations, index, scratch)
-            target, figure = entry["target"], f"{entry['name']}.figure.png"
-            title, foils = self.pictures.foils(target, entry["scores"])
-            drawing = compare_figure(explanations, index, self.pictures.supports(target), foils, title)
-            drawing.save(scratch / figure)
-        self.queries.append({"file": str(path), "image_size": size, **entry, "figure": figure})
+        self._claim_folder()
+        lines = []
+        for index, (path, size) in enumerate(zip(files, sizes, strict=True)):
+            written = self._draw(explanations, index) if self._job.output.figures else self._keep(explanations, index)
+            supports = self._support.entry(explanations[0], index)
+            entry = {"file": str(path), "image_size": size, **written, **({"supports": supports} if supports else {})}
+            self._queries.append(entry)
+            self._rows.append(_row(explanations, index, entry))
+            where = self._job.out / entry.get("figure", self._all_maps)
+            lines.append(
+                f"{printable_path(path)}: {entry['target']} {_line(explanations, index)} -> {printable_path(where)}"
+            )
         first = explanations[0]
         options = {explanation.method: explanation.about["options"] for explanation in explanations}
-        self._about = {**first.about, "options": options, "classes": list(first.class_names)}
-        return f"{path}: {target} {_line(explanations, index)} -> {self.out / figure}"
+        notes = [note for explanation in explanations for note in explanation.notes]
+        notes = list(dict.fromkeys([*self._support.notes, *self._about.get("notes", ()), *notes]))
+        self._about = {**first.about, "options": options, "classes": list(first.class_names), "notes": notes}
+        self.n_written += len(lines)
+        return lines
 
-    def finish(self, net: EmbeddingModel, model: ModelOptions, unreadable: Mapping[Path, str]) -> None:
-        """Write the manifest: the entries of :meth:`Explanation.save`, the files, the weights and the preprocessing.
+    def finish(self, net: EmbeddingModel, unreadable: Mapping[Path, str]) -> None:
+        """Write the table, and the manifest: the entries of :meth:`Explanation.save`, files, weights and preprocessing.
 
         Args:
             net: the loaded model.
-            model: the options that name the model.
             unreadable: reason for each file that could not be read.
         """
-        foil = self.pictures.foil
+        job, foil = self._job, self._job.foil
+        self._claim_folder()
+        _write_table(self._scratch / self._table, self._rows)
         manifest = {
             **self._about,
-            "model": model.model,
-            "weights": _describe_weights(model.weights or "DEFAULT", net.layout),
-            "preprocessing": {
-                "size": net.size,
-                "resize": "squash",
-                "interpolation": net.interpolation,
-                "mean": net.mean,
-                "std": net.std,
-            },
-            "support_files": _paths_as_text(self.pictures.support_files),
-            "foil_files": {} if foil is None or isinstance(foil, str) else _paths_as_text(foil),
-            "queries": self.queries,
+            "model": job.model.model,
+            "weights": _describe_weights(job.model.weights or "DEFAULT", net.layout),
+            "preprocessing": net.preprocessing.describe(),
+            **self._support.describe(),
+            "foil_files": {} if foil is None or isinstance(foil, str) else paths_as_text(foil),
+            "shard": f"{job.shard.number}/{job.shard.count}",
+            "table": self._table,
+            "queries": self._queries,
             "unreadable": [{"file": str(path), "error": reason} for path, reason in unreadable.items()],
+            "left_out": [{"file": str(path), "reason": reason} for path, reason in job.skipped.items()],
             "versions": versions(),
         }
-        with write_all_or_nothing(self.out) as scratch:
-            write_json(scratch / MANIFEST, manifest)
+        write_json(self._scratch / self._manifest, manifest)
+
+    def _claim_folder(self) -> None:
+        """Mark the folder as results and remove what an earlier run says of it, not before there is a result."""
+        # The mark is there before the first file, so that results are never read as images.
+        (self._job.out / OUTPUT_MARK).touch()
+        for name in (self._manifest, self._table, self._all_maps):
+            (self._job.out / name).unlink(missing_ok=True)
+
+    def _draw(self, explanations: Sequence[Explanation], index: int) -> dict[str, Any]:
+        """Write overlays, arrays and the figure of one query; returns the entry of the manifest."""
+        with write_all_or_nothing(self._job.out) as scratch:
+            entry = write_query(explanations, index, scratch)
+            target, figure = entry["target"], f"{entry['name']}.figure.png"
+            supports = self._thumbnails.of(self._support.files(explanations[0], index, target))
+            title, foils = self._foils(explanations[0], index, target, entry["scores"])
+            drawing = compare_figure(explanations, index, supports, foils, title)
+            drawing.save(scratch / figure)
+        return {**entry, "figure": figure}
+
+    def _keep(self, explanations: Sequence[Explanation], index: int) -> dict[str, Any]:
+        """Add the maps of one query to the file of all maps; returns the entry of the manifest."""
+        assert self._maps is not None
+        entry = query_entry(explanations, index)
+        for explanation in explanations:
+            with self._maps.open(f"{_as_utf8(entry['name'])}.{explanation.method}.npy", "w") as file:
+                np.lib.format.write_array(file, explanation.attributions[index, 0].cpu().numpy())
+        return {**entry, "arrays": self._all_maps}
+
+    def _foils(
+        self, why: Explanation, index: int, target: str, scores: Mapping[str, float | None]
+    ) -> tuple[str, list[Image]]:
+        """The foil of a query, as a title and as pictures."""
+        foil = self._job.foil
+        others = {name: score for name, score in scores.items() if name != target and score is not None}
+        if foil is None or (foil == "runner-up" and not others):
+            return "foil", []
+        if foil == "runner-up":
+            best = max(others, key=others.__getitem__)
+            return f"foil: runner-up\n{best}", self._thumbnails.of(self._support.class_files(best))
+        if isinstance(foil, str):
+            firsts = [files[0] for name in others if (files := self._support.class_files(name))]
+            return "foil: other classes", self._thumbnails.of(firsts)
+        # The first file of every class, then the second file of every class, and so on.
+        rounds = zip_longest(*foil.values())
+        files = [path for files_of_round in rounds for path in files_of_round if path]
+        name = ", ".join(foil)
+        return "foil" if name == "foil" else f"foil\n{name}", self._thumbnails.of(files)
 
 
 def _line(explanations: Sequence[Explanation], index: int) -> str:
@@ -167,14 +224,46 @@ def _line(explanations: Sequence[Explanation], index: int) -> str:
     return first.score_text(index) + (f" ({' | '.join(notes)})" if notes else "")
 
 
+def _row(explanations: Sequence[Explanation], index: int, entry: Mapping[str, Any]) -> dict[str, Any]:
+    """The row of one query in the table."""
+    row: dict[str, Any] = {
+        "name": _as_utf8(entry["name"]),
+        "file": _as_utf8(entry["file"]),
+        "predicted": _as_utf8(entry["predicted"]),
+        "target": _as_utf8(entry["target"]),
+        "score": float(explanations[0].target_scores[index]),
+    }
+    for explanation in explanations:
+        if explanation.coverage is not None:
+            coverage = float(explanation.coverage[index])
+            row[f"{explanation.method}.coverage"] = None if np.isnan(coverage) else coverage
+        row[f"{explanation.method}.flat"] = bool(explanation.flat[index])
+    return row
+
+
+def _as_utf8(text: str) -> str:
+    r"""A text in UTF-8: bytes of a file name that are no UTF-8 become escapes, such as ``\udcff``."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write one row per query; missing values stay empty."""
+    if path.suffix == ".parquet":
+        pyarrow = need("pyarrow", extra="parquet", purpose="--table parquet")
+        parquet = need("pyarrow.parquet", extra="parquet", purpose="--table parquet")
+        parquet.write_table(pyarrow.Table.from_pylist(list(rows)), path)
+        return
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]) if rows else ["name"])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
 def _describe_weights(weights: str, layout: str | None) -> dict[str, str]:
     """The name of the weights; for a file its path, its hash and its layout of parameter names, if that is known."""
-    path = Path(weights)
-    if not path.is_file():
+    if not is_there(weights):
         return {"name": weights}
+    path, part = split_weights(weights)
+    part_entry = {} if part is None else {"part": part}
     layout_entry = {} if layout is None else {"layout": layout}
-    return {"file": weights, "sha256": sha256_of_file(path), **layout_entry}
-
-
-def _paths_as_text(classes: Mapping[str, Sequence[Path]]) -> dict[str, list[str]]:
-    return {name: [str(path) for path in paths] for name, paths in classes.items()}
+    return {"file": str(path), **part_entry, "sha256": sha256_of_file(path), **layout_entry}
