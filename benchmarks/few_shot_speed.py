@@ -18,8 +18,8 @@ from pathlib import Path
 import torch
 
 from benchmarks.measure import machine
+from captum_fam.embedding.ranks import Ranks
 from captum_fam.experiments import FewShot, Panel, get_methods, load_dataset, load_model
-from captum_fam.experiments.distributed import Ranks
 
 ALL_EPISODES = 2000
 CASES: dict[str, tuple[str, ...]] = {

@@ -19,7 +19,7 @@ from torch import nn
 import captum_fam
 from captum_fam.visualization import visualize_match
 
-# These examples read data or weights that the reader of the example has.
+# These examples read data or weights that the reader of the example has, or ask the network.
 NEED_FILES = {
     "captum_fam.models.torchvision_models.load_torchvision",
     "captum_fam.embedding.batch_loader.BatchLoader",
@@ -28,9 +28,14 @@ NEED_FILES = {
     "captum_fam.experiments.data.imagenet.ImageNetBoxes",
     "captum_fam.support.memory_bank.MemoryBank.from_dataset",
     "captum_fam.models.checkpoints.load_weights",
-    "captum_fam.models.checkpoints.read_state_dict",
     "captum_fam.models.lemniscate.read_memory_bank",
-    "captum_fam.models.registry.create_model",
+    "captum_fam.models.creation.create_model",
+    "captum_fam.models.downloads.check_reachable",
+    "captum_fam.models.downloads.hub",
+    "captum_fam.models.downloads.why_unreachable",
+    "captum_fam.models.hf_models.load_hf",
+    "captum_fam.models.hf_preprocessing.read_preprocessing",
+    "captum_fam.models.open_clip_models.load_open_clip",
     "captum_fam.experiments.protocols.few_shot.FewShot",
     "captum_fam.experiments.training.few_shot.train_few_shot",
     "captum_fam.experiments.training.metric.train_metric",

@@ -34,9 +34,9 @@ SHARED_NAMES: dict[str, str] = {
 """Public names that several files have, with the reason."""
 
 PUBLIC_NAMES = """
-    Comparison Explanation FoundLayer LayerCorrespondence LayerFAM LayerSimilarityCAM LayerSimilarityShapley
-    MemoryBank Neighbors SimilarityToSupport Support SupportPerQuery SupportSet TokenGrid Views create_model
-    explain find_layer register_method register_model register_similarity
+    BatchExplainer Comparison EmbeddingModel Explainer Explanation FoundLayer LayerCorrespondence LayerFAM
+    LayerSimilarityCAM LayerSimilarityShapley MemoryBank Neighbors SimilarityToSupport Support SupportPerQuery
+    SupportSet TokenGrid Views create_model explain find_layer register_method register_model register_similarity
 """.split()
 
 
@@ -210,7 +210,18 @@ def test_an_attribution_loads_no_room_that_it_does_not_need(room: str) -> None:
 def test_the_core_loads_no_optional_library() -> None:
     names = ", ".join(captum_fam.__all__)
     roots = {name.partition(".")[0] for name in loaded_by(f"from captum_fam import {names}")}
-    assert not {"torchmetrics", "scipy", "faiss", "timm", "safetensors", "tensorboard", "transformers"} & roots
+    extras = {
+        "torchmetrics",
+        "scipy",
+        "faiss",
+        "timm",
+        "safetensors",
+        "tensorboard",
+        "transformers",
+        "open_clip",
+        "ray",
+    }
+    assert not {*extras, "pyarrow"} & roots
 
 
 def test_the_public_names_are_these() -> None:
