@@ -158,7 +158,9 @@ class _Page:
 
     def write(self, text: str, x: float, y: float, font: FontProperties, va: str) -> None:
         """Write a text that is centered at ``x``, with the vertical alignment ``va`` at ``y``."""
-        self.figure.text(x / self.width, 1 - y / self.height, text, fontproperties=font, ha="center", va=va)
+        self.figure.text(
+            x / self.width, 1 - y / self.height, text, fontproperties=font, ha="center", va=va, parse_math=False
+        )
 
     def rule(self, left: float, right: float, y: float) -> None:
         """Draw a thin horizontal line."""
@@ -194,7 +196,7 @@ def _draw_cell(page: _Page, cell: GridCell, left: float, top: float, height: flo
         values = to_map(cell.attribution, drawing.size)
         drawing.draw_map(ax, values, color_limit(values))
     draw_boxes(ax, cell.boxes)
-    ax.set_title("\n".join(cell.title_lines), fontproperties=_TITLE_FONT, pad=3, linespacing=1.1)
+    ax.set_title("\n".join(cell.title_lines), fontproperties=_TITLE_FONT, pad=3, linespacing=1.1, parse_math=False)
 
 
 def _column_lefts(blocks: Sequence[ColumnBlock]) -> list[float]:

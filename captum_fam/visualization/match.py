@@ -193,7 +193,7 @@ def _row_of_panels(titles: Sequence[str], aspects: Sequence[float]) -> tuple[Map
     figure = MapFigure(figsize=(figure_width, figure_height), layout=ConstrainedLayoutEngine(w_pad=0.08))
     axes = figure.subplots(1, len(widths), squeeze=False, width_ratios=widths, subplot_kw={"anchor": "N"})[0]
     for ax, title_lines in zip(axes, lines, strict=True):
-        ax.set_title("\n".join(title_lines), fontproperties=_TITLE_FONT)
+        ax.set_title("\n".join(title_lines), fontproperties=_TITLE_FONT, parse_math=False)
     return figure, list(axes)
 
 

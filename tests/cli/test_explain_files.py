@@ -249,6 +249,12 @@ def test_names_of_any_bytes_go_through_everything(
     assert "\\udcff" in capsys.readouterr().out
 
 
+def test_a_dollar_in_the_name_of_a_class_is_no_formula(explain_small: Explain) -> None:
+    os.rename("gallery/wren", r"gallery/a$\bad$b")
+    assert explain_small("queries/q0.png", "--support", "gallery", "--target", r"a$\bad$b", "--foil", "runner-up") == 0
+    assert Path("out/q0.figure.png").is_file()
+
+
 def test_results_inside_the_folder_of_queries_are_not_read(explain_small: Explain) -> None:
     for _ in range(2):
         assert explain_small("queries", *CLASSES, "--out", "queries/out") == 0

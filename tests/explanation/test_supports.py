@@ -71,7 +71,7 @@ def in_float32(files: list[Path]) -> Tensor:
         lambda files: SupportSet(inputs_of(files)),
         lambda files: {"jay": files},
     ],
-    ids="paths texts PIL pixels mixed folder text-folder list-folder images array float64 embeddings vectors set one".split(),
+    ids="paths texts PIL pixels mixed folder text-folder list images array float64 embeddings vectors set one".split(),
 )
 def test_a_support_of_one_class(
     form: Callable[[list[Path]], Any], queries: list[Path], birds: dict[str, list[Path]]
