@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import importlib
 import importlib.metadata
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from captum_fam import __version__
 from captum_fam._locks import lock_folder as lock_folder
@@ -56,7 +57,7 @@ def write_all_or_nothing(folder: str | Path) -> Iterator[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     _clean_once(folder.absolute())
     # The scratch folder lies inside the folder, because a move is atomic only within one file system.
-    with scratch_folder(folder) as scratch:
+    with _full_disk_named(folder), scratch_folder(folder) as scratch:
         yield scratch
         files = sorted(scratch.iterdir(), key=lambda path: (path.name == MANIFEST, path.name))
         for path in files:
@@ -69,6 +70,19 @@ def write_all_or_nothing(folder: str | Path) -> Iterator[Path]:
         for path in files:
             os.replace(path, folder / path.name)
     _flush(folder)
+
+
+@contextmanager
+def _full_disk_named(folder: Path) -> Iterator[None]:
+    """Name the folder in the error of a full disk, which says only what happened."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT) and error.filename is None:
+            raise OSError(
+                error.errno, f"{folder} cannot be written: {error.strerror}. Free some space and repeat the command"
+            ) from error
+        raise
 
 
 @cache
@@ -242,7 +256,7 @@ def sha256_of(*parts: Tensor | str) -> str:
     digest = hashlib.sha256()
     for part in parts:
         if isinstance(part, str):
-            text = part.encode()
+            text = part.encode(errors="surrogatepass")  # a file name may hold lone surrogates
             # The length in front makes the hashes of ("ab", "c") and ("a", "bc") differ.
             digest.update(f"{len(text)} ".encode() + text)
             continue
@@ -250,6 +264,22 @@ def sha256_of(*parts: Tensor | str) -> str:
         for block in part.detach().reshape(-1).split(_HASHED_AT_ONCE):
             digest.update(block.cpu().contiguous().view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def sha256_of_weights(model: nn.Module) -> str:
+    """SHA-256 of the names and values of all parameters and buffers of a module, as 64 hexadecimal digits.
+
+    Args:
+        model: the module.
+
+    Returns:
+        64 hexadecimal digits.
+
+    Example:
+        >>> sha256_of_weights(nn.ReLU())[:8]
+        'e3b0c442'
+    """
+    return sha256_of(*(part for named in sorted(model.state_dict().items()) for part in named))
 
 
 def sha256_of_file(path: str | Path) -> str:

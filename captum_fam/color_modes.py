@@ -11,8 +11,8 @@ from PIL import ExifTags, Image
 
 from captum_fam._text import printable
 
-_WHITE_IS_ZERO = 0
-
+_WHITE_IS_ZERO = 0  # a value of the tag PhotometricInterpretation
+# Turns that undo the orientation tag; 1 is upright.
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -22,9 +22,7 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-
-
-# The file is missing, may not be read, or has a name that leads nowhere.
+# Numbers of errors of a file: it is missing, may not be read, or has a name that leads to no file.
 _ERRORS_OF_FILES = {
     errno.EACCES,
     errno.EINVAL,
@@ -51,9 +49,9 @@ class UnreadableImageError(ValueError):
 
     @property
     def machine_error(self) -> MemoryError | OSError | None:
-        """The error if the machine failed and not the file, such as a failing disk or too many open files; else None.
+        """The error of the machine, such as a failing disk or too many open files; None for an error of the file.
 
-        The same file may be readable later, so that results must not be made without it.
+        After an error of the machine the same file may be readable later, so that results must not be made without it.
         """
         cause = self.__cause__
         if isinstance(cause, MemoryError):
@@ -67,7 +65,7 @@ class UnreadableImageError(ValueError):
 def as_rgb(image: Image.Image, name: str = "image", *, upright: bool = True) -> Image.Image:
     """Convert an image of any mode to RGB.
 
-    The image is rotated as the orientation tag of the camera says; a broken tag is ignored. Gray, palette, CMYK, LAB,
+    The image is rotated by the orientation tag of the camera; a broken tag is ignored. Gray, palette, CMYK, LAB,
     YCbCr and HSV become RGB, 16-bit pixels are divided by 257, transparent pixels become white, and of an animation
     that was just opened, the first frame is taken.
 
@@ -126,6 +124,9 @@ def _convert(image: Image.Image, name: str) -> Image.Image:
 
 def _convert_deep_gray(image: Image.Image, name: str) -> Image.Image:
     """The pixels of 16 bits of a gray image, as RGB."""
+    tags = getattr(image, "tag_v2", {})
+    if tags.get(ExifTags.Base.BitsPerSample) == (32,):
+        raise UnreadableImageError(f"{name}: 32-bit pixels of unknown range; save it with 8 or 16 bits")
     pixels = np.asarray(image)
     low, high = int(pixels.min()), int(pixels.max())
     if low < 0 or high > 65535:
@@ -133,7 +134,6 @@ def _convert_deep_gray(image: Image.Image, name: str) -> Image.Image:
             f"{name}: pixels from {low} to {high}, expected the range of 16 bits; save it with 8 or 16 bits"
         )
     # Pillow gives the numbers of a TIFF file unchanged, also where white is 4095 (12 bits), or where white is zero.
-    tags = getattr(image, "tag_v2", {})
     if tags.get(ExifTags.Base.BitsPerSample) == (12,):
         gray = (pixels.astype(np.int32) * 255 // 4095).astype(np.uint8)
     elif tags.get(ExifTags.Base.PhotometricInterpretation) == _WHITE_IS_ZERO:
@@ -156,7 +156,21 @@ def _orientation(image: Image.Image) -> int:
 
 @contextmanager
 def errors_of(name: str) -> Iterator[None]:
-    """Raise all errors of reading as UnreadableImageError with the name of the image."""
+    """A context that raises all errors of reading as UnreadableImageError with the name of the image.
+
+    Args:
+        name: name of the image, for messages.
+
+    Raises:
+        UnreadableImageError: (a ``ValueError``) if the block raises any exception.
+
+    Example:
+        >>> with errors_of("wren.jpg"):
+        ...     raise OSError("image file is truncated")
+        Traceback (most recent call last):
+        ...
+        captum_fam.color_modes.UnreadableImageError: wren.jpg: cannot be read as an image (image file is truncated)
+    """
     try:
         yield
     except UnreadableImageError:

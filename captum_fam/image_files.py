@@ -1,10 +1,11 @@
 """Image files and folders as people name them, sorted into classes and queries.
 
-What is left out is never lost without a word: the results have an attribute ``skipped``, the reason by path.
+The results list what is left out too: their attribute ``skipped`` has the reasons by path.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 from collections import Counter
@@ -13,19 +14,19 @@ from pathlib import Path
 from typing import TypeVar
 
 from captum_fam._files import sha256_of_file
+from captum_fam._text import printable_path
 from captum_fam.image_folders import (
     FOLDER,
     OWN_OUTPUT,
     FoundImages,
     list_images,
     own_record,
-    printable_path,
     written_images,
 )
 
+_LONGEST_NAME = 160  # bytes
 EMPTY_FOLDER = "folder without images"
 NESTED_FOLDER = "folder of folders"
-
 
 _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
@@ -92,6 +93,7 @@ def find_classes(paths: Sequence[Path], name: str) -> FoundFiles[str, list[Path]
     if len(folders) > 1:
         return _classes_of_folders(folders, name)
     classes = find_class_folders(folders[0])
+    classes.folders.append(folders[0])
     images = _images_of(folders[0])
     if classes and images.files:
         raise ValueError(
@@ -179,7 +181,9 @@ def names_of_files(files: Sequence[Path]) -> list[str]:
         files: paths.
 
     Returns:
-        The name of each file without its suffix, with a number if an earlier file has the same name.
+        The name of each file without its suffix, with a number if an earlier file has the same name. A name of more
+        than 160 bytes is shortened, and ends with a hash of the whole name: names of results are longer, and most file
+        systems hold names of 255 bytes.
 
     Example:
         >>> names_of_files([Path("wren.jpg"), Path("old/wren.jpg"), Path("wren.jpg")])
@@ -188,13 +192,23 @@ def names_of_files(files: Sequence[Path]) -> list[str]:
     n_taken: Counter[str] = Counter()
     names: dict[str, str] = {}
     for file in files:
+        shown = _shortened(file.stem)
         # Some file systems do not distinguish upper and lower case.
-        stem = file.stem.casefold()
+        stem = shown.casefold()
         n_taken[stem] += 1
-        while (name := file.stem if n_taken[stem] == 1 else f"{file.stem}-{n_taken[stem]}").casefold() in names:
+        while (name := shown if n_taken[stem] == 1 else f"{shown}-{n_taken[stem]}").casefold() in names:
             n_taken[stem] += 1
         names[name.casefold()] = name
     return list(names.values())
+
+
+def _shortened(stem: str) -> str:
+    """A name of at most 160 bytes."""
+    name = os.fsencode(stem)
+    if len(name) <= _LONGEST_NAME:
+        return stem
+    kept = name[: _LONGEST_NAME - 9].decode("utf-8", "ignore")  # not a part of a character
+    return f"{kept}-{hashlib.sha256(name).hexdigest()[:8]}"
 
 
 def check_output_apart(out: Path, folders: Iterable[Path]) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import io
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from captum_fam.color_modes import UnreadableImageError, as_rgb
+from captum_fam.images import read_image
 from tests.image_bytes import GRAY, RGB, chunk, png_bytes, tiff_bytes
 
 
@@ -267,3 +269,10 @@ def test_an_error_of_the_machine_is_told_from_one_of_the_file() -> None:
         ValueError("bad"),
     ):
         assert caught(error).machine_error is None
+
+
+def test_32_bit_tiff_is_refused_whatever_its_values(tmp_path: Path) -> None:
+    path = tmp_path / "moon.tif"
+    Image.fromarray(np.array([[0, 200], [100, 255]], dtype=np.int32)).save(path)
+    with pytest.raises(UnreadableImageError, match=r"moon\.tif: 32-bit pixels of unknown range"):
+        read_image(path)

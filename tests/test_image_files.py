@@ -11,7 +11,14 @@ from pathlib import Path
 import pytest
 
 from captum_fam._files import MANIFEST, versions
-from captum_fam.image_files import check_output_apart, find_class_folders, find_classes, find_queries, same_files
+from captum_fam.image_files import (
+    check_output_apart,
+    find_class_folders,
+    find_classes,
+    find_queries,
+    names_of_files,
+    same_files,
+)
 
 
 @pytest.fixture
@@ -187,6 +194,16 @@ def test_queries_of_the_same_name_get_numbers(folder: Path) -> None:
     assert list(find_queries(paths).values()) == ["x", "X-2", "x-2-2", "x-3", "x-4"]
 
 
+def test_a_name_that_is_too_long_for_its_results_is_shortened_and_stays_unique() -> None:
+    # An accent takes two bytes: 160 bytes end within a character.
+    stems = ["n" * 250, "n" * 249 + "m", "\u00e9" * 120, "n" * 160]
+    names = names_of_files([Path(f"{stem}.jpg") for stem in stems])
+    assert names[3] == "n" * 160
+    assert len(set(names)) == 4
+    assert all(len(name.encode()) <= 160 for name in names)
+    assert names[2].startswith("\u00e9" * 75 + "-")
+
+
 def test_a_query_that_is_given_twice_counts_once(folder: Path) -> None:
     queries = find_queries([Path("q1.png"), Path("q2.jpg"), Path("./q1.png")])
     assert queries == {Path("q1.png"): "q1", Path("q2.jpg"): "q2"}
@@ -195,9 +212,9 @@ def test_a_query_that_is_given_twice_counts_once(folder: Path) -> None:
 def test_results_may_lie_inside_the_images_but_not_beside_them(folder: Path) -> None:
     Path("link").symlink_to("birds/wren")
     classes = find_classes([Path("birds")], "--support")
-    for out in ("birds/out", "birds", "out"):
+    for out in ("birds/out", "out"):
         check_output_apart(Path(out), classes.folders)
-    for out in ("birds/wren", "link", "birds/jay/../wren"):
+    for out in ("birds/wren", "link", "birds/jay/../wren", "birds"):
         with pytest.raises(ValueError, match=r"--out .*: images are read from this folder"):
             check_output_apart(Path(out), classes.folders)
 

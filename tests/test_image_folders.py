@@ -12,7 +12,6 @@ from captum_fam._files import MANIFEST, versions
 from captum_fam.image_folders import (
     OUTPUT_MARK,
     image_suffixes,
-    is_own_output,
     list_images,
     own_record,
     skipped_in_words,
@@ -89,15 +88,14 @@ def test_deep_folders_are_read_without_hidden_folders_results_and_circles(tmp_pa
 @pytest.mark.parametrize("name", OF_A_RUN)
 def test_folders_of_results_are_known_by_their_files(name: str, tmp_path: Path) -> None:
     touch(tmp_path, "out/q.png")
-    assert not is_own_output(tmp_path / "out")
+    assert own_record(tmp_path / "out") is None
     (tmp_path / "out" / name).write_text(json.dumps(OF_A_RUN[name], indent=2))
-    assert is_own_output(tmp_path / "out")
     assert own_record(tmp_path / "out") == tmp_path / "out" / name
 
 
 def test_a_mark_is_enough(tmp_path: Path) -> None:
     touch(tmp_path, f"out/{OUTPUT_MARK}")
-    assert is_own_output(tmp_path / "out")
+    assert own_record(tmp_path / "out") == tmp_path / "out" / OUTPUT_MARK
 
 
 @pytest.mark.parametrize(
@@ -106,16 +104,7 @@ def test_a_mark_is_enough(tmp_path: Path) -> None:
 )
 def test_files_of_the_same_names_by_others_are_no_results(name: str, content: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(content)
-    assert not is_own_output(tmp_path)
-
-
-def test_hidden_folders_are_never_input_but_the_folder_above_is(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / ".captum-fam-x1y2").mkdir()
-    assert is_own_output(tmp_path / ".captum-fam-x1y2")
-    monkeypatch.chdir(tmp_path / ".captum-fam-x1y2")
-    assert not is_own_output("..")
+    assert own_record(tmp_path) is None
 
 
 def test_a_figure_beside_the_images_is_left_out(tmp_path: Path) -> None:

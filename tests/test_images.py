@@ -11,9 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
+from captum_fam.image_folders import list_images
 from captum_fam.images import (
     UnreadableImageError,
-    find_images,
     image_to_tensor,
     normalize,
     normalize_bytes,
@@ -87,7 +87,7 @@ def test_every_format_of_photographs_is_read(suffix: str, tmp_path: Path) -> Non
         Image.new("RGB", (32, 16), (255, 0, 0)).save(path)
     except (ValueError, OSError) as error:
         pytest.skip(f"Pillow is built without it: {error}")
-    assert find_images(tmp_path) == [path]
+    assert list_images(tmp_path).files == (path,)
     np.testing.assert_allclose(np.asarray(read_image(path)).mean((0, 1)), (255, 0, 0), atol=2)
 
 
@@ -98,7 +98,7 @@ def test_no_other_program_is_started(name: str, tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr("PIL.EpsImagePlugin.gs_binary", "gs", raising=False)
     with pytest.raises(UnreadableImageError, match=r"cannot be read .*EPS is no format of photographs"):
         read_image(tmp_path / name)
-    assert find_images(tmp_path) == ([] if name == "letter.eps" else [tmp_path / name])
+    assert list_images(tmp_path).files == (() if name == "letter.eps" else (tmp_path / name,))
 
 
 def test_what_would_block_or_lead_nowhere_is_named_at_once(tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_what_would_block_or_lead_nowhere_is_named_at_once(tmp_path: Path) -> No
 
 
 def test_a_bomb_is_refused_by_its_size_before_its_pixels_are_read(tmp_path: Path) -> None:
-    # The pixels are not there: whoever reads them says that the file is broken.
+    # The file has no pixels: reading them would be another error.
     for name, side in {"175.png": 13229, "huge.png": 60000}.items():
         bomb = _written(tmp_path / name, png_bytes(side, side, 8, RGB, b"")[:60])
         with warnings.catch_warnings():
@@ -157,7 +157,7 @@ def test_a_text_that_fills_the_memory_is_refused(tmp_path: Path) -> None:
 def test_any_name_is_read_and_named_in_one_line_of_plain_text(name: bytes, tmp_path: Path) -> None:
     path = os.path.join(os.fsencode(tmp_path), name)
     Path(os.fsdecode(path)).write_bytes(png_bytes(4, 3, 8, GRAY, bytes([0, 1, 2, 3])))
-    (found,) = find_images(tmp_path)
+    (found,) = list_images(tmp_path).files
     assert os.fsencode(found) == path
     assert read_image(found).getpixel((3, 2)) == (3, 3, 3)
     found.write_bytes(b"no image")

@@ -139,6 +139,25 @@ def test_it_is_written_to_json_and_sent_to_processes() -> None:
     assert pickle.loads(pickle.dumps(preprocessing)) == preprocessing
 
 
+def test_a_size_may_be_of_numpy() -> None:
+    preprocessing = Preprocessing((np.int64(32), np.int32(20)), mean=np.full(3, 0.5))  # type: ignore[arg-type]
+    assert (preprocessing.size, preprocessing.mean) == ((32, 20), (0.5, 0.5, 0.5))
+    assert json.loads(json.dumps(preprocessing.describe()))["size"] == [32, 20]
+
+
+@pytest.mark.parametrize("size", [np.float32(32), np.array([32, 32]), np.bool_(True), torch.tensor(32)])
+def test_a_size_of_another_kind_is_refused(size: Any) -> None:
+    with pytest.raises(ValueError, match="size must be a whole number of pixels"):
+        Preprocessing(size)
+
+
+@pytest.mark.parametrize("name", ["mean", "std"])
+@pytest.mark.parametrize("values", [0.5, "0.5", ("a", "b", "c"), None])
+def test_one_number_for_all_channels_is_refused(name: str, values: Any) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be one number per channel"):
+        Preprocessing(**{name: values})
+
+
 def test_a_size_may_come_as_a_list() -> None:
     assert Preprocessing([5, 7]).size == (5, 7)  # type: ignore[arg-type]
     assert Preprocessing((7, 7)).size == 7

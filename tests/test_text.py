@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from captum_fam._text import printable
+from captum_fam._text import first_line, printable, printable_path
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,7 @@ def test_what_acts_on_a_terminal_is_escaped_and_all_else_stays(text, shown):
     printable(text).encode("utf-8")
 
 
-def test_long_text_is_cut_and_its_length_said():
+def test_long_text_is_cut_and_its_length_is_added():
     assert printable("a" * 200) == "a" * 200
     assert printable("a" * 201) == "a" * 200 + "... (201 characters)"
     assert printable("\x1b" * 10, limit=10) == "\\x1b\\x1b\\x... (10 characters)"
@@ -52,3 +52,14 @@ def test_huge_numbers_and_deep_containers_cost_nothing():
     for _ in range(sys.getrecursionlimit() * 2):
         deep = [deep]
     assert printable(deep) == "[[[[...]]]]"
+
+
+def test_the_end_of_a_path_is_never_cut():
+    assert printable_path("a/" * 500 + "b\n.jpg") == "a/" * 500 + "b\\n.jpg"
+
+
+def test_the_reason_of_an_error_is_one_line():
+    assert first_line(ValueError("\nbad size\x1b[2J\nadvice of the library")) == "bad size\\x1b[2J"
+    assert first_line(ValueError("a\rb")) == "a\\rb"
+    assert first_line(ValueError()) == ""
+    assert first_line(ValueError("a" * 501)) == "a" * 500 + "... (501 characters)"

@@ -1,4 +1,4 @@
-"""Printing that never stops the work: on any console, and into a pipe whose reader has gone."""
+"""Printing that raises no error: on a console of any encoding, and into a pipe whose reader has ended."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class ConsoleStream:
         return len(text)
 
     def flush(self) -> None:
-        """Pass on what waits in the buffer."""
+        """Write the text in the buffer of the stream."""
         if self._stream is not None:
             try:
                 self._stream.flush()
@@ -68,11 +68,11 @@ class ConsoleStream:
                 self._drop()
 
     def _drop(self) -> None:
-        """Let all further text go to nowhere: also the rest of the buffer, which Python writes when it ends."""
+        """Send all further text to the null device, also the rest of the buffer, which Python writes at its end."""
         assert self._stream is not None
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, self._stream.fileno())
-        os.close(nowhere)
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, self._stream.fileno())
+        os.close(null)
 
 
 @contextmanager
@@ -89,7 +89,7 @@ def console_streams() -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(OSError):  # a full disk, of which the last print has told
+        with suppress(OSError):  # a full disk, which the last print has reported
             sys.stdout.flush()
             sys.stderr.flush()
         sys.stdout, sys.stderr = streams

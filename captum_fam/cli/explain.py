@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from captum_fam._text import printable_path
 from captum_fam.attr.registry import MapMethod, get_method, list_methods
 from captum_fam.cli.loading import ModelOptions, RunOptions
-from captum_fam.cli.options import add_fields, default_out, names_of, option, positive, read_fields
+from captum_fam.cli.options import add_fields, default_out, names_of, number_reader, option, read_fields
+from captum_fam.cli.ranges import at_least
 from captum_fam.cli.shards import Shard, shard, shard_of_process
 from captum_fam.image_files import FoundFiles, check_output_apart, find_classes, find_queries
 from captum_fam.image_folders import skipped_in_words
@@ -140,7 +143,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--top",
-        type=positive,
+        type=number_reader(int, at_least(1)),
         metavar="K",
         help="how many nearest images of the gallery or rows of the bank; default: 5 of a gallery, the k of the bank",
     )
@@ -206,6 +209,8 @@ def read_job(options: argparse.Namespace) -> ExplainJob:
         ValueError: for files that do not exist or do not form classes, results that would lie beside the images, a foil
             that needs another class, an unknown target, or options that do not belong together.
     """
+    if not any(os.path.lexists(path) for path in options.queries):
+        raise ValueError(f"QUERY {printable_path(options.queries[0])}: no such file or folder")
     queries = find_queries(options.queries)
     supports = find_classes(options.support, "--support") if options.support else None
     gallery = find_classes(options.gallery, "--gallery") if options.gallery else None

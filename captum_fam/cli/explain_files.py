@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import zipfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -14,16 +15,27 @@ from typing import Any
 import numpy as np
 from PIL.Image import Image
 
-from captum_fam._files import MANIFEST, need, sha256_of_file, versions, write_all_or_nothing, write_json
+from captum_fam._files import (
+    MANIFEST,
+    check_same_settings,
+    need,
+    sha256_of_file,
+    versions,
+    write_all_or_nothing,
+    write_json,
+)
+from captum_fam._text import printable_path
 from captum_fam.cli.explain import ExplainJob
 from captum_fam.cli.explain_supports import JobSupport, paths_as_text
 from captum_fam.explanation import Explanation, compare_figure, query_entry, write_query
-from captum_fam.image_folders import OUTPUT_MARK, printable_path
+from captum_fam.image_folders import OUTPUT_MARK
 from captum_fam.images import UnreadableImageError, read_image
 from captum_fam.models import EmbeddingModel
 from captum_fam.models.weights_file import is_there, split_weights
 
 _THUMBNAIL_SIDE = 160  # pixels
+_MOST_NEIGHBORS = 10  # in the table
+_SHARDS = "shards.json"
 _MAX_PICTURES = 9  # per panel of the figure
 
 
@@ -84,9 +96,8 @@ class QueryWriter:
 
     def __enter__(self) -> QueryWriter:
         self._scratch = self._stack.enter_context(write_all_or_nothing(self._job.out))
-        if not self._job.output.figures:
-            file = zipfile.ZipFile(self._scratch / self._all_maps, "w", zipfile.ZIP_DEFLATED)
-            self._maps = self._stack.enter_context(file)
+        if self._job.shard.count > 1:
+            check_same_settings(self._job.out / _SHARDS, self._settings(), "shards of another run")
         return self
 
     def __exit__(
@@ -170,8 +181,27 @@ class QueryWriter:
         """Mark the folder as results and remove what an earlier run says of it, not before there is a result."""
         # The mark is there before the first file, so that results are never read as images.
         (self._job.out / OUTPUT_MARK).touch()
-        for name in (self._manifest, self._table, self._all_maps):
-            (self._job.out / name).unlink(missing_ok=True)
+        earlier = {self._job.out / name for name in (self._manifest, self._table, self._all_maps)}
+        if self._job.shard.count == 1:
+            earlier |= {self._job.out / _SHARDS, *self._job.out.glob("*-[1-9]*-of-[1-9]*.*")}
+        for path in earlier:
+            path.unlink(missing_ok=True)
+
+    def _settings(self) -> dict[str, Any]:
+        """What all shards of a run have in common, as JSON gives it back."""
+        job, foil = self._job, self._job.foil
+        settings = {
+            "shards": job.shard.count,
+            "methods": [method.name for method in job.methods],
+            "foil": foil if foil is None or isinstance(foil, str) else paths_as_text(foil),
+            "target": job.target,
+            "model": vars(job.model),
+            "batch_size": job.run.batch_size,
+            "queries": [str(path) for path in job.queries],
+            **self._support.describe(),
+        }
+        plain: dict[str, Any] = json.loads(json.dumps(settings))
+        return plain
 
     def _draw(self, explanations: Sequence[Explanation], index: int) -> dict[str, Any]:
         """Write overlays, arrays and the figure of one query; returns the entry of the manifest."""
@@ -186,7 +216,9 @@ class QueryWriter:
 
     def _keep(self, explanations: Sequence[Explanation], index: int) -> dict[str, Any]:
         """Add the maps of one query to the file of all maps; returns the entry of the manifest."""
-        assert self._maps is not None
+        if self._maps is None:
+            file = zipfile.ZipFile(self._scratch / self._all_maps, "w", zipfile.ZIP_DEFLATED)
+            self._maps = self._stack.enter_context(file)
         entry = query_entry(explanations, index)
         for explanation in explanations:
             with self._maps.open(f"{_as_utf8(entry['name'])}.{explanation.method}.npy", "w") as file:
@@ -238,6 +270,9 @@ def _row(explanations: Sequence[Explanation], index: int, entry: Mapping[str, An
             coverage = float(explanation.coverage[index])
             row[f"{explanation.method}.coverage"] = None if np.isnan(coverage) else coverage
         row[f"{explanation.method}.flat"] = bool(explanation.flat[index])
+    for number, hit in enumerate(entry.get("supports", ())[:_MOST_NEIGHBORS], start=1):
+        row[f"neighbor.{number}"] = _as_utf8(str(hit.get("file", hit.get("row"))))
+        row[f"neighbor.{number}.similarity"] = hit["similarity"]
     return row
 
 
@@ -248,13 +283,15 @@ def _as_utf8(text: str) -> str:
 
 def _write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write one row per query; missing values stay empty."""
+    columns = list(dict.fromkeys(column for row in rows for column in row)) or ["name"]
+    rows = [{column: row.get(column) for column in columns} for row in rows]
     if path.suffix == ".parquet":
         pyarrow = need("pyarrow", extra="parquet", purpose="--table parquet")
         parquet = need("pyarrow.parquet", extra="parquet", purpose="--table parquet")
         parquet.write_table(pyarrow.Table.from_pylist(list(rows)), path)
         return
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]) if rows else ["name"])
+        writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(rows)
 

@@ -18,6 +18,7 @@ from captum_fam.cli.explain_supports import JobSupport, class_support, make_supp
 from captum_fam.embedding.ranks import joined
 from captum_fam.explanation import Explainer
 from captum_fam.explanation.pictures import PictureBatch, read_batches
+from captum_fam.explanation.supports import float_type_of
 from captum_fam.models import EmbeddingModel
 
 T = TypeVar("T")
@@ -50,14 +51,17 @@ def explain_files(job: ExplainJob) -> tuple[int, int]:
         support = make_support(job, net, ranks.device, unreadable)
         explainers = _make_explainers(job, net, ranks.device, support, unreadable)
         with QueryWriter(job, support) as writer:
-            _explain_batches(job, net, ranks.device, support, explainers, writer, unreadable)
-            writer.finish(net, unreadable)
+            chunks = _chunks_of_shard(job)
+            _explain_batches(job, chunks, net, ranks.device, support, explainers, writer, unreadable)
+            if writer.n_written or not chunks:
+                writer.finish(net, unreadable)  # else the results of an earlier run stay
         ranks.wait()  # torchrun ends all processes when one ends with an exit code, as after unreadable images
     return writer.n_written, len(unreadable)
 
 
 def _explain_batches(
     job: ExplainJob,
+    chunks: list[list[Path]],
     net: EmbeddingModel,
     device: str,
     support: JobSupport,
@@ -66,7 +70,12 @@ def _explain_batches(
     unreadable: dict[Path, str],
 ) -> None:
     told: set[str] = set()
-    chunks = _chunks_of_shard(job)
+    if not chunks:
+        warn_user(
+            f"there are no queries for shard {job.shard.number}/{job.shard.count}: shards share whole batches of "
+            f"--batch-size {job.run.batch_size} queries, so that all give the results of one process",
+            1,
+        )
     with tqdm(total=sum(map(len, chunks)), desc="explaining", unit="image", disable=job.run.quiet or None) as progress:
         for files, batch, reasons in ahead(_read(chunks, job, net, device)):
             report_unreadable(reasons, unreadable)
@@ -106,7 +115,8 @@ def _read(
     """Batches with their files; after each chunk, the reasons for its files that cannot be read."""
     for paths in chunks:
         reasons: dict[int, str] = {}
-        for batch in read_batches(paths, net.preprocessing, job.run.batch_size, device, reasons):
+        dtype = float_type_of(net.model)
+        for batch in read_batches(paths, net.preprocessing, job.run.batch_size, device, reasons, dtype):
             yield [paths[position] for position in batch.positions], batch, {}
         yield [], None, {paths[position]: reason for position, reason in reasons.items()}
 

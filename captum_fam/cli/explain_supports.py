@@ -13,8 +13,8 @@ from PIL.Image import Image
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from captum_fam._files import lock_folder, sha256_of
-from captum_fam._text import printable
+from captum_fam._files import lock_folder, sha256_of, sha256_of_weights
+from captum_fam._text import printable, printable_path
 from captum_fam._warnings import warn_user
 from captum_fam.cli.explain import Classes, ExplainJob, class_name
 from captum_fam.cli.shards import shard_of_process
@@ -118,6 +118,7 @@ class BankSupport:
         gallery: files of the gallery, one per item of the bank; empty for a bank from a file.
         target: the class to explain; None for the predicted classes.
         own_rows: rows of the bank that are the query itself, by the file of the query.
+        top: how many neighbors were asked for; None for the number of the bank. Default: None.
     """
 
     support: MemoryBank
@@ -125,6 +126,7 @@ class BankSupport:
     gallery: Sequence[Path] = ()
     target: str | None = None
     own_rows: Mapping[Path, Sequence[int]] = field(default_factory=dict)
+    top: int | None = None
 
     @property
     def class_names(self) -> Sequence[str]:
@@ -134,8 +136,14 @@ class BankSupport:
     @property
     def notes(self) -> list[str]:
         """What the user has to know of the support."""
-        count = len(self.own_rows)
-        return [f"{count} queries are images of the gallery; each is left out of its own neighbors"] if count else []
+        notes = []
+        if self.own_rows:
+            notes.append(
+                f"{len(self.own_rows)} queries are images of the gallery; each is left out of its own neighbors"
+            )
+        if self.top is not None and self.top > len(self.support):
+            notes.append(f"--top {self.top}: there are only {len(self.support)} to find")
+        return notes
 
     def without(self, files: Sequence[Path]) -> MemoryBank | None:
         """The bank without the rows that are a query of the batch."""
@@ -204,8 +212,16 @@ def make_support(job: ExplainJob, net: EmbeddingModel, device: str, unreadable: 
         return _gallery_support(job, job.gallery, net, device, unreadable)
     assert job.bank is not None
     bank = MemoryBank.load(job.bank).to(device)
+    if bank.weights not in (None, sha256_of_weights(net.model)):
+        raise ValueError(
+            f"--bank {printable_path(job.bank)} was made with other weights than those of {job.model.model}: its rows "
+            "are no embeddings of this model"
+        )
     bank = bank if job.top is None else bank.using(k=job.top)
-    return BankSupport(bank, {"bank": str(job.bank)}, target=class_name(job.target, bank.class_names))
+    target = class_name(job.target, bank.class_names)
+    support = BankSupport(bank, {"bank": str(job.bank)}, target=target, top=job.top)
+    _warn_of(support)
+    return support
 
 
 def class_support(
@@ -260,17 +276,23 @@ def _gallery_support(
     # Other shards of the same work wait for the embeddings instead of making them too. The processes of torchrun make
     # them together.
     with lock_folder(path.with_suffix(".lock"), holds=shard_of_process().number == 1, waits=True):
-        bank = MemoryBank.from_dataset(
-            net,
-            gallery,
-            path,
-            batch_size=job.run.batch_size,
-            on_error="skip",
-            progress=not job.run.quiet,
-            k=job.top or _GALLERY_NEIGHBORS,
+        options: dict[str, Any] = {
+            "batch_size": job.run.batch_size,
+            "on_error": "skip",
+            "progress": not job.run.quiet,
+            "k": job.top or _GALLERY_NEIGHBORS,
             # Without classes there is no vote: all neighbors count.
-            neighbors="predicted" if len(classes) > 1 else "all",
-        )
+            "neighbors": "predicted" if len(classes) > 1 else "all",
+        }
+        try:
+            bank = MemoryBank.from_dataset(net, gallery, path, **options)
+        except ValueError as error:
+            if not path.is_file():
+                raise
+            # Embeddings that an earlier run kept, and that can be made again.
+            warn_user(f"{error}: made again", 1)
+            path.unlink(missing_ok=True)
+            bank = MemoryBank.from_dataset(net, gallery, path, **options)
     report_unreadable({gallery.paths[item]: reason for item, reason in bank.skipped.items()}, unreadable)
     row_of_item = {item: row for row, item in enumerate(bank.items.tolist())}
     own_rows: dict[Path, list[int]] = {}
@@ -279,18 +301,21 @@ def _gallery_support(
         if item in row_of_item:
             own_rows.setdefault(queries[query], []).append(row_of_item[item])
     about = {"gallery_files": paths_as_text(classes), "gallery_embeddings": str(path)}
-    support = BankSupport(bank.to(device), about, gallery.paths, job.target, own_rows)
+    support = BankSupport(bank.to(device), about, gallery.paths, job.target, own_rows, job.top)
+    _warn_of(support)
+    return support
+
+
+def _warn_of(support: BankSupport) -> None:
     for note in support.notes:
         warn_user(note, 1)
-    return support
 
 
 def _hash_of(paths: Sequence[Path], net: EmbeddingModel) -> str:
     """A hash of the files of a gallery, by path, size and time of change, and of the weights and the preprocessing."""
     files = [f"{path.absolute()} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in paths if path.is_file()]
-    weights = (part for named in sorted(net.model.state_dict().items()) for part in named)
     text = "\n".join(files).encode("utf-8", "surrogateescape").hex()
-    return sha256_of(text, repr(net.preprocessing.describe()), *weights)[:16]
+    return sha256_of(text, repr(net.preprocessing.describe()), sha256_of_weights(net.model))[:16]
 
 
 def report_unreadable(reasons: Mapping[Path, str], unreadable: dict[Path, str]) -> None:

@@ -10,8 +10,9 @@ from typing import Literal
 
 import torch
 
-from captum_fam.cli.options import option, positive
-from captum_fam.models import EmbeddingModel, brings_weights, create_model, default_weights
+from captum_fam.cli.options import option
+from captum_fam.cli.ranges import at_least
+from captum_fam.models import EmbeddingModel, create_model, default_weights, has_factory_weights
 from captum_fam.preprocessing import Resize, check_size
 
 Missing = Literal["refuse", "warn", "ignore"]
@@ -71,8 +72,7 @@ class ModelOptions:
         similarity: name of the similarity; None for the similarity of the model. Default: None.
         size: side of the square images, or ``(height, width)``, in pixels; None for the size of the model. Default:
             None.
-        resize: what happens to the aspect ratio of images; None for what the model says, mostly ``"squash"``. Default:
-            None.
+        resize: how images get their size; None for the way of the model, mostly ``"squash"``. Default: None.
     """
 
     model: str = option(
@@ -135,6 +135,31 @@ class ModelOptions:
         )
 
 
+def usable_device(text: str) -> str:
+    """A type for an option that takes a device of this machine.
+
+    Args:
+        text: the word on the command line.
+
+    Returns:
+        The word.
+
+    Raises:
+        argparse.ArgumentTypeError: for a word that names no device, or a device that this machine does not have.
+
+    Example:
+        >>> usable_device("cpu")
+        'cpu'
+    """
+    try:
+        torch.empty(0, device=text)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        there = ", ".join(["cpu", *(f"cuda:{number}" for number in range(count))])
+        raise argparse.ArgumentTypeError(f"{text!r} is no device of this machine, which has {there}") from error
+    return text
+
+
 @dataclass(frozen=True)
 class RunOptions:
     """The options for the work through the images of a command.
@@ -145,8 +170,10 @@ class RunOptions:
         quiet: whether progress bars are hidden. Default: False.
     """
 
-    batch_size: int = option("images per pass through the model", 32, parse=positive)
-    device: str | None = option("cpu, cuda, cuda:1, ...; default: cuda if there is a GPU, else cpu", None)
+    batch_size: int = option("images per pass through the model", 32, within=at_least(1))
+    device: str | None = option(
+        "cpu, cuda, cuda:1, ...; default: cuda if there is a GPU, else cpu", None, metavar="NAME", parse=usable_device
+    )
     quiet: bool = option("show no progress bars", False)
 
 
@@ -183,7 +210,7 @@ def check_weights(model: str, weights: str | Path | None, remedy: str, missing: 
     Example:
         >>> check_weights("resnet50", None, "--weights FILE")
     """
-    is_random = weights == "none" and not brings_weights(model)
+    is_random = weights == "none" and not has_factory_weights(model)
     if missing == "ignore" or (not is_random and (weights is not None or default_weights(model) is not None)):
         return
     if missing == "refuse" and not is_random:

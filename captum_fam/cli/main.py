@@ -125,7 +125,7 @@ def make_parser(command: str) -> argparse.ArgumentParser:
     """
     # argparse, because a shell turns --support birds/*.jpg into many words after one option. typer and click take only
     # one word per option.
-    parser = CommandParser(prog=f"captum-fam {command}", allow_abbrev=False)
+    parser = CommandParser(prog=f"captum-fam {command}")
     import_module(COMMANDS[command].module).add_options(parser)
     return parser
 
@@ -138,7 +138,6 @@ def _program_parser() -> argparse.ArgumentParser:
         description="Explain vision models that decide by similarity.",
         epilog=f"captum-fam COMMAND --help shows the options of a command.\n\n{EXIT_CODES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"captum-fam {__version__}")
     parser.add_argument("--traceback", action="store_true", help="show where an error came from")

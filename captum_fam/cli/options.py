@@ -1,4 +1,4 @@
-"""Options of the command line from fields of dataclasses, which define name, type, default and help of an option."""
+"""Options of the command line from fields of dataclasses. A field gives the name, type, default and help."""
 
 from __future__ import annotations
 
@@ -180,27 +180,6 @@ def names_of(known: Collection[str], what: str) -> Callable[[str], tuple[str, ..
         return names
 
     return parse
-
-
-def positive(text: str) -> int:
-    """A type for an option that takes a whole number of at least 1.
-
-    Args:
-        text: the word on the command line.
-
-    Returns:
-        The number.
-
-    Raises:
-        argparse.ArgumentTypeError: if the word is no such number.
-
-    Example:
-        >>> positive("32")
-        32
-    """
-    if not (text.isascii() and text.isdecimal()) or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text}")
-    return int(text)
 
 
 def number_reader(value_type: Any, within: Range = ANY) -> Callable[[str], Any]:

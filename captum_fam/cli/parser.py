@@ -1,4 +1,4 @@
-"""The parser of the command line, whose errors are one line that names the closest word."""
+"""The parser of the command line. An error is one line, which names the closest known word."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from typing import Any, NoReturn
 
 from captum_fam._text import printable
 
-_CLOSE = 0.6  # of 1, for equal words
+# From this ratio of difflib on, which is 1 for equal words, a known word counts as close.
+_CLOSE = 0.6
 
 
 class CommandParser(argparse.ArgumentParser):
-    """A parser that answers wrong words with one line instead of the whole usage.
+    """A parser that prints one line for a wrong word, instead of the whole usage. Options cannot be abbreviated.
 
     Example:
         >>> parser = CommandParser(prog="captum-fam walk")

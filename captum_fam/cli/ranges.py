@@ -1,4 +1,4 @@
-"""Ranges of numbers, in which the value of an option must lie."""
+"""Ranges of numbers, for the values of options."""
 
 from __future__ import annotations
 
@@ -75,11 +75,7 @@ class Range:
         if isinstance(value, bool) or not isinstance(value, Integral if whole else Real):
             raise TypeError(f"{name} must be {self.words(whole)}, got {value!r}")
         if value not in self:
-            raise ValueError(f"{name} must be {self or 'finite'}, got {value!r}")
-
-    def __bool__(self) -> bool:
-        """Whether the range has a bound."""
-        return bool(str(self))
+            raise ValueError(f"{name} must be {str(self) or 'finite'}, got {value!r}")
 
 
 ANY = Range()

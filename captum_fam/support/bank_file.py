@@ -1,15 +1,17 @@
-"""The file of a memory bank: writing it, and reading it without trusting it."""
+"""The file of a memory bank: writing it, and reading it with checks that refuse broken and crafted files."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from captum_fam._files import need, write_all_or_nothing
@@ -19,11 +21,13 @@ from captum_fam.support.vote import LEAST_TEMPERATURE
 
 _HEADER = "captum-fam memory bank"
 _DTYPES = {"embeddings": ("F16", "BF16", "F32", "F64"), "labels": ("I64",), "items": ("I64",)}
-# Names and reasons of 32 MiB are many; from here on, a crafted header would cost seconds and gigabytes.
+# Enough for the class names and reasons of any bank. A larger header, as of a crafted file, would take seconds and
+# gigabytes to read.
 _HEADER_BYTES = 32 * 2**20
-# The header of a bank has four containers: the whole, the settings, the class names, and the skipped items.
-_CONTAINERS = 4
+# The header of a bank has five containers: the whole, settings, class names, skipped items and checksums.
+_CONTAINERS = 5
 _CHECKED_AT_ONCE = 1 << 16
+_REMEDY = "give a file of MemoryBank.save; if it was one, make the bank again"
 _ALL = slice(None)
 
 
@@ -33,13 +37,29 @@ class StoredBank:
 
     Attributes:
         tensors: ``embeddings`` ``(M, J)``, ``labels`` ``(M,)`` and ``items`` ``(M,)``.
-        settings: arguments of :class:`MemoryBank`; empty for rows that are in no file yet.
+        settings: arguments of :class:`MemoryBank`, and the hash of the weights of the model; empty for rows that are in
+            no file yet.
         skipped: the items without a row, with the reasons.
     """
 
     tensors: dict[str, Tensor]
     settings: dict[str, Any]
     skipped: dict[int, str]
+
+    def arguments(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """The arguments of the :class:`MemoryBank` of these rows.
+
+        Args:
+            options: arguments of :class:`MemoryBank`, which replace the settings.
+
+        Raises:
+            ValueError: if the similarity of the bank was an object, which no file holds, and ``options`` has none.
+        """
+        settings = {**self.settings, **options}
+        settings.pop("weights", None)
+        if "similarity" in settings and settings["similarity"] is None:
+            raise ValueError("similarity was an object when the bank was saved; pass it again: similarity=...")
+        return {**self.tensors, **settings}
 
 
 def write_bank(path: Path, bank: StoredBank) -> None:
@@ -56,7 +76,8 @@ def write_bank(path: Path, bank: StoredBank) -> None:
     """
     safetensors = _safetensors("safetensors.torch")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in bank.tensors.items()}
-    header = json.dumps({"settings": bank.settings, "skipped": bank.skipped})
+    checksums = {name: _checksum(tensor) for name, tensor in tensors.items()}
+    header = json.dumps({"settings": bank.settings, "skipped": bank.skipped, "checksums": checksums})
     if len(header) > _HEADER_BYTES // 2:  # quotation marks are escaped once more in the file
         raise ValueError(
             f"{path}: class names and the reasons of skipped items take {len(header) / 2**20:.0f} MiB, more than the "
@@ -64,14 +85,22 @@ def write_bank(path: Path, bank: StoredBank) -> None:
         )
     with write_all_or_nothing(path.parent) as scratch:
         safetensors.save_file(tensors, scratch / path.name, {_HEADER: header})
+        # safetensors lets nobody else read its files.
+        usual = scratch / "usual"
+        usual.touch()
+        (scratch / path.name).chmod(usual.stat().st_mode)
+        usual.unlink()
 
 
 def read_bank(path: Path, rows: slice = _ALL) -> StoredBank:
-    """Read a file that :func:`write_bank` wrote. Neither broken nor crafted files cost much memory or time.
+    """Read a file that :func:`write_bank` wrote. Broken and crafted files are refused in little time and memory.
 
     Args:
         path: the file.
         rows: the rows to read. Default: all.
+
+    Returns:
+        The content, of which every value is checked.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -80,7 +109,9 @@ def read_bank(path: Path, rows: slice = _ALL) -> StoredBank:
     """
     with _opened(path) as (header, columns):
         tensors = {name: column[rows] for name, column in columns.items()}
-    settings, skipped = _read_header(path, header)
+    settings, skipped, checksums = _read_header(path, header)
+    if rows == _ALL and checksums != {name: _checksum(tensor) for name, tensor in tensors.items()}:
+        raise ValueError(f"{path}: damaged, its numbers are not those that were written; {_REMEDY}")
     _check_numbers(path, tensors, len(settings["class_names"]))
     return StoredBank(tensors, settings, skipped)
 
@@ -92,7 +123,9 @@ def count_rows(path: Path) -> int:
         path: the file.
 
     Raises:
-        FileNotFoundError, ValueError, ModuleNotFoundError: as for :func:`read_bank`.
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file is broken or no memory bank.
+        ModuleNotFoundError: if safetensors is not installed.
     """
     with _opened(path) as (_, columns):
         return int(columns["items"].get_shape()[0])
@@ -100,9 +133,9 @@ def count_rows(path: Path) -> int:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The header of a bank, and its tensors, of which types and shapes are right and nothing has been read yet."""
+    """The header of a bank, and its tensors, whose types and shapes are checked and whose values are not read yet."""
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such memory bank")
+        raise FileNotFoundError(f"{path}: no such memory bank, or no regular file")
     _check_header_size(path)
     safetensors = _safetensors("safetensors")
     try:
@@ -114,7 +147,7 @@ def _opened(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             _check_shapes(path, columns)
             yield header, columns
     except safetensors.SafetensorError as error:
-        raise ValueError(f"{path}: broken, or no safetensors file ({printable(error)}); delete it") from error
+        raise ValueError(f"{path}: no memory bank, or damaged ({printable(error)}); {_REMEDY}") from error
 
 
 def _check_header_size(path: Path) -> None:
@@ -122,7 +155,7 @@ def _check_header_size(path: Path) -> None:
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
     if size > path.stat().st_size - 8:
-        raise ValueError(f"{path}: broken, or no safetensors file (it ends within its header); delete it")
+        raise ValueError(f"{path}: no memory bank, or damaged (it ends within its header); {_REMEDY}")
     if size > _HEADER_BYTES + 2**20:
         raise _refused(path, f"a header of {size / 2**20:.0f} MiB")
 
@@ -140,8 +173,8 @@ def _check_shapes(path: Path, columns: dict[str, Any]) -> None:
             raise _refused(path, f"{name} of shape {shapes[name]} for {n_rows} rows")
 
 
-def _read_header(path: Path, header: str) -> tuple[dict[str, Any], dict[int, str]]:
-    """Settings and skipped items, of which every value is of its type and in its range."""
+def _read_header(path: Path, header: str) -> tuple[dict[str, Any], dict[int, str], dict[str, Any]]:
+    """Settings, skipped items and checksums, of which every value is of its type and in its range."""
     # Every second piece between quotation marks that are not escaped is outside of texts.
     outside_of_texts = "".join(header.replace("\\\\", "").replace('\\"', "").split('"')[::2])
     if outside_of_texts.count("[") + outside_of_texts.count("{") > _CONTAINERS:
@@ -150,8 +183,8 @@ def _read_header(path: Path, header: str) -> tuple[dict[str, Any], dict[int, str
         content = json.loads(header)
     except ValueError as error:
         raise _refused(path, f"a header that is no JSON ({printable(error)})") from error
-    if not isinstance(content, dict) or content.keys() != {"settings", "skipped"}:
-        raise _refused(path, "a header without settings and skipped items")
+    if not isinstance(content, dict) or content.keys() != {"settings", "skipped", "checksums"}:
+        raise _refused(path, "a header without settings, skipped items and checksums")
     settings, skipped = content["settings"], content["skipped"]
     if not isinstance(settings, dict) or settings.keys() != _SETTINGS.keys():
         shown = ", ".join(map(printable, settings)) if isinstance(settings, dict) else printable(settings)
@@ -164,7 +197,13 @@ def _read_header(path: Path, header: str) -> tuple[dict[str, Any], dict[int, str
         for item, reason in skipped.items()
     ):
         raise _refused(path, "skipped items that are no numbers with reasons")
-    return settings, {int(item): reason for item, reason in skipped.items()}
+    if not isinstance(content["checksums"], dict):
+        raise _refused(path, "checksums that are none")
+    return settings, {int(item): reason for item, reason in skipped.items()}, content["checksums"]
+
+
+def _checksum(tensor: Tensor) -> int:
+    return zlib.crc32(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
 
 
 def _check_numbers(path: Path, tensors: dict[str, Tensor], n_classes: int) -> None:
@@ -179,7 +218,7 @@ def _check_numbers(path: Path, tensors: dict[str, Tensor], n_classes: int) -> No
 
 
 def _refused(path: Path, what: str) -> ValueError:
-    return ValueError(f"{path}: holds {what}, which no memory bank does; delete it, and make the bank again")
+    return ValueError(f"{path}: holds {what}, which no memory bank does; {_REMEDY}")
 
 
 def _is_names(value: object) -> bool:
@@ -197,6 +236,7 @@ _SETTINGS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "temperature": (_is_temperature, f"a number, {LEAST_TEMPERATURE} at least"),
     "similarity": (lambda value: value is None or isinstance(value, str), "a name"),
     "neighbors": (lambda value: isinstance(value, str) and value in RULES, f"one of {', '.join(RULES)}"),
+    "weights": (lambda value: value is None or isinstance(value, str), "a hash"),
 }
 """The settings in a file, each with its check and the words for what is expected."""
 

@@ -1,4 +1,4 @@
-"""Embedding a data set for a memory bank: whatever gives embeddings, whatever gives images."""
+"""Embedding a data set of any kind, with a model of any kind, for a memory bank."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from captum_fam._files import sha256_of_weights
 from captum_fam._text import printable
 from captum_fam._warnings import warn_user
 from captum_fam.embedding import Batch, DatasetEmbedder, EmbeddedDataset, OnError, RowBlock
@@ -22,6 +23,9 @@ from captum_fam.embedding.ranks import Ranks
 from captum_fam.found_preprocessing import found_or_assumed
 from captum_fam.similarity import SimilarityLike
 from captum_fam.support.bank_file import StoredBank
+
+# The rows that DatasetEmbedder.check_rows gets: at least as many as it compares.
+_N_CHECKED = 16
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,11 @@ class BankMaker:
     save_every: int
     progress: bool
 
+    @property
+    def weights(self) -> str | None:
+        """SHA-256 of the weights of the model; None for a function, whose weights cannot be seen."""
+        return sha256_of_weights(self.embed) if isinstance(self.embed, nn.Module) else None
+
     def embedder(self, folder: Path | None, ranks: Ranks) -> DatasetEmbedder:
         """The embedder of all items; an earlier run is continued.
 
@@ -65,7 +74,7 @@ class BankMaker:
             num_workers=self.num_workers,
             on_error=self.on_error,
             batches_per_block=self.save_every,
-            processes=ranks,
+            ranks=ranks,
             progress="memory bank" if self.progress and ranks.is_first else None,
         )
 
@@ -94,10 +103,6 @@ class BankMaker:
         with torch.inference_mode(False), torch.no_grad():
             images = batch.images if self.device is None else batch.images.to(self.device)
             return {"embeddings": check_embedding(self.embed(images))}
-
-
-# As many rows as the embedder compares, or more.
-_N_CHECKED = 16
 
 
 def bank_maker(
@@ -166,10 +171,11 @@ def split_options(model: Any, dataset: Any, options: Mapping[str, Any]) -> tuple
         options: all other arguments.
 
     Returns:
-        The maker; and the options of the bank, with what model and data set say of names and similarity.
+        The maker; and the options of the bank, with the class names of the data set and the similarity of the model.
 
     Raises:
-        TypeError, ValueError: as for :func:`bank_maker`.
+        TypeError: for a model or data set of a kind that is not known.
+        ValueError: for a model in training mode, or items that are not as expected.
     """
     making = inspect.signature(bank_maker).parameters
     maker = bank_maker(model, dataset, **{name: value for name, value in options.items() if name in making})
@@ -196,12 +202,12 @@ def warn_of_skipped(skipped: dict[int, str], stacklevel: int) -> None:
 
     Args:
         skipped: the reasons by position.
-        stacklevel: the frame above the caller that the warning names.
+        stacklevel: how many calls above the caller the line is that the warning names.
     """
     if skipped:
         index, reason = next(iter(skipped.items()))
         warn_user(
-            f"left out of the bank, because they could not be read: {len(skipped)}, the first is item {index}: "
+            f"left out of the bank, because they could not be used: {len(skipped)}, the first is item {index}: "
             f"{printable(reason)}",
             stacklevel + 1,
         )
@@ -214,12 +220,12 @@ def unfinished_folder(path: Path) -> Path:
 
 def _take_model_apart(model: Any) -> tuple[Callable[..., Any], Callable[[Image.Image], Tensor], SimilarityLike | None]:
     """The function from images to embeddings, the preprocessing that belongs to it, and its similarity."""
-    # An EmbeddingModel is known by what it has: it stands in a room that builds on this one.
-    has_card = hasattr(model, "preprocessing") and hasattr(model, "layer")
-    if isinstance(model, nn.Module) or (callable(model) and not has_card and not isinstance(model, type)):
+    # captum_fam.models imports this package, so that an EmbeddingModel is recognized by its attributes.
+    is_embedding_model = hasattr(model, "preprocessing") and hasattr(model, "layer")
+    if isinstance(model, nn.Module) or (callable(model) and not is_embedding_model and not isinstance(model, type)):
         return model, _AssumedPreprocessing(model), None
-    if not has_card:
-        # The front door of the package, which imports models and their libraries only here.
+    if not is_embedding_model:
+        # Imported here, so that models are loaded only where one is named.
         from captum_fam import create_model
 
         model = create_model(model)
@@ -227,7 +233,7 @@ def _take_model_apart(model: Any) -> tuple[Callable[..., Any], Callable[[Image.I
 
 
 class _AssumedPreprocessing:
-    """The preprocessing of a network, found when the first picture comes."""
+    """The preprocessing of a network, which is found at the first image of PIL."""
 
     def __init__(self, model: Any) -> None:
         self._model = model
@@ -236,7 +242,7 @@ class _AssumedPreprocessing:
     def __call__(self, image: Image.Image) -> Tensor:
         if self._found is None:
             self._found, note = found_or_assumed(self._model)
-            # Worker processes get a copy of this object, which needs no copy of the network.
+            # Worker processes get a copy of this object, and need no copy of the network.
             self._model = None
             if note is not None:
                 warn_user(note, 2)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from captum_fam import functional as F
+from captum_fam._text import printable
+from captum_fam.support.labels import plain_value
 
 
 def check_support_tensor(support: object, name: str = "support") -> Tensor:
@@ -89,6 +93,23 @@ def check_embedding_sizes(query: Tensor, support: Tensor, name: str = "support")
         )
 
 
+def check_query(query: object, hint: str = "") -> None:
+    """Check that the query of a memory bank is a finite batch of embeddings.
+
+    Args:
+        query: the value to check.
+        hint: the end of the message for another shape. Default: empty.
+
+    Raises:
+        ValueError: for anything but a tensor ``(B, J)`` of at least one query, NaN or inf.
+    """
+    if not isinstance(query, Tensor) or query.dim() != 2 or not len(query):
+        kind = f"shape {tuple(query.shape)}" if isinstance(query, Tensor) else type(query).__name__
+        raise ValueError(f"query must be embeddings (B, J) of at least one query, a tensor, got {kind}{hint}")
+    if not query.isfinite().all():
+        raise ValueError("query contains NaN or inf")
+
+
 def check_batch(support: Tensor, batch: int) -> None:
     """Check that there is one set of supports per query.
 
@@ -146,6 +167,35 @@ def no_batch_dimension(inputs: Tensor, images: Tensor) -> str:
         f"inputs has shape {tuple(inputs.shape)} and the support {tuple(images.shape)}: "
         "inputs is one query without its batch dimension; pass inputs[None]"
     )
+
+
+def whole_number(value: object, name: str) -> int:
+    """Check that an argument is one whole number, at least 1.
+
+    Args:
+        value: the argument, of any integer type.
+        name: the name of the argument, for the message.
+
+    Returns:
+        The number as an ``int``.
+
+    Raises:
+        TypeError: for anything but a whole number; 3.0, "3" and True are none.
+        ValueError: for a number below 1.
+
+    Example:
+        >>> whole_number(3.0, "k")
+        Traceback (most recent call last):
+        ...
+        TypeError: k must be a whole number, got 3.0 (float)
+    """
+    plain = plain_value(value)
+    if isinstance(plain, bool) or not hasattr(plain, "__index__") or isinstance(plain, Tensor | np.ndarray):
+        raise TypeError(f"{name} must be a whole number, got {printable(value)} ({type(value).__name__})")
+    number = operator.index(plain)
+    if number < 1:
+        raise ValueError(f"{name} must be at least 1, got {number}")
+    return number
 
 
 def whole_numbers(name: str, values: Tensor | Sequence[int], rows: Tensor) -> Tensor:

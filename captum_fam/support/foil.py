@@ -99,7 +99,7 @@ class ContrastedSupport(Support):
         return comparison.against_vectors(vectors, self.foil.class_weights(F.widen(vectors).dtype).mean(0))
 
 
-def as_foil(foil: FoilLike | None) -> FoilName | SupportSet | None:
+def as_foil(foil: object) -> FoilName | SupportSet | None:
     """Convert a foil that is a tensor of images or embeddings to a :class:`~captum_fam.SupportSet` of one class.
 
     Example:

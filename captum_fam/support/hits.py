@@ -1,4 +1,4 @@
-"""Reading what a search engine answers: ids, scores and vectors of hits."""
+"""Reading the results of a search engine: ids, scores and vectors of hits."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""Labels of any kind as class indices and class names, and whole numbers such as K."""
+"""Labels of any kind as class indices and class names."""
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
@@ -76,31 +75,31 @@ def encode_labels(
 
 
 def encode_label_rows(
-    labels: object, class_names: Sequence[str] | None, is_support: Tensor, name: str = "labels"
+    labels: object, class_names: Sequence[str] | None, is_support: Tensor
 ) -> tuple[Tensor, tuple[str, ...]]:
     """Convert labels of K supports for each of B queries, as :func:`encode_labels` does.
 
     Args:
         labels: ``(B, K)``: a tensor, an array or nested lists.
-        class_names: as for :func:`encode_labels`. Default: None.
+        class_names: as for :func:`encode_labels`.
         is_support: False for entries that are no support, boolean ``(B, K)``: their labels are not read.
-        name: the name of the argument, for the message. Default: ``"labels"``.
 
     Returns:
         Class indices, int64 ``(B, K)`` on the CPU, zero for entries that are no support; and C names.
 
     Raises:
-        TypeError, ValueError: as :func:`encode_labels`.
+        TypeError: for labels that are neither all whole numbers nor all names.
+        ValueError: for labels of another shape, or that ``class_names`` does not fit.
 
     Example:
         >>> encode_label_rows([["wren", "jay"], ["jay", None]], None, torch.tensor([[True, True], [True, False]]))
         (tensor([[1, 0],
                 [0, 0]]), ('jay', 'wren'))
     """
-    flat = _flatten_rows(labels, tuple(is_support.shape), name)
+    flat = _flatten_rows(labels, tuple(is_support.shape))
     mask = is_support.flatten().tolist()
     kept = [label for label, used in zip(flat, mask, strict=True) if used]
-    indices, names = encode_labels(kept, class_names, len(kept), name)
+    indices, names = encode_labels(kept, class_names, len(kept))
     encoded = torch.zeros(is_support.shape, dtype=torch.int64)
     encoded[is_support.cpu()] = indices
     return encoded, names
@@ -131,36 +130,6 @@ def check_class_names(class_names: Sequence[Any]) -> tuple[str, ...]:
     if wrong:
         raise TypeError(f"class_names must be texts, got {type(wrong[0]).__name__}")
     return tuple(map(str, joined))
-
-
-def whole_number(value: object, name: str, least: int = 1) -> int:
-    """Check that an argument is one whole number.
-
-    Args:
-        value: the argument, of any integer type.
-        name: the name of the argument, for the message.
-        least: the smallest number that is allowed. Default: 1.
-
-    Returns:
-        The number as an ``int``.
-
-    Raises:
-        TypeError: for anything but a whole number; 3.0, "3" and True are none.
-        ValueError: for a number below ``least``.
-
-    Example:
-        >>> whole_number(3.0, "k")
-        Traceback (most recent call last):
-        ...
-        TypeError: k must be a whole number, got 3.0 (float)
-    """
-    plain = plain_value(value)
-    if isinstance(plain, bool) or not hasattr(plain, "__index__") or isinstance(plain, Tensor | np.ndarray):
-        raise TypeError(f"{name} must be a whole number, got {printable(value)} ({type(value).__name__})")
-    number = operator.index(plain)
-    if number < least:
-        raise ValueError(f"{name} must be at least {least}, got {number}")
-    return number
 
 
 def plain_value(value: Any) -> Any:
@@ -226,7 +195,7 @@ def _look_up(values: np.ndarray[Any, Any], names: tuple[str, ...], name: str) ->
     return torch.tensor([position[value] for value in values.tolist()], dtype=torch.int64)
 
 
-def _flatten_rows(labels: object, shape: tuple[int, ...], name: str) -> list[object]:
+def _flatten_rows(labels: object, shape: tuple[int, ...]) -> list[object]:
     """The labels of all rows, one behind the other; the shape is checked."""
     if isinstance(labels, Tensor | np.ndarray):
         got = tuple(labels.shape)
@@ -237,7 +206,7 @@ def _flatten_rows(labels: object, shape: tuple[int, ...], name: str) -> list[obj
         flat = [label for row in labels for label in row]
         got = (len(labels), *{len(row) for row in labels})
     else:
-        raise TypeError(f"{name} must be (B, K): a tensor, an array or nested lists, got {type(labels).__name__}")
+        raise TypeError(f"labels must be (B, K): a tensor, an array or nested lists, got {type(labels).__name__}")
     if got != shape:
-        raise ValueError(f"{name} must be {shape}, one per support, got {got}")
+        raise ValueError(f"labels must be {shape}, one per support, got {got}")
     return flat

@@ -111,10 +111,15 @@ class LeaveOutSupport(Support):
         embeddings = self.support.embeddings()
         check_embedding_sizes(query, embeddings)
         check_batch(self.left_out, len(query))
-        weights = (~self.left_out.to(query.device)).to(F.widen(embeddings).dtype)
-        labels = self.support.labels.expand(len(query), -1)
-        members = RowMembers(labels, weights, self.class_names, " besides the query itself")
-        return Comparison(query, embeddings, members, self.measure(similarity), self.class_names, target)
+        return Comparison(query, embeddings, self.members(), self.measure(similarity), self.class_names, target)
+
+    def members(self) -> RowMembers:
+        """Which supports belong to which class, for each query."""
+        labels = self.support.labels.expand(len(self.left_out), -1)
+        inputs = self.support.inputs
+        dtype = F.widen(inputs[:1]).dtype if inputs.is_floating_point() else torch.float32
+        weights = (~self.left_out.to(labels.device)).to(dtype)
+        return RowMembers(labels, weights, self.class_names, " besides the query itself")
 
 
 def same_ids(own_ids: Sequence[Hashable], ids: Sequence[Hashable]) -> Tensor:

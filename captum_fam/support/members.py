@@ -165,8 +165,10 @@ class RowMembers(Members):
     def require_others(self) -> None:
         count = self.present.sum(1)
         if not (count > 1).all():
-            query = int((count < 2).nonzero()[0])
-            raise ValueError(f"foil: all supports of query {query} are of one class{self._remedy}")
+            raise ValueError(
+                f"foil: all supports of {_queries_in_words(count < 2)} are of one class{self._remedy}, so that no "
+                "other class stands against it; leave out such queries, or explain them without a foil"
+            )
 
     def of_others(self, classes: Tensor) -> Tensor:
         """The weights of a foil for one class per query: the mean of all other classes that have supports.
@@ -184,9 +186,22 @@ class RowMembers(Members):
     def _require(self, has_support: Tensor, classes: Tensor) -> None:
         """Refuse classes ``(B,)`` for queries without a support of their class."""
         if not has_support.all():
-            query = int((~has_support).nonzero()[0])
-            name = self._class_names[int(classes[query])]
-            raise ValueError(f"support: query {query} has no support of class {printable(name)}{self._remedy}")
+            lacking = int(classes[int((~has_support).nonzero()[0])])
+            name, concerned = self._class_names[lacking], ~has_support & (classes == lacking)
+            verb = "has" if concerned.sum() == 1 else "have"
+            raise ValueError(
+                f"support: {_queries_in_words(concerned)} {verb} no support of class {printable(name)}{self._remedy}; "
+                "leave out such queries, or explain their predicted classes"
+            )
+
+
+def _queries_in_words(concerned: Tensor) -> str:
+    """The queries for which a mask ``(B,)`` is True, the first ten by number."""
+    numbers = [str(number) for number in concerned.nonzero().flatten().tolist()]
+    if len(numbers) == 1:
+        return f"query {numbers[0]}"
+    shown = ", ".join(numbers[:10]) + (", ..." if len(numbers) > 10 else "")
+    return f"queries {shown} ({len(numbers)} of {len(concerned)})"
 
 
 class _OtherRows(Members):

@@ -25,18 +25,18 @@ from captum_fam.support.checks import (
     as_exclusion,
     check_embedding_sizes,
     check_exclusion,
+    check_query,
     count_excluded,
+    whole_number,
     whole_numbers,
 )
 from captum_fam.support.comparison import Comparison, select_class
-from captum_fam.support.labels import Labels, encode_labels, plain_value, whole_number
+from captum_fam.support.labels import Labels, encode_labels, plain_value
 from captum_fam.support.members import Members
 from captum_fam.support.neighbor_rules import RULES, Candidates, NeighborRule
 from captum_fam.support.rows import BankRows
 from captum_fam.support.search import Backend, ExactSearch
 from captum_fam.support.vote import LEAST_TEMPERATURE, Vote, vote_weights
-
-_STEP_QUERIES = 256
 
 
 class MemoryBank(Support):
@@ -86,6 +86,8 @@ class MemoryBank(Support):
             c is ``class_names[c]``.
         items: int64 ``(M,)``.
         skipped: the items of the data set that could not be read and have no row, with the reason.
+        weights: SHA-256 of the weights of the model that :meth:`from_dataset` made the rows with; None if it is not
+            known.
 
     Raises:
         TypeError: if ``embeddings`` is no floating-point tensor, ``labels`` are neither whole numbers nor names,
@@ -134,6 +136,7 @@ class MemoryBank(Support):
         self.backend = backend
         self.exclude: Tensor | None = None
         self.skipped: dict[int, str] = {}
+        self.weights: str | None = None
         self._every_class = False
         # `using` and `for_queries` return copies that share this search.
         self._rows = ExactSearch(self.embeddings, self.labels, self.similarity, backend)
@@ -225,11 +228,7 @@ class MemoryBank(Support):
         # A query for which more rows are left out than for others is filled up, see ExactSearch.search.
         k = self.k if exclude is None else min(self.k, len(self) - int(count_excluded(exclude).min()))
         with plain_arithmetic(query.device):
-            hits = [
-                self._rows.search(part, k, None if exclude is None else exclude[start : start + _STEP_QUERIES])
-                for start, part in zip(range(0, len(query), _STEP_QUERIES), query.split(_STEP_QUERIES), strict=True)
-            ]
-            similarities, indices = (torch.cat(parts) for parts in zip(*hits, strict=True))
+            similarities, indices = self._rows.search(query, k, exclude)
             finite = similarities.isfinite()
             if exclude is not None:
                 finite |= (indices.unsqueeze(2) == exclude.unsqueeze(1)).any(2)
@@ -427,6 +426,7 @@ class MemoryBank(Support):
         embedder = maker.embedder(folder, ranks)
         embedder.check_stored("embeddings")
         bank = cls._from_stored(stored_rows(embedder.run()), options)
+        bank.weights = maker.weights
         if path is not None:
             ranks.wait()  # until all have read the rows
             ranks.only_first(lambda: bank._save_finished(path))
@@ -456,6 +456,7 @@ class MemoryBank(Support):
             "temperature": self.temperature,
             "similarity": self.similarity_name,
             "neighbors": self.neighbors,
+            "weights": self.weights,
         }
         tensors = {"embeddings": self.embeddings, "labels": self.labels, "items": self.items}
         write_bank(Path(path), StoredBank(tensors, settings, self.skipped))
@@ -482,11 +483,9 @@ class MemoryBank(Support):
 
     @classmethod
     def _from_stored(cls, stored: StoredBank, options: dict[str, Any]) -> MemoryBank:
-        settings = {**stored.settings, **options}
-        if "similarity" in settings and settings["similarity"] is None:
-            raise ValueError("similarity was an object when the bank was saved; pass it again: similarity=...")
-        bank = cls(**{**stored.tensors, **settings})
+        bank = cls(**stored.arguments(options))
         bank.skipped = dict(stored.skipped)
+        bank.weights = stored.settings.get("weights")
         return bank
 
     def _rounding(self, query: Tensor, similarities: Tensor, indices: Tensor) -> Tensor:
@@ -507,12 +506,8 @@ class MemoryBank(Support):
 
     def _check_query(self, query: Tensor) -> tuple[Tensor, Tensor | None]:
         """The query in the precision of the search, and the excluded rows, ``(B, E)`` or None."""
-        if not isinstance(query, Tensor) or query.dim() != 2 or not len(query):
-            kind = f"shape {tuple(query.shape)}" if isinstance(query, Tensor) else type(query).__name__
-            raise ValueError(f"query must be embeddings (B, J) of at least one query, a tensor, got {kind}")
+        check_query(query)
         check_embedding_sizes(query, self.embeddings, "the memory bank")
-        if not query.isfinite().all():
-            raise ValueError("query contains NaN or inf")
         query = F.widen(query.detach())
         if self.exclude is None:
             return query, None

@@ -1,4 +1,4 @@
-"""The gap between the scores of a search engine and the similarities of the vectors that it stands for."""
+"""The gap between the scores of a search engine and the similarities that are computed from the embeddings."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ def gap_in_words(
     ids: HitIds,
     first_query: int = 0,
 ) -> str | None:
-    """Say in words that scores of an engine differ from recomputed similarities by more than rounding explains.
+    """A warning, if the scores of an engine differ from the similarities by more than rounding explains.
 
     Args:
         query: embeddings ``(B, J)``.
         vectors: the embeddings of the hits, ``(B, K, J)``.
         scores: the scores of the engine, ``(B, K)``; NaN for no hit.
         recomputed: the similarities of the vectors, ``(B, K)``.
-        similarity: the similarity that they were computed with.
+        similarity: the similarity of the comparison.
         ids: the ids of the hits.
         first_query: the number of the first query, for the text. Default: 0.
 
@@ -87,8 +87,8 @@ def gap_in_words(
     if n_reordered:
         order = f" The similarities put the hits of {n_reordered} of {len(scores)} queries in another order."
     return (
-        f"scores: {n_wrong} of {n_hits} differ from the similarity of the query to the embedding of the hit, most of "
-        f"all at query {first_query + row}, rank {rank}, id {printable(ids[row][rank])}: "
+        f"scores: {n_wrong} of {n_hits} differ from the similarity of the query to the embedding of the hit, most at "
+        f"query {first_query + row}, rank {rank}, id {printable(ids[row][rank])}: "
         f"{float(scores[row, rank]):.6g} by the engine, {float(recomputed[row, rank]):.6g} by {similarity}; "
         f"{_cause(query, vectors, scores, similarity, tolerance)}.{order} Maps explain the similarity; score_gap() "
         "gives all differences"

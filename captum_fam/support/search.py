@@ -23,6 +23,8 @@ Backend = Literal["torch", "faiss"]
 
 # Memory for one step of a search: the similarities, and a copy of the rows for similarities that rescale them.
 STEP_BYTES = 32 * 2**20
+# Queries that are searched for together.
+STEP_QUERIES = 256
 
 # Candidates above k. More are taken while the last of them could still be among the k nearest; among more than the
 # largest number of rows that are equal up to rounding, any are taken.
@@ -90,7 +92,14 @@ class ExactSearch:
         Raises:
             ModuleNotFoundError: for the backend ``"faiss"``, if FAISS is not installed.
         """
-        return self.nearest(query, min(k, len(self)), None, exclude)
+        starts = range(0, len(query), STEP_QUERIES)
+        excludes = [None if exclude is None else exclude[start : start + STEP_QUERIES] for start in starts]
+        found = [
+            self.nearest(part, min(k, len(self)), None, left_out)
+            for part, left_out in zip(query.split(STEP_QUERIES), excludes, strict=True)
+        ]
+        similarities, rows = (torch.cat(parts) for parts in zip(*found, strict=True))
+        return similarities, rows
 
     def nearest(
         self, query: Tensor, k: int, rows: Tensor | None, exclude: Tensor | None = None

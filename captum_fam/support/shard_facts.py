@@ -1,4 +1,4 @@
-"""What the ranks of a memory bank in shards tell each other of their shards, and what follows for the whole bank."""
+"""Facts of the shards of a memory bank, which the ranks exchange, and what follows for the whole bank."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _COMPARED_ROWS = 64
 
 
 def facts_of(shard: object) -> dict[str, Any] | str:
-    """What all ranks must know of a shard; a text for anything but a memory bank.
+    """The facts of a shard that all ranks need; the text of an error, which all ranks raise, for another object.
 
     Args:
-        shard: what this rank was given.
+        shard: the argument of this rank.
     """
     if not isinstance(shard, MemoryBank):
         return f"shard must be a MemoryBank of the rows of this rank, got {type(shard).__name__}"
@@ -41,10 +41,10 @@ def facts_of(shard: object) -> dict[str, Any] | str:
 
 
 def check_same_options(facts: Sequence[dict[str, Any] | str]) -> list[dict[str, Any]]:
-    """Refuse shards that are no parts of one bank, on all ranks alike.
+    """Check that all shards are memory banks with the same options. All ranks raise the same error.
 
     Args:
-        facts: what :func:`facts_of` says of the shard of every rank.
+        facts: the result of :func:`facts_of` for the shard of every rank.
 
     Returns:
         The facts, all of memory banks.
@@ -70,7 +70,7 @@ def items_of_ranks(facts: Sequence[dict[str, Any]]) -> list[Tensor]:
     """The position of each row in the data set, for the rows of every rank.
 
     Args:
-        facts: what :func:`facts_of` says of the shard of every rank.
+        facts: the result of :func:`facts_of` for the shard of every rank.
 
     Raises:
         ValueError: if two ranks have an item in common, or hold the same rows.

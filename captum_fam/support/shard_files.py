@@ -35,7 +35,7 @@ def shard_files(path: Path, missing_ok: bool = False) -> list[Path]:
 
     Args:
         path: the name that the files share.
-        missing_ok: whether no list of files is an answer if they are not complete. Default: False.
+        missing_ok: whether the list is empty, instead of an error, if a file is missing. Default: False.
 
     Raises:
         FileNotFoundError: if there are none.
@@ -67,14 +67,13 @@ def load_shard(path: Path, ranks: Ranks, options: dict[str, Any]) -> MemoryBank:
         options: arguments of :class:`MemoryBank`, which replace the options in the files.
 
     Raises:
-        FileNotFoundError, ValueError, ModuleNotFoundError: as for :meth:`ShardedMemoryBank.load`.
+        FileNotFoundError: if there are no such files.
+        ValueError: if files are missing, broken or do not belong together, or there are fewer rows than ranks.
+        ModuleNotFoundError: if safetensors is not installed.
     """
     stored = read_part(path, shard_files(path), ranks)
-    settings = {**stored.settings, **options}
-    if settings["similarity"] is None:
-        raise ValueError(f"{path}: similarity was an object when the bank was saved; pass it again: similarity=...")
     try:
-        shard = MemoryBank(**{**stored.tensors, **settings})
+        shard = MemoryBank(**stored.arguments(options))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     shard.skipped = stored.skipped

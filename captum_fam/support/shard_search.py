@@ -1,4 +1,4 @@
-"""Searching a bank whose rows lie on several ranks: what ranks ask each other, and what they answer."""
+"""Searching a bank whose rows lie on several ranks: the questions of the ranks to each other, and the answers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from captum_fam.support.search import ExactSearch
 
 @dataclass(frozen=True)
 class ShardQuery:
-    """What one rank asks all ranks. Rows are rows of the bank as one piece.
+    """The question of one rank to all ranks. Rows are rows of the bank as one piece.
 
     Attributes:
         query: embeddings ``(B, J)`` on the CPU.
@@ -22,8 +22,8 @@ class ShardQuery:
         exclude: rows that are left out for each query, ``(B, E)``; -1 leaves nothing out.
         classes: the class of each query, ``(B,)``, of which the k nearest rows are wanted. Default: None.
         whole: whether all rows of ``classes`` are wanted instead. Default: False.
-        n_classes: how many classes there are, if the k nearest rows of every class are wanted. Default: 0.
-        nearest_of: how many classes there are, if the nearest row of every class is wanted. Default: 0.
+        n_classes: the number of classes, if the k nearest rows of every class are wanted; else 0. Default: 0.
+        nearest_of: the number of classes, if the nearest row of every class is wanted; else 0. Default: 0.
     """
 
     query: Tensor
@@ -98,7 +98,7 @@ class BankShard:
             The rows that answer the question; no rows for None. None if no rank has asked anything.
 
         Raises:
-            RuntimeError: if a rank could not answer.
+            RuntimeError: if the search of a rank failed.
         """
         questions = self.ranks.gather(question)
         if all(one is None for one in questions):
@@ -115,12 +115,12 @@ class BankShard:
         return received
 
     def _answer(self, question: ShardQuery | None) -> list[Hits] | str:
-        """Groups of hits; or a text that says why there are none."""
+        """Groups of hits; or the reason, as a text, why there are none."""
         if question is None:
             return []
         try:
             groups = self._find(question)
-        except Exception as error:  # the rank that asks must learn of it, and this rank goes on
+        except Exception as error:  # the error is raised by the rank that has asked; this rank continues
             return f"{type(error).__name__}: {error}"
         return [(scores.cpu(), self.rows[rows.cpu()]) for scores, rows in groups]
 
@@ -128,12 +128,7 @@ class BankShard:
         device = self.embeddings.device
         query = question.query.to(device)
         exclude = self._positions(question.exclude).to(device)
-        k = min(question.k, len(self.rows))
-        groups = []
-        for start in range(0, len(query), _STEP_QUERIES):
-            part = slice(start, start + _STEP_QUERIES)
-            groups.append(self._search.nearest(query[part], k, None, exclude[part]))
-        found = [(torch.cat([scores for scores, _ in groups]), torch.cat([rows for _, rows in groups]))]
+        found = [self._search.search(query, question.k, exclude)]
         if question.nearest_of:
             found.append(self._search.nearest_of_classes(query, question.nearest_of, exclude))
         if question.classes is not None:
@@ -173,11 +168,9 @@ class BankShard:
         return ShardRows(self.rows[positions], self.embeddings[place].cpu(), self.labels[place].cpu())
 
 
-_STEP_QUERIES = 256
-
-
 def _merge(question: ShardQuery, answers: Sequence[list[Hits]]) -> Tensor:
     """The rows of the bank that answer a question, ascending, from the hits in every shard."""
+    # A MemoryBank fills up places without a row with rows that are left out, or with row 0.
     wanted = [question.exclude.flatten(), torch.zeros(1, dtype=torch.int64)]
     for index, groups in enumerate(zip(*answers, strict=True)):
         if index == 1 and question.nearest_of:

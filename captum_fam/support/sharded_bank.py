@@ -19,7 +19,7 @@ from captum_fam.embedding.ranks import Ranks, current_ranks, torchrun_size
 from captum_fam.similarity import Similarity
 from captum_fam.support.bank_making import split_options, unfinished_folder, warn_of_skipped
 from captum_fam.support.base import Support
-from captum_fam.support.checks import as_exclusion, check_embedding_sizes, check_exclusion
+from captum_fam.support.checks import as_exclusion, check_embedding_sizes, check_exclusion, check_query
 from captum_fam.support.comparison import Comparison, select_class
 from captum_fam.support.memory_bank import MemoryBank
 from captum_fam.support.neighbor_rules import NeighborRule
@@ -88,7 +88,7 @@ class ShardedMemoryBank(Support):
         self.similarity = shard.similarity
         self.k, self.temperature, self.neighbors = shard.k, shard.temperature, shard.neighbors
         self.exclude: Tensor | None = None
-        self._options = shard
+        self._own_bank = shard
         self._every_class = False
         search = ExactSearch(shard.embeddings, labels, shard.similarity, shard.backend)
         mine = of_row.split([len(one) for one in items])[ranks.rank]
@@ -133,14 +133,22 @@ class ShardedMemoryBank(Support):
         """A bank with the same rows and other options, which may differ between ranks; see :meth:`MemoryBank.using`.
 
         Args:
-            k: as there.
-            temperature: as there.
-            neighbors: as there.
-            exclude: as there; rows of the bank as one piece, 0..M-1, for each query of this rank.
+            k: how many rows vote. Default: None, the number of this bank.
+            temperature: the temperature of the votes. Default: None, the temperature of this bank.
+            neighbors: the rule that chooses the supports. Default: None, the rule of this bank.
+            exclude: rows that are left out for each query of this rank: rows of the bank as one piece, 0..M-1. Default:
+                None, no row is left out.
+
+        Returns:
+            A new bank.
+
+        Raises:
+            TypeError: for a ``k``, or rows to exclude, that are no whole numbers.
+            ValueError: for an option out of range.
         """
         bank = copy.copy(self)
-        bank._options = self._options.using(k=k, temperature=temperature, neighbors=neighbors)
-        bank.k, bank.temperature, bank.neighbors = bank._options.k, bank._options.temperature, bank._options.neighbors
+        own = self._own_bank.using(k=k, temperature=temperature, neighbors=neighbors)
+        bank._own_bank, bank.k, bank.temperature, bank.neighbors = own, own.k, own.temperature, own.neighbors
         bank.exclude = None if exclude is None else as_exclusion(exclude, torch.device("cpu"))
         return bank
 
@@ -213,14 +221,8 @@ class ShardedMemoryBank(Support):
 
     def _question(self, query: Tensor) -> ShardQuery:
         """The question for the rows that any rule may need, after all checks: a rank that fails here asks nothing."""
-        if query.dim() != 2 or not len(query):
-            raise ValueError(
-                f"query must be embeddings (B, J) of at least one query, got shape {tuple(query.shape)}; a rank "
-                "without queries calls finish()"
-            )
+        check_query(query, "; a rank without queries calls finish()")
         check_embedding_sizes(query, self._shard.embeddings[:1].to(query.device), "the memory bank")
-        if not query.isfinite().all():
-            raise ValueError("query contains NaN or inf")
         exclude = torch.full((len(query), 1), -1)
         if self.exclude is not None:
             exclude = check_exclusion(self.exclude, len(query), len(self))
@@ -257,7 +259,7 @@ class ShardedMemoryBank(Support):
             ModuleNotFoundError: if safetensors is not installed.
             OSError: if a file cannot be written.
         """
-        ranks, shard = self._shard.ranks, self._whole_options()
+        ranks, shard = self._shard.ranks, self._part_of_whole()
         error: Exception | None = None
         try:
             shard.save(shard_path(Path(path), ranks.rank + 1, ranks.size))
@@ -327,7 +329,7 @@ class ShardedMemoryBank(Support):
         if ranks.gather(path is not None and bool(shard_files(path, missing_ok=True)))[0]:
             assert path is not None
             bank = cls.load(path, place, ranks=ranks, **options)
-            check_shard(maker, str(path), bank._whole_options(), len(bank) + len(bank.skipped))
+            check_shard(maker, str(path), bank._part_of_whole(), len(bank) + len(bank.skipped))
         else:
             bank = cls(embed_shard(maker, path, ranks, options).to(place), ranks)
             if path is not None:
@@ -338,9 +340,9 @@ class ShardedMemoryBank(Support):
             warn_of_skipped(bank.skipped, 1)
         return bank
 
-    def _whole_options(self) -> MemoryBank:
+    def _part_of_whole(self) -> MemoryBank:
         """The shard of this rank with classes, items and skipped items as the whole bank has them."""
-        shard = copy.copy(self._options)
+        shard = copy.copy(self._own_bank)
         shard.class_names, shard.labels = self.class_names, self._shard.labels
         shard.items = self.items[self._shard.rows]
         shard.skipped = self.skipped if self._shard.ranks.is_first else {}

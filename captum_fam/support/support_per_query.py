@@ -99,6 +99,30 @@ class SupportPerQuery(Support):
         """The supports of the queries ``start`` to ``stop - 1``."""
         return self._part(slice(start, stop))
 
+    def leave_out(self, left_out: Tensor) -> SupportPerQuery:
+        """The supports without some of them.
+
+        Args:
+            left_out: True for the supports that are left out, boolean ``(B, K)``.
+
+        Returns:
+            New supports of the same shape, whose entries that are left out are no supports.
+
+        Raises:
+            ValueError: for a query without a support that is left.
+
+        Example:
+            >>> support = SupportPerQuery(torch.tensor([[[1.0, 0.0], [0.6, 0.8]]]))
+            >>> support.leave_out(torch.tensor([[True, False]])).compare(torch.tensor([[1.0, 0.0]])).scores
+            tensor([[0.6000]])
+        """
+        kept = ~left_out.to(self.inputs.device)
+        others = self._part(slice(None))
+        others.is_support = kept if self.is_support is None else kept & self.is_support.to(kept.device)
+        if not others.is_support.any(1).all():
+            raise ValueError(f"left_out: nothing is left for query {int((~others.is_support.any(1)).nonzero()[0])}")
+        return others
+
     def _part(self, queries: slice) -> SupportPerQuery:
         """The supports of some queries."""
         part = copy.copy(self)
@@ -144,14 +168,17 @@ class SupportPerQuery(Support):
             raise ValueError("support holds images but embeddings are needed; pass support.embed(model)")
         check_embedding_sizes(query, self.inputs)
         check_batch(self.inputs, len(query))
-        weights = F.widen(self.inputs).new_ones(self.inputs.shape[:2])
+        measure = self.measure(similarity)
+        return Comparison(query, self.inputs, self.members(), measure, self.class_names, target)
+
+    def members(self) -> Members:
+        """Which supports belong to which class, for each query."""
+        dtype = F.widen(self.inputs[:1, :1]).dtype if self.inputs.is_floating_point() else torch.float32
+        weights = self.inputs.new_ones(self.inputs.shape[:2], dtype=dtype)
         if self.is_support is not None:
             weights = weights * self.is_support.to(weights)
-        members: Members
         if self.labels is None and self.is_support is None:
-            members = SharedMembers(weights[:1] / weights.shape[1])
-        elif self.labels is None:
-            members = SameForAll(weights / weights.sum(1, keepdim=True), self.n_classes)
-        else:
-            members = RowMembers(self.labels, weights, self.class_names)
-        return Comparison(query, self.inputs, members, self.measure(similarity), self.class_names, target)
+            return SharedMembers(weights[:1] / weights.shape[1])
+        if self.labels is None:
+            return SameForAll(weights / weights.sum(1, keepdim=True), self.n_classes)
+        return RowMembers(self.labels, weights, self.class_names)

@@ -15,10 +15,16 @@ from captum_fam._captum import TargetType
 from captum_fam._text import printable
 from captum_fam.similarity import Similarity
 from captum_fam.support.base import Support
-from captum_fam.support.checks import check_embedding_sizes, check_finite, check_images, check_support_tensor
+from captum_fam.support.checks import (
+    check_embedding_sizes,
+    check_finite,
+    check_images,
+    check_support_tensor,
+    whole_number,
+)
 from captum_fam.support.comparison import Comparison
 from captum_fam.support.embedding import embed_supports
-from captum_fam.support.labels import Labels, encode_labels, whole_number
+from captum_fam.support.labels import Labels, encode_labels
 from captum_fam.support.members import SharedMembers
 
 

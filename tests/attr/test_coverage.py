@@ -90,7 +90,7 @@ def test_the_warning_says_where_the_score_is_and_which_layer_explains_more(x: Te
 def test_the_warning_recommends_no_layer_that_explains_no_more(x: Tensor, support: Tensor) -> None:
     net = Tokens()
     net.class_token.data *= 6
-    with pytest.warns(UserWarning, match=r"class token \d+ %\. No layer explains more"):
+    with pytest.warns(UserWarning, match=r"class token \d+ %\. None of the layers that find_layer measured explains"):
         LayerSimilarityCAM(net, net.joined, token_grid=GRID).attribute(x, support=support)
 
 

@@ -202,7 +202,7 @@ def test_queries_that_are_not_finite_are_refused(method: Method, net: nn.Module,
 @pytest.mark.parametrize(
     ("output", "error", "message"),
     [
-        (lambda z, a: (z, a), TypeError, r"embeddings \(B, J\), got tuple"),
+        (lambda z, a: (z, a), TypeError, r"embeddings \(B, J\), got a tuple"),
         (lambda z, a: {"z": z}, TypeError, r"embeddings \(B, J\), got dict"),
         (lambda z, a: a, ValueError, r"embeddings of shape \(B, J\), got \(\d, 6, 7, 5\)"),
         (lambda z, a: z[:, 0], ValueError, r"embeddings of shape \(B, J\), got \(\d,\)"),

@@ -203,6 +203,31 @@ def test_sequences_and_volumes_have_positions(rank: int, size: tuple[int, ...], 
     assert (found.name, found.token_grid, found.coverage) == ("features", None, pytest.approx(1.0))
 
 
+@pytest.mark.parametrize("size", [(8, 34, 34), (10, 40, 30), (16, 32, 32), (7, 9, 20)])
+def test_volumes_may_shrink_by_convolutions_without_padding(size: tuple[int, ...]) -> None:
+    """8 x 34 x 34 becomes 4 x 30 x 30, which has another aspect ratio."""
+    net = nn.Sequential(
+        nn.Conv3d(3, 8, 3), nn.ReLU(), nn.Conv3d(8, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool3d(1), nn.Flatten()
+    )
+    found = find_layer(net.double().eval(), images(1, *size))
+    assert (found.name, found.token_grid, found.coverage) == ("3", None, pytest.approx(1.0))
+
+
+def test_volumes_with_channels_in_the_last_dimension_are_no_candidates() -> None:
+    """No grid lays them out, so that the convolution before is taken."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.patches, self.norm = nn.Conv3d(3, 8, 2, stride=2), nn.LayerNorm(8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            embedding: Tensor = self.norm(self.patches(x).permute(0, 2, 3, 4, 1)).mean((1, 2, 3))
+            return embedding
+
+    assert find_layer(randomly(Net()), images(1, 6, 10, 8)).name == "patches"
+
+
 # Token grids
 
 

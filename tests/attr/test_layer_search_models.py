@@ -99,6 +99,34 @@ def test_the_model_runs_a_few_times_only() -> None:
     assert passes(deep, images(1, 12, 20)) <= 10
 
 
+def count_passes(net: nn.Module) -> list[int]:
+    """A list that grows by one in every pass of the network."""
+    passes: list[int] = []
+    net.register_forward_pre_hook(lambda *_: passes.append(1))
+    return passes
+
+
+def test_a_search_past_many_layers_without_a_map_has_a_bound() -> None:
+    """Behind the second block the class token has all, and the patches of the other 100 reach nothing."""
+    net = ByHand((0.5, 0.5) + (0.0,) * 100).double().eval()
+    passes = count_passes(net)
+    found = find_layer(net, images(1, 12, 20))
+    assert found.coverage == pytest.approx(1.0)
+    assert found.name in ("patches", "joined")
+    assert len(passes) <= 1 + 48
+
+
+def test_a_search_that_ends_without_a_layer_has_a_bound_too() -> None:
+    """The embedding is a bias alone: no layer has a map or an influence."""
+    last = nn.Linear(4, 5)
+    net = nn.Sequential(*(nn.Conv2d(3 if not i else 4, 4, 1) for i in range(150)), GAP(), last).double().eval()
+    nn.init.zeros_(last.weight)
+    passes = count_passes(net)
+    with pytest.raises(ValueError, match="name a layer"):
+        find_layer(net, images(1, 4, 6))
+    assert len(passes) <= 1 + 4 * 48
+
+
 def test_on_the_meta_device_the_last_layer_is_taken_unmeasured() -> None:
     with torch.device("meta"):
         net = nn.Sequential(convolutions(6, 8), GAP(), nn.Linear(8, 4)).eval()
@@ -140,6 +168,50 @@ def test_a_model_that_is_all_run_several_times_is_told_of_views() -> None:
 
     with pytest.raises(ValueError, match=r"net\.0 .*Views"):
         find_layer(Mirrored().double().eval(), images(1, 20, 12))
+
+
+class Mirrored(nn.Module):
+    """Two views in one batch, which stay apart in the output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(convolutions(6, 8), GAP())
+
+    def forward(self, x: Tensor) -> Tensor:
+        embeddings: Tensor = self.net(torch.cat([x, x.flip(-1)]))
+        return embeddings
+
+
+def test_more_embeddings_than_images_are_said_to_be_views() -> None:
+    for search in (find_layer, lambda net, x: measure_layer(net, x, "net.0")):
+        with pytest.raises(ValueError, match=r"Mirrored gives 4 embeddings for a batch of 2 images.*Views"):
+            search(Mirrored().double().eval(), images(3, 20, 12))
+
+
+def test_an_embedding_of_zeros_is_said_to_be_zero() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), GAP()).double().eval()
+    nn.init.zeros_(net[0].weight)
+    nn.init.constant_(net[0].bias, -1.0)
+    with pytest.raises(ValueError, match="Sequential can be found: the embedding of the first image is zero"):
+        find_layer(net, images(2, 7, 5))
+
+
+def test_of_an_embedding_that_is_zero_for_one_image_only_the_influence_is_measured() -> None:
+    """A black image has a zero embedding, and noise has not."""
+    net = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.ReLU(), GAP()).double().eval()
+    x = torch.zeros(1, 3, 7, 5, dtype=torch.float64)
+    assert find_layer(net, x).name == "1"
+
+
+def test_nan_is_said_to_come_from_the_image_or_from_the_model() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), GAP()).double().eval()
+    x = images(2, 7, 5)
+    x[0, 1, 2, 3] = torch.nan
+    with pytest.raises(ValueError, match="Sequential can be found: the first image has NaN or inf"):
+        find_layer(net, x)
+    nn.init.constant_(net[0].bias, torch.inf)
+    with pytest.raises(ValueError, match="its embedding of the first image has NaN or inf"):
+        find_layer(net, images(2, 7, 5))
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:FutureWarning")

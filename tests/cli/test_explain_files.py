@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -365,3 +366,58 @@ def test_the_parser_is_that_of_the_program(capsys: pytest.CaptureFixture[str]) -
     told = capsys.readouterr().out
     for option in ("--gallery", "--bank", "--top", "--no-figures", "--table", "--shard"):
         assert option in told
+
+
+def test_a_query_that_is_not_there_leaves_earlier_results(
+    explain_small: Explain, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert explain_small("queries", "--support", "flat", "--no-figures") == 0
+    before = {path: path.read_bytes() for path in Path("out").iterdir()}
+    assert explain_small("quieries", "--support", "flat", "--no-figures") == 2
+    assert "QUERY quieries: no such file or folder" in capsys.readouterr().err
+    Path("text.png").write_text("no image")
+    assert explain_small("text.png", "--support", "flat", "--no-figures") == 1
+    assert "0 explained, 1 unreadable" in capsys.readouterr().out
+    assert {path: path.read_bytes() for path in Path("out").iterdir()} == before
+
+
+def test_a_long_name_that_a_file_can_have_has_results(explain_small: Explain) -> None:
+    long = Path("queries", f"{'n' * 250}.png")
+    shutil.copy("queries/q0.png", long)
+    assert explain_small("queries/q1.png", long, "--support", "flat", "--methods", "fam,similarity-cam") == 0
+    (first, second) = manifest()["queries"]
+    assert second["file"] == str(long)
+    assert second["name"].startswith("n" * 100)
+    assert Path("out", second["figure"]).is_file()
+    assert np.load(Path("out", second["arrays"]))["fam"].shape == np.load("out/q1.npz")["fam"].shape
+    assert first["name"] == "q1"
+
+
+def test_shards_of_another_run_are_refused(explain_small: Explain, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["queries", "--support", "flat", "--no-figures", "--batch-size", "2"]
+    assert explain_small(*words, "--shard", "1/2") == 0
+    for others in (["--shard", "2/3"], ["--shard", "2/2", "--methods", "center"]):
+        assert explain_small(*words, *others) == 2
+        assert "shards of another run" in capsys.readouterr().err
+    assert explain_small(*words, "--shard", "2/2") == 0
+    assert sorted(path.name for path in Path("out").glob("results*")) == ["results-1-of-2.csv", "results-2-of-2.csv"]
+    assert explain_small(*words) == 0
+    assert [path.name for path in Path("out").glob("results*")] == ["results.csv"]
+
+
+def test_the_table_has_the_nearest_images_of_a_gallery(explain_small: Explain) -> None:
+    pytest.importorskip("safetensors")
+    assert explain_small("queries", "--gallery", "flat", "--top", 3, "--no-figures") == 0
+    with Path("out/results.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    for row, query in zip(rows, manifest()["queries"], strict=True):
+        for number, hit in enumerate(query["supports"], start=1):
+            assert row[f"neighbor.{number}"] == hit["file"]
+            assert float(row[f"neighbor.{number}.similarity"]) == hit["similarity"]
+
+
+def test_a_device_that_is_not_there_is_named(explain_small: Explain, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        explain_small("queries", "--support", "flat", "--device", "tpu")
+    assert stopped.value.code == 2
+    assert "--device: 'tpu' is no device of this machine" in capsys.readouterr().err

@@ -239,7 +239,7 @@ def test_neighbors_have_a_foil(support: str, foil: str, explain_small: Explain) 
         (["--gallery", "flat", "--methods", "correspondence"], "--methods correspondence: .*--support"),
         (["--bank", "birds.safetensors", "--methods", "correspondence"], "--methods correspondence: .*--support"),
         (["--bank", "nowhere.safetensors"], "nowhere.safetensors"),
-        (["--bank", "queries/q0.png"], "queries/q0.png: .*no safetensors file"),
+        (["--bank", "queries/q0.png"], "queries/q0.png: .*no memory bank, or damaged"),
         (["--bank", "birds.safetensors", "--target", "owl"], "--target owl is none of the 3 classes .*crow"),
         (["--gallery", "gallery", "--target", "owl"], "--target owl is none of the 3 classes"),
         (["--gallery", "flat", "--foil", "others"], "--foil others needs supports of at least two classes"),
@@ -271,3 +271,25 @@ def test_one_kind_of_support_is_needed(
         explain_small("queries/q0.png", *words)
     assert caught.value.code == 2
     assert re.search("not allowed with|--support --gallery --bank is required", capsys.readouterr().err)
+
+
+def test_a_damaged_gallery_file_is_made_again(explain_small: Explain, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["queries/q0.png", "--gallery", "flat", "--no-figures"]
+    assert explain_small(*words) == 0
+    stored, supports = Path(manifest()["gallery_embeddings"]), manifest()["queries"][0]["supports"]
+    content = bytearray(stored.read_bytes())
+    content[-40] ^= 1
+    stored.write_bytes(content)
+    assert explain_small(*words) == 0
+    assert "damaged" in capsys.readouterr().err
+    assert manifest()["queries"][0]["supports"] == supports
+
+
+def test_a_bank_of_another_model_is_refused(explain_small: Explain, capsys: pytest.CaptureFixture[str]) -> None:
+    net = SmallNet().eval()
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.mul_(2)
+    MemoryBank.from_dataset(net, [(torch.rand(3, 24, 32), 0)] * 3, "other.safetensors", progress=False)
+    assert explain_small("queries", "--bank", "other.safetensors", "--no-figures") == 2
+    assert "was made with other weights than those of" in capsys.readouterr().err

@@ -9,14 +9,14 @@ from typing import Any, Literal
 
 import pytest
 
-from captum_fam.cli.options import add_fields, check_fields, default_out, names_of, option, positive, read_fields
+from captum_fam.cli.options import add_fields, check_fields, default_out, names_of, option, read_fields
 from captum_fam.cli.ranges import above, at_least, between
 
 
 @dataclass(frozen=True)
 class Walk:
     name: str = option("of the walk")
-    steps: int = option("per minute", 5, parse=positive)
+    steps: int = option("per minute", 5, within=at_least(1))
     pace: Literal["slow", "fast"] = option("of the walk", "slow")
     speed: float | None = option("in m/s; default: measured", None)
     stops: tuple[int, ...] = option("on the way, of 100 %", (1, 2))

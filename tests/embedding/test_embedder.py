@@ -1,8 +1,9 @@
 from __future__ import annotations
 
+import io
 import math
 import threading
-from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from captum_fam.embedding import Batch, DatasetEmbedder, EmbeddedDataset
+from captum_fam.embedding.ranks import Ranks
 from tests.embedding.data_sets import Pictures, mean_and_sum
 
 
@@ -77,26 +79,18 @@ def test_a_failing_write_leaves_the_blocks_that_are_there(tmp_path: Path, monkey
     assert min(rest.read) == 8
 
 
-class _Threads:
+@dataclass(frozen=True)
+class _Threads(Ranks):
     """Threads in the place of processes."""
 
-    def __init__(self, rank: int, barrier: threading.Barrier, values: list[Any]) -> None:
-        self.rank = rank
-        self.barrier = barrier
-        self.is_first = rank == 0
-        self.values = values
-
-    def share(self, items: Sequence[Any]) -> list[Any]:
-        return list(items[self.rank :: self.barrier.parties])
-
-    def wait(self) -> None:
-        self.barrier.wait(60)
+    barrier: threading.Barrier = field(kw_only=True)
+    values: list[Any] = field(kw_only=True)
 
     def gather(self, value: Any) -> list[Any]:
         self.values[self.rank] = value
-        self.wait()
+        self.barrier.wait(60)
         gathered = list(self.values)
-        self.wait()
+        self.barrier.wait(60)
         return gathered
 
 
@@ -113,8 +107,8 @@ def test_shared_by_processes_the_rows_and_batches_are_those_of_one(size: int, in
     values: list[Any] = [None] * size
 
     def work(rank: int) -> None:
-        processes, folder = _Threads(rank, barrier, values), None if in_memory else tmp_path
-        found[rank] = _embed(datasets[rank], folder, of_batch, on_error="skip", processes=processes)
+        ranks, folder = _Threads(rank, size, barrier=barrier, values=values), None if in_memory else tmp_path
+        found[rank] = _embed(datasets[rank], folder, of_batch, on_error="skip", ranks=ranks)
 
     threads = [threading.Thread(target=work, args=(rank,)) for rank in range(size)]
     for thread in threads:
@@ -178,3 +172,15 @@ def test_the_global_random_numbers_stay_as_they_are() -> None:
     state = torch.get_rng_state()
     _embed(Pictures())
     assert torch.get_rng_state().equal(state)
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_a_progress_bar_is_drawn_in_a_terminal_only(is_terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Stream(io.StringIO):
+        def isatty(self) -> bool:
+            return is_terminal
+
+    stream = Stream()
+    monkeypatch.setattr("sys.stderr", stream)
+    DatasetEmbedder(mean_and_sum, Pictures(), progress="embedding").run()
+    assert ("embedding" in stream.getvalue()) == is_terminal

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ def test_embed_images_equals_the_model(make_net: Callable[..., nn.Module], make_
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.complex64])
 def test_embeddings_that_are_no_real_numbers_are_refused_and_named(dtype: torch.dtype) -> None:
-    with pytest.raises(TypeError, match=f"forward_func .*{dtype}"):
+    with pytest.raises(TypeError, match=f"model must give .*{dtype}"):
         check_embedding(torch.ones(2, 3, dtype=dtype))
 
 
@@ -30,6 +31,16 @@ class Output:
     last_hidden_state: Tensor | None = None
     pooler_output: Tensor | None = None
     image_embeds: Tensor | None = None
+
+
+class Pair(NamedTuple):
+    student: Tensor
+    teacher: Tensor
+
+
+class Pooled(NamedTuple):
+    last_hidden_state: Tensor
+    pooler_output: Tensor
 
 
 POOLED, PROJECTED = torch.rand(2, 5), torch.rand(2, 3)
@@ -45,6 +56,7 @@ POOLED, PROJECTED = torch.rand(2, 5), torch.rand(2, 3)
         (Output(torch.rand(2, 7, 5), POOLED), POOLED),
         (Output(torch.rand(2, 5, 3, 3), POOLED[:, :, None, None]), POOLED),
         ({"pooler_output": POOLED, "image_embeds": None}, POOLED),
+        (Pooled(torch.rand(2, 7, 5), POOLED), POOLED),
     ],
 )
 def test_the_embedding_is_taken_out_of_what_models_return(output: object, embedding: Tensor) -> None:
@@ -60,6 +72,7 @@ def test_the_embedding_is_taken_out_of_what_models_return(output: object, embedd
             TypeError,
             r"Output with the fields last_hidden_state \(2, 7, 5\); .* output=FIELD",
         ),
+        (Pair(POOLED, PROJECTED), TypeError, r"Pair with the fields student \(2, 5\), teacher \(2, 3\)"),
         ({"logits": torch.rand(2, 5), "loss": 1.0}, TypeError, r"dict with the fields logits \(2, 5\), loss"),
         ((POOLED, PROJECTED), TypeError, r"a tuple of \(2, 5\), \(2, 3\); .*output=INDEX"),
         ([], TypeError, "a list of nothing"),

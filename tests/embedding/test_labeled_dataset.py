@@ -88,6 +88,17 @@ def test_dictionaries_by_other_keys() -> None:
             LabeledDataset(items, **given)
 
 
+def test_the_message_of_a_wrong_item_names_the_first_item_that_can_be_read() -> None:
+    class Broken(list[Any]):
+        def __getitem__(self, index: Any) -> Any:
+            if index < 2:
+                raise OSError("truncated")
+            return super().__getitem__(index)
+
+    with pytest.raises(TypeError, match="item 2 is a int"):
+        LabeledDataset(Broken([None, None, 7, 7]))
+
+
 def test_names_as_labels_are_numbered_in_the_order_of_the_names() -> None:
     items = list(zip(IMAGES, map(np.str_, BIRDS), strict=True))
     assert LabeledDataset(items).class_names == ("jay", "tit", "wren")
@@ -274,3 +285,11 @@ def test_what_has_no_positions_is_refused(source: Any, message: str) -> None:
 def test_items_without_image_or_label_are_refused_at_once(item: Any, message: str) -> None:
     with pytest.raises(TypeError, match=message):
         LabeledDataset([item])
+
+
+@pytest.mark.parametrize("label", [2**63, -(2**63) - 1, np.uint64(2**63), torch.tensor(2**40).item() * 2**40])
+def test_a_label_that_is_too_large_is_named_with_its_item(label: Any) -> None:
+    dataset = LabeledDataset([(torch.zeros(3, 4, 5), 2**63 - 1), (torch.zeros(3, 4, 5), label)])
+    assert dataset[0][1] == 2**63 - 1
+    with pytest.raises(ValueError, match=rf"the label of item 1, {int(label)}, is too large"):
+        dataset[1]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import os
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from captum_fam.experiments import evaluate
 from captum_fam.experiments.data.load import load_dataset
 from captum_fam.experiments.measures import Panel
 from captum_fam.experiments.protocols.contrastive import Contrastive
+from captum_fam.experiments.protocols.retrieval import Retrieval
 from captum_fam.experiments.table_methods import get_methods
 from captum_fam.experiments.two_part_model import TwoPartModel
 from captum_fam.pooling import GAP
@@ -55,6 +58,22 @@ def test_a_photograph_of_class_folders_is_upright_and_of_its_own_size(folder: Pa
     assert data.photograph(8).size == (10, 20)
     assert data.photograph(3).size == (23, 10)
     assert data.photograph(3).getpixel((22, 9)) == COLOURS["blue"]
+
+
+def test_names_that_are_no_utf8_are_evaluated_and_listed(folder: Path, model: TwoPartModel, tmp_path: Path) -> None:
+    try:
+        (folder / "red").rename(folder / os.fsdecode(b"r\xffd"))
+        (folder / "blue/0.png").rename(folder / "blue" / os.fsdecode(b"\xfe.png"))
+    except OSError:
+        pytest.skip("the file system takes names in UTF-8 only")
+    # A blue one of the color of the red ones, whose nearest neighbor is red.
+    Image.new("RGB", (10, 10), COLOURS["red"]).save(folder / "blue" / os.fsdecode(b"\xfc.png"))
+    panel = Panel(get_methods("uniform"), ("swap",))
+    protocol = Retrieval(model, load_dataset(folder, "test", model), panel, ks=(1,))
+    evaluate(protocol, tmp_path / "out", examples=1, wrong=1)
+    with (tmp_path / "out" / "wrong.csv").open(encoding="utf-8") as file:
+        (row,) = csv.DictReader(file)
+    assert (row["file"], row["label"], row["predicted"]) == (r"\udcfc.png", "blue", r"r\udcffd")
 
 
 def test_a_bank_of_class_folders_classifies_and_leaves_a_query_out_of_its_own_neighbors(

@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from captum_fam._files import sha256_of_weights
 from captum_fam.cli.main import main, make_parser
 from captum_fam.experiments.data.episodes import EpisodeSampler
 from captum_fam.experiments.evaluation import evaluate
@@ -90,7 +91,7 @@ def test_a_run_leaves_table_summary_and_figures(name: str, tmp_path: Path) -> No
     accuracy = next(row for row in rows if row["measure"] == "accuracy")
     assert float(accuracy["mean"]) == evaluation.model["accuracy"].value
     summary = json.loads((tmp_path / "summary.json").read_text())
-    assert summary["weights"] == make_model().weights_hash()
+    assert summary["weights"] == sha256_of_weights(make_model())
     assert summary["about"] == {"model": "small"}
     assert summary["counts"]["explained"] > 0
     assert summary["versions"].keys() >= {"captum-fam", "torch", "captum"}

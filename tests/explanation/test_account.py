@@ -76,9 +76,12 @@ def test_a_distance_is_explained_and_what_the_zero_embedding_has_in_the_same_num
         if method == "similarity-cam":
             torch.testing.assert_close(why.convergence_delta, sums - explained)
         numbers = [f"{float(one[0]):#.3g}" for one in (explained + start, explained, start)]
-        said = "{} = {} explained + {} of the zero embedding".format(*numbers)
+        more = "more" if float(explained[0]) > 0 else "less"
+        said = f"{numbers[0]}, which is {numbers[1].strip('-')} {more} than an embedding of zeros has ({numbers[2]})"
         assert why.score_text(0) == said
-        assert why.account_text(0).startswith(f"explains {100 * float(why.coverage[0]):.0f} % of the {numbers[1]}; ")
+        assert why.account_text(0).startswith(
+            f"explains {100 * float(why.coverage[0]):.0f} % of the difference of {numbers[1]}; "
+        )
         assert why.figure(0).axes[-1].get_title().replace("\n", " ") == f"{method} score {said} {why.account_text(0)}"
         why.save(tmp_path)
         entry = json.loads((tmp_path / "manifest.json").read_text())["queries"][0]["methods"][method]
@@ -106,7 +109,7 @@ def test_methods_without_an_account_say_so(model: nn.Module, support: SupportSet
         assert why.account_text(1) == "no account of the score"
         (title,) = (ax.get_title() for ax in why.figure(1).axes if "no account" in ax.get_title())
         knows_the_support = name in ("fam", "grad-cam", "correspondence")
-        assert ("with foil" in title) is ("score 0" in title or "score -0" in title) is knows_the_support
+        assert ("foil: others" in title) is ("score 0" in title or "score -0" in title) is knows_the_support
         assert why.support_blind is not knows_the_support
 
 

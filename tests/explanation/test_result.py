@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from captum_fam import SupportSet
+from captum_fam import SimilarityToSupport, SupportSet
 from captum_fam.explanation import compare_figure, explain, write_query
 from tests.explanation.names import NAMES
 
@@ -107,13 +107,16 @@ def test_a_figure_shows_prediction_class_and_score(model: nn.Module, support: Su
         for method in ("similarity-cam", "grad-cam", "random")
     ]
     titles = [ax.get_title() for ax in compare_figure(explanations, 3, torch.rand(2, 3, 4, 4)).axes if ax.get_title()]
-    score = f"score {float(explanations[0].target_scores[3]):#.3g}"
+    first = explanations[0]
+    wren, jay, crow = SimilarityToSupport(model, support)(many_queries)[3].tolist()
+    others = (wren + crow) / 2
+    score = f"score {float(first.target_scores[3]):#.3g}\n= {jay:#.3g} - {others:#.3g} of the foil"
     predicted = NAMES[explanations[0].predicted[3]]
     assert titles == [
         f"query\npredicted: {predicted}",
         "support\njay\n2 of 3",
-        f"similarity-cam\nwith foil\n{score}\nexplains 100 % of the score",
-        f"grad-cam\nwith foil\n{score}\nno account of the score",
+        f"similarity-cam\nfoil: others\n{score}\nexplains 100 % of the score",
+        f"grad-cam\nfoil: others\n{score}\nno account of the score",
         "random\nno account of the score",
     ]
 

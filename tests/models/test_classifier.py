@@ -61,6 +61,37 @@ def test_a_metric_head_is_no_classifier(make: Callable[[], nn.Module]) -> None:
     assert classifier_note(make()) is None
 
 
+@pytest.mark.parametrize(
+    ("make", "layer", "remedy"),
+    [
+        (lambda: models.resnet18(num_classes=37), "'fc' (37 outputs)", "model.fc"),
+        (lambda: Named("head", nn.Sequential(nn.Dropout(), nn.Linear(8, 5))), "'head.1' (5 outputs)", "model.head[1]"),
+        (lambda: nn.Sequential(Named("last_linear", nn.Linear(8, 9))), "'0.last_linear'", "model[0].last_linear"),
+        (lambda: Named("heads", nn.ModuleDict({"a-b": nn.Linear(8, 7)})), "'heads.a-b'", "model.heads['a-b']"),
+        (lambda: Named("fc", nn.ModuleDict({"class": nn.Linear(8, 7)})), "'fc.class'", "model.fc['class']"),
+    ],
+)
+def test_what_may_be_a_classifier_is_said_to_be_perhaps_one(
+    make: Callable[[], nn.Module], layer: str, remedy: str
+) -> None:
+    """A fine-tuned network has its classifier under a name that metric heads have too."""
+    with torch.device("meta"):
+        note = classifier_note(make())
+    assert note is not None
+    assert note.startswith(f"layer {layer}")
+    assert "may be a classifier" in note
+    assert note.endswith(f"replace it: {remedy} = torch.nn.Identity()")
+
+
+def test_the_remedy_is_python_that_removes_the_classifier() -> None:
+    model = nn.Sequential(models.mobilenet_v3_small())
+    note = classifier_note(model)
+    assert note is not None
+    exec(note.partition("replace it: ")[2], {"model": model, "torch": torch})
+    assert classifier_note(model) is None
+    assert isinstance(model[0].classifier[3], nn.Identity)
+
+
 @pytest.mark.parametrize("name", ["resnet18", "maxvit_t", "convnext_tiny", "vgg11", "vit_b_32"])
 def test_networks_by_name_have_lost_their_classifier(name: str) -> None:
     with torch.device("meta"):

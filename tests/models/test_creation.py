@@ -9,15 +9,16 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from captum_fam import LayerSimilarityCAM, TokenGrid
+from captum_fam import LayerSimilarityCAM, TokenGrid, explain
 from captum_fam.demo.network import load_demo_network
-from captum_fam.models import EmbeddingModel, brings_weights, create_model, default_weights
+from captum_fam.models import EmbeddingModel, create_model, default_weights, has_factory_weights
 from captum_fam.models.outputs import EmbeddingOutput, TrunkAndEmbedder
 from captum_fam.pooling import GAP, GMP
 
@@ -81,7 +82,7 @@ def test_of_a_module_layer_and_pooling_are_found() -> None:
     check_account(net, images(5))
 
 
-def test_what_is_said_is_taken() -> None:
+def test_settings_are_taken() -> None:
     pooling = GMP()
     net = create_model(
         trunk(),
@@ -106,7 +107,7 @@ def test_what_is_said_is_taken() -> None:
     assert net.notes == ()
 
 
-def test_the_token_grid_of_an_oblong_image_is_measured_and_can_be_said() -> None:
+def test_the_token_grid_of_an_oblong_image_is_measured_and_can_be_set() -> None:
     torch.manual_seed(0)
     net = create_model(Blocks(), size=(64, 48))
     assert net.token_grid == TokenGrid((8, 6))
@@ -180,6 +181,81 @@ def test_a_part_of_the_output_is_the_embedding(output: Any, length: int) -> None
     assert create_model(Fields(), output=output, size=32, layer="trunk.0").layer == "model.trunk.0"
 
 
+class Two(NamedTuple):
+    features: Tensor
+    logits: Tensor
+
+
+class NamedFields(Fields):
+    """A network whose output is a named tuple."""
+
+    def forward(self, x: Tensor) -> Any:
+        return Two(*super().forward(x).values())
+
+
+@pytest.mark.parametrize(("output", "length"), [("features", 8), ("logits", 4), (np.int64(1), 4)])
+def test_a_field_of_a_named_tuple_is_the_embedding(output: Any, length: int) -> None:
+    net = create_model(NamedFields(), output=output, size=32)
+    assert net.model(images(2, 32, 32)).shape == (2, length)
+
+
+def test_an_output_of_another_kind_is_refused_before_any_pass() -> None:
+    for output in (1.0, True, b"features", ["features"], torch.tensor(1)):
+        with pytest.raises(TypeError, match="output must be the name of a field, an index or a function, got"):
+            create_model(Fields(), output=output, size=32)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="output must be the name of a field"):
+            EmbeddingOutput(Fields(), output)  # type: ignore[arg-type]
+
+
+def test_a_network_that_needs_more_than_images_is_told_so() -> None:
+    class WithMask(nn.Module):
+        def forward(self, x: Tensor, mask: Tensor, *, shape: Any, scale: float = 1.0) -> Tensor:
+            return (scale * x * mask).mean((2, 3))
+
+    with pytest.raises(ValueError, match="model WithMask needs mask, shape beside images; wrap it"):
+        create_model(WithMask(), size=32)
+
+
+def test_a_network_of_text_and_images_is_told_to_come_as_its_vision_tower() -> None:
+    class TextAndImages(nn.Module):
+        def forward(self, input_ids: Any = None, pixel_values: Any = None) -> Any:
+            return pixel_values.mean((2, 3))
+
+    class ImagesOnly(TextAndImages):
+        def forward(self, pixel_values: Any = None) -> Any:  # type: ignore[override]
+            return super().forward(None, nn.functional.avg_pool2d(pixel_values, 2))
+
+    message = "model TextAndImages takes input_ids first, and images as pixel_values: pass its vision tower"
+    with pytest.raises(TypeError, match=message):
+        create_model(TextAndImages(), size=32)
+    with pytest.raises(TypeError, match=message):
+        explain(TextAndImages(), images(1), images(2))
+    with pytest.raises(ValueError, match="ImagesOnly has no module with positions"):
+        create_model(ImagesOnly(), size=32)
+
+
+def test_a_crop_is_that_of_the_network_of_timm_by_name() -> None:
+    timm = pytest.importorskip("timm")
+    module = timm.create_model("resnet18", num_classes=0)
+    config = timm.data.resolve_model_data_config(module)
+    theirs = timm.data.create_transform(**config).transforms[0].size
+    by_name, by_module = create_model("timm/resnet18", resize="crop"), create_model(module, resize="crop")
+    assert by_name.preprocessing == by_module.preprocessing
+    assert by_name.preprocessing.crop_from == by_module.preprocessing.crop_from == theirs == 235
+    assert create_model(module, resize="crop", size=96).preprocessing.crop_from == 101  # 96 / 0.95 is 101.05
+
+
+def test_of_a_chosen_output_no_classifier_is_noted() -> None:
+    class Logits(Fields):
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            features = self.trunk(x)
+            return {"features": features, "logits": self.logits(features)}
+
+    net = Logits()
+    net.logits = nn.Linear(8, 1000)
+    assert not any("classifier" in note for note in create_model(net, output="features", size=32).notes)
+
+
 @pytest.mark.parametrize(
     ("make", "arguments", "message"),
     [
@@ -214,15 +290,28 @@ def test_what_cannot_be_explained_is_refused(make: Callable[[], Any], arguments:
     ],
 )
 def test_what_is_no_model_is_refused_with_what_is_accepted(model: Any, kind: str) -> None:
-    with pytest.raises(TypeError, match=rf"model must be a torch.nn.Module .*pair .* InferenceModel .*; got {kind}"):
+    with pytest.raises(
+        TypeError, match=rf"model must be a name, a torch.nn.Module .*pair .* InferenceModel .*; got {kind}"
+    ):
         create_model(model)
 
 
 def test_the_arguments_of_registered_networks_are_refused_elsewhere() -> None:
-    with pytest.raises(TypeError, match="weights, width: only for registered networks and factories"):
+    with pytest.raises(TypeError, match="weights, width: only for models by name, not for an object of class Seq"):
         create_model(trunk(), "weights.pth", width=3)
+    with pytest.raises(TypeError, match="width: only for registered networks and factories, not for 'resnet18'"):
+        create_model("resnet18", width=3)
     with pytest.raises(ValueError, match="output='features': the output of torchvision/resnet18 is the embedding"):
         create_model("resnet18", output="features")
+
+
+def test_settings_and_weights_of_other_types_are_refused_by_their_names() -> None:
+    for mean in (0.5, ["a", "b", "c"]):
+        with pytest.raises(ValueError, match=r"mean must be one number per channel, .*, got (0\.5|\['a')"):
+            create_model(trunk(), mean=mean)  # type: ignore[arg-type]
+    for weights in (trunk().state_dict(), 3):
+        with pytest.raises(TypeError, match=r"weights must be the path of a file .*, got (OrderedDict|int)"):
+            create_model("resnet18", weights)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("channels", [1, 2, 13])
@@ -278,6 +367,9 @@ def number():
 def fails():
     raise KeyError("lost")
 
+def leaves():
+    raise SystemExit(3)
+
 ready = Network()
 text = "no function"
 """
@@ -324,7 +416,7 @@ def test_weights_are_loaded_into_what_a_factory_gives(code: str) -> None:
     net = create_model(f"{code}:described", "weights.pth")
     torch.testing.assert_close(net.model.state_dict(), trained.state_dict())
     assert net.size == 48
-    assert (default_weights(f"{code}:build"), brings_weights(f"{code}:build")) == ("DEFAULT", True)
+    assert (default_weights(f"{code}:build"), has_factory_weights(f"{code}:build")) == ("DEFAULT", True)
 
 
 @pytest.mark.parametrize(
@@ -332,8 +424,9 @@ def test_weights_are_loaded_into_what_a_factory_gives(code: str) -> None:
     [
         ("{}:biuld", ValueError, "has no biuld; it has Network, build, described"),
         ("{}:", ValueError, "has no name behind the colon; it has Network"),
-        ("{}:number", ValueError, "its factory must give a torch.nn.Module .*: got int"),
+        ("{}:number", ValueError, "its factory must give a torch.nn.Module .*; got int"),
         ("{}:fails", ValueError, "fails raised KeyError: 'lost'"),
+        ("{}:leaves", ValueError, "leaves raised SystemExit: 3"),
         ("{}:text", ValueError, "text is a str, expected a function or a class"),
         ("{}s.py:build", ImportError, r"there is no file .*; did you mean {}\.py"),
         ("no_such_module:build", ImportError, "No module named 'no_such_module'; it is neither installed nor in "),
@@ -389,7 +482,7 @@ def test_a_typing_error_is_answered_with_what_is_near(name: str, hint: str) -> N
 def test_the_network_of_the_demo_has_a_name() -> None:
     net = create_model("demo", size=(84, 64))
     assert (net.layer, net.mean, net.std, default_weights("demo")) == ("features", (0,) * 3, (1,) * 3, "DEFAULT")
-    assert brings_weights("demo")
-    assert not brings_weights("resnet50")
-    assert not brings_weights("conv4")
+    assert has_factory_weights("demo")
+    assert not has_factory_weights("resnet50")
+    assert not has_factory_weights("conv4")
     torch.testing.assert_close(net.model.state_dict(), load_demo_network().state_dict())

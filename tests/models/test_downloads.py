@@ -16,7 +16,7 @@ from captum_fam.models.downloads import PATIENCE, check_reachable, hub, why_unre
 
 
 class Network:
-    """Stands for the network: who was asked for, and what answers."""
+    """Stands for the network: it records each connection, and refuses it with an error or not."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, int]] = []
@@ -43,16 +43,16 @@ def network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Network:
     return found
 
 
-def test_the_host_is_asked_for_a_few_seconds(network: Network) -> None:
+def test_the_connection_is_tried_for_a_few_seconds(network: Network) -> None:
     assert why_unreachable("https://download.pytorch.org/models/a.pth") == (
-        "download.pytorch.org does not answer (network is unreachable)"
+        "download.pytorch.org cannot be reached (network is unreachable)"
     )
     assert network.asked == [("download.pytorch.org", 443)]
     assert network.timeouts == [PATIENCE]
     assert PATIENCE <= 5
 
 
-def test_a_host_that_answers_is_no_problem(network: Network) -> None:
+def test_a_host_that_can_be_reached_is_no_problem(network: Network) -> None:
     network.error = None
     assert why_unreachable("http://localhost:8080/a") is None
     check_reachable("http://localhost:8080/a", "a model", "do this")
@@ -76,7 +76,7 @@ def test_a_name_that_is_looked_up_for_ever_is_given_up(network: Network, monkeyp
 
     monkeypatch.setattr("socket.create_connection", wait)
     monkeypatch.setattr("captum_fam.models.downloads.PATIENCE", 0.01)
-    assert why_unreachable("https://slow.example/a") == "slow.example does not answer within 0.01 s"
+    assert why_unreachable("https://slow.example/a") == "slow.example cannot be reached within 0.01 s"
     forever.set()
 
 
@@ -98,7 +98,7 @@ def test_a_missing_download_fails_with_what_to_do(
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(constants, "ENDPOINT", "https://huggingface.co")
-    with pytest.raises(WeightsError, match=rf"cannot download .*{host} does not answer .*; .*give a "):
+    with pytest.raises(WeightsError, match=rf"cannot download .*{host} cannot be reached .*; .*give a "):
         create_model(name, "DEFAULT")
     assert network.asked == [(host, 443)]
     if library != "torchvision":

@@ -1,4 +1,4 @@
-"""What an embedding model says of itself."""
+"""The attributes of an embedding model, and the preprocessing that follows from them."""
 
 from __future__ import annotations
 

@@ -79,9 +79,9 @@ FILES = {
     "cut safetensors": (save({"a": torch.ones(9)})[:-1], "a file of safetensors that is cut off or damaged"),
     "cut header": (
         save({"a": torch.ones(9)})[:20],
-        "of safetensors that is cut off .*its header says 56 bytes, the file has 20",
+        "of safetensors that is cut off .*its header claims 56 bytes, the file has 20",
     ),
-    "huge header": ((2**63).to_bytes(8, "little") + b"{}", "its header says 9223372036854775808 bytes"),
+    "huge header": ((2**63).to_bytes(8, "little") + b"{}", "its header claims 9223372036854775808 bytes"),
     "damaged storage": (torch_file().replace(np.arange(99, dtype="f4").tobytes(), bytes(396)), "Bad CRC-32"),
     "zeros": (bytes(5000), "it begins with 4096 zeros, as an interrupted download"),
     "TorchScript": (torchscript(), "a TorchScript archive, .* torch.jit.load, and save its state_dict"),

@@ -294,3 +294,20 @@ def test_what_is_no_image_model_is_refused(tmp_path: Path) -> None:
 
 def test_types_are_listed() -> None:
     assert {"hf/dinov2", "hf/siglip", "hf/vit", "hf/convnext"} <= set(list_models("hf"))
+
+
+def test_what_a_naflex_model_needs_beside_images_is_named(tmp_path: Path) -> None:
+    if not hasattr(transformers, "Siglip2VisionConfig"):
+        pytest.skip("transformers without Siglip2")
+    transformers.Siglip2VisionConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, num_patches=16, patch_size=8
+    ).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="needs pixel_attention_mask, spatial_shapes beside images"):
+        create_model(f"hf/{tmp_path}")
+
+
+def test_a_whole_model_of_texts_and_images_is_refused() -> None:
+    config = FAMILIES["clip"]()
+    with pytest.raises(TypeError, match=r"CLIPModel takes input_ids first.*CLIPVisionModelWithProjection"):
+        create_model(transformers.CLIPModel(config))
+    assert create_model(transformers.CLIPVisionModelWithProjection(config.vision_config)).size == 64

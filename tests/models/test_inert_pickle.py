@@ -20,9 +20,9 @@ import pytest
 import torch
 
 from captum_fam.models import WeightsError, create_model, load_weights, read_memory_bank, read_state_dict
-from captum_fam.models.checkpoints import read_checkpoint
 from captum_fam.models.inert_pickle import load_inert
 from captum_fam.models.inert_values import Budget, Record, RefusedError, as_key
+from captum_fam.models.weights_file import read_checkpoint
 from tests.models.file_writers import (
     Call,
     Global,
@@ -382,7 +382,7 @@ REFUSED = {
     "escapes, zip": r"hold no state dict of tensors: \\x1b\[2J\\x1b\[H are no tensors",
     "numbers as keys, zip": "its keys are no names of parameters, the first is 1",
     "a hundred repetitions of a number": "refused: reading it takes more steps",
-    "header of 90 MB": "its header says 90000000 bytes, the file has 10",
+    "header of 90 MB": "its header claims 90000000 bytes, the file has 10",
     "safetensors of an unknown type": "safetensors that is cut off or damaged",
 }
 

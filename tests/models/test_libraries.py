@@ -105,7 +105,7 @@ def test_an_unknown_name_is_answered_with_the_nearest(name, message):
 
 
 def test_an_unknown_model_or_layer_of_timm_is_answered_with_the_nearest(timm):
-    with pytest.raises(ValueError, match="model 'resnet5' is none of timm; did you mean resnet50"):
+    with pytest.raises(ValueError, match="model 'resnet5' is no model of timm; did you mean resnet50"):
         create_model("timm/resnet5")
     with pytest.raises(ValueError, match="layer 'layer5' is no submodule of ResNet; its children are conv1, bn1"):
         create_model("timm/resnet18", layer="layer5")

@@ -78,12 +78,14 @@ def test_the_preprocessing_is_that_of_the_tower() -> None:
 
 
 def test_names_tags_and_sizes_that_are_not_there_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="'ViT-B-33' is none of open_clip; did you mean ViT-B-32"):
+    with pytest.raises(ValueError, match="'ViT-B-33' is no model of open_clip; did you mean ViT-B-32"):
         create_model("open_clip/ViT-B-33")
     with pytest.raises(
         WeightsError, match="weights opnai: neither a file nor a tag of ViT-B-32, whose tags are openai"
     ):
         create_model("open_clip/ViT-B-32", "opnai")
+    with pytest.raises(WeightsError, match="neither a file nor a tag"):  # a name that no file can have
+        create_model("open_clip/ViT-B-32", "x" * 5000)
     with pytest.raises(WeightsError, match="open_clip has none for tiny-vit"):
         create_model("open_clip/tiny-vit", "DEFAULT")
     with pytest.raises(ValueError, match=r"size=\(96, 64\): open_clip/tiny-resnet cannot be made for this size"):

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from torch import Tensor, nn
 
-from captum_fam.support import memory_bank, search
+from captum_fam.support import search
 
 
 @pytest.fixture
@@ -29,4 +29,4 @@ def images(make_images: Callable[..., Tensor]) -> Tensor:
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of a few rows and queries, so that small banks are searched in many."""
     monkeypatch.setattr(search, "STEP_BYTES", 4 * (4 + 2 * 17) * 60)
-    monkeypatch.setattr(memory_bank, "_STEP_QUERIES", 4)
+    monkeypatch.setattr(search, "STEP_QUERIES", 4)

@@ -138,7 +138,7 @@ def test_dictionaries_with_names_and_identity_numbers(tmp_path: Path) -> None:
 
 
 def test_the_first_items_may_be_unreadable() -> None:
-    with pytest.warns(UserWarning, match="could not be read: 2"):
+    with pytest.warns(UserWarning, match="could not be used: 2"):
         bank = build(Pictures(broken={0, 1}), on_error="skip")
     assert bank.items.tolist() == list(range(2, 53))
 

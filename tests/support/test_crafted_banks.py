@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import resource
 import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,14 @@ from tests.support.pictures import Pictures, build
 
 safetensors = pytest.importorskip("safetensors.torch", reason="a bank on disk is a safetensors file")
 
-SETTINGS = {"class_names": ["a", "b"], "k": 2, "temperature": 0.1, "similarity": "cosine", "neighbors": "predicted"}
+SETTINGS = {
+    "class_names": ["a", "b"],
+    "k": 2,
+    "temperature": 0.1,
+    "similarity": "cosine",
+    "neighbors": "predicted",
+    "weights": None,
+}
 CONTENT = {"settings": SETTINGS, "skipped": {"4": "broken"}}
 
 
@@ -27,6 +35,9 @@ def write(path: Path, header: str | dict[str, Any] | None = None, **changes: Ten
     tensors = {"embeddings": torch.eye(3), "labels": torch.tensor([0, 1, 1]), "items": torch.tensor([0, 2, 3])}
     tensors = {name: tensor for name, tensor in {**tensors, **changes}.items() if tensor is not None}
     content = CONTENT if header is None else header
+    if isinstance(content, dict):
+        sums = {name: zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().tobytes()) for name, tensor in tensors.items()}
+        content = {"checksums": sums, **content}
     text = content if isinstance(content, str) else json.dumps(content)
     safetensors.save_file(tensors, path, {"captum-fam memory bank": text})
     return path
@@ -84,6 +95,9 @@ HEADERS: dict[str, Any] = {
     "names are numbers": settings(class_names=[1, 2]),
     "no names": settings(class_names=[]),
     "fewer names than labels": settings(class_names=["a"]),
+    "checksums are a list": {**CONTENT, "checksums": []},
+    "other checksums": {**CONTENT, "checksums": {"embeddings": 1, "labels": 2, "items": 3}},
+    "weights are a number": settings(weights=5),
     "skipped is a list": {**CONTENT, "skipped": [4]},
     "skipped without reason": {**CONTENT, "skipped": {"4": None}},
     "skipped is no number": {**CONTENT, "skipped": {"four": "broken"}},
@@ -133,7 +147,7 @@ TENSORS: dict[str, dict[str, Tensor | None]] = {
 @pytest.mark.parametrize("name", TENSORS)
 def test_tensors_that_no_bank_has_are_refused(name: str, tmp_path: Path) -> None:
     path = write(tmp_path / "bank.safetensors", **TENSORS[name])
-    with pytest.raises(ValueError, match=r"bank\.safetensors: .*(delete it|no memory bank)") as error:
+    with pytest.raises(ValueError, match=r"bank\.safetensors: .*(make the bank again|no memory bank)") as error:
         MemoryBank.load(path)
     assert type(error.value) is ValueError
 
@@ -165,7 +179,7 @@ def test_a_file_that_is_broken_is_refused(name: str, tmp_path: Path) -> None:
     path = write(tmp_path / "bank.safetensors")
     path.write_bytes(BYTES[name](path.read_bytes()))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(ValueError, match=r"bank\.safetensors: .*delete it") as error:
+    with pytest.raises(ValueError, match=r"bank\.safetensors: .*make the bank again") as error:
         MemoryBank.load(path)
     assert type(error.value) is ValueError
     assert str(error.value).isprintable()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from captum_fam.support.labels import check_class_names, encode_label_rows, encode_labels, whole_number
+from captum_fam.support.labels import check_class_names, encode_label_rows, encode_labels
 
 
 @pytest.mark.parametrize(
@@ -109,24 +109,3 @@ def test_rows_of_labels_that_do_not_fit_are_named(labels: Any, error: type[Excep
 
 def test_a_class_of_several_names_gets_one_text() -> None:
     assert check_class_names([("tench", "Tinca tinca"), "goldfish"]) == ("tench, Tinca tinca", "goldfish")
-
-
-@pytest.mark.parametrize("value", [3, np.int32(3), np.uint64(3), np.array(3), torch.tensor(3)])
-def test_whole_numbers_of_any_type(value: Any) -> None:
-    number = whole_number(value, "k")
-    assert number == 3
-    assert type(number) is int
-
-
-@pytest.mark.parametrize(
-    "value", [3.0, "3", True, np.True_, float("nan"), None, [3], torch.tensor(3.0), torch.tensor([3]), np.array([3])]
-)
-def test_what_is_no_whole_number_is_refused(value: Any) -> None:
-    with pytest.raises(TypeError, match="k must be a whole number, got"):
-        whole_number(value, "k")
-
-
-@pytest.mark.parametrize(("value", "least"), [(0, 1), (-3, 1), (1, 2)])
-def test_a_number_that_is_too_small_is_refused(value: int, least: int) -> None:
-    with pytest.raises(ValueError, match=f"k must be at least {least}, got {value}"):
-        whole_number(value, "k", least)

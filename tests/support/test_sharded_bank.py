@@ -95,7 +95,7 @@ def test_ranks_share_a_data_set_and_each_gets_the_whole_bank(folder: Path) -> No
 
 
 def test_processes_of_torchrun_go_on_with_an_interrupted_bank(folder: Path) -> None:
-    with pytest.warns(UserWarning, match="could not be read: 1"):
+    with pytest.warns(UserWarning, match="could not be used: 1"):
         alone = build(Pictures(broken={7}), on_error="skip")
     embeddings, items, read, warned = zip(
         *(torch.load(folder / f"resumed-{rank}.pt") for rank in range(2)), strict=True

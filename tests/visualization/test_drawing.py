@@ -23,7 +23,7 @@ from captum_fam.visualization.drawing import drawing_of
         ((3, 5, 9, 7), [], "VolumeDrawing", (5, 9, 7)),
     ],
 )
-def test_shapes_tell_what_an_input_is(
+def test_the_kind_of_an_input_follows_from_shapes(
     shape: tuple[int, ...], maps: list[tuple[int, ...]], kind: str, size: tuple[int, ...]
 ) -> None:
     drawing = drawing_of(torch.rand(shape), [torch.rand(one) for one in maps])

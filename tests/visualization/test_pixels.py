@@ -111,8 +111,8 @@ def test_transparency_is_white_and_16_bits_are_scaled() -> None:
 def test_slices_are_those_of_the_volume_wherever_its_channels_stand() -> None:
     volume = torch.rand(3, 20, 5, 7)
     for form in (volume, volume.permute(1, 2, 3, 0).numpy()):
-        slices, positions, depth = to_slices(form, most=5)
-        assert (positions, depth) == ((2, 6, 10, 14, 18), 20)
+        slices, positions, depth = to_slices(form)
+        assert (positions, depth) == ((1, 3, 6, 8, 11, 13, 16, 18), 20)
         np.testing.assert_allclose(slices, volume.permute(1, 2, 3, 0)[list(positions)])
 
 

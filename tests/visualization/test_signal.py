@@ -37,7 +37,7 @@ def test_several_channels_are_drawn_below_each_other_from_the_first_to_the_last(
     ]
 
 
-def test_at_most_six_channels_are_drawn_and_the_rest_is_said() -> None:
+def test_at_most_six_channels_are_drawn_and_a_note_names_the_others() -> None:
     counts, notes = [], []
     for channels in (2, 6, 7, 13):
         drawing = SignalDrawing.of(torch.rand(channels, 9))

@@ -18,7 +18,7 @@ def width_in_inches(text: str) -> float:
 
 @pytest.mark.parametrize("inches", [0.8, 1.5, 3.0])
 def test_no_line_is_wider_than_asked_for_and_no_word_is_lost(inches: float) -> None:
-    text = "score -61,200 = 36,100 explained + -97,300 of the zero embedding, and further words"
+    text = "score -61,200, which is 36,100 more than an embedding of zeros has (-97,300), and further words"
     lines = wrap_title(text, inches, FONT)
     assert " ".join(lines) == text
     assert all(width_in_inches(line) <= inches for line in lines)

@@ -1,16 +1,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, TensorDataset
 from torchvision.transforms import Normalize
 
 from captum_fam.experiments.training import Augmentation, read_images
-from captum_fam.experiments.training.images import generator_for
+from captum_fam.experiments.training.images import generator_for, read_stored
 from captum_fam.images import IMAGENET_MEAN, IMAGENET_STD
 
 _PLAIN = ((0.0, 0.0, 0.0), (1 / 255, 1 / 255, 1 / 255))  # leaves bytes as they are, as floats
@@ -114,3 +115,33 @@ def test_what_happens_to_an_image_does_not_depend_on_the_episodes_beside_it() ->
     alone = [Augmentation()(part, *_PLAIN, [generator_for(7, i)]) for i, part in enumerate(images.split(4))]
     assert torch.equal(together, torch.cat(alone))
     assert not torch.equal(together, Augmentation()(images, *_PLAIN, [generator_for(8, i) for i in range(3)]))
+
+
+_LABELS = torch.tensor([2, 0, 1])
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        torch.zeros(3, 4),
+        (torch.zeros(3, 4),),
+        (torch.tensor(3.0), _LABELS),
+        (torch.zeros(2, 4), _LABELS[:2]),
+        (torch.zeros(3, 4), _LABELS[:2]),
+        (torch.zeros(3, 4), _LABELS.flip(0)),
+        (torch.zeros(3, 4), _LABELS.int()),
+        (torch.zeros(3, 4), _LABELS[:, None]),
+        (torch.zeros(3), _LABELS),
+    ],
+)
+def test_a_file_of_another_data_set_is_refused(stored: Any, tmp_path: Path) -> None:
+    dataset: Any = TensorDataset(torch.zeros(3, 3, 8, 8), _LABELS)
+    dataset.labels = _LABELS
+    file = tmp_path / "features.pt"
+    torch.save((torch.ones(3, 4), _LABELS), file)
+    features, labels = read_stored(file, dataset, "features", lambda values: values.dim() == 2)
+    assert torch.equal(features, torch.ones(3, 4))
+    assert torch.equal(labels, _LABELS)
+    torch.save(stored, file)
+    with pytest.raises(ValueError, match=r"features\.pt holds the features of another data set; delete it"):
+        read_stored(file, dataset, "features", lambda values: values.dim() == 2)
