@@ -34,7 +34,7 @@ if TYPE_CHECKING:  # type checkers and editors see the types; a test holds this 
 __version__ = "0.1.0"
 
 # The module of each public name. A module is imported when a name of it is first used: most modules import torch,
-# which takes seconds, and `captum-fam --help` should answer at once.
+# which takes seconds, and `captum-fam --help` should print at once.
 _HOMES = {
     "BatchExplainer": "captum_fam.explanation",
     "Comparison": "captum_fam.support",

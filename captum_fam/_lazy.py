@@ -18,6 +18,9 @@ def lazy_names(package: str, file: str) -> tuple[list[str], Callable[[str], obje
         package: ``__name__`` of the package.
         file: ``__file__`` of the package.
 
+    Returns:
+        The names in alphabetical order, and the function.
+
     Example:
         >>> import captum_fam.metrics
         >>> names, get = lazy_names("captum_fam.metrics", captum_fam.metrics.__file__)

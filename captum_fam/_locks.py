@@ -1,4 +1,4 @@
-"""Folders in which one process works at a time, and scratch folders that a killed process leaves to be removed.
+"""Folders in which one process works at a time, and the scratch folders of killed processes, which are removed.
 
 A lock is taken on an open file (``flock``): the system frees it when its process ends, however it ends. Systems and
 file systems without such locks (Windows, some network drives) are not protected.
@@ -41,7 +41,7 @@ _holders: dict[str, int] = {}
 
 
 def _close_in_child() -> None:
-    """Leave the locks to the parent: a worker process may live for seconds after its parent was killed."""
+    """Give up the locks in a child process, which may live for seconds after its parent was killed."""
     for descriptor in _locked:
         os.close(descriptor)
     _locked.clear()
@@ -56,7 +56,7 @@ if hasattr(os, "register_at_fork"):
 def lock_folder(folder: str | Path, holds: bool = True, waits: bool = False) -> Iterator[None]:
     """A context in which no other process that asks for the same folder works in it.
 
-    The folder is created, and taken away again if nothing was written into it. Scratch folders that a killed process
+    The folder is created, and removed again if nothing was written into it. Scratch folders that a killed process
     left in it are removed. A thread that holds the folder already may ask for it again.
 
     Args:
@@ -83,7 +83,7 @@ def lock_folder(folder: str | Path, holds: bool = True, waits: bool = False) -> 
         with made_folders(folder):
             try:
                 descriptor = _open_lock(path, waits)
-            except FileNotFoundError:  # its owner before has just taken the empty folder away
+            except FileNotFoundError:  # another process has removed the empty folder
                 continue
             _holders[key] = threading.get_ident()
             try:
@@ -98,9 +98,7 @@ def lock_folder(folder: str | Path, holds: bool = True, waits: bool = False) -> 
 
 @contextmanager
 def made_folders(folder: Path) -> Iterator[None]:
-    """A context before which a folder and its parents are made, and after which those of them that are empty are gone.
-
-    Folders that existed before stay.
+    """A context in which a folder and its parents exist; at its end, those that are new and empty are removed.
 
     Args:
         folder: the folder.
@@ -129,7 +127,7 @@ def _make_and_try(folder: Path) -> None:
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=folder):
                 return
-        except FileNotFoundError:  # another process may just have taken the empty folder away
+        except FileNotFoundError:  # another process may have removed the empty folder
             if not tries_left:
                 raise
 
@@ -156,7 +154,7 @@ def _open_lock(path: Path, waits: bool) -> int:
             owner = _read_owner(descriptor)
             os.close(descriptor)
             raise OSError(f"{path.parent} is in use by {owner}; wait until it has ended, or choose another folder")
-        # Between the two calls, the owner before may have removed the file: then a third process makes a new one.
+        # Between the two calls, the earlier owner may have removed the file, and a third process may have made another.
         if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
             break
         os.close(descriptor)
@@ -224,7 +222,7 @@ def remove_dead_scratch(folder: Path) -> None:
 
 
 def _open_folder(path: Path) -> int | None:
-    """A descriptor of a folder, for a lock; None for what is no folder, and on Windows, which opens none."""
+    """A descriptor of a folder, for a lock; None if it is no folder, and on Windows, which opens no folders."""
     if path.is_symlink() or not path.is_dir() or os.name == "nt":
         return None
     try:

@@ -11,12 +11,12 @@ import torch
 
 
 def read_tensors(path: Path, remedy: str, *, mmap: bool = False) -> Any:
-    """Read a file that ``torch.save`` wrote for this package, after comparing its length and its checksums.
+    """Read a file that ``torch.save`` wrote for this package, after a check of its length and its checksums.
 
     Args:
         path: the file.
         remedy: what a user can do about a broken file, for the message.
-        mmap: map tensors into memory, so that only those are read that are used. Default: False.
+        mmap: whether tensors are mapped into memory, so that only those that are used are read. Default: False.
 
     Returns:
         Tensors, numbers and texts, in lists, tuples and dictionaries.
@@ -41,7 +41,7 @@ def read_tensors(path: Path, remedy: str, *, mmap: bool = False) -> Any:
 
 
 def is_intact(path: Path) -> bool:
-    """Whether a file of ``torch.save`` is complete: its length and the checksum of each part are as it says.
+    """Whether a file of ``torch.save`` is complete: the length and the checksum of each part fit its directory.
 
     Args:
         path: the file.

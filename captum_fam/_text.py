@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import reprlib
 import unicodedata
+from pathlib import Path
 
 # Control characters, characters that turn the direction of the text, lone surrogates, separators of lines and
 # paragraphs. Joiners have the category Cf too, but are part of names in several scripts.
@@ -11,6 +13,8 @@ _UNPRINTABLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 _JOINERS = "\u200c\u200d"
 _MOST_BITS = 1024
 _LONGEST_LEAF = 30
+_LONGEST_PATH = 1 << 16
+_LONGEST_REASON = 500
 
 
 def printable(text: object, limit: int = 200) -> str:
@@ -19,7 +23,7 @@ def printable(text: object, limit: int = 200) -> str:
     Args:
         text: a text, or any object, of which the text is taken. Containers are shown to a small depth, so that neither
             a large nor a deeply nested one costs time.
-        limit: number of characters from which on the text is shortened. Default: 200.
+        limit: largest number of characters that are shown. Default: 200.
 
     Returns:
         The text with control characters, characters that change the direction of writing, line separators and lone
@@ -36,6 +40,38 @@ def printable(text: object, limit: int = 200) -> str:
     if len(text) <= limit and len(shown) <= limit:
         return shown
     return f"{shown[:limit]}... ({len(text)} characters)"
+
+
+def printable_path(path: str | Path) -> str:
+    r"""A path for messages: on one line, and never shortened, because the end of a path names the file.
+
+    Args:
+        path: the path.
+
+    Returns:
+        The path as :func:`printable` gives it.
+
+    Example:
+        >>> printable_path("birds/new\nline.jpg")
+        'birds/new\\nline.jpg'
+    """
+    return printable(os.fspath(path), limit=_LONGEST_PATH)
+
+
+def first_line(error: BaseException) -> str:
+    r"""The first line of the message of an exception, as the reason in another message.
+
+    Args:
+        error: an exception of another library, whose message may have many lines.
+
+    Returns:
+        The line as :func:`printable` gives it, at most 500 characters.
+
+    Example:
+        >>> first_line(ValueError("bad size\nTry another one."))
+        'bad size'
+    """
+    return printable(str(error).strip().partition("\n")[0], limit=_LONGEST_REASON)
 
 
 def _text_of(value: object, limit: int) -> str:

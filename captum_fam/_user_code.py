@@ -12,6 +12,8 @@ from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
+from captum_fam._text import first_line
+
 
 def import_code(name: str, *, rename: bool = False) -> ModuleType:
     """Import a module, or a file that ends in ``.py``.
@@ -22,8 +24,8 @@ def import_code(name: str, *, rename: bool = False) -> ModuleType:
     Args:
         name: ``package.module``, or the path of a file. The module of a file has the name of the file without ``.py``,
             and stands in ``sys.modules``, so that objects of its classes can be sent to worker processes.
-        rename: whether a file gets eight digits behind its name where another module has this name, in place of an
-            error. Default: False.
+        rename: whether the module of a file gets eight digits after its name if another module has the same name;
+            otherwise this is an error. Default: False.
 
     Returns:
         The module.
@@ -49,8 +51,8 @@ def import_code(name: str, *, rename: bool = False) -> ModuleType:
         is_itself = not name.endswith(".py") and (name == missing or name.startswith(f"{missing}."))
         hint = f"it is neither installed nor in {Path.cwd()}" if is_itself else f"{name} imports it: install it"
         raise ImportError(f"{error}; {hint}", name=error.name) from error
-    except Exception as error:  # code of a user may fail in any way
-        raise ImportError(f"{type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:  # code of a user may fail in any way
+        raise ImportError(f"{type(error).__name__}: {first_line(error)}") from error
 
 
 def _import_file(path: Path, rename: bool) -> ModuleType:
@@ -80,7 +82,7 @@ def _import_file(path: Path, rename: bool) -> ModuleType:
 
 
 def _other_module(name: str, path: Path) -> str:
-    """What another module is that has the name of a file: imported already, or installed; "" for none."""
+    """How another module has the name of a file: imported already, or installed; "" if there is no other module."""
     imported = sys.modules.get(name)
     if imported is not None:
         return "" if getattr(imported, "__file__", None) == str(path) else "imported already"

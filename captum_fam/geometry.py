@@ -66,13 +66,13 @@ class Squash:
         _check_interpolation(self.interpolation)
 
     def __call__(self, image: Image.Image, boxes: Tensor) -> tuple[Image.Image, Tensor]:
-        height, width = _pair(self.size)
+        height, width = height_and_width(self.size)
         resized = image.resize((width, height), _INTERPOLATIONS[self.interpolation])
         return resized, self.map_boxes(boxes, image.width, image.height)
 
     def map_boxes(self, boxes: Tensor, width: int, height: int) -> Tensor:
         """Boxes ``(n, 4)`` of an image of the given size in pixels, moved to the squashed image."""
-        to_height, to_width = _pair(self.size)
+        to_height, to_width = height_and_width(self.size)
         return _scale(boxes, to_width / width, to_height / height)
 
     def seen(self, width: int, height: int) -> Box:
@@ -82,7 +82,7 @@ class Squash:
 
 @dataclass(frozen=True)
 class Fit:
-    """Resize with the aspect ratio kept, so that the whole image just fits in a size; nothing is padded.
+    """Resize with the aspect ratio kept, so that the whole image fits in a size; nothing is padded.
 
     Args:
         size: the longer side of the result, or ``(height, width)`` in which the result fits, in pixels. The other side
@@ -147,7 +147,7 @@ class Pad:
 
     def __call__(self, image: Image.Image, boxes: Tensor) -> tuple[Image.Image, Tensor]:
         left, top, right, bottom = self.filled_by(image.width, image.height)
-        height, width = _pair(self.size)
+        height, width = height_and_width(self.size)
         resized = image.resize((right - left, bottom - top), _INTERPOLATIONS[self.interpolation])
         padded = Image.new("RGB", (width, height), self.fill)
         padded.paste(resized, (left, top))
@@ -166,12 +166,12 @@ class Pad:
         """
         left, top, right, bottom = self.filled_by(width, height)
         x, y = width / (right - left), height / (bottom - top)
-        to_height, to_width = _pair(self.size)
+        to_height, to_width = height_and_width(self.size)
         return -left * x, -top * y, (to_width - left) * x, (to_height - top) * y
 
     def filled_by(self, width: int, height: int) -> tuple[int, int, int, int]:
         """The box of the result, in whole pixels, that an image of the given size fills."""
-        to_height, to_width = _pair(self.size)
+        to_height, to_width = height_and_width(self.size)
         inner_width, inner_height = _fitted(self.size, width, height)
         left, top = (to_width - inner_width) // 2, (to_height - inner_height) // 2
         return left, top, left + inner_width, top + inner_height
@@ -208,12 +208,12 @@ class ResizeCrop:
         if self.resize is None:
             return
         _check_sizes(resize=self.resize)
-        if max(_pair(self.crop)) > self.resize:
+        if max(height_and_width(self.crop)) > self.resize:
             raise ValueError(f"crop must fit in the resized image, got crop={self.crop} and resize={self.resize}")
 
     def __call__(self, image: Image.Image, boxes: Tensor) -> tuple[Image.Image, Tensor]:
         (width, height), (left, top) = self._layout(image.width, image.height)
-        crop_height, crop_width = _pair(self.crop)
+        crop_height, crop_width = height_and_width(self.crop)
         resized = image.resize((width, height), _INTERPOLATIONS[self.interpolation])
         cropped = resized.crop((left, top, left + crop_width, top + crop_height))
         return cropped, self.map_boxes(boxes, image.width, image.height)
@@ -221,20 +221,20 @@ class ResizeCrop:
     def map_boxes(self, boxes: Tensor, width: int, height: int) -> Tensor:
         """Boxes ``(n, 4)`` of an image of the given size in pixels, moved to the crop and clipped to it."""
         (to_width, to_height), (left, top) = self._layout(width, height)
-        crop_height, crop_width = _pair(self.crop)
+        crop_height, crop_width = height_and_width(self.crop)
         moved = _scale(boxes, to_width / width, to_height / height) - boxes.new_tensor([left, top, left, top])
         return clip_boxes(moved, crop_width, crop_height)
 
     def seen(self, width: int, height: int) -> Box:
         """The part of an image of the given size that the crop shows, as a box in pixels."""
         (to_width, to_height), (left, top) = self._layout(width, height)
-        crop_height, crop_width = _pair(self.crop)
+        crop_height, crop_width = height_and_width(self.crop)
         x, y = width / to_width, height / to_height
         return left * x, top * y, (left + crop_width) * x, (top + crop_height) * y
 
     def _layout(self, width: int, height: int) -> tuple[tuple[int, int], tuple[int, int]]:
         """Size after resizing, and upper left corner of the crop, each ``(x, y)``, rounded as torchvision does."""
-        crop_height, crop_width = _pair(self.crop)
+        crop_height, crop_width = height_and_width(self.crop)
         if self.resize is None:
             scale = max(crop_width / width, crop_height / height)
             to_width, to_height = max(crop_width, round(width * scale)), max(crop_height, round(height * scale))
@@ -280,6 +280,22 @@ def box_areas(boxes: Tensor) -> Tensor:
     return (boxes[..., 2] - boxes[..., 0]).clamp_min(0) * (boxes[..., 3] - boxes[..., 1]).clamp_min(0)
 
 
+def height_and_width(size: int | tuple[int, int]) -> tuple[int, int]:
+    """A size as height and width.
+
+    Args:
+        size: side of a square, or ``(height, width)``, in pixels.
+
+    Returns:
+        ``(height, width)``.
+
+    Example:
+        >>> height_and_width(224)
+        (224, 224)
+    """
+    return (size, size) if isinstance(size, int) else size
+
+
 def _scale(boxes: Tensor, x: float, y: float) -> Tensor:
     # The factors are float64, because factors rounded to float32 would move the box of a whole image off its border.
     factors = torch.tensor([x, y, x, y], dtype=torch.float64, device=boxes.device)
@@ -288,19 +304,14 @@ def _scale(boxes: Tensor, x: float, y: float) -> Tensor:
 
 def _fitted(size: int | tuple[int, int], width: int, height: int) -> tuple[int, int]:
     """Width and height of an image that is resized to fit in a size, each at least one pixel."""
-    to_height, to_width = _pair(size)
+    to_height, to_width = height_and_width(size)
     scale = min(to_width / width, to_height / height)
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
-def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
-    """A size as ``(height, width)``."""
-    return (size, size) if isinstance(size, int) else size
-
-
 def _check_sizes(**sizes: int | tuple[int, int]) -> None:
     for name, size in sizes.items():
-        if min(_pair(size)) < 1:
+        if min(height_and_width(size)) < 1:
             raise ValueError(f"{name} must be at least one pixel, got {size}")
 
 

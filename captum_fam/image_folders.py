@@ -28,15 +28,14 @@ LOOP = "link to a folder above"
 """Reasons to leave out an entry of a folder."""
 
 _NAME_IN_VERSIONS = b'"captum-fam":'
-# The files by which a folder of results is known, and texts of which each holds one: the version of this package in the
-# manifest and the summary, and keys in the settings of evaluate and of train.
+# The files by which a folder of results is known, and texts of which each file holds at least one: the version of this
+# package in the manifest and the summary, and keys in the settings of evaluate and of train.
 _RECORDS = {
     MANIFEST: (_NAME_IN_VERSIONS,),
     "summary.json": (_NAME_IN_VERSIONS,),
     "run.json": (b'"conventions":', b'"recipe":'),
 }
 _MOST_NAMES = 3
-_LONGEST_PATH = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -56,6 +55,9 @@ def image_suffixes() -> frozenset[str]:
     """The suffixes of image files, in lower case: those of all photographs that Pillow reads.
 
     A plug-in of Pillow, such as the one for HEIF, adds its suffixes when it is registered.
+
+    Returns:
+        Suffixes with their dot.
 
     Example:
         >>> {".jpg", ".jfif", ".webp"} <= image_suffixes(), ".pdf" in image_suffixes()
@@ -95,48 +97,6 @@ def list_images(folder: str | Path, *, deep: bool = False) -> FoundImages:
     return _list(Path(folder), deep, ())
 
 
-def find_images(folder: str | Path) -> list[Path]:
-    """The image files in a folder, as :func:`list_images` finds them.
-
-    Args:
-        folder: the folder.
-
-    Returns:
-        Paths of the image files, sorted by name.
-
-    Raises:
-        OSError: if the folder cannot be read.
-
-    Example:
-        >>> Image.new("RGB", (2, 2)).save("b.png")
-        >>> [path.name for path in find_images(".") if path.name.startswith("b")]
-        ['b.png']
-    """
-    return list(list_images(folder).files)
-
-
-def is_own_output(folder: str | Path) -> bool:
-    """Whether a folder holds results of this package, or is hidden: what is never read as input.
-
-    Args:
-        folder: the folder.
-
-    Returns:
-        True for a folder with a mark, a manifest, a summary or the settings of a run of this package, and for a folder
-        whose name begins with a dot, such as the scratch folders of this package.
-
-    Raises:
-        OSError: if the folder cannot be read.
-
-    Example:
-        >>> Path("photos", ".thumbnails").mkdir(parents=True)
-        >>> is_own_output("photos"), is_own_output("photos/.thumbnails")
-        (False, True)
-    """
-    folder = Path(folder)
-    return (folder.name.startswith(".") and folder.name != "..") or own_record(folder) is not None
-
-
 def own_record(folder: str | Path) -> Path | None:
     """The file by which a folder of results of this package is known.
 
@@ -148,6 +108,12 @@ def own_record(folder: str | Path) -> Path | None:
 
     Raises:
         OSError: if the folder cannot be read.
+
+    Example:
+        >>> Path("results").mkdir()
+        >>> Path("results", OUTPUT_MARK).touch()
+        >>> own_record("results").name
+        '.captum-fam'
     """
     mark = Path(folder, OUTPUT_MARK)
     if mark.is_file():
@@ -183,19 +149,6 @@ def written_images(folder: str | Path) -> set[str]:
         return set()
 
 
-def printable_path(path: str | Path) -> str:
-    r"""A path for messages: on one line, and never shortened, because its end tells the file.
-
-    Args:
-        path: the path.
-
-    Example:
-        >>> printable_path("birds/new\nline.jpg")
-        'birds/new\\nline.jpg'
-    """
-    return printable(os.fspath(path), limit=_LONGEST_PATH)
-
-
 def skipped_in_words(skipped: Mapping[Path, str]) -> str:
     """How many files and folders are left out for each reason, with the names of the first three.
 
@@ -222,7 +175,7 @@ def _list(folder: Path, deep: bool, above: tuple[str, ...]) -> FoundImages:
     """List a folder; ``above`` are the folders in which it lies, to which a link inside would lead in a circle."""
     suffixes = image_suffixes()
     above = (*above, os.path.realpath(folder))
-    # The system tells with the name what is a folder. To ask for every file would take long on a network drive.
+    # The listing has the kind of each entry. To ask for every file would take long on a network drive.
     with os.scandir(folder) as entries:
         is_folder = {entry.name: _is_folder(entry) for entry in entries}
     files: list[Path] = []
@@ -233,7 +186,7 @@ def _list(folder: Path, deep: bool, above: tuple[str, ...]) -> FoundImages:
         if name.startswith("."):
             skipped[path] = HIDDEN
         elif is_folder[name]:
-            if is_own_output(path):
+            if own_record(path) is not None:
                 skipped[path] = OWN_OUTPUT
             elif deep and os.path.realpath(path) in above:
                 skipped[path] = LOOP

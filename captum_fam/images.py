@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 import struct
@@ -14,12 +15,11 @@ import torch
 from PIL import Image, ImageFile, UnidentifiedImageError
 from torch import Tensor
 
+from captum_fam._text import printable_path
 from captum_fam.color_modes import UnreadableImageError as UnreadableImageError
 from captum_fam.color_modes import as_rgb as as_rgb
 from captum_fam.color_modes import errors_of
-from captum_fam.image_folders import REFUSED_FORMATS, printable_path
-from captum_fam.image_folders import find_images as find_images
-from captum_fam.image_folders import is_own_output as is_own_output
+from captum_fam.image_folders import REFUSED_FORMATS
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -37,8 +37,8 @@ def read_image(path: str | Path, *, upright: bool = True, max_pixels: int | None
     Args:
         path: the file, in any format of photographs that Pillow reads. The first bytes of the file decide which format
             that is, not the suffix.
-        upright: whether the image is rotated as the orientation tag of the camera says. False gives the pixels as
-            stored, on which the boxes of many data sets were drawn. Default: True.
+        upright: whether the image is rotated by the orientation tag of the camera. False gives the pixels as stored, on
+            which the boxes of many data sets were drawn. Default: True.
         max_pixels: largest number of pixels of an image. Default: None, :data:`MAX_PIXELS`.
 
     Returns:
@@ -58,15 +58,42 @@ def read_image(path: str | Path, *, upright: bool = True, max_pixels: int | None
     with errors_of(name):
         _check_kind(path, name)
         with open(path, "rb") as file:
-            opened = _open_format(file, os.fspath(path))
-            n_pixels = opened.width * opened.height
-            if n_pixels > limit:
-                raise UnreadableImageError(
-                    f"{name}: too large, {opened.width} x {opened.height} pixels are {n_pixels / 1e6:.1f} megapixels "
-                    f"and the limit is {limit / 1e6:g}; make the image smaller, or raise the limit (max_pixels of "
-                    "read_image, captum_fam.images.MAX_PIXELS)"
-                )
-            return as_rgb(opened, name, upright=upright)
+            return _decode(file, os.fspath(path), name, upright, limit)
+
+
+def image_from_bytes(data: bytes, name: str = "image") -> Image.Image:
+    """Read the bytes of an image file as RGB, as :func:`read_image` reads a file.
+
+    Args:
+        data: all bytes of the file.
+        name: the name of the image in error messages. Default: ``"image"``.
+
+    Returns:
+        The image in mode ``"RGB"``, upright.
+
+    Raises:
+        UnreadableImageError: as :func:`read_image`.
+
+    Example:
+        >>> Image.new("L", (40, 30)).save("gray.png")
+        >>> image_from_bytes(Path("gray.png").read_bytes()).size
+        (40, 30)
+    """
+    with errors_of(name):
+        return _decode(io.BytesIO(data), "", name, True, MAX_PIXELS)
+
+
+def _decode(file: IO[bytes], path: str, name: str, upright: bool, limit: int) -> Image.Image:
+    """The image in an open file as RGB."""
+    opened = _open_format(file, path)
+    n_pixels = opened.width * opened.height
+    if n_pixels > limit:
+        raise UnreadableImageError(
+            f"{name}: too large, {opened.width} x {opened.height} pixels are {n_pixels / 1e6:.1f} megapixels "
+            f"and the limit is {limit / 1e6:g}; make the image smaller, or raise the limit (max_pixels of "
+            "read_image, captum_fam.images.MAX_PIXELS)"
+        )
+    return as_rgb(opened, name, upright=upright)
 
 
 def _check_kind(path: str | Path, name: str) -> None:
@@ -94,7 +121,7 @@ def _open_format(file: IO[bytes], path: str) -> ImageFile.ImageFile:
         raise UnidentifiedImageError("the file is empty")
     reasons = []
     for kind, (reader, accepts) in Image.OPEN.items():
-        is_known: bool | str = False  # by the signature; a format without one is told by the reader alone
+        is_known: bool | str = False  # by the signature; a format without one is recognized by its reader alone
         try:
             if accepts and not (is_known := accepts(signature)):
                 continue
@@ -107,13 +134,19 @@ def _open_format(file: IO[bytes], path: str) -> ImageFile.ImageFile:
             file.seek(0)
             return reader(file, path)
         except (SyntaxError, IndexError, TypeError, struct.error) as error:
-            # The errors by which a reader says that a file is of another format.
+            # The errors that a reader raises for a file of another format.
             reasons += [f"{kind}: {error}"] if is_known else []
     raise UnidentifiedImageError("; ".join(["cannot identify the format of an image", *reasons]))
 
 
 def image_to_tensor(image: Image.Image) -> Tensor:
-    """The pixels of an RGB image in [0, 1]: float32 ``(3, H, W)``.
+    """The pixels of an RGB image in [0, 1].
+
+    Args:
+        image: image of PIL in mode ``"RGB"``.
+
+    Returns:
+        float32 ``(3, H, W)``.
 
     Example:
         >>> image_to_tensor(Image.new("RGB", (40, 30), (255, 0, 51)))[:, 0, 0]

@@ -6,13 +6,14 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
+from numbers import Integral
 from typing import Any, Literal, get_args
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from captum_fam.geometry import Fit, Pad, ResizeCrop, Squash
+from captum_fam.geometry import Fit, Pad, ResizeCrop, Squash, height_and_width
 from captum_fam.images import IMAGENET_MEAN, IMAGENET_STD, as_rgb, image_to_tensor, normalize
 
 Resize = Literal["squash", "pad", "crop", "keep"]
@@ -61,6 +62,8 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "size", check_size(self.size))
+        for name in ("mean", "std"):
+            object.__setattr__(self, name, check_channels(getattr(self, name), name))
         if self.resize not in get_args(Resize):
             raise ValueError(f"resize must be one of {', '.join(get_args(Resize))}, got {self.resize!r}")
         if len(self.mean) != len(self.std) or not self.mean:
@@ -76,7 +79,7 @@ class Preprocessing:
     @property
     def height_and_width(self) -> tuple[int, int]:
         """The size as ``(height, width)`` in pixels."""
-        return (self.size, self.size) if isinstance(self.size, int) else self.size
+        return height_and_width(self.size)
 
     @property
     def geometry(self) -> Squash | Fit | Pad | ResizeCrop:
@@ -98,7 +101,7 @@ class Preprocessing:
         """Make the input of a model from a photograph.
 
         Args:
-            image: image of PIL, of any size and mode. A model of one channel gets the gray values.
+            image: image of PIL, of any size and mode. For a model of one channel it becomes gray.
 
         Returns:
             float32 ``(C, H, W)`` with ``C`` numbers in ``mean``; ``(H, W)`` is ``size`` except for ``"keep"``.
@@ -153,7 +156,7 @@ class Preprocessing:
         return view
 
     def describe(self) -> dict[str, Any]:
-        """The preprocessing as numbers, texts and lists, for JSON."""
+        """The attributes by name, as numbers, texts and lists for JSON."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
     def _fill(self) -> tuple[int, int, int]:
@@ -163,12 +166,11 @@ class Preprocessing:
         return red, green, blue
 
 
-def check_size(size: int | tuple[int, int], name: str = "size") -> int | tuple[int, int]:
+def check_size(size: int | tuple[int, int]) -> int | tuple[int, int]:
     """Check the size of the input of a model.
 
     Args:
         size: side of a square, or ``(height, width)``, in pixels.
-        name: name of the argument, for messages. Default: ``"size"``.
 
     Returns:
         The size: a number for a square, else a tuple.
@@ -180,10 +182,35 @@ def check_size(size: int | tuple[int, int], name: str = "size") -> int | tuple[i
         >>> check_size([256, 128])
         (256, 128)
     """
-    sides = tuple(size) if isinstance(size, tuple | list) else (size,)
-    expected = f"a whole number of pixels from 1 to {LARGEST_SIDE}, or (height, width)"
-    if len(sides) > 2 or not all(isinstance(side, int) and not isinstance(side, bool) for side in sides):
-        raise ValueError(f"{name} must be {expected}, got {size!r}")
-    if not sides or min(sides) < 1 or max(sides) > LARGEST_SIDE:
-        raise ValueError(f"{name} must be {expected}, got {size!r}")
+    given: tuple[object, ...] = tuple(size) if isinstance(size, tuple | list) else (size,)
+    sides = [int(side) for side in given if not isinstance(side, bool) and isinstance(side, Integral)]
+    if len(given) not in (1, 2) or len(sides) < len(given) or not all(1 <= side <= LARGEST_SIDE for side in sides):
+        raise ValueError(
+            f"size must be a whole number of pixels from 1 to {LARGEST_SIDE}, or (height, width), got {size!r}"
+        )
     return sides[0] if len(set(sides)) == 1 else (sides[0], sides[-1])
+
+
+def check_channels(values: object, name: str) -> tuple[float, ...]:
+    """Check that a mean or a standard deviation has one number per channel.
+
+    Args:
+        values: the numbers.
+        name: the argument, for the message.
+
+    Returns:
+        The numbers.
+
+    Raises:
+        ValueError: for anything but a sequence of numbers.
+
+    Example:
+        >>> check_channels([0.5, 0.5, 0.5], "mean")
+        (0.5, 0.5, 0.5)
+    """
+    try:
+        if isinstance(values, str):
+            raise TypeError
+        return tuple(map(float, values))  # type: ignore[call-overload]
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} must be one number per channel, such as (0.5, 0.5, 0.5), got {values!r}") from None

@@ -14,6 +14,7 @@ from PIL import Image
 from captum_fam.image_folders import list_images
 from captum_fam.images import (
     UnreadableImageError,
+    image_from_bytes,
     image_to_tensor,
     normalize,
     normalize_bytes,
@@ -196,3 +197,20 @@ def test_bytes_and_numbers_up_to_one_are_normalized_alike(channels_last: bool) -
     torch.testing.assert_close(normalize(batch / 255, mean, std), expected)
     assert batch.dtype == torch.uint8
     torch.testing.assert_close(unnormalize(expected, mean, std), batch / 255)
+
+
+def test_the_bytes_of_a_file_are_read_as_the_file(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    RED_OVER_BLUE.save(tmp_path / "turned.png", exif=exif)
+    data = (tmp_path / "turned.png").read_bytes()
+    assert np.array_equal(np.asarray(image_from_bytes(data)), np.asarray(read_image(tmp_path / "turned.png")))
+    for broken in (b"", b"no image", data[:-30], data[:40]):
+        with pytest.raises(UnreadableImageError, match="the third image: "):
+            image_from_bytes(broken, "the third image")
+
+
+def test_bytes_of_too_many_pixels_are_refused() -> None:
+    wide = png_bytes(20_000, 7_000, 1, GRAY, bytes(2500))  # 20 kilobytes, 140 megapixels
+    with pytest.raises(UnreadableImageError, match="image: too large, 20000 x 7000"):
+        image_from_bytes(wide)

@@ -165,12 +165,13 @@ def score_in_words(score: float, zero_embedding: float | None = None) -> str:
         >>> score_in_words(0.7312)
         '0.731'
         >>> score_in_words(-3.0, -14.0)
-        '-3.00 = 11.0 explained + -14.0 of the zero embedding'
+        '-3.00, which is 11.0 more than an embedding of zeros has (-14.0)'
     """
     if zero_embedding is None:
         return number_in_words(score)
-    whole, explained, start = map(number_in_words, (score, score - zero_embedding, zero_embedding))
-    return f"{whole} = {explained} explained + {start} of the zero embedding"
+    whole, difference, start = map(number_in_words, (score, abs(score - zero_embedding), zero_embedding))
+    more = "more" if score >= zero_embedding else "less"
+    return f"{whole}, which is {difference} {more} than an embedding of zeros has ({start})"
 
 
 def coverage_in_words(coverage: float, shares: Mapping[str, float]) -> str:
@@ -179,22 +180,22 @@ def coverage_in_words(coverage: float, shares: Mapping[str, float]) -> str:
     Args:
         coverage: the sum of the map divided by the explained score.
         shares: the named parts of the score of one query. With a part ``"zero embedding"`` the similarity is a
-            distance, and the words name the explained score of :func:`score_in_words`.
+            distance, and the words name the difference to the zero embedding, as :func:`score_in_words` does.
 
     Example:
         >>> coverage_in_words(0.12, {"map": 0.12, "class token": 0.85, "bias": 0.03, "rest": 0.0})
         'explains 12 % of the score; class token 85 %, bias 3 %'
         >>> coverage_in_words(1.0, {"map": 11.0, "zero embedding": -14.0, "rest": 0.0})
-        'explains 100 % of the 11.0'
+        'explains 100 % of the difference of 11.0'
     """
     parts = {name: value for name, value in shares.items() if name != ZERO_EMBEDDING}
     total = sum(parts.values())
     is_distance = ZERO_EMBEDDING in shares
     if coverage != coverage:  # NaN
-        return "the explained score is zero" if is_distance else "the score is zero"
+        return "the difference is zero" if is_distance else "the score is zero"
     others = sorted(((name, value) for name, value in parts.items() if name != MAP), key=lambda pair: -abs(pair[1]))
     words = [f"{name} {_percent(value / total)}" for name, value in others if total and abs(value / total) >= 0.005]
-    whole = f"the {number_in_words(total)}" if is_distance else "the score"
+    whole = f"the difference of {number_in_words(total)}" if is_distance else "the score"
     return "; ".join([f"explains {_percent(coverage)} of {whole}", *([", ".join(words)] if words else [])])
 
 

@@ -25,6 +25,10 @@ from captum_fam.attr.tokens import (
 from captum_fam.attr.way_back.where import OTHER_PATHS
 from captum_fam.embedding.forward import check_embedding
 
+_ZERO = (
+    "the embedding of the first image is zero in every number, as behind a ReLU that lets nothing through; check the "
+    "weights, or pass another image"
+)
 _ADAPTIVE_POOLING = (nn.modules.pooling._AdaptiveAvgPoolNd, nn.modules.pooling._AdaptiveMaxPoolNd)
 
 
@@ -162,8 +166,21 @@ class Measurement:
         with run_without_graph() as run, hook_layer(candidate.module, False, run, exchange):
             return not torch.equal(self.model(self.pair), self.embedding)
 
+    def problem(self) -> str | None:
+        """Why no map of the first image can explain anything, whatever the layer; None where a map can."""
+        first = self.embedding[0]
+        if first.is_meta:
+            return None
+        if not first.isfinite().all():
+            where = "the first image" if not self.pair[0].isfinite().all() else "its embedding of the first image"
+            return f"{where} has NaN or inf"
+        # Where noise has another embedding, the influence of a layer can still be measured.
+        return None if self.embedding.any() else f"{_ZERO}, or name a layer"
+
     def reasons(self) -> str:
         """The likely reason why no layer was found, in words; "" without a likely reason."""
+        if not self.embedding.is_meta and not self.embedding[0].any():
+            return f" ({_ZERO})"
         repeated = [candidate.name for candidate in self.outputs if self.runs[candidate.module] > 1]
         if repeated:
             return f" ({repeated[-1]} and others run several times: for views of one image pass a Views model)"
@@ -197,7 +214,14 @@ class Measurement:
                 self.outputs.append(Candidate(names[module], module, number, passes_on, layout))
 
         with run_without_graph(), watch_modules(names, after=note):
-            return check_embedding(self.model(self.pair))
+            embedding = check_embedding(self.model(self.pair))
+        if len(embedding) != 2:
+            raise ValueError(
+                f"model {type(self.model).__name__} gives {len(embedding)} embeddings for a batch of 2 images, "
+                "expected one embedding per image; for several views of each image, such as mirrored ones, pass a "
+                "Views model"
+            )
+        return embedding
 
     def _layout(self, module: nn.Module, tensor: Tensor) -> TensorLayout | None:
         """Where positions are in a tensor; None for a tensor without positions."""
@@ -207,6 +231,11 @@ class Measurement:
         if tensor.dim() != self.pair.dim() or shape[0] != 2:
             return None
         scopes, can_be_last = [module, self.model], len(image) == 2
+        if len(image) == 3:
+            # Convolutions without padding take as much from a short side as from a long one, so that the aspect ratio
+            # of a volume says little. No grid lays out a volume with channels in the last dimension.
+            has_positions = shape[2:].numel() > 1 and not looks_channels_last(scopes, tensor, 0)
+            return TensorLayout(tuple(shape[2:])) if has_positions else None
         first, last = fits_image(shape[2:], image), fits_image(shape[1:-1], image)
         if first and last:
             # Both orders fit: numbers of channels decide. The length of the embedding is not known yet, hence 0.

@@ -22,6 +22,12 @@ logger = logging.getLogger("captum_fam")
 LEAST_COVERAGE = 0.95
 """The coverage at which the search accepts a layer without comparing it with the others."""
 
+MOST_MEASURED = 48
+"""The most candidates that a choice measures, each with one forward and one backward pass."""
+
+_TRIED_IN_TURN = 12
+_TRIED_IN_STEPS = 24
+
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
@@ -54,6 +60,7 @@ def find_layer(model: nn.Module, inputs: Tensor) -> FoundLayer:
     A candidate is measured by the ``coverage`` of :class:`~captum_fam.LayerSimilarityCAM` for the first image compared
     with itself. The last candidate is measured first, and in most networks it explains at least 95 %. A class token
     takes the score over from the patches block by block; in such networks the last good block is found by bisection.
+    A search measures at most 48 candidates; where the last twelve have no map, the earlier ones are tried in steps.
     Where no layer reaches 95 %, the choice is the last layer whose coverage is within a hundredth of the best coverage:
     a bias behind the pooling, which no layer can explain, does not change the choice.
 
@@ -77,7 +84,7 @@ def find_layer(model: nn.Module, inputs: Tensor) -> FoundLayer:
     Raises:
         TypeError: for a model that is no module, or inputs that are no tensor.
         ValueError: for a model without a suitable layer, a model in training mode, or inputs that are no batch of
-            images.
+            images; for images or embeddings with NaN, and embeddings that are zero.
 
     Example:
         >>> vit = torchvision.models.VisionTransformer(64, 16, num_layers=2, num_heads=2, hidden_dim=32, mlp_dim=64)
@@ -89,6 +96,9 @@ def find_layer(model: nn.Module, inputs: Tensor) -> FoundLayer:
     """
     prefix, model, inputs = _inner(model, inputs)
     measurement = Measurement(model, inputs)
+    problem = measurement.problem()
+    if problem is not None:
+        raise ValueError(f"no layer of model {type(model).__name__} can be found: {problem}")
     candidates = measurement.candidates(set(_blocks(model, "", measurement.runs)))
     chosen = _Choice(candidates, measurement).choose()
     if chosen is None:
@@ -175,9 +185,17 @@ class _Choice:
         self.candidates = tuple(candidates)
         self.measurement = measurement
         self.shares: dict[Candidate, float] = {}
+        self._n_measured = 0
 
     def is_usable(self, candidate: Candidate) -> bool:
-        """Whether a candidate has a map that is not zero, and all of the score passes through the layer."""
+        """Whether a candidate has a map that is not zero, and all of the score passes through the layer.
+
+        Candidates beyond the first :data:`MOST_MEASURED` are not measured, and count as not usable.
+        """
+        if candidate not in self.measurement.measured:
+            if self._n_measured == MOST_MEASURED:
+                return False
+            self._n_measured += 1
         share = self.measurement.coverage(candidate)
         # Maps behind the last attention are zero: no position there reaches the class token.
         is_bypassed, is_flat = candidate in self.measurement.bypassed, candidate in self.measurement.flat
@@ -194,11 +212,11 @@ class _Choice:
 
     def choose(self) -> Candidate | None:
         """Measure candidates until the choice is clear; None where the embedding depends on no candidate."""
-        candidates = list(self.candidates)
-        while candidates and not self.is_usable(candidates[-1]):
-            candidates.pop()
-        if not candidates:
+        positions = _backwards(len(self.candidates))
+        last = next((position for position in positions if self.is_usable(self.candidates[position])), None)
+        if last is None:
             return self._without_usable()
+        candidates = list(self.candidates[: last + 1])
         if not _explained(self.shares[candidates[-1]]) < LEAST_COVERAGE:  # "not <" accepts NaN too
             return candidates[-1]
         # Candidates in a row with the same positions form a stage. Within a stage, the coverage falls from block to
@@ -230,12 +248,20 @@ class _Choice:
                 between = between[:middle]
 
     def _without_usable(self) -> Candidate | None:
-        """The candidate with the best map that is not zero; else the last candidate with any influence."""
-        coverages = {candidate: self.measurement.coverage(candidate) for candidate in reversed(self.candidates)}
+        """Of the measured candidates, the one with the best map that is not zero; else the last with any influence."""
+        coverages = {candidate: self.measurement.measured.get(candidate) for candidate in reversed(self.candidates)}
         shares = {candidate: share for candidate, share in coverages.items() if share is not None}
         if any(candidate not in self.measurement.flat for candidate in shares):
             return max(shares, key=lambda candidate: _explained(shares[candidate]))
         return next((candidate for candidate in shares if self.measurement.has_influence(candidate)), None)
+
+
+def _backwards(count: int) -> Iterator[int]:
+    """Positions of candidates, the last first: the last twelve, then 24 of those before, at equal distances."""
+    rest = max(count - _TRIED_IN_TURN, 0)
+    yield from reversed(range(rest, count))
+    if rest:
+        yield from sorted({step * rest // _TRIED_IN_STEPS for step in range(_TRIED_IN_STEPS)}, reverse=True)
 
 
 def _explained(coverage: float) -> float:

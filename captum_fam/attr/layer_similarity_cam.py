@@ -229,7 +229,11 @@ class LayerSimilarityCAM(SimilarityLayerAttribution):
                 self.has_warned = True
                 explained = float(coverage[worst])
                 words = coverage_in_words(explained, {name: float(share[worst]) for name, share in parts.items()})
-                call.notes.append(f"the map {words}. {self._better_layer(call.inputs, explained)}")
+                advice = self._better_layer(call.inputs, explained)
+                unexplained = parts[MAP][worst] - call.comparison.explained_score[worst]
+                if float(parts[REST][worst].abs()) > 0.5 * float(unexplained.abs()):
+                    advice += '. The "rest" is rounding, or code that the map cannot follow'
+                call.notes.append(f"the map {words}. {advice}")
                 return
 
     def _better_layer(self, inputs: tuple[Tensor, ...], coverage: float) -> str:
@@ -246,7 +250,10 @@ class LayerSimilarityCAM(SimilarityLayerAttribution):
         except ValueError:
             return advice
         if better.coverage <= max(coverage, 0.0) + 0.05 or better.module in self.layers:
-            return "No layer explains more"
+            return (
+                "None of the layers that find_layer measured explains over 5 % more, for the first query compared with "
+                "itself"
+            )
         return f"Layer {better.name!r} explains {100 * better.coverage:.0f} % of the similarity of a query to itself"
 
 

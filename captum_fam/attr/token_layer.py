@@ -58,13 +58,14 @@ class TokenLayerAttribution(LayerAttribution):
         super().__init__(forward_func, layer)
         self.token_grid = token_grid
         self._make, self._options = make, options
-        # Each call makes the method again, because two threads may call one object. This one answers questions.
+        # Each call makes the method again, because two threads may call one object. This one is only asked for its
+        # signature and its convergence delta.
         self._method = make(forward_func, layer, **options)
 
     def has_convergence_delta(self) -> bool:
         """Whether the method can return a convergence delta."""
-        answer: bool = getattr(self._method, "has_convergence_delta", bool)()
-        return answer
+        has_delta: bool = getattr(self._method, "has_convergence_delta", bool)()
+        return has_delta
 
     def attribute(self, *args: Any, **kwargs: Any) -> Any:
         """Compute the attributions of the grid.
@@ -78,7 +79,7 @@ class TokenLayerAttribution(LayerAttribution):
 
         Raises:
             ValueError: for tokens that do not fill the grid, a ``token_grid`` that does more than select and rearrange,
-                or a layer of something else than tensors.
+                or a layer whose output is no tensor or tuple of tensors.
         """
         grids = _Grids().train(self.layer.training)
         given = inspect.signature(self._method.attribute).bind(*args, **kwargs).arguments

@@ -160,6 +160,8 @@ class QueryWriter:
         """
         job, foil = self._job, self._job.foil
         self._claim_folder()
+        if not job.output.figures:
+            self._open_maps()  # a shard without queries has an empty file
         _write_table(self._scratch / self._table, self._rows)
         manifest = {
             **self._about,
@@ -176,6 +178,13 @@ class QueryWriter:
             "versions": versions(),
         }
         write_json(self._scratch / self._manifest, manifest)
+
+    def _open_maps(self) -> zipfile.ZipFile:
+        """The file of all maps, opened when it is first needed."""
+        if self._maps is None:
+            file = zipfile.ZipFile(self._scratch / self._all_maps, "w", zipfile.ZIP_DEFLATED)
+            self._maps = self._stack.enter_context(file)
+        return self._maps
 
     def _claim_folder(self) -> None:
         """Mark the folder as results and remove what an earlier run says of it, not before there is a result."""
@@ -216,12 +225,10 @@ class QueryWriter:
 
     def _keep(self, explanations: Sequence[Explanation], index: int) -> dict[str, Any]:
         """Add the maps of one query to the file of all maps; returns the entry of the manifest."""
-        if self._maps is None:
-            file = zipfile.ZipFile(self._scratch / self._all_maps, "w", zipfile.ZIP_DEFLATED)
-            self._maps = self._stack.enter_context(file)
+        maps = self._open_maps()
         entry = query_entry(explanations, index)
         for explanation in explanations:
-            with self._maps.open(f"{_as_utf8(entry['name'])}.{explanation.method}.npy", "w") as file:
+            with maps.open(f"{_as_utf8(entry['name'])}.{explanation.method}.npy", "w") as file:
                 np.lib.format.write_array(file, explanation.attributions[index, 0].cpu().numpy())
         return {**entry, "arrays": self._all_maps}
 

@@ -110,7 +110,7 @@ class RowBlock:
                 used = [*block.items.tolist(), *block.skipped]
                 taken = next((item for item in used if item in owners), None)
                 if block._name != path.name:
-                    problem = f"begins with item {block.first_item}, which its name does not say"
+                    problem = f"begins with item {block.first_item}, but should be named {block._name}"
                 elif taken is not None:
                     problem = f"has item {taken}, which {owners[taken].name} has too"
                 elif not _same_columns([*blocks, block]):

@@ -1,72 +1,28 @@
-"""Running a function over all items of a data set: resumable after a crash, and shared by several processes."""
+"""Running a function over all items of a data set; a run continues after a crash, and several processes share it."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
+from captum_fam._progress import shows_bars
 from captum_fam.embedding.batch_loader import Batch, BatchLoader, OnError
 from captum_fam.embedding.embedded_dataset import EmbeddedDataset, RowBlock
+from captum_fam.embedding.ranks import Ranks
 
-T = TypeVar("T")
 Compute = Callable[[Batch], Mapping[str, Tensor]]
 
 # Batches wait in memory until their block is full. A block of this many bytes is stored before, to bound the memory.
 _BLOCK_BYTES = 64 * 2**20
 # How many stored rows are computed again to check that model and data set are the same.
 _N_COMPARED = 4
-
-
-class Processes(Protocol):
-    """The processes that share the work. If rows are stored in a folder, all processes must see its files.
-
-    Example:
-        >>> processes: Processes = OneProcess()
-        >>> processes.share([3, 4]), processes.is_first
-        ([3, 4], True)
-    """
-
-    @property
-    def is_first(self) -> bool:
-        """Whether this process is the one that removes shared files."""
-
-    def share(self, items: Sequence[T]) -> list[T]:
-        """The part of the items that this process works on; each item belongs to exactly one process."""
-
-    def wait(self) -> None:
-        """Wait until all processes have called this method."""
-
-    def gather(self, value: T) -> list[T]:
-        """The values of all processes, the same list in every process."""
-
-
-class OneProcess:
-    """:class:`Processes` for a single process, which does all the work.
-
-    Example:
-        >>> OneProcess().share([3, 4])
-        [3, 4]
-    """
-
-    is_first = True
-
-    def share(self, items: Sequence[T]) -> list[T]:
-        """All items."""
-        return list(items)
-
-    def wait(self) -> None:
-        """Return at once, because there is no other process."""
-
-    def gather(self, value: T) -> list[T]:
-        """The value of this process."""
-        return [value]
 
 
 class DatasetEmbedder:
@@ -87,8 +43,9 @@ class DatasetEmbedder:
         left_out: the positions of the items that an earlier run skipped, with the reasons. They are skipped without
             reading them, and any other unusable item is an error. Default: None, no earlier run.
         batches_per_block: batches per stored block; a crash loses one block at most. Default: 16.
-        processes: the processes that share the work. Default: None, this process alone.
-        progress: the text of a progress bar. Default: None, no progress bar.
+        ranks: the processes that share the work. Default: None, this process alone.
+        progress: the text of a progress bar, which is shown in a terminal and in a notebook. Default: None, no progress
+            bar.
         source: names what the rows depend on, such as a hash of the settings; stored rows of another source are
             refused. Default: empty.
 
@@ -111,7 +68,7 @@ class DatasetEmbedder:
         on_not_finite: OnError = "raise",
         left_out: Mapping[int, str] | None = None,
         batches_per_block: int = 16,
-        processes: Processes | None = None,
+        ranks: Ranks | None = None,
         progress: str | None = None,
         source: str = "",
     ) -> None:
@@ -125,7 +82,7 @@ class DatasetEmbedder:
         self.on_not_finite = on_not_finite
         self.left_out = left_out
         self.batches_per_block = batches_per_block
-        self.processes = processes or OneProcess()
+        self.ranks = ranks or Ranks()
         self.progress = progress
         self.source = source
         self._in_memory: list[RowBlock] = []
@@ -143,12 +100,12 @@ class DatasetEmbedder:
                 item is unusable that is not in ``left_out``. Rows from before the error are stored.
             OSError: if the folder cannot be written.
         """
-        blocks = [block for part in self.processes.gather(self.run_share()) for block in part]
+        blocks = [block for part in self.ranks.gather(self.run_share()) for block in part]
         if self.folder is not None:
             blocks = self.stored()
-            self.processes.wait()
+            self.ranks.wait()
         if not any(len(block.items) for block in blocks):
-            if self.folder is not None and self.processes.is_first:
+            if self.folder is not None and self.ranks.is_first:
                 shutil.rmtree(self.folder, ignore_errors=True)
             reasons = [reason for block in blocks for reason in block.skipped.values()]
             raise ValueError(
@@ -225,13 +182,13 @@ class DatasetEmbedder:
             is_missing[block.items] = False
             is_missing[list(block.skipped)] = False
         # No process writes before all have read the blocks, so that all agree on the missing items.
-        self.processes.wait()
+        self.ranks.wait()
         starts = range(0, self.n_items, self.batch_size)
         batches = [
             (start + chunk.nonzero()[:, 0]).tolist()
             for start, chunk in zip(starts, is_missing.split(self.batch_size), strict=False)
         ]
-        return [item for batch in self.processes.share([batch for batch in batches if batch]) for item in batch]
+        return [item for batch in self.ranks.share([batch for batch in batches if batch]) for item in batch]
 
     def _compute_batches(self, items: Sequence[int]) -> None:
         """Compute and store the rows of these items."""
@@ -240,7 +197,8 @@ class DatasetEmbedder:
         # If the items to leave out are known, _check_usable raises the error for an unreadable file.
         on_error = self.on_error if self.left_out is None else "skip"
         loader = BatchLoader(self.dataset, items, self.batch_size, self.num_workers, on_error, self.left_out)
-        bar = tqdm(total=len(items), desc=self.progress, unit="img", disable=self.progress is None)
+        is_hidden = self.progress is None or not shows_bars()
+        bar = tqdm(total=len(items), desc=self.progress, unit="img", disable=is_hidden)
         try:
             for batch, skipped in loader.with_skipped():
                 rows = self._rows(batch, skipped)

@@ -1,4 +1,4 @@
-"""Embedding images that are in memory."""
+"""Embedding images that are in memory, and finding the embedding in the output of a model."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ import torch
 from torch import Tensor
 
 from captum_fam._captum import run_forward
+
+# Fields of the output objects of transformers that hold an embedding; of both, the first is taken.
+_FIELDS = ("image_embeds", "pooler_output")
 
 
 def embed_images(
@@ -41,10 +44,6 @@ def embed_images(
         return torch.cat(chunks)
 
 
-_FIELDS = ("image_embeds", "pooler_output")
-"""Fields of the output objects of transformers that hold an embedding, the better one first."""
-
-
 def check_embedding(output: object) -> Tensor:
     """Take the batch of embeddings out of the output of a forward function.
 
@@ -69,22 +68,43 @@ def check_embedding(output: object) -> Tensor:
         embedding = embedding.flatten(1)
     if embedding.dim() != 2:
         raise ValueError(
-            f"forward_func must return embeddings of shape (B, J), got {tuple(embedding.shape)}; "
+            f"the model must give embeddings of shape (B, J), got {tuple(embedding.shape)}; "
             + (
-                "for a sequence of tokens, take the class token or average the tokens (output= of create_model takes a "
-                "function)"
+                "for a sequence of tokens, take the class token or average the tokens (output= of explain and "
+                "create_model takes a function)"
                 if embedding.dim() == 3
                 else "pool or flatten its output"
             )
         )
     if not embedding.is_floating_point():
-        raise TypeError(f"forward_func must return embeddings of a floating-point type, got {embedding.dtype}")
+        raise TypeError(f"the model must give embeddings of a floating-point type, got {embedding.dtype}")
     return embedding
+
+
+def output_fields(output: object) -> Mapping[Any, Any]:
+    """The fields of an output object, by name.
+
+    Args:
+        output: a mapping, a named tuple, or an object with attributes.
+
+    Returns:
+        The fields; empty for anything else.
+
+    Example:
+        >>> output_fields({"features": 1})
+        {'features': 1}
+    """
+    if isinstance(output, Mapping):
+        return output
+    if isinstance(output, tuple) and hasattr(output, "_asdict"):
+        named: Mapping[Any, Any] = output._asdict()
+        return named
+    return getattr(output, "__dict__", {})
 
 
 def _embedding_field(output: object) -> Tensor:
     """The embedding in an output object: a mapping, or an object with attributes."""
-    fields = output if isinstance(output, Mapping) else getattr(output, "__dict__", {})
+    fields = output_fields(output)
     for name in _FIELDS:
         if isinstance(fields.get(name), Tensor):
             embedding: Tensor = fields[name]
@@ -96,12 +116,13 @@ def _embedding_field(output: object) -> Tensor:
             if value is not None
         )
         raise TypeError(
-            f"forward_func must return a tensor of embeddings (B, J), got {type(output).__name__} with the fields "
-            f"{listed}; say which is the embedding with output=FIELD of create_model (--output FIELD)"
+            f"the model must give a tensor of embeddings (B, J), got {type(output).__name__} with the fields {listed}; "
+            "say which is the embedding with output=FIELD of explain or create_model (--output FIELD)"
         )
     raise TypeError(
-        f"forward_func must return a tensor of embeddings (B, J), got {_in_words(output)}; wrap it in a function that "
-        "returns the embedding, or say which element it is with output=INDEX of create_model (--output INDEX)"
+        f"the model must give a tensor of embeddings (B, J), got {_in_words(output)}; wrap it in a function that "
+        "returns the embedding, or say which element it is with output=INDEX of explain or create_model (--output "
+        "INDEX)"
     )
 
 

@@ -1,4 +1,4 @@
-"""Any labeled data set as items ``(image, class index)``: class folders, dictionaries, subsets, data loaders."""
+"""Labeled data sets of any kind as items ``(image, class index)``: class folders, dictionaries, subsets, loaders."""
 
 from __future__ import annotations
 
@@ -22,18 +22,19 @@ from torch.utils.data import (
     default_collate,
 )
 
+from captum_fam._text import printable
 from captum_fam.embedding.labeled_folder import ClassFolderImages
 from captum_fam.images import UnreadableImageError, as_rgb, read_image
 
+# Keys of items that are dictionaries; of several, the first is taken.
 _IMAGE_KEYS = ("pixel_values", "image", "img")
 _LABEL_KEYS = ("label", "labels", "target")
-"""Keys of items that are dictionaries; of several, the first is taken."""
 
 Preprocess = Callable[[Any], Tensor]
 
 
 class LabeledDataset(Dataset[Any]):
-    """A data set with items ``(image, class index)`` or ``(image, class index, boxes)``, whatever its source gives.
+    """A data set with items ``(image, class index)`` or ``(image, class index, boxes)``, from a source of any kind.
 
     Items of the source are tuples ``(image, label)`` or ``(image, label, boxes)``, or dictionaries, as those of a data
     set of Hugging Face. An image is a tensor, an image of PIL, an array or a path. A label is a whole number or a name.
@@ -82,16 +83,16 @@ class LabeledDataset(Dataset[Any]):
         self._keys = (image_key, label_key)
         self._collate = collate
         self._numbers: dict[str, int] | None = None
-        first = self._first_readable()
+        at, first = self._first_readable()
         key = _key_in(first, "label_key", label_key, _LABEL_KEYS) if isinstance(first, Mapping) else None
         names = class_names or find_class_names(self.source, key)
         self.class_names = tuple(names) if names else None
         # The first item that can be read shows what the data set gives, before hours of work.
-        if first is not None and isinstance(self._parts(first, 0).label, str):
+        if first is not None and isinstance(self._parts(first, at).label, str):
             self.class_names = self.class_names or self._names_of_all()
             self._numbers = {name: number for number, name in enumerate(self.class_names)}
         if first is not None:
-            self._item(first, 0)
+            self._item(first, at)
 
     def __len__(self) -> int:
         return len(self.source)
@@ -108,13 +109,14 @@ class LabeledDataset(Dataset[Any]):
         item = self.source[index]
         return item if self._collate is None else self._collate([item])
 
-    def _first_readable(self) -> Any:
+    def _first_readable(self) -> tuple[int, Any]:
+        """The first item that can be read, behind its position; None if there is none."""
         for index in range(len(self)):
             try:
-                return self._read(index)
+                return index, self._read(index)
             except (OSError, UnreadableImageError):
                 continue
-        return None
+        return 0, None
 
     def _item(self, item: Any, index: int) -> tuple[Any, ...]:
         image, label, *rest = self._parts(item, index)
@@ -162,15 +164,23 @@ class LabeledDataset(Dataset[Any]):
             label = label.item()
         if self._numbers is not None and isinstance(label, str):
             if label not in self._numbers:
-                raise ValueError(f"dataset: the label of item {index}, {label!r}, is none of the class names")
+                raise ValueError(
+                    f"dataset: the label of item {index}, '{printable(label)}', is none of the class names"
+                )
             return self._numbers[label]
         try:
-            return operator.index(label)
+            number = operator.index(label)
         except TypeError as error:
-            kind = f"of shape {tuple(label.shape)}" if hasattr(label, "shape") else f"{label!r:.80}"
+            kind = f"of shape {tuple(label.shape)}" if hasattr(label, "shape") else printable(label)
             raise TypeError(
                 f"dataset: a label must be a whole number or a name, that of item {index} is {kind}"
             ) from error
+        if not -(2**63) <= number < 2**63:
+            raise ValueError(
+                f"dataset: the label of item {index}, {number}, is too large for a class index (int64); number the "
+                "classes from 0, or give their names as texts"
+            )
+        return number
 
     def _names_of_all(self) -> tuple[str, ...]:
         """The different labels of all items that can be read, in alphabetical order."""
@@ -192,7 +202,7 @@ class _Parts(NamedTuple):
 
 
 class LoaderParts(NamedTuple):
-    """What a ``DataLoader`` says about reading its data set.
+    """How a ``DataLoader`` reads its data set.
 
     Attributes:
         dataset: the data set.
@@ -306,7 +316,7 @@ def _key_in(item: Mapping[str, Any], argument: str, given: str | None, usual: Se
             return key
     expected = f"none of {', '.join(usual)}" if given is None else f"no {given!r}"
     raise ValueError(
-        f"dataset: its items have the keys {', '.join(map(str, item))}, and {expected}; name the right one with "
+        f"dataset: its items have the keys {', '.join(map(printable, item))}, and {expected}; name the right one with "
         f"{argument}="
     )
 

@@ -12,9 +12,10 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from captum_fam._text import printable_path
 from captum_fam._warnings import warn_user
 from captum_fam.image_files import find_class_folders
-from captum_fam.image_folders import NO_IMAGE, list_images, printable_path, skipped_in_words
+from captum_fam.image_folders import NO_IMAGE, list_images, skipped_in_words
 from captum_fam.images import read_image
 
 

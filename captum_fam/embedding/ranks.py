@@ -189,8 +189,8 @@ def every_rank(device: torch.device | str | None = None) -> Iterator[Ranks]:
     Unlike :func:`joined`, it selects no GPU, for code that gets a model on a device.
 
     Args:
-        device: device of the work, which decides how the processes of torchrun talk to each other. Default: None, the
-            CPU.
+        device: device of the work; the processes of torchrun exchange values by nccl for a GPU, by gloo for the CPU.
+            Default: None, the CPU.
 
     Yields:
         The place of this process.

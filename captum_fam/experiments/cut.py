@@ -51,7 +51,8 @@ def split_model(net: EmbeddingModel, layer: str | None = None) -> TwoPartModel:
     probe = probe_images(net.size, len(net.mean))
     is_pooled = net.pooling is not None and net.token_grid is None
     parts, pooling, head = None, net.pooling, net.head
-    if is_pooled and (layer or net.layer) == net.layer == "features":
+    if is_pooled and net.layer == "features" and layer in (None, "features"):
+        # The first module of the networks of this package; they need no trace.
         parts = Cut(net.layer_module)
     elif is_pooled:
         parts = _cut_before_pooling(net, layer or net.layer, probe)

@@ -145,14 +145,14 @@ def _run_units(prepared: PreparedProtocol[Any], store: ResultStore, missing: Seq
 
 
 class _Earlier(NamedTuple):
-    """What the summary of a finished run tells: the reason for each item that was left out."""
+    """The items that a finished run left out, from its summary, with the reasons."""
 
     skipped: dict[int, str]
     bank_skipped: dict[int, str]
 
 
 def _finished_summary(out: Path, records: Sequence[UnitRecord], figures: Mapping[str, int]) -> _Earlier | None:
-    """What a finished run left out; None if there is no summary, or a requested figure is missing."""
+    """The items that a finished run left out; None if there is no summary, or a requested figure is missing."""
     path = out / _SUMMARY
     if not path.is_file():
         return None

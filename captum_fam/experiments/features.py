@@ -109,8 +109,8 @@ def extract(
 
     Raises:
         ValueError: if no image could be read, or ``folder`` holds features of another data set or source; or, with
-            ``left_out``, at the first other item that is not usable. The
-            features of the items before stay in ``folder``.
+            ``left_out``, at the first other item that is not usable. The features of the items before stay in
+            ``folder``.
         OSError: if the disk is full.
     """
     ranks = ranks or Ranks()
@@ -130,7 +130,7 @@ def extract(
         on_error="skip",
         on_not_finite="skip",
         left_out=left_out,
-        processes=ranks,
+        ranks=ranks,
         progress=name if progress and ranks.is_first else None,
         source=source,
     )
@@ -138,7 +138,7 @@ def extract(
 
 
 def source_of(results: Path) -> str:
-    """What names the run of a folder of results in its stored features.
+    """The name of a run in its stored features.
 
     Args:
         results: the folder of the results.

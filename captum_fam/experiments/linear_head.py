@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy, linear, normalize
 from captum_fam._files import write_all_or_nothing
 from captum_fam._text import printable
 from captum_fam.experiments.fitting import fit
-from captum_fam.models.checkpoints import WeightsError, load_weights, read_state_dict
+from captum_fam.models import WeightsError, load_weights, read_state_dict
 
 
 def train_head(

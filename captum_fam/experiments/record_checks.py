@@ -106,7 +106,7 @@ class RecordReader:
             all(_is_index(row, len(record.queries)) for row in rows) and len({*rows}) == len(rows),
             "explained queries that it does not have",
         )
-        known = record.explained.keys() if rules.methods is None else {*rules.methods}
+        known = record.explained.keys() if rules.methods is None else dict.fromkeys(rules.methods).keys()
         is_complete = record.explained.keys() == known if rows else record.explained.keys() <= known
         _expect(is_complete, f"other methods than {', '.join(known)}")
         for method, columns in record.explained.items():

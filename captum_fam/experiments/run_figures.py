@@ -46,7 +46,8 @@ def draw_mistakes(prepared: PreparedProtocol[Any], records: Sequence[UnitRecord]
     protocol = prepared.protocol
     mistakes = sorted(find_mistakes(records), key=lambda mistake: -mistake[0].queries.confidence[mistake[1]])
     rows = []
-    with (folder / "wrong.csv").open("w", newline="", encoding="utf-8") as file:
+    # Names of files and class folders may hold bytes that are no UTF-8; they become escapes such as \udcff.
+    with (folder / "wrong.csv").open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.writer(file)
         writer.writerow([protocol.unit, "item", "file", "label", "predicted", "confidence"])
         for record, query in mistakes[:count]:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from captum_fam._files import sha256_of
+from captum_fam._files import sha256_of_weights
 from captum_fam.attr.tokens import TokenGrid, TokenGridLike
 from captum_fam.embedding.forward import check_embedding
 from captum_fam.geometry import Geometry
@@ -174,7 +174,7 @@ class TwoPartModel(nn.Module):
 
     @property
     def embedding_model(self) -> EmbeddingModel:
-        """The model with its card, as :func:`~captum_fam.models.create_model` takes it."""
+        """The model with its layer, preprocessing and similarity, for :func:`~captum_fam.models.create_model`."""
         return EmbeddingModel(
             "two parts",
             self,
@@ -271,7 +271,7 @@ class TwoPartModel(nn.Module):
     def settings(self) -> dict[str, Any]:
         """Everything on which embeddings depend, in types that JSON can hold."""
         return {
-            "weights": self.weights_hash(),
+            "weights": sha256_of_weights(self),
             # The pooling may have no parameters, so that the hash of the weights does not depend on it.
             "tail": repr(self.tail),
             "token_grid": repr(self.tail.token_grids.get("activation")),
@@ -284,10 +284,6 @@ class TwoPartModel(nn.Module):
                 "geometry": repr(self.geometry),
             },
         }
-
-    def weights_hash(self) -> str:
-        """SHA-256 of the names and values of all parameters and buffers."""
-        return sha256_of(*(part for named in sorted(self.state_dict().items()) for part in named))
 
 
 def probe_images(size: int | tuple[int, int], channels: int = 3) -> Tensor:

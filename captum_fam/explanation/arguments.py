@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+
+from captum_fam._text import printable
+from captum_fam.support.labels import plain_value
 
 INTERPOLATION = {3: "linear", 4: "bilinear", 5: "trilinear"}
 """The interpolation of a map for inputs of so many dimensions."""
@@ -38,6 +42,7 @@ def check_names(names: Sequence[str] | None, count: int) -> tuple[str, ...]:
         One name per query.
 
     Raises:
+        TypeError: for a single text, or names that are no texts.
         ValueError: for another number of names, two equal names, or a name that is no file name.
 
     Example:
@@ -46,8 +51,15 @@ def check_names(names: Sequence[str] | None, count: int) -> tuple[str, ...]:
     """
     if names is None:
         return tuple(f"query-{index}" for index in range(count))
-    if len(names) != count or len(set(names)) != count:
-        raise ValueError(f"names must be one per query, all different: got {len(set(names))} for {count} queries")
+    if isinstance(names, str):
+        raise TypeError(f"names must be one name per query, got the single text '{printable(names)}'")
+    if len(names) != count:
+        raise ValueError(f"names must be one per query: got {len(names)} for {count} queries")
+    if any(not isinstance(name, str) for name in names):
+        raise TypeError(f"names must be texts, got {', '.join(sorted({type(name).__name__ for name in names}))}")
+    twice = next((name for name, number in Counter(names).items() if number > 1), None)
+    if twice is not None:
+        raise ValueError(f"names become file names and must be all different, got '{printable(twice)}' twice")
     if any(not name or Path(name).name != name for name in names):
         raise ValueError("names become file names: they must not be empty or hold a path separator")
     return tuple(names)
@@ -85,8 +97,9 @@ def class_indices(target: Any, classes: tuple[str, ...], inputs: Tensor) -> Tens
 def _class_index(target: Any, classes: tuple[str, ...]) -> int:
     if isinstance(target, str) and target in classes:
         return classes.index(target)
-    if not isinstance(target, str) and 0 <= int(target) < len(classes):
-        return int(target)
+    index = plain_value(target)
+    if isinstance(index, int) and not isinstance(index, bool) and 0 <= index < len(classes):
+        return index
     first_classes = ", ".join(classes[:10]) + (", ..." if len(classes) > 10 else "")
     raise ValueError(f"target {target!r} is none of the {len(classes)} classes {first_classes}")
 

@@ -29,7 +29,8 @@ _SAME_EMBEDDING = 1e-5
 class ExplainedBatch:
     """The result of a method for a batch of queries: the fields of an :class:`Explanation` with a value per query.
 
-    One more field, ``has_own_embedding``, says which queries have the embedding of their most similar support.
+    Two more fields, ``has_own_embedding`` and ``foil_has_own_embedding``, say which queries have the embedding of their
+    most similar support, of the explained class and of the foil.
     """
 
     attributions: Tensor
@@ -40,6 +41,7 @@ class ExplainedBatch:
     support_similarities: Tensor
     support_weights: Tensor
     has_own_embedding: Tensor
+    foil_has_own_embedding: Tensor
     contributions: Tensor | None = None
     convergence_delta: Tensor | None = None
     coverage: Tensor | None = None
@@ -85,7 +87,8 @@ def explain_batch(
         _rows_of(comparison),
         comparison.similarities.detach(),
         comparison.support_weights.detach(),
-        _has_own_embedding(comparison),
+        _has_own_embedding(comparison, comparison.support_weights),
+        _has_own_embedding(comparison, -comparison.support_weights),
     )
     if details.contributions is not None:
         explained.contributions = details.contributions[0][0]
@@ -113,9 +116,9 @@ def _details_of(
 ) -> AttributionDetails:
     """The details of a method of Captum, which returns maps and at most a convergence delta."""
     with torch.no_grad():
-        comparison = scores.compare_quietly(inputs)  # the method itself calls the scores, and warns
+        # The method itself calls the scores, and warns.
+        comparison = scores.compare_quietly(inputs, target=target)  # refuses a class without any support
     classes = comparison.predicted if target is None else target
-    comparison.members.weights(classes)  # refuses a class without any support, whose score is -inf
     if getattr(attribution, "has_convergence_delta", bool)():
         maps, delta = attribution.attribute(inputs, target=classes, return_convergence_delta=True)
         return AttributionDetails(maps, comparison, convergence_delta=delta)
@@ -151,21 +154,24 @@ def _drop_noise(explained: ExplainedBatch, method: MapMethod, comparison: Compar
         explained.coverage.masked_fill_(total.abs() <= NOISE * magnitude, torch.nan)
 
 
-def _has_own_embedding(comparison: Comparison) -> Tensor:
-    """Which queries have the embedding of their most similar support, boolean ``(B,)``."""
-    counts = comparison.support_weights > 0
+def _has_own_embedding(comparison: Comparison, weights: Tensor) -> Tensor:
+    """Which queries have the embedding of their most similar support of a positive weight, boolean ``(B,)``."""
+    counts = weights > 0
     nearest = comparison.similarities.masked_fill(~counts, -torch.inf).argmax(1)
     support, each = comparison.support, torch.arange(len(nearest), device=nearest.device)
     if isinstance(support, BankRows):
-        # A foil stands behind the rows, and never has a positive weight.
-        vectors = support.embeddings[support.indices[each, nearest]]
+        last = support.indices.shape[1] - 1
+        vectors = support.embeddings[support.indices[each, nearest.clamp_max(last)]]
+        if support.shared is not None:  # the foil behind the rows
+            shared = support.shared[(nearest - last - 1).clamp_min(0)].to(vectors.dtype)
+            vectors = torch.where((nearest > last).unsqueeze(1), shared, vectors)
     else:
         vectors = support[nearest] if support.dim() == 2 else support[each, nearest]
     query, vectors = comparison.query.detach(), vectors.to(comparison.query.dtype)
     if isinstance(comparison.similarity, Cosine):  # a search engine may keep embeddings of length one
         query, vectors = (torch.nn.functional.normalize(part, dim=1) for part in (query, vectors))
     lengths = query.norm(dim=1)
-    return ((query - vectors).norm(dim=1) <= _SAME_EMBEDDING * lengths) & (lengths > 0)
+    return ((query - vectors).norm(dim=1) <= _SAME_EMBEDDING * lengths) & (lengths > 0) & counts.any(1)
 
 
 def _check_attributions(attributions: object, inputs: Tensor) -> Tensor:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 from torch import Tensor
 
+from captum_fam._warnings import warn_user
+from captum_fam.attr.registry import get_method
 from captum_fam.explanation.explainer import Explainer
 from captum_fam.explanation.model import ModelLike
+from captum_fam.explanation.pictures import as_pictures, open_picture
 from captum_fam.explanation.result import Explanation
 from captum_fam.explanation.supports import SupportLike
+from captum_fam.images import UnreadableImageError
 
 RESULTS = ("map", "score", "predicted", "target", "coverage")
 """The columns that an explanation adds to a batch."""
@@ -23,13 +28,16 @@ class BatchExplainer:
     The object is called with a batch, and gives the batch without its images and with the columns ``map``, the
     attributions at the layer, float32 ``(B, h, w)``; ``score``, the score of the explained class minus the score of its
     foil, float32 ``(B,)``; ``predicted`` and ``target``, names of classes; and ``coverage``, float32 ``(B,)``, NaN for
-    a method without an account of the score.
+    a method without an account of the score. A batch with a column of such a name is refused: pass ``prefix``.
 
     The batch may be a mapping from names to arrays or lists, as ``map_batches`` of Ray Data and ``map(batched=True)``
     of Hugging Face datasets give it; a ``DataFrame`` or a ``Series`` of pandas, as pandas functions of Spark get it; or
     an iterator of DataFrames, as ``mapInPandas`` of Spark gives it. The result has the same form; for a Series it is a
     DataFrame. In a DataFrame a map is a list of rows. A batch without images, as a filter leaves it, gives columns
     without rows.
+
+    An image is an input of the model, or a picture: pixels, a path, the bytes of a file, as ``binaryFile`` of Spark
+    reads them, or a mapping with ``"bytes"`` or ``"path"``, as Hugging Face datasets give images that are not decoded.
 
     The object can be pickled if the model and the support can. Each process makes its own :class:`Explainer` with the
     first batch; a model given by name is loaded there.
@@ -40,7 +48,15 @@ class BatchExplainer:
         column: the name of the column with the images: inputs of the model or pictures, as for
             :func:`~captum_fam.explain`. Default: ``"image"``.
         target_column: the name of the column with the classes to explain. Default: None, the predicted classes.
+        prefix: a text in front of the names of the new columns. Default: an empty text.
+        on_error: what a missing picture (None) or one that cannot be read does. ``"raise"``: it is an error of the
+            whole batch. ``"skip"``: its row has a map, score and coverage of NaN and None for the classes; a further
+            column ``error`` has the reason, and None for other rows. Default: ``"raise"``.
         **options: further arguments of :class:`Explainer`.
+
+    Raises:
+        TypeError: for an option that neither :class:`Explainer` nor the method takes.
+        ValueError: for an unknown method, or another ``on_error``.
 
     Example:
         >>> explain_batch = BatchExplainer(model, SupportSet(images, labels), method="similarity-cam")
@@ -57,14 +73,22 @@ class BatchExplainer:
         *,
         column: str = "image",
         target_column: str | None = None,
+        prefix: str = "",
+        on_error: Literal["raise", "skip"] = "raise",
         **options: Any,
     ) -> None:
+        if on_error not in ("raise", "skip"):
+            raise ValueError(f'on_error must be "raise" or "skip", got {on_error!r}')
+        _check_options(options)
         self.model = model
         self.support = support
         self.column = column
         self.target_column = target_column
+        self.prefix = prefix
+        self.on_error = on_error
         self.options = options
         self._explainer: Explainer | None = None
+        self._grid: tuple[int, ...] = (0, 0)
 
     def __getstate__(self) -> dict[str, Any]:
         # The explainer holds an embedded support and hooks' owners; another process makes its own.
@@ -80,46 +104,139 @@ class BatchExplainer:
             The batch in the same form, with the columns of the explanation in place of the images.
 
         Raises:
-            KeyError: for a batch without the column of the images; the message lists the columns.
+            KeyError: for a batch without the column of the images or of the classes; the message lists the columns.
             TypeError: for a batch of another form.
+            ValueError: for a batch that has columns of the names of the results, or a missing picture.
             ValueError, TypeError: as :func:`~captum_fam.explain`.
         """
         if isinstance(batch, Mapping):
-            return self._explain(dict(batch))
+            columns = dict(batch)
+            made = self._explain(columns)
+            return {**{name: column for name, column in columns.items() if name != self.column}, **made}
         if isinstance(batch, Iterator):
             return map(self, batch)
         if hasattr(batch, "columns"):
-            columns = {name: batch[name].tolist() for name in batch.columns}
-            return type(batch)(_as_cells(self._explain(columns)), index=batch.index)
+            made = self._explain({name: batch[name].tolist() for name in batch.columns})
+            # In a frame without rows, columns of another type than objects would not fit those of other batches.
+            numbers = [self.prefix + name for name in ("score", "coverage")]
+            cells = type(batch)(_as_cells(made), index=batch.index, dtype=object)
+            cells = cells.astype(dict.fromkeys(numbers, float))
+            frame = batch.drop(columns=[self.column])
+            for name in cells.columns:
+                frame[name] = cells[name]
+            return frame
         if hasattr(batch, "to_frame"):
             return self(batch.to_frame(self.column))
         raise TypeError(
             f"batch must be a mapping of arrays, a DataFrame, a Series or an iterator, got {type(batch).__name__}"
         )
 
-    def _explain(self, columns: dict[str, Any]) -> dict[str, Any]:
-        if self.column not in columns:
-            raise KeyError(f"batch has no column {self.column!r}, only {', '.join(map(repr, columns))}; pass column=")
+    def _explain(self, columns: Mapping[str, Any]) -> dict[str, Any]:
+        """The columns of the results, for the columns of a batch."""
+        self._check_columns(columns)
+        cells = columns[self.column]
         targets = None if self.target_column is None else list(columns[self.target_column])
-        if not len(columns[self.column]):
-            columns.pop(self.column)
-            none = np.zeros(0, np.float32)
-            return {**columns, **dict(zip(RESULTS, (np.zeros((0, 0, 0), np.float32), none, [], [], none), strict=True))}
-        if self._explainer is None:
-            self._explainer = Explainer(self.model, self.support, **self.options)
-        why = self._explainer.explain(_as_inputs(columns.pop(self.column)), target=targets)
-        return {**columns, **_columns_of(why)}
+        errors: list[str | None] = [None] * len(cells)
+        parts = []
+        # In parts, because the pictures of a large batch need not be in memory at once.
+        size = self.options.get("batch_size", 32)
+        for start in range(0, len(cells), size):
+            pictures, reasons = self._read(cells[start : start + size], start)
+            errors[start : start + size] = reasons
+            kept = [start + place for place, reason in enumerate(reasons) if reason is None]
+            if kept:
+                explainer = self._explainer = self._explainer or Explainer(self.model, self.support, **self.options)
+                why = explainer.explain(pictures, target=None if targets is None else [targets[row] for row in kept])
+                parts.append(_columns_of(why))
+        results = self._join(parts, [row for row, reason in enumerate(errors) if reason is None], len(cells))
+        failed = [reason for reason in errors if reason is not None]
+        if failed:
+            warn_user(f"{len(failed)} of {len(errors)} images were skipped; the first: {failed[0]}", 3)
+        if self.on_error == "skip":
+            results["error"] = errors
+        return {self.prefix + name: column for name, column in results.items()}
+
+    def _check_columns(self, columns: Mapping[str, Any]) -> None:
+        for argument, name in (("column", self.column), ("target_column", self.target_column)):
+            if name is not None and name not in columns:
+                listed = ", ".join(map(repr, columns))
+                raise KeyError(f"batch has no column {name!r}, only {listed}; pass {argument}=")
+        new = {self.prefix + name for name in (*RESULTS, *(["error"] if self.on_error == "skip" else []))}
+        taken = [name for name in columns if name in new and name != self.column]
+        if taken:
+            raise ValueError(
+                f"batch has columns of the names of the results: {', '.join(map(repr, taken))}; rename them, or pass "
+                'prefix=, such as prefix="why_"'
+            )
+
+    def _read(self, cells: Any, start: int) -> tuple[Any, list[str | None]]:
+        """Images in a form that :func:`explain` takes, and for each cell the reason why it is skipped, or None."""
+        if isinstance(cells, Tensor) or (isinstance(cells, np.ndarray) and cells.dtype != object):
+            return cells, [None] * len(cells)
+        made: list[Any] = []
+        reasons: list[str | None] = []
+        for place, cell in enumerate(cells):
+            reason: str | None = None
+            picture = _as_cell(cell)
+            if picture is None:
+                reason = f"row {start + place} of column {self.column!r} has no image"
+                if self.on_error == "raise":
+                    raise ValueError(f'{reason}; leave the row out, or pass on_error="skip"')
+            elif self.on_error == "skip" and as_pictures(picture) is not None:
+                try:
+                    picture = open_picture(picture)
+                except UnreadableImageError as error:
+                    reason = f"row {start + place}: {error}"
+            made += [picture] if reason is None else []
+            reasons.append(reason)
+        if made and all(isinstance(one, np.ndarray) and one.dtype != np.uint8 for one in made):
+            return np.stack(made), reasons
+        return made, reasons
+
+    def _join(self, parts: Sequence[Mapping[str, Any]], rows: list[int], count: int) -> dict[str, Any]:
+        """The results of some rows as columns of all rows; the other rows have NaN and None."""
+        grids = {part["map"].shape[1:] for part in parts}
+        if len(grids) > 1:
+            raise ValueError(
+                f"batch: the maps have the sizes {', '.join(map(str, sorted(grids)))}; explain images of one size, or "
+                'use another resize than "keep"'
+            )
+        self._grid = next(iter(grids), self._grid)
+        maps = np.full((count, *self._grid), np.nan, np.float32)
+        scores, coverage = np.full((2, count), np.nan, np.float32)
+        names: dict[str, list[str | None]] = {name: [None] * count for name in ("predicted", "target")}
+        if parts:
+            for values, name in ((maps, "map"), (scores, "score"), (coverage, "coverage")):
+                values[rows] = np.concatenate([part[name] for part in parts])
+        for name, column in names.items():
+            for row, value in zip(rows, (value for part in parts for value in part[name]), strict=True):
+                column[row] = value
+        return {"map": maps, "score": scores, **names, "coverage": coverage}
 
 
-def _as_inputs(cells: Any) -> Any:
-    """The cells of a column in a form that :func:`explain` takes."""
-    if isinstance(cells, Tensor) or (isinstance(cells, np.ndarray) and cells.dtype != object):
-        return cells
-    # Cells of nested lists, or of arrays of arrays, as Arrow and pandas give them.
-    arrays = [cell if not isinstance(cell, list | np.ndarray) else _as_array(cell) for cell in cells]
-    if all(isinstance(cell, np.ndarray) and cell.dtype != np.uint8 for cell in arrays):
-        return np.stack(arrays)
-    return arrays
+def _check_options(options: Mapping[str, Any]) -> None:
+    """Refuse unknown methods and options now, and not in the processes of a pipeline."""
+    method = get_method(options.get("method", "fam"))
+    named = inspect.signature(Explainer).parameters
+    taken = inspect.signature(method.make).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values()):
+        return
+    unknown = [name for name in options if name not in {*named, *taken, "token_grid"}]
+    if unknown:
+        raise TypeError(
+            f"options: neither Explainer nor the method {method.name} has an argument {', '.join(map(repr, unknown))}"
+        )
+
+
+def _as_cell(cell: Any) -> Any:
+    """The image of a cell: a picture or an array; None where there is no image."""
+    if isinstance(cell, Mapping) and cell.keys() <= {"bytes", "path"}:
+        cell = cell.get("path") if cell.get("bytes") is None else cell["bytes"]
+    if isinstance(cell, bytearray | memoryview):
+        return bytes(cell)
+    if cell is None or (isinstance(cell, float) and np.isnan(cell)) or type(cell).__name__ in ("NAType", "NaTType"):
+        return None
+    return _as_array(cell) if isinstance(cell, list | np.ndarray) else cell
 
 
 def _as_array(cell: Any) -> np.ndarray[Any, Any]:

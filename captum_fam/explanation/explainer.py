@@ -15,12 +15,29 @@ from captum_fam.explanation.arguments import INTERPOLATION, check_names, class_i
 from captum_fam.explanation.batch import explain_batch, join_batches
 from captum_fam.explanation.layers import ChosenLayers, LayerLike, choose_layers
 from captum_fam.explanation.model import ModelLike, PreprocessingLike, read_model
-from captum_fam.explanation.parts import split_queries
-from captum_fam.explanation.queries import Inputs, find_queries_among, read_queries
+from captum_fam.explanation.parts import Part, check_classes, numbered_from, split_queries
+from captum_fam.explanation.pictures import images_for_display
+from captum_fam.explanation.queries import (
+    Inputs,
+    are_made_by_a_model,
+    find_queries_among,
+    own_embedding_in_words,
+    read_queries,
+)
 from captum_fam.explanation.result import Explanation
 from captum_fam.explanation.supports import SupportLike, SupportReader, device_of, float_type_of
+from captum_fam.explanation.thumbnails import pictures_of, row_pictures
 from captum_fam.similarity import SimilarityLike
-from captum_fam.support import Aggregate, FoilLike, SimilarityToSupport, Support, support_from_tensor
+from captum_fam.support import (
+    Aggregate,
+    ContrastedSupport,
+    FoilLike,
+    SimilarityToSupport,
+    Support,
+    support_from_tensor,
+)
+from captum_fam.support.foil import as_foil
+from captum_fam.support.labels import check_class_names
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -54,14 +71,14 @@ def explain(
             or an ``InferenceModel`` of pytorch-metric-learning; an :class:`~captum_fam.models.EmbeddingModel`; or a
             name of :func:`~captum_fam.models.create_model`, which is loaded with its default weights.
         inputs: queries as the model takes them, a tensor or an array of floating-point numbers ``(B, C, *spatial)``; or
-            pictures, which get the preprocessing of the model: a path, a folder, an image of PIL, uint8 pixels
-            ``(H, W, C)``, or a sequence of these.
+            pictures, which get the preprocessing of the model: a path, a folder, the bytes of a file, an image of PIL,
+            uint8 pixels ``(H, W, C)``, or a sequence of these.
         support: a :class:`~captum_fam.SupportSet`, a :class:`~captum_fam.MemoryBank`, a
             :class:`~captum_fam.Neighbors` or any other :class:`~captum_fam.Support`; images or embeddings of one class,
             ``(K, ...)`` shared by all queries or ``(B, K, ...)`` with one set per query; pictures of one class, a
             folder of pictures, or a folder of class folders; one list of pictures per query; or a mapping from the name
             of a class to pictures, images or embeddings, such as ``{prompt: text_embedding}``. A query that is among
-            its own supports, as the same file or the same bytes, is left out there.
+            its own supports or in its own foil, as the same file or the same bytes, is left out there.
         layer: the layer whose map is made: a module, or its dotted name in ``model``. ``"similarity-cam"`` also takes a
             list of layers, and gives the mean of their maps on the finest of their grids; each of the maps accounts for
             the same score. Default: None, the layer of an ``EmbeddingModel``; for other models
@@ -78,8 +95,8 @@ def explain(
             a mapping, as for ``support``. Default: None, no foil.
         aggregate: ``"mean"``, or ``"prototype"`` to compare with the mean embedding of a class, as for
             :class:`~captum_fam.SimilarityToSupport`. Default: ``"mean"``.
-        images: the queries for display, in [0, 1], of any sizes. Default: None, the pictures; for tensors the inputs,
-            each scaled to [0, 1] by its smallest and largest value.
+        images: the queries for display: tensors or arrays in [0, 1], images of PIL or paths, of any sizes. Default:
+            None, the pictures; for tensors the inputs, each scaled to [0, 1] by its smallest and largest value.
         names: names of the queries, which become file names. Default: None, the names of files without their suffix,
             else ``query-0``, ``query-1``, ...
         class_names: C names in the order of the class indices. Default: None, the names in ``support``.
@@ -160,7 +177,7 @@ class Explainer:
             raise ValueError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
         self._method = get_method(method)
         self._model = read_model(model, preprocess, output)
-        self._class_names = class_names
+        self._class_names = None if class_names is None else check_class_names(class_names)
         self._layer = layer
         self._options = method_kwargs
         self._batch_size = batch_size
@@ -175,15 +192,16 @@ class Explainer:
             self._method.needs_images,
         )
         self._support = self._reader.read(support)
-        self._support_ids = self._reader.ids
+        self._support_ids, self._thumbnails = self._reader.ids, self._reader.thumbnails
+        if foil is None and isinstance(self._support, ContrastedSupport):
+            contrast = self._support
+            self._support, foil = contrast.support, contrast.foil
         if isinstance(self._support, Support):
             self._classes_of(self._support)
         named_foil = foil is None or (isinstance(foil, str) and foil in ("others", "runner-up"))
-        self._score_options: dict[str, Any] = {
-            "similarity": self._similarity(similarity),
-            "foil": foil if named_foil else self._reader.read(foil, "foil"),
-            "aggregate": aggregate,
-        }
+        self._foil = as_foil(foil if named_foil else self._reader.read(foil, "foil"))
+        self._foil_ids, self._foil_thumbnails = self._reader.ids, self._reader.thumbnails
+        self._score_options: dict[str, Any] = {"similarity": self._similarity(similarity), "aggregate": aggregate}
 
     def explain(
         self,
@@ -239,9 +257,8 @@ class Explainer:
             float_type_of(self._model.forward_func),
         )
         queries = read.inputs
-        images = read.photos if images is None else images
-        if images is not None and len(images) != len(queries):
-            raise ValueError(f"images must be one per query: got {len(images)} for {len(queries)} queries")
+        images = read.photos if images is None else images_for_display(images, len(queries))
+        names = check_names(read.names if names is None else names, len(queries))
         is_shared = support is None
         if support is None:
             given = self._support
@@ -249,36 +266,40 @@ class Explainer:
         support.check_queries((queries,), None)
         ids = self._support_ids if is_shared else None
         own = find_queries_among(support, ids, queries, notes)
+        own_foil = find_queries_among(self._foil, self._foil_ids, queries, notes, is_foil=True)
         classes = self._classes_of(support)
         targets = class_indices(target, classes, queries)
-        options = {"embeds_supports": ids is not None or not getattr(support, "holds_embeddings", True)}
+        check_classes(support, own, self._foil, targets)
+        options = {"embeds_supports": ids is not None or are_made_by_a_model(support)}
         embedder = None if self._method.needs_images else self._model.forward_func
         batches = []
-        for part in split_queries(support, own, len(queries), self._batch_size, embedder):
-            attribution, scores = self._make(queries, part.support, is_shared and part.rows is None)
-            batch_targets = None if targets is None else targets[part.queries]
-            batch = explain_batch(
-                self._method, attribution, scores, queries[part.queries], batch_targets, notes, **options
-            )
+        for part in split_queries(support, own, self._foil, own_foil, len(queries), self._batch_size, embedder):
+            with numbered_from(part.queries.start):
+                attribution, scores = self._make(queries, part, is_shared)
+                batch_targets = None if targets is None else targets[part.queries]
+                batch = explain_batch(
+                    self._method, attribution, scores, queries[part.queries], batch_targets, notes, **options
+                )
             batch.support_rows = part.whole_rows(batch.support_rows)
             batches.append(batch)
         self._model.tell(notes)
         joined = join_batches(batches)
-        if (joined.pop("has_own_embedding").cpu() & ~own.is_only).any():
-            notes.append(
-                "the most similar support of a query has the embedding of the query, as if the query were among its "
-                "own supports; leave it out (MemoryBank.using(exclude=...), Neighbors.without(...), SupportSet.without("
-                "...))"
-            )
+        unsaid = ~own.is_only & ~own_foil.is_only
+        for name in ("has_own_embedding", "foil_has_own_embedding"):
+            if (joined.pop(name).cpu() & unsaid).any():
+                notes.append(own_embedding_in_words(support, self._foil, is_foil=name.startswith("foil")))
+        are_classes = self._score_options["aggregate"] == "prototype"
         return Explanation(
             method=self._method.name,
             maps=LayerAttribution.interpolate(joined["attributions"], queries.shape[2:], INTERPOLATION[queries.dim()]),
             class_names=classes,
-            names=check_names(read.names if names is None else names, len(queries)),
+            names=names,
             images=for_display(queries) if images is None else images,
             support_blind=self._method.support_blind,
             notes=tuple(dict.fromkeys([*self._model.told, *notes])),
             about=self._about(scores, support, classes),
+            support_pictures=pictures_of(support, self._thumbnails if is_shared else None, own.left_out, are_classes),
+            foil_pictures=row_pictures(self._foil, self._foil_thumbnails, own_foil.left_out),
             **joined,
         )
 
@@ -294,9 +315,9 @@ class Explainer:
             raise ValueError(f"class_names has {len(classes)} names for the {support.n_classes} classes of the support")
         return classes
 
-    def _make(self, inputs: Tensor, support: Support, is_shared: bool) -> tuple[Any, SimilarityToSupport]:
+    def _make(self, inputs: Tensor, part: Part, is_shared: bool) -> tuple[Any, SimilarityToSupport]:
         """The attribution object and its scores, made once for the support that all queries share, else per batch."""
-        is_shared = is_shared and not support.per_query
+        is_shared = is_shared and part.is_whole and not part.support.per_query
         if self._attribution is not None and self._is_shared and is_shared:
             return self._attribution
         if self._layers is None:
@@ -304,7 +325,7 @@ class Explainer:
             self._layers = choose_layers(self._model, self._layer, self._method, inputs, measures_grid=not given)
             if self._layers.token_grid is not None:
                 self._options = {"token_grid": self._layers.token_grid, **self._options}
-        scores = SimilarityToSupport(self._model.forward_func, support, **self._score_options)
+        scores = SimilarityToSupport(self._model.forward_func, part.support, foil=part.foil, **self._score_options)
         attribution = self._method.create(scores, self._layers.argument, **self._options)
         if self._attribution is not None and isinstance(attribution, LayerSimilarityCAM):
             # A batch with a support of its own has an object of its own; the user is warned once.
@@ -313,14 +334,15 @@ class Explainer:
         return self._attribution
 
     def _about(self, scores: SimilarityToSupport, support: Support, classes: tuple[str, ...]) -> dict[str, Any]:
-        """Model, layer, similarity, foil, supports and options, as JSON can represent them."""
-        foil = getattr(scores.support, "foil", None) if scores.foil is None else scores.foil
+        """Model, preprocessing, layer, similarity, foil, supports and options, as JSON can represent them."""
+        foil = getattr(support, "foil", None) if self._foil is None else self._foil
         assert self._layers is not None
         return {
             "model": self._model.name,
+            "preprocessing": self._model.used_preprocessing(),
             "layer": self._layers.name,
             "similarity": repr(scores.similarity),
-            "foil": foil if isinstance(foil, str) or foil is None else f"{len(foil)} supports",
+            "foil": foil if isinstance(foil, str) or foil is None else f"{len(foil)} support{'s' * (len(foil) != 1)}",
             "aggregate": scores.aggregate,
             "supports": dict(zip(classes, support.class_counts, strict=True)),
             "options": {key: value if isinstance(value, str) else repr(value) for key, value in self._options.items()},

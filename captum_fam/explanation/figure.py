@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from torch import Tensor
+
+from captum_fam.attr.account import ZERO_EMBEDDING, number_in_words
 
 if TYPE_CHECKING:
     from captum_fam.explanation.result import Explanation
@@ -17,7 +20,7 @@ def compare_figure(
     index: int = 0,
     supports: Sequence[ImageLike] | Tensor = (),
     foils: Sequence[ImageLike] | Tensor = (),
-    foil_title: str = "foil",
+    foil_title: str | None = None,
 ) -> MapFigure:
     """Draw one query with the maps of several methods; each map has its own color scale, because units differ.
 
@@ -26,7 +29,7 @@ def compare_figure(
         index: the position of the query. Default: 0.
         supports: images of the support, for display. Default: none.
         foils: images of the foil, for display. Default: none.
-        foil_title: the title above the images of the foil. Default: ``"foil"``.
+        foil_title: the title above the images of the foil. Default: None, what the foil is.
 
     Returns:
         The figure; a notebook shows it.
@@ -59,18 +62,39 @@ def compare_figure(
         titles={
             "query": f"query\npredicted: {predicted}" if len(first.class_names) > 1 else "query",
             "supports": f"{support_title}\n{len(supports)} of {count}" if len(supports) < count else support_title,
-            "foils": foil_title,
+            "foils": _foil_title(first, index) if foil_title is None else foil_title,
         },
     )
 
 
 def _title(explanation: Explanation) -> str:
-    """The name of the method, and whether the map shows a contrast with a foil."""
-    has_foil = explanation.about.get("foil") is not None and not explanation.support_blind
-    return f"{explanation.method}\nwith foil" if has_foil else explanation.method
+    """The name of the method, and the foil that the map shows a contrast with."""
+    foil = explanation.about.get("foil")
+    return explanation.method if foil is None or explanation.support_blind else f"{explanation.method}\nfoil: {foil}"
+
+
+def _foil_title(explanation: Explanation, index: int) -> str:
+    """The foil of a query; for the runner-up with the name of the class."""
+    foil = explanation.about.get("foil")
+    if foil != "runner-up":
+        return "foil" if foil is None else f"foil: {foil}"
+    others = explanation.scores[index].clone()
+    others[explanation.target[index]] = -math.inf
+    return f"foil: runner-up\n{explanation.class_names[int(others.argmax())]}"
 
 
 def _notes(explanation: Explanation, index: int) -> str:
     """The lines above a map: the score, unless the method does not depend on it, and the account of the map."""
     score = [] if explanation.support_blind else [f"score {explanation.score_text(index)}"]
-    return "\n".join([*score, explanation.account_text(index)])
+    return "\n".join([*score, *_difference(explanation, index), explanation.account_text(index)])
+
+
+def _difference(explanation: Explanation, index: int) -> list[str]:
+    """The score of the class and the score of the foil, of which the score is the difference."""
+    weights, similarities = explanation.support_weights, explanation.support_similarities
+    has_foil = explanation.about.get("foil") is not None and not explanation.support_blind
+    if not has_foil or weights is None or similarities is None or ZERO_EMBEDDING in (explanation.shares or {}):
+        return []  # the line of a distance has its own parts
+    parts = weights[index] * similarities[index].nan_to_num()
+    own, foil = (float(parts[weights[index] * sign > 0].sum()) * sign for sign in (1, -1))
+    return [f"= {number_in_words(own)} - {number_in_words(foil)} of the foil"]

@@ -71,6 +71,7 @@ class ExplainedModel:
         similarity: name of the similarity of the model; None if it is not known. Default: None.
         notes: what the user has to know about the model, and has not been told yet. Default: nothing.
         told: what the user has been told already. Default: nothing.
+        has_read_pictures: whether the preprocessing has been used. Default: False.
     """
 
     forward_func: Callable[..., Any]
@@ -80,6 +81,7 @@ class ExplainedModel:
     similarity: str | None = None
     notes: list[str] = field(default_factory=list)
     told: list[str] = field(default_factory=list)
+    has_read_pictures: bool = False
     _preprocessing: PreprocessingLike | None = None
 
     def tell(self, notes: list[str]) -> None:
@@ -96,7 +98,12 @@ class ExplainedModel:
         if self._preprocessing is None:
             self._preprocessing, note = found_or_assumed(self.forward_func)
             self.notes += [] if note is None else [note]
+        self.has_read_pictures = True
         return self._preprocessing
+
+    def used_preprocessing(self) -> dict[str, Any] | None:
+        """The preprocessing as JSON can represent it; None if there were no pictures, only inputs."""
+        return self.preprocessing().describe() if self.has_read_pictures else None
 
 
 def read_model(
@@ -112,13 +119,18 @@ def read_model(
         output: which part of the output of the model is the embedding, as for create_model; None if it is known.
 
     Raises:
-        TypeError: for something that is no model.
+        TypeError: for something that is no model, or a preprocessing that cannot be called.
         ValueError: for an unknown name.
     """
     if isinstance(model, SimilarityToSupport):
         raise TypeError("model is a SimilarityToSupport, whose outputs are no embeddings; pass its model and support")
     read = _with_card(model, output) if _has_card(model) else _without_card(model, output)
     if preprocess is not None:
+        if not callable(preprocess):
+            raise TypeError(
+                "preprocess must be a Preprocessing, or a function from an image of PIL to a tensor (C, H, W), got "
+                f"{type(preprocess).__name__}"
+            )
         read._preprocessing = (
             preprocess if isinstance(preprocess, Preprocessing | OwnTransform) else OwnTransform(preprocess)
         )
@@ -139,20 +151,23 @@ def _with_card(model: ModelLike, output: Any) -> ExplainedModel:
     else:
         net = model if output is None else create_model(model, output=output)
     # create_model has warned of its notes.
-    return ExplainedModel(
-        net.model, net.name, net.layer, net.token_grid, net.similarity, [], list(net.notes), net.preprocessing
-    )
+    read = ExplainedModel(net.model, net.name, net.layer, net.token_grid, net.similarity, told=list(net.notes))
+    read._preprocessing = net.preprocessing
+    return read
 
 
 def _without_card(model: ModelLike, output: Any) -> ExplainedModel:
     from captum_fam.models.classifier import classifier_note
     from captum_fam.models.outputs import EmbeddingOutput
-    from captum_fam.models.own_models import as_module
+    from captum_fam.models.own_models import as_module, check_takes_images
 
-    # A function has no modules to look into; a pair is no function.
-    module = model if callable(model) and not hasattr(model, "trunk") else as_module(model)
+    # A function has no modules to look into; a pair is no function, and a class makes a model but is none.
+    is_function = callable(model) and not hasattr(model, "trunk") and not isinstance(model, type)
+    module = model if is_function else as_module(model)
     name = type(module).__name__ if isinstance(module, nn.Module) else getattr(module, "__name__", repr(module))
-    note = classifier_note(module) if isinstance(module, nn.Module) else None
+    if isinstance(module, nn.Module):
+        check_takes_images(module)
+    note = classifier_note(module) if isinstance(module, nn.Module) and output is None else None
     if output is not None:
         module = EmbeddingOutput(as_module(module), output)
     return ExplainedModel(module, name, notes=[] if note is None else [note])

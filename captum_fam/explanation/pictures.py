@@ -14,10 +14,11 @@ from PIL import Image
 from torch import Tensor
 
 from captum_fam.explanation.model import PreprocessingLike
-from captum_fam.images import UnreadableImageError, as_rgb, read_image
+from captum_fam.images import UnreadableImageError, as_rgb, image_from_bytes, read_image
 
-Picture = str | Path | Image.Image | npt.NDArray[Any]
-"""The path of an image file, an image of PIL, or the pixels of an image, uint8 ``(H, W)`` or ``(H, W, C)``."""
+Picture = str | Path | bytes | Image.Image | npt.NDArray[Any]
+"""The path of an image file, the bytes of an image file, an image of PIL, or the pixels of an image, uint8 ``(H, W)``
+or ``(H, W, C)``."""
 
 _DISPLAY_SIDE = 1024
 """Longer side of a photograph for display, in pixels. Larger overlays would be large files without more detail."""
@@ -47,6 +48,7 @@ def read_batches(
     batch_size: int,
     device: torch.device | str | None = None,
     unreadable: dict[int, str] | None = None,
+    dtype: torch.dtype | None = None,
 ) -> Iterator[PictureBatch]:
     """Read pictures batch by batch.
 
@@ -60,6 +62,7 @@ def read_batches(
         device: the device of the inputs. Default: None, the CPU.
         unreadable: a dictionary that gets the reason for each picture that cannot be read, by its position. Default:
             None, such a picture is an error.
+        dtype: the floating-point type that the model takes. Default: None, that of the preprocessing.
 
     Yields:
         Batches in the order of the pictures.
@@ -84,21 +87,20 @@ def read_batches(
             unreadable[position] = str(error)
             continue
         inputs, size = preprocessing(photo), (photo.height, photo.width)
-        view = preprocessing.view(photo).copy()  # the image may be the caller's own
-        view.thumbnail((_DISPLAY_SIDE, _DISPLAY_SIDE))
+        view = _shown(preprocessing.view(photo).copy())  # the image may be the caller's own
         if waiting and (len(waiting) == batch_size or waiting[-1][1].shape != inputs.shape):
-            yield _batch(waiting, device)
+            yield _batch(waiting, device, dtype)
             waiting = []
         waiting.append((position, inputs, view, size))
     if waiting:
-        yield _batch(waiting, device)
+        yield _batch(waiting, device, dtype)
 
 
 def open_picture(picture: Picture) -> Image.Image:
     """Read a picture as upright RGB.
 
     Args:
-        picture: the path of a file, an image of PIL, or uint8 pixels.
+        picture: the path or the bytes of a file, an image of PIL, or uint8 pixels.
 
     Returns:
         The image in mode ``"RGB"``.
@@ -114,10 +116,15 @@ def open_picture(picture: Picture) -> Image.Image:
     """
     if isinstance(picture, str | Path):
         return read_image(picture)
+    if isinstance(picture, bytes):
+        return image_from_bytes(picture)
     if isinstance(picture, Image.Image):
         return as_rgb(picture)
     if not isinstance(picture, np.ndarray):
-        raise TypeError(f"a picture must be a path, an image of PIL or uint8 pixels, got {type(picture).__name__}")
+        raise TypeError(
+            f"a picture must be a path, the bytes of a file, an image of PIL or uint8 pixels, got "
+            f"{type(picture).__name__}"
+        )
     pixels = picture[..., 0] if picture.ndim == 3 and picture.shape[2] == 1 else picture
     if picture.dtype != np.uint8 or pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] not in (3, 4)):
         raise ValueError(
@@ -164,6 +171,8 @@ def kind_in_words(values: object) -> str:
     """
     if isinstance(values, np.ndarray):
         return f"an array of {values.dtype} {values.shape}"
+    if isinstance(values, type):
+        return f"the class {values.__name__}; make an object of it"
     if not isinstance(values, list | tuple):
         return type(values).__name__
     kinds = dict.fromkeys(type(value).__name__ for value in values)
@@ -174,10 +183,77 @@ def _is_picture(value: object) -> TypeGuard[Picture]:
     if isinstance(value, np.ndarray):
         is_color = value.ndim == 3 and value.shape[2] in _CHANNELS
         return value.dtype == np.uint8 and (value.ndim == 2 or is_color)
-    return isinstance(value, str | Path | Image.Image)
+    return isinstance(value, str | Path | bytes | Image.Image)
 
 
-def _batch(waiting: Sequence[tuple[int, Tensor, Image.Image, tuple[int, int]]], device: Any) -> PictureBatch:
+def images_for_display(images: Any, count: int) -> Any:
+    """Images for display, with files read.
+
+    Args:
+        images: one image per query: tensors or arrays, images of PIL, or paths or bytes of image files.
+        count: the number of queries.
+
+    Returns:
+        The images, without paths and bytes; a tensor or an array for one.
+
+    Raises:
+        TypeError: for something that is no image.
+        ValueError: for another number of images than queries.
+        UnreadableImageError: for a file that cannot be read.
+
+    Example:
+        >>> images_for_display([Image.new("RGB", (40, 30))], 1)[0].size
+        (40, 30)
+    """
+    given = [images] if isinstance(images, str | Path | bytes | Image.Image) else images
+    if not isinstance(given, Sequence | Tensor | np.ndarray):
+        raise TypeError(f"images must be a sequence of images, one per query, got {kind_in_words(images)}")
+    if len(given) != count:
+        raise ValueError(f"images must be one per query: got {len(given)} for {count} queries")
+    if isinstance(given, Tensor | np.ndarray):
+        return given
+    wrong = [one for one in given if not isinstance(one, str | Path | bytes | Image.Image | Tensor | np.ndarray)]
+    if wrong:
+        raise TypeError(
+            f"images must be tensors, arrays, images of PIL or paths of image files, got {kind_in_words(list(given))}"
+        )
+    return [_shown(open_picture(one)) if isinstance(one, str | Path | bytes) else one for one in given]
+
+
+def _shown(photo: Image.Image) -> Image.Image:
+    """A photograph at most 1024 pixels wide and high."""
+    photo.thumbnail((_DISPLAY_SIDE, _DISPLAY_SIDE))
+    return photo
+
+
+def check_sizes(batches: Iterable[Tensor], name: str, remedy: str) -> None:
+    """Check that pictures give inputs of one size.
+
+    Args:
+        batches: inputs of the model, ``(B, C, H, W)``.
+        name: the name of the argument, for the message.
+        remedy: what to do, besides another resize than ``"keep"``.
+
+    Raises:
+        ValueError: for different sizes.
+
+    Example:
+        >>> check_sizes([torch.zeros(2, 3, 8, 9), torch.zeros(1, 3, 8, 9)], "inputs", "explain them one by one")
+    """
+    shapes = sorted({tuple(batch.shape[1:]) for batch in batches})
+    if len(shapes) > 1:
+        raise ValueError(
+            f"{name}: the pictures give inputs of the shapes {', '.join(map(str, shapes))}; {remedy}, or use another "
+            'resize than "keep"'
+        )
+
+
+def _batch(
+    waiting: Sequence[tuple[int, Tensor, Image.Image, tuple[int, int]]],
+    device: torch.device | str | None,
+    dtype: torch.dtype | None,
+) -> PictureBatch:
     positions, inputs, photos, sizes = zip(*waiting, strict=True)
     stacked = torch.stack(inputs)
-    return PictureBatch(positions, stacked if device is None else stacked.to(device), photos, sizes)
+    # A transform of the user may give whole numbers, which the model converts.
+    return PictureBatch(positions, stacked.to(device, dtype if stacked.is_floating_point() else None), photos, sizes)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,9 @@ from torch import Tensor
 from captum_fam._files import sha256_of
 from captum_fam.explanation.arguments import check_inputs
 from captum_fam.explanation.model import PreprocessingLike
-from captum_fam.explanation.pictures import as_pictures, kind_in_words, read_batches
+from captum_fam.explanation.pictures import as_pictures, check_sizes, kind_in_words, read_batches
 from captum_fam.image_files import find_queries, names_of_files
-from captum_fam.support import Support, SupportSet
+from captum_fam.support import MemoryBank, Neighbors, ShardedMemoryBank, Support, SupportPerQuery, SupportSet
 from captum_fam.support.leave_out import same_ids, same_inputs
 
 Inputs = Any
@@ -49,13 +49,13 @@ def read_queries(
     """Read queries.
 
     Args:
-        inputs: a tensor or an array of floating-point numbers ``(B, C, *spatial)``; or pictures: a path, a folder, an
-            image of PIL, uint8 pixels ``(H, W, C)``, or a sequence of these.
+        inputs: a tensor or an array of floating-point numbers ``(B, C, *spatial)``; or pictures: a path, a folder, the
+            bytes of a file, an image of PIL, uint8 pixels ``(H, W, C)``, or a sequence of these.
         preprocessing: a function that gives the preprocessing of pictures; it is called for pictures only.
         batch_size: how many pictures are read at once.
         device: the device of arrays and pictures; None for the CPU.
-        dtype: the type of arrays, because numpy makes float64 where a model takes float32. Default: None, that of the
-            array.
+        dtype: the type of arrays and pictures, because numpy makes float64 where a model takes float32. Default: None,
+            that of the array or the preprocessing.
 
     Returns:
         The queries. The names of files are those of :func:`~captum_fam.image_files.names_of_files`.
@@ -82,13 +82,8 @@ def read_queries(
         # A file that is named twice is two queries, which may have two targets; in a folder it is there once.
         files = list(find_queries(paths, "inputs")) if any(path.is_dir() for path in paths) else paths
         pictures, names = list(files), tuple(names_of_files(files))
-    batches = list(read_batches(pictures, preprocessing(), batch_size, device))
-    shapes = sorted({tuple(batch.inputs.shape[1:]) for batch in batches})
-    if len(shapes) > 1:
-        raise ValueError(
-            f"inputs: the pictures give inputs of the shapes {', '.join(map(str, shapes))}; explain them one by one, "
-            'or with another resize than "keep"'
-        )
+    batches = list(read_batches(pictures, preprocessing(), batch_size, device, dtype=dtype))
+    check_sizes((batch.inputs for batch in batches), "inputs", "explain them one by one")
     photos = tuple(photo for batch in batches for photo in batch.photos)
     return Queries(torch.cat([batch.inputs for batch in batches]), names, photos)
 
@@ -106,32 +101,82 @@ class OwnSupports:
     is_only: Tensor
 
 
-def find_queries_among(support: Support, ids: Sequence[str] | None, queries: Tensor, notes: list[str]) -> OwnSupports:
+def find_queries_among(
+    support: object, ids: Any, queries: Tensor, notes: list[str], *, is_foil: bool = False
+) -> OwnSupports:
     """Find the supports that are a query themselves, by equal inputs of the model.
 
     Args:
-        support: the support; only the supports of a :class:`~captum_fam.SupportSet` can be found.
-        ids: hashes of the inputs of the supports; None if only the support has them.
+        support: the support, or the foil; only the supports of a :class:`~captum_fam.SupportSet` and of a
+            :class:`~captum_fam.SupportPerQuery` can be found.
+        ids: hashes of the inputs of the K supports, or one list of hashes per query; None if only the support has them.
         queries: inputs of the model, ``(B, ...)``.
         notes: the list to which a note for the user is added.
+        is_foil: whether the support is a foil, for the words of the note. Default: False.
 
     Returns:
         The supports to leave out, and the queries for which none would be left.
     """
-    if not isinstance(support, SupportSet) or (ids is None and support.holds_embeddings):
+    if not isinstance(support, SupportSet | SupportPerQuery) or (ids is None and support.holds_embeddings):
         return OwnSupports(None, torch.zeros(len(queries), dtype=torch.bool))
-    same = same_inputs(queries, support.inputs) if ids is None else same_ids([sha256_of(one) for one in queries], ids)
-    is_only = same.all(1)
+    same, is_support = _same(support, ids, queries)
+    is_only = (same | ~is_support).all(1)
+    whole, part = ("foil", "in their own foil") if is_foil else ("supports", "among their own supports")
     if is_only.any():
         notes.append(
-            f"{int(is_only.sum())} of {len(queries)} queries are their own only supports: the score of an image "
+            f"{int(is_only.sum())} of {len(queries)} queries are their own only {whole}: the score of an image "
             "compared with itself says nothing"
         )
     same = same & ~is_only.unsqueeze(1)
     n_found = int(same.any(1).sum())
     if n_found:
-        notes.append(
-            f"{n_found} of {len(queries)} queries are among their own supports, as the same image; there they are left "
-            "out"
-        )
+        notes.append(f"{n_found} of {len(queries)} queries are {part}, as the same image; there they are left out")
     return OwnSupports(same.to(queries.device) if n_found else None, is_only)
+
+
+def _same(support: SupportSet | SupportPerQuery, ids: Any, queries: Tensor) -> tuple[Tensor, Tensor]:
+    """Which supports are a query, and which entries are supports at all, boolean ``(B, K)`` on the CPU."""
+    if isinstance(support, SupportSet):
+        own = [sha256_of(one) for one in queries]
+        same = same_inputs(queries, support.inputs) if ids is None else same_ids(own, ids)
+        return same, torch.ones_like(same)
+    entries = torch.ones(support.inputs.shape[:2], dtype=torch.bool)
+    same = torch.zeros_like(entries)
+    for query, one in enumerate(queries.split(1)):
+        if ids is None:
+            same[query] = same_inputs(one, support.inputs[query])[0]
+        else:
+            same[query, : len(ids[query])] = same_ids([sha256_of(one[0])], ids[query])[0]
+    is_support = entries if support.is_support is None else support.is_support.cpu()
+    return same & is_support, is_support
+
+
+def own_embedding_in_words(support: Support, foil: object, *, is_foil: bool) -> str:
+    """The note that a query seems to be compared with itself, and how to leave it out.
+
+    Args:
+        support: the support.
+        foil: the foil.
+        is_foil: whether the query is found among the supports of its foil.
+    """
+    found = "the most similar support of the foil of a query" if is_foil else "the most similar support of a query"
+    place = "in its own foil" if is_foil else "among its own supports"
+    ways = {
+        MemoryBank: " (MemoryBank.using(exclude=...))",
+        Neighbors: " (Neighbors.without(...))",
+        SupportSet: " (SupportSet.without(...))",
+    }
+    # The supports of a named foil are supports of other classes.
+    is_set = is_foil and not isinstance(foil, str)
+    way = "" if is_set else next((way for kind, way in ways.items() if isinstance(support, kind)), "")
+    return f"{found} has the embedding of the query, as if the query were {place}; leave it out there{way}"
+
+
+def are_made_by_a_model(support: Support) -> bool:
+    """Whether the supports are images, or embeddings of images by rule: those of banks and of search engines.
+
+    Args:
+        support: the support.
+    """
+    is_gallery = isinstance(support, MemoryBank | ShardedMemoryBank | Neighbors)
+    return is_gallery or not getattr(support, "holds_embeddings", True)

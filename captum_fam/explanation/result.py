@@ -13,6 +13,7 @@ from captum_fam._files import MANIFEST, versions, write_all_or_nothing, write_js
 from captum_fam.attr.account import ZERO_EMBEDDING, coverage_in_words, number_in_words, score_in_words
 from captum_fam.explanation.figure import compare_figure
 from captum_fam.explanation.saving import write_query
+from captum_fam.explanation.thumbnails import Pictures, RowPictures, shown_pictures
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -58,7 +59,11 @@ class Explanation:
         support_weights: the weight of each of these supports in the score of the target class, ``(B, K)``; negative
             for supports of the foil.
         notes: what the run noticed and the user has to know, such as supports that were left out.
-        about: model, layer, similarity, foil and options, for the manifest.
+        about: model, preprocessing of pictures, layer, similarity, foil and options, for the manifest.
+        support_pictures: a function from the position of a query and of a support in ``support_rows`` to small pictures
+            of this support, for :meth:`figure`; None if none are known.
+        foil_pictures: the same for the supports of a foil that is no class of the support, by their positions in the
+            foil.
 
     Example:
         >>> why = explain(model, queries, support, layer="layer4", method="similarity-cam")
@@ -85,6 +90,8 @@ class Explanation:
     support_weights: Tensor | None = None
     notes: tuple[str, ...] = ()
     about: Mapping[str, Any] = field(default_factory=dict)
+    support_pictures: Pictures | None = None
+    foil_pictures: RowPictures | None = None
 
     def __len__(self) -> int:
         return len(self.maps)
@@ -108,7 +115,8 @@ class Explanation:
             index: the position of the query. Default: 0.
 
         Returns:
-            For example ``"0.731"``; for a distance ``"-3.00 = 11.0 explained + -14.0 of the zero embedding"``.
+            For example ``"0.731"``; for a distance ``"-3.00, which is 11.0 more than an embedding of zeros has
+            (-14.0)"``.
         """
         return score_in_words(float(self.target_scores[index]), self._parts(index).get(ZERO_EMBEDDING))
 
@@ -149,16 +157,22 @@ class Explanation:
         return overlay(self.images[index], self.attributions[index])
 
     def figure(
-        self, index: int = 0, supports: Sequence[ImageLike] | Tensor = (), foils: Sequence[ImageLike] | Tensor = ()
+        self,
+        index: int = 0,
+        supports: Sequence[ImageLike] | Tensor | None = None,
+        foils: Sequence[ImageLike] | Tensor | None = None,
     ) -> MapFigure:
         """Draw one query with its supports, map and score.
 
         Args:
             index: the position of the query. Default: 0.
-            supports: images of the support, for display. Default: none.
-            foils: images of the foil, for display. Default: none.
+            supports: images of the support, for display. Default: None, those that are known: pictures and images that
+                the support was made of, or the images of a :class:`~captum_fam.Neighbors`, the most similar first.
+            foils: images of the foil, for display. Default: None, those that are known.
         """
-        return compare_figure([self], index, supports, foils)
+        known_supports, known_foils = shown_pictures(self, index)
+        supports = known_supports if supports is None else supports
+        return compare_figure([self], index, supports, known_foils if foils is None else foils)
 
     def save(self, folder: str | Path, *, overlays: bool = True) -> None:
         """Write arrays, overlays and a manifest. A folder with a manifest has all files that the manifest lists.
@@ -169,8 +183,8 @@ class Explanation:
           method gives them, ``METHOD.contributions``, ``METHOD.delta``, ``METHOD.coverage`` and
           ``METHOD.shares.PART``;
         - ``NAME.METHOD.png`` per query: the map over the image;
-        - ``manifest.json``: model, layer, similarity, foil, scores, the account of each map, sizes, notes of the run
-          and versions.
+        - ``manifest.json``: model, preprocessing of pictures, layer, similarity, foil, scores, the account of each map,
+          sizes, notes of the run and versions.
 
         Args:
             folder: the folder to write to; it is created if it does not exist.

@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from PIL.Image import Image
 from torch import Tensor, nn
 
 from captum_fam._files import sha256_of
 from captum_fam.embedding.forward import embed_images
 from captum_fam.explanation.model import PreprocessingLike
-from captum_fam.explanation.pictures import Picture, as_pictures, kind_in_words, read_batches
+from captum_fam.explanation.pictures import Picture, as_pictures, check_sizes, kind_in_words, read_batches
+from captum_fam.explanation.thumbnails import MOST_SHOWN, ListPictures, ThumbnailCollector
 from captum_fam.image_files import find_classes
 from captum_fam.support import Support, SupportPerQuery, SupportSet
 
@@ -32,10 +35,12 @@ class PictureSupport:
     Attributes:
         support: the images or embeddings of the pictures.
         ids: hashes of the inputs of the model, one per support. A query with the same hash is the same picture.
+        thumbnails: small pictures for figures by the position of the support, of the first supports of each class.
     """
 
     support: SupportSet
     ids: list[str]
+    thumbnails: Mapping[int, Image]
 
 
 @dataclass
@@ -48,7 +53,9 @@ class SupportReader:
         batch_size: pictures per pass through the model.
         device: the device of the model; None for the CPU.
         keep_images: whether supports hold images, and not the embeddings of the images, which need less memory.
-        ids: hashes of the inputs of the last support, in the order of its rows; None if it is not made of pictures.
+        ids: hashes of the inputs of the last support, in the order of its rows, or one list per query; None if it is
+            not made of pictures.
+        thumbnails: small pictures of the last support for figures, by row; None if it is not made of pictures.
     """
 
     model: Callable[..., Any]
@@ -56,7 +63,8 @@ class SupportReader:
     batch_size: int
     device: torch.device | None
     keep_images: bool
-    ids: list[str] | None = field(default=None, init=False)
+    ids: list[str] | list[list[str]] | None = field(default=None, init=False)
+    thumbnails: Mapping[int, Image] | ListPictures | None = field(default=None, init=False)
 
     def read(self, support: SupportLike, name: str = "support") -> Support | Tensor:
         """Make a support.
@@ -76,7 +84,7 @@ class SupportReader:
             ValueError: for a mapping without classes, or classes of different kinds.
             UnreadableImageError: for a picture that cannot be read.
         """
-        self.ids = None
+        self.ids = self.thumbnails = None
         if isinstance(support, PictureSupport):
             return self._with_ids(support)
         if isinstance(support, Support | Tensor):
@@ -91,14 +99,17 @@ class SupportReader:
             return self._with_ids(self.of_classes(_classes_of(pictures, name), name))
         lists = [as_pictures(one) for one in support] if isinstance(support, Sequence) and len(support) else [None]
         if None in lists:
+            empty = [n for n, one in enumerate(support) if _is_empty(one)] if isinstance(support, list | tuple) else []
+            if empty:
+                raise ValueError(f"{name}: query {empty[0]} has no {name}s, its list is empty; leave the query out")
             raise TypeError(
                 f"{name} must be a Support (SupportSet, MemoryBank, Neighbors, ...), a tensor, pictures (paths, images "
                 f"of PIL, uint8 arrays), a folder, or a mapping from classes to these, got {kind_in_words(support)}"
             )
-        return self._per_query([one for one in lists if one is not None])
+        return self._per_query([one for one in lists if one is not None], name)
 
     def _with_ids(self, support: PictureSupport) -> SupportSet:
-        self.ids = support.ids
+        self.ids, self.thumbnails = support.ids, support.thumbnails
         return support.support
 
     def _by_class(self, support: Mapping[Any, Any], name: str) -> SupportSet:
@@ -150,9 +161,10 @@ class SupportReader:
         parts: list[Tensor] = []
         ids: list[str] = []
         labels: list[str] = []
+        thumbnails = ThumbnailCollector(len(classes))
         for label, pictures in classes.items():
             reasons: dict[int, str] | None = None if unreadable is None else {}
-            rows, own_ids = self._rows(pictures, reasons, read)
+            rows, own_ids = self._rows(pictures, range(len(pictures)), thumbnails, reasons, read)
             if not own_ids:
                 raise ValueError(f"{name}: no image of {label!r} could be read")
             if unreadable is not None and reasons:
@@ -160,15 +172,27 @@ class SupportReader:
             parts += rows
             ids += own_ids
             labels += [label] * len(own_ids)
-        return PictureSupport(SupportSet(torch.cat(parts), labels, list(classes)), ids)
+        self._check_sizes(parts, name)
+        return PictureSupport(SupportSet(torch.cat(parts), labels, list(classes)), ids, thumbnails.by_row)
 
-    def _per_query(self, lists: Sequence[Sequence[Picture]]) -> SupportPerQuery:
+    def _check_sizes(self, parts: Sequence[Tensor], name: str) -> None:
+        if self.keep_images:
+            check_sizes(parts, name, "the method compares positions of images of one size: choose another method")
+
+    def _per_query(self, lists: Sequence[Sequence[Picture]], name: str) -> SupportPerQuery:
         """K pictures for each query; shorter lists are filled up with entries that are no supports."""
-        parts, _ = self._rows([picture for pictures in lists for picture in pictures])
+        lengths = list(map(len, lists))
+        thumbnails = ThumbnailCollector(len(lists), MOST_SHOWN + 1)
+        places = [place for length in lengths for place in range(length)]
+        parts, ids = self._rows([picture for pictures in lists for picture in pictures], places, thumbnails)
+        self._check_sizes(parts, name)
+        starts = [stop - length for stop, length in zip(accumulate(lengths), lengths, strict=True)]
+        spans = [range(start, start + length) for start, length in zip(starts, lengths, strict=True)]
+        self.ids = [[ids[row] for row in span] for span in spans]
+        self.thumbnails = ListPictures([[thumbnails.by_row[row] for row in span[: MOST_SHOWN + 1]] for span in spans])
         rows = torch.cat(parts)
-        longest = max(map(len, lists))
-        counts = torch.tensor([len(pictures) for pictures in lists], device=rows.device)
-        is_support = torch.arange(longest, device=rows.device) < counts.unsqueeze(1)
+        longest = max(lengths)
+        is_support = torch.arange(longest, device=rows.device) < torch.tensor(lengths, device=rows.device).unsqueeze(1)
         filled = rows.new_zeros(len(lists), longest, *rows.shape[1:])
         filled[is_support] = rows
         return SupportPerQuery(filled, is_support=None if is_support.all() else is_support)
@@ -176,12 +200,16 @@ class SupportReader:
     def _rows(
         self,
         pictures: Sequence[Picture],
+        places: Sequence[int],
+        thumbnails: ThumbnailCollector,
         unreadable: dict[int, str] | None = None,
         read: Callable[[int], object] = lambda _: None,
     ) -> tuple[list[Tensor], list[str]]:
         """Images or embeddings of pictures in batches, ``(k, ...)``, and the hashes of the images."""
         parts, ids = [], []
-        for batch in read_batches(pictures, self.preprocessing(), self.batch_size, self.device, unreadable):
+        dtype = float_type_of(self.model)
+        for batch in read_batches(pictures, self.preprocessing(), self.batch_size, self.device, unreadable, dtype):
+            thumbnails.add(batch.photos, [places[position] for position in batch.positions])
             parts.append(batch.inputs if self.keep_images else embed_images(self.model, batch.inputs))
             ids += [sha256_of(one) for one in batch.inputs]
             read(len(batch.positions))
@@ -231,6 +259,10 @@ def _files_of(pictures: Sequence[Picture], name: str) -> Sequence[Picture]:
     if len(members) > 1:
         raise ValueError(f"{name} holds the classes {', '.join(members)}, expected the pictures of one class")
     return next(iter(members.values()))
+
+
+def _is_empty(one: object) -> bool:
+    return isinstance(one, list | tuple) and not one
 
 
 def _as_rows(members: object, name: str) -> Tensor:

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from captum_fam.functional import widen
 from captum_fam.similarity import SimilarityLike, get_similarity
-from captum_fam.support.labels import Labels, encode_labels, whole_number
+from captum_fam.support.checks import whole_number
+from captum_fam.support.labels import Labels, encode_labels
 
 # The number of similarities that are in memory at the same time: 64 MiB in float32.
 _BLOCK_SIZE = 2**24

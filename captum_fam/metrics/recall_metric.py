@@ -12,7 +12,8 @@ from captum_fam.metrics.recall import recall_at_k
 from captum_fam.metrics.result import Result, summarize
 from captum_fam.metrics.sample_metric import RowMetric
 from captum_fam.similarity import SimilarityLike
-from captum_fam.support.labels import Labels, encode_labels, whole_number
+from captum_fam.support.checks import whole_number
+from captum_fam.support.labels import Labels, encode_labels
 
 
 class RecallAtK(RowMetric):

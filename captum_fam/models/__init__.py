@@ -5,14 +5,16 @@ own. `register_model` adds a name. `read_memory_bank` reads the labeled memory b
 """
 
 from captum_fam.found_preprocessing import preprocessing_of
-from captum_fam.models.checkpoints import Layout, WeightsError, load_weights, read_state_dict
+from captum_fam.models.checkpoints import Layout, load_weights
 from captum_fam.models.classifier import classifier_note
 from captum_fam.models.conv import Conv4Net
-from captum_fam.models.creation import brings_weights, create_model, default_weights, list_models
+from captum_fam.models.creation import create_model, default_weights, has_factory_weights, list_models
 from captum_fam.models.embedding_model import EmbeddingModel
 from captum_fam.models.embedding_net import EmbeddingNet
 from captum_fam.models.lemniscate import read_memory_bank
 from captum_fam.models.registry import register_model
+from captum_fam.models.state_dicts import read_state_dict
+from captum_fam.models.weights_file import WeightsError
 
 __all__ = [
     "Conv4Net",
@@ -20,10 +22,10 @@ __all__ = [
     "EmbeddingNet",
     "Layout",
     "WeightsError",
-    "brings_weights",
     "classifier_note",
     "create_model",
     "default_weights",
+    "has_factory_weights",
     "list_models",
     "load_weights",
     "preprocessing_of",

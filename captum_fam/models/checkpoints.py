@@ -11,34 +11,21 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from captum_fam._text import printable
-from captum_fam._warnings import warn_user
+from captum_fam._text import printable, printable_path
 from captum_fam.models.state_dicts import (
     StateDict,
-    find_state_dict,
     find_state_dicts,
     is_equal,
     is_part,
     listed,
-    read_state_dict,
     set_versions,
     unwrapped,
 )
-from captum_fam.models.weights_file import WeightsError, read_checkpoint, shown, split_weights
-
-__all__ = [
-    "OWN_LAYOUT",
-    "Layout",
-    "WeightsError",
-    "find_state_dict",
-    "load_weights",
-    "read_checkpoint",
-    "read_state_dict",
-]
+from captum_fam.models.weights_file import WeightsError, read_checkpoint, split_weights, weights_in_words
 
 # Names that classifiers have; where a network has nn.Identity under such a name, its classifier was removed.
 _CLASSIFIERS = {"fc", "classifier", "head", "heads", "last_linear", "linear", "logits"}
-# Where the network was saved with its moving average, as in MoCo: the one that was trained is taken.
+# The moving average of a network, and the trained network that is taken in its place, as in files of MoCo.
 _AVERAGES = {"encoder_k": "encoder_q"}
 
 
@@ -96,7 +83,7 @@ def load_weights(
 
     The state dict is found under any keys of the file (``state_dict``, ``teacher``, ``model_ema``, ...), and the
     network under any prefix of its names (``backbone.``, ``encoder_q.``, Lightning's ``model.``, ...), if exactly one
-    choice fits the network. Where several fit and differ, ``FILE#KEY`` names the key or the prefix, as in
+    choice fits the network. If several fit and differ, ``FILE#KEY`` names the key or the prefix, as in
     ``dino.pth#teacher``. Of MoCo's two encoders, the query encoder is taken.
 
     Args:
@@ -106,15 +93,15 @@ def load_weights(
             in the network.
 
     Returns:
-        The layout that fits best. Its name says where the network lies, unless this is where it lies in most files:
-        ``"captum-fam, teacher, prefix backbone."``.
+        The layout that fits best. If the network lies at an unusual place in the file, the place is part of the name
+        of the layout: ``"captum-fam, teacher, prefix backbone."``.
 
     Raises:
         WeightsError: (a ``ValueError``) if the file cannot be read, or if under every layout a parameter is missing,
             unexpected, or of another shape or kind of number. The message lists these parameters for the layout that
             fits best. Counters of batch normalization may be missing, as in files of torch before 0.4.1, and weights of
-            a classifier that the network has replaced by ``nn.Identity`` are ignored. An error too if several choices
-            fit, or if a parameter has NaN or inf.
+            a classifier that the network has replaced by ``nn.Identity`` are ignored. Also if several choices fit, or
+            if a parameter has NaN or inf.
         ImportError: for a file of safetensors without the library.
 
     Example:
@@ -126,7 +113,7 @@ def load_weights(
         content, source, file, part = weights, "weights", "", None
     else:
         path, part = split_weights(weights)
-        content, source, file = read_checkpoint(path), shown(path), printable(path, 1000)
+        content, source, file = read_checkpoint(path), weights_in_words(path), printable_path(path)
     network = _Network(model)
     fit = _choose(_fits(network, find_state_dicts(content, source), layouts, part), part, source, file)
     fit.check_values(source)
@@ -258,7 +245,7 @@ class _Fit:
         return part is None or is_part(part, self.places)
 
     def check_values(self, source: str) -> None:
-        """Refuse NaN and inf; warn of weights that are all zero."""
+        """Refuse NaN and inf, and weights that are all zero."""
         state, n_matrices, n_zero, broken = self.state(), 0, 0, []
         for name in self.found:
             key = self.network.keys.get(name)
@@ -275,7 +262,7 @@ class _Fit:
         if broken:
             raise WeightsError(f"{source} hold NaN or inf in {listed(broken)}; take the file of an earlier epoch")
         if n_matrices and n_zero == n_matrices:
-            warn_user(f"{source} are all zero: every image gets the same embedding", 3)
+            raise WeightsError(f"{source} are all zero: every image would have the same embedding; take another file")
 
     def state(self) -> dict[str, Tensor]:
         """The tensors of the file under the names of the network, with the versions of the modules."""
@@ -312,10 +299,12 @@ class _Fit:
 
 
 def _kind(tensor: Tensor) -> str:
+    """The kind of the numbers."""
     if tensor.is_complex():
         return "complex"
     return "floating" if tensor.is_floating_point() else "whole"
 
 
 def _is_counter(name: str) -> bool:
+    """Whether a name is that of a counter of batch normalization, which no embedding needs."""
     return name.endswith("num_batches_tracked")

@@ -16,7 +16,7 @@ from captum_fam.models.factories import call_factory, names_factory
 from captum_fam.models.libraries import LIBRARIES, default_weights_of, library_names, load_from
 from captum_fam.models.model_settings import ModelSettings
 from captum_fam.models.outputs import Output
-from captum_fam.models.own_models import ACCEPTED, describe
+from captum_fam.models.own_models import ACCEPTED, as_embedding_model, class_in_words
 from captum_fam.models.registry import SHORT_NAMES, find_registered, registered_names
 from captum_fam.preprocessing import Resize
 
@@ -44,8 +44,8 @@ def create_model(
     """Build an embedding model, with everything that an explanation needs to know about the model.
 
     What is not given is found: the layer by :func:`~captum_fam.find_layer`, the token grid and the pooling by
-    measurement, and the preprocessing from what timm, open_clip and transformers write into their networks. Where
-    nothing is found, the preprocessing of ImageNet is assumed, and a warning says so.
+    measurement, and the preprocessing from what timm, open_clip and transformers write into their networks. If
+    nothing is found, the preprocessing of ImageNet is assumed, with a warning.
 
     Args:
         model: a name, or a model itself. Names are
@@ -59,7 +59,7 @@ def create_model(
             - a registered name, as :func:`list_models` lists them, ``demo`` among them; ``conv4`` is short for
               ``conv4net``, ``squeezenet`` for ``squeezenet1_0``
             - ``package.module:factory`` or ``path/to/file.py:factory``: a function or class of your own that makes a
-              model. Code of the current folder is found.
+              model. Modules in the current folder are found.
 
             A model itself, or the product of a factory, is a :class:`torch.nn.Module` from images to embeddings, an
             :class:`EmbeddingModel`, a pair ``(trunk, embedder)`` of modules, or an ``InferenceModel`` of
@@ -68,7 +68,7 @@ def create_model(
             networks of the paper have layouts for lemniscate, MoCo, ms-loss, ProtoNet, CloserLook, FRN, RelationNet,
             MetaOptNet, CAN and S2M2. ``"DEFAULT"`` downloads the pretrained weights of a library. For open_clip it is
             also the tag of pretrained weights. None or ``"none"`` keeps the weights with which the model is made: for
-            libraries and most registered models they are random. Default: None.
+            libraries and most registered models these are random. Default: None.
         layer: dotted name of the module to explain; None for the layer whose output is pooled, or that
             :func:`~captum_fam.find_layer` finds. This layer depends on the weights; with random weights it may be
             another layer. Default: None.
@@ -92,7 +92,7 @@ def create_model(
         options: arguments of a factory or of the factory of a registered network: ``drop_rate`` of ``resnet12``, ...
 
     Returns:
-        The model in eval mode, with layer, pooling, head, preprocessing and similarity. Its ``notes`` say what was
+        The model in eval mode, with layer, pooling, head, preprocessing and similarity. Its ``notes`` state what was
         assumed and what looks wrong; each note is also a warning.
 
     Raises:
@@ -100,8 +100,8 @@ def create_model(
             no embedding, or settings that do not fit.
         WeightsError: (a ``ValueError``) if the weights cannot be found, downloaded or read, or do not fit the model.
             The message lists the parameters that are missing, unexpected or of another shape.
-        TypeError: for an object that is no model, options that the network does not have, or a registered factory that
-            gives no network.
+        TypeError: for an object that is no model, weights that are neither a text nor a path, options that the network
+            does not have, or a registered factory that gives no network.
         ImportError: for a library that is not installed, code that cannot be imported, or a package whose entry point
             for this name is broken.
 
@@ -111,11 +111,14 @@ def create_model(
         >>> images = torch.stack([net.preprocess(PIL.Image.open(path)) for path in paths])
     """
     settings = ModelSettings(layer, output, token_grid, pooling, size, resize, mean, std, interpolation, similarity)
+    if weights is not None and not isinstance(weights, str | Path):
+        raise TypeError(f"weights must be the path of a file or a name such as 'DEFAULT', got {type(weights).__name__}")
     if weights == "none":
         weights = None
     if not isinstance(model, str):
-        _refuse(type(model).__name__, weights=weights, **options, negative_slope=negative_slope)
-        net = describe(model, getattr(model, "name", type(model).__name__), settings)
+        whose = f"models by name, not for an object of class {type(model).__name__}"
+        _refuse(whose, weights=weights, **options, negative_slope=negative_slope)
+        net = as_embedding_model(model, getattr(model, "name", type(model).__name__), settings)
     else:
         net = _create_by_name(model, weights, settings, negative_slope, options)
     for note in net.notes:
@@ -158,9 +161,9 @@ def default_weights(name: str) -> str | None:
         name: as in :func:`create_model`.
 
     Returns:
-        ``"DEFAULT"`` for models of libraries, for a factory, which brings its weights, and for a registered model whose
-        factory gives a trained model. None for a registered model that is only trained with a file of weights, a model
-        type or a folder of transformers without weights, and a model of open_clip without pretrained weights.
+        ``"DEFAULT"`` for models of libraries, for a factory, and for a registered model whose factory gives a trained
+        model. None for a registered model that needs a file of weights, for a model type of transformers, for a folder
+        without weights, and for a model of open_clip without pretrained weights.
 
     Raises:
         ImportError: if the package of an entry point for this name cannot be imported, or a library is not installed.
@@ -177,8 +180,8 @@ def default_weights(name: str) -> str | None:
     return "DEFAULT" if registered is None or registered.pretrained else None
 
 
-def brings_weights(name: str) -> bool:
-    """Whether a model has the weights of its factory where no others are given, not random ones of a library.
+def has_factory_weights(name: str) -> bool:
+    """Whether a model without ``weights=`` has the weights that its factory gives, not random ones of a library.
 
     Args:
         name: as in :func:`create_model`.
@@ -190,7 +193,7 @@ def brings_weights(name: str) -> bool:
         ImportError: if the package of an entry point for this name cannot be imported.
 
     Example:
-        >>> brings_weights("demo"), brings_weights("resnet50")
+        >>> has_factory_weights("demo"), has_factory_weights("resnet50")
         (True, False)
     """
     registered = find_registered(SHORT_NAMES.get(name, name))
@@ -207,16 +210,17 @@ def _create_by_name(
     name = SHORT_NAMES.get(name, name)
     library, slash, plain = name.partition("/")
     if names_factory(name):
-        _refuse(name, negative_slope=negative_slope)
+        _refuse(f"registered networks, not for {name!r}", negative_slope=negative_slope)
         return _create_by_factory(name, weights, settings, options)
     registered = find_registered(name)
     if registered is not None:
         return registered.create(weights, settings, negative_slope, options)
     if not slash:
         library, plain = "torchvision", name
-    # Names of timm have tags of weights, and those of a hub are not listed: the library refuses what it does not know.
+    # Names of timm have tags of weights, and names of a hub are in no list: the library itself refuses unknown names.
     if library in LIBRARIES and (library != "torchvision" or plain in library_names("torchvision")):
-        _refuse(name, **options, negative_slope=negative_slope)
+        whose = f"registered networks and factories, not for {name!r}"
+        _refuse(whose, **options, negative_slope=negative_slope)
         return load_from(library, plain, weights, settings)
     raise ValueError(f"model {name!r} is unknown; {_hint(name)}")
 
@@ -228,26 +232,25 @@ def _create_by_factory(
     if weights is not None and weights != "DEFAULT":
         network = made.model if isinstance(made, EmbeddingModel) else made
         if not isinstance(network, nn.Module):
-            raise ValueError(f"weights: {name} gives a {type(made).__name__}, which loads its weights itself")
+            raise ValueError(f"weights: {name} gives a {type(made).__name__}, expected a torch.nn.Module to load them")
         layout = load_weights(network, weights)
         if isinstance(made, EmbeddingModel):
             made = dataclasses.replace(made, layout=layout.name)
     try:
-        return describe(made, name, settings)
+        return as_embedding_model(made, name, settings)
     except TypeError as error:
-        message = str(error).removeprefix(f"model must be {ACCEPTED}; ")
-        raise ValueError(f"model {name}: its factory must give {ACCEPTED.rpartition(', or')[0]}: {message}") from error
+        raise ValueError(f"model {name}: its factory must give {ACCEPTED}; got {class_in_words(made)}") from error
 
 
-def _refuse(name: str, **given: object) -> None:
-    """Refuse arguments that a kind of model does not have."""
+def _refuse(whose: str, **given: object) -> None:
+    """Refuse arguments that a kind of model does not have; ``whose`` tells which kinds have them."""
     refused = [key for key, value in given.items() if value is not None]
     if refused:
-        raise TypeError(f"{', '.join(refused)}: only for registered networks and factories, not for {name!r}")
+        raise TypeError(f"{', '.join(refused)}: only for {whose}")
 
 
 def _hint(name: str) -> str:
-    """What a user may have meant by a name, in words."""
+    """What a user may have meant by an unknown name, in words."""
     library, slash, plain = name.partition("/")
     if name.endswith(".py"):
         return f"a file needs its factory: {name}:FACTORY"

@@ -10,14 +10,18 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from captum_fam._files import need
-from captum_fam.models.checkpoints import WeightsError
+from captum_fam._text import first_line
+from captum_fam.models.weights_file import WeightsError
 
 PATIENCE = 5.0
-"""How long a host may take to answer, in seconds."""
+"""How long the connection to a host may take, in seconds."""
+
+GIVE_A_FILE = "give a file with --weights FILE (weights=... in Python; --weights none for random weights)"
+"""What a user can do about weights that cannot be downloaded."""
 
 
 def check_reachable(url: str, what: str, remedy: str) -> None:
-    """Check that the host of a download answers, before a library tries for a minute.
+    """Check that the host of a download can be reached, before a library tries for a minute.
 
     Args:
         url: address of the download. A proxy in ``HTTPS_PROXY`` is respected.
@@ -25,7 +29,7 @@ def check_reachable(url: str, what: str, remedy: str) -> None:
         remedy: what a user can do without the network, for the message.
 
     Raises:
-        WeightsError: (a ``ValueError``) if the host does not answer within five seconds.
+        WeightsError: (a ``ValueError``) if the host cannot be reached within five seconds.
 
     Example:
         >>> check_reachable("https://download.pytorch.org/models/resnet18.pth", "resnet18", "copy the file")
@@ -36,17 +40,17 @@ def check_reachable(url: str, what: str, remedy: str) -> None:
 
 
 def why_unreachable(url: str) -> str | None:
-    """Why the host of an address, or the proxy before it, does not answer.
+    """Why the host of an address, or the proxy before it, cannot be reached.
 
     Args:
         url: address of a download.
 
     Returns:
-        The reason in words; None if the host answers.
+        The reason in words; None if the host can be reached.
 
     Example:
         >>> why_unreachable("https://no-such-host.invalid/file")
-        'no-such-host.invalid does not answer ([Errno -2] Name or service not known)'
+        'no-such-host.invalid cannot be reached ([Errno -2] Name or service not known)'
     """
     parts = urlsplit(url)
     host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
@@ -60,7 +64,7 @@ def why_unreachable(url: str) -> str | None:
         try:
             socket.create_connection((host, port), timeout=PATIENCE).close()
         except OSError as error:
-            outcome.append(f"{host} does not answer ({error})")
+            outcome.append(f"{host} cannot be reached ({error})")
         else:
             outcome.append(None)
 
@@ -68,25 +72,25 @@ def why_unreachable(url: str) -> str | None:
     thread = threading.Thread(target=connect, daemon=True)
     thread.start()
     thread.join(PATIENCE)
-    return outcome[0] if outcome else f"{host} does not answer within {PATIENCE:g} s"
+    return outcome[0] if outcome else f"{host} cannot be reached within {PATIENCE:g} s"
 
 
 @contextmanager
 def hub(what: str, remedy: str) -> Iterator[bool]:
-    """Load something from the Hugging Face hub: over the network, or from the files of earlier downloads without it.
+    """A context in which a library loads something from the Hugging Face hub, or from the files of earlier downloads.
 
-    Without a network the hub is in its offline mode inside the context, where it reads the files of earlier downloads
-    at once, and fails at once for others.
+    Without a network, the client of the hub is in its offline mode inside the context: it reads the files of earlier
+    downloads, and fails at once for other files.
 
     Args:
         what: what is loaded, for the message.
         remedy: what a user can do without the network, for the message.
 
     Yields:
-        Whether the network answers.
+        Whether the hub can be reached.
 
     Raises:
-        WeightsError: (a ``ValueError``) if the files are not there and the network does not answer, or if the download
+        WeightsError: (a ``ValueError``) if the files are not there and the hub cannot be reached, or if the download
             fails.
 
     Example:
@@ -104,7 +108,7 @@ def hub(what: str, remedy: str) -> Iterator[bool]:
     except (OSError, RuntimeError) as error:
         if reason is None and not isinstance(error, OSError):
             raise
-        because = reason or str(error).partition("\n")[0]
+        because = reason or first_line(error)
         raise WeightsError(f"cannot download {what}: {because}; {remedy}") from error
     finally:
         constants.HF_HUB_OFFLINE = was_offline

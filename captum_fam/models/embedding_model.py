@@ -27,7 +27,7 @@ class EmbeddingModel:
     models take RGB images, also models whose published weights expect BGR.
 
     Attributes:
-        name: name in the registry.
+        name: name of the model, for messages and files.
         model: network from images ``(B, C, H, W)`` to embeddings ``(B, J)``, in eval mode.
         layer: dotted name of the module to explain; the pooling takes the output of this module.
         size: side of the square images that the model is used with, or ``(height, width)``, in pixels. Default: 224.
@@ -50,8 +50,7 @@ class EmbeddingModel:
         resize: what happens to the aspect ratio of a photograph: ``"squash"``, ``"pad"``, ``"crop"`` or ``"keep"``, as
             in :class:`~captum_fam.preprocessing.Preprocessing`. ``"crop"`` is the crop of ``evaluation_crop``, at any
             square size. Default: ``"squash"``.
-        notes: what a user should know of the model, as sentences: what was assumed, and what looks wrong. Default:
-            none.
+        notes: sentences for the user: what was assumed of the model, and what looks wrong. Default: none.
 
     Example:
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
@@ -84,7 +83,7 @@ class EmbeddingModel:
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """From a photograph to the input of the model; without the network, so that worker processes can have it."""
+        """From a photograph to the input of the model. It holds no network, so that it can go to worker processes."""
         crop_from = None
         if self.resize == "crop" and self.evaluation_crop is not None and isinstance(self.size, int):
             shorter, crop = self.evaluation_crop

@@ -17,6 +17,8 @@ from __future__ import annotations
 import sys
 from importlib.metadata import EntryPoint, distributions
 
+from captum_fam._text import first_line
+
 GROUP = "captum_fam.models"
 """The group of entry points in which packages declare the names of their models."""
 
@@ -69,9 +71,9 @@ def import_declared(name: str) -> str | None:
     (point,) = points
     try:
         point.load()
-    except Exception as error:  # a package may fail in any way
+    except (Exception, SystemExit) as error:  # a package may fail in any way
         raise ImportError(
-            f"model {name!r}: the entry point {_as_text(point)} fails with {type(error).__name__}: {error}"
+            f"model {name!r}: the entry point {_as_text(point)} fails with {type(error).__name__}: {first_line(error)}"
         ) from error
     return _as_text(point)
 

@@ -9,6 +9,7 @@ from types import ModuleType
 
 from torch import nn
 
+from captum_fam._text import first_line
 from captum_fam._user_code import import_code
 from captum_fam.models.embedding_model import EmbeddingModel
 
@@ -17,6 +18,12 @@ _FORM = "package.module:factory or path/to/file.py:factory"
 
 def names_factory(name: str) -> bool:
     """Whether a name has the form of a factory, not that of a model of a library such as ``timm/hf-hub:NAME``.
+
+    Args:
+        name: name of a model, of any form.
+
+    Returns:
+        Whether it is ``package.module:factory`` or ``path/to/file.py:factory``; the factory itself may be missing.
 
     Example:
         >>> names_factory("my_models.py:build"), names_factory("timm/hf-hub:timm/resnet18.a1_in1k")
@@ -39,7 +46,7 @@ def call_factory(name: str, **options: object) -> object:
         What the factory returns.
 
     Raises:
-        ImportError: if the code cannot be imported; the message says why.
+        ImportError: if the code cannot be imported; the message has the reason.
         ValueError: if the code has no such name, or the factory cannot be called or raises an exception.
 
     Example:
@@ -62,8 +69,8 @@ def call_factory(name: str, **options: object) -> object:
         raise ValueError(f"model {name!r}: {attribute} is a {type(made).__name__}, expected a function or a class")
     try:
         return made(**options)
-    except Exception as error:  # a factory may fail in any way
-        raise ValueError(f"model {name!r}: {attribute} raised {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:  # a factory may fail in any way
+        raise ValueError(f"model {name!r}: {attribute} raised {type(error).__name__}: {first_line(error)}") from error
 
 
 def _offers(module: ModuleType) -> str:
@@ -77,7 +84,7 @@ def _offers(module: ModuleType) -> str:
 
 
 def _similar_files(code: str) -> str:
-    """A hint at the file that may be meant, in words."""
+    """A hint at a file of a similar name, in words."""
     path = Path(code)
     if not code.endswith(".py") or path.is_file() or not path.parent.is_dir():
         return ""

@@ -1,4 +1,4 @@
-"""Says what a file is that holds no weights: a web page, a pointer of git-LFS, an archive of another format."""
+"""Recognizes files that hold no weights: a web page, a pointer of git-LFS, an archive of another format."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def is_safetensors(head: bytes) -> bool:
 
 
 def what_it_is(path: Path) -> str | None:
-    """What a file is that is neither of ``torch.save`` nor of safetensors, and what to do.
+    """The format of a file that is neither of ``torch.save`` nor of safetensors, and what to do.
 
     Args:
         path: the file, which is not empty.

@@ -1,8 +1,8 @@
 """Vision models of transformers as embedding models: from the Hugging Face hub, from a folder, or by model type.
 
-The embedding of a model with a trained projection or pooling is what that gives: ``image_embeds`` of CLIP,
-``pooler_output`` of DINOv2, SigLIP, Swin, ConvNeXt and ResNet. ViT and DeiT are published with a pooling that was not
-trained; here their embedding is the class token behind the last normalization.
+The embedding is the output of a trained projection or pooling: ``image_embeds`` of CLIP, ``pooler_output`` of DINOv2,
+SigLIP, Swin, ConvNeXt and ResNet. The pooling of ViT and DeiT is published without trained weights; here their
+embedding is the class token after the last normalization.
 """
 
 from __future__ import annotations
@@ -16,16 +16,17 @@ import torch
 from torch import Tensor
 
 from captum_fam._files import need
+from captum_fam._text import first_line
 from captum_fam.found_preprocessing import config_preprocessing
-from captum_fam.models.checkpoints import WeightsError, load_weights
+from captum_fam.models.checkpoints import load_weights
 from captum_fam.models.downloads import hub
 from captum_fam.models.embedding_model import EmbeddingModel
 from captum_fam.models.hf_preprocessing import read_preprocessing
-from captum_fam.models.model_settings import ModelSettings
+from captum_fam.models.model_settings import NO_SETTINGS, ModelSettings
 from captum_fam.models.outputs import EmbeddingOutput
-from captum_fam.models.own_models import measure
+from captum_fam.models.own_models import attributes_of, measure
+from captum_fam.models.weights_file import WeightsError
 
-_NOTHING_SAID = ModelSettings()
 _REMEDY = (
     "give a folder of the model (hf/FOLDER), or load the model once with a network and copy the cache of Hugging Face "
     "(HF_HOME)"
@@ -69,7 +70,7 @@ def default_hf_weights(name: str) -> str | None:
     return None if "/" not in name and name in _types() else "DEFAULT"
 
 
-def load_hf(name: str, weights: str | Path | None = None, settings: ModelSettings = _NOTHING_SAID) -> EmbeddingModel:
+def load_hf(name: str, weights: str | Path | None = None, settings: ModelSettings = NO_SETTINGS) -> EmbeddingModel:
     """Build a vision model of transformers. No code of the hub is run.
 
     Args:
@@ -77,7 +78,7 @@ def load_hf(name: str, weights: str | Path | None = None, settings: ModelSetting
             transformers, such as ``dinov2``, for its default architecture.
         weights: ``"DEFAULT"`` for the weights of the hub or the folder; the path of a file with a state dict; None for
             random weights. Default: None.
-        settings: what is said of the model. Default: nothing.
+        settings: settings of the user. Default: none.
 
     Returns:
         The model in eval mode. The network of transformers is the part ``model`` of ``EmbeddingModel.model``.
@@ -95,7 +96,7 @@ def load_hf(name: str, weights: str | Path | None = None, settings: ModelSetting
     """
     need("transformers", extra="hf", purpose="a model of transformers")
     is_folder, full = Path(name).is_dir(), f"hf/{name}"
-    is_type = not is_folder and "/" not in name and name in _types()
+    is_type = not is_folder and name in _types()
     if not is_folder and not is_type and "/" not in name and (close := difflib.get_close_matches(name, _types())):
         raise ValueError(
             f"model {full!r} is unknown; did you mean hf/{' or hf/'.join(close)}? Names on the hub are "
@@ -115,9 +116,7 @@ def load_hf(name: str, weights: str | Path | None = None, settings: ModelSetting
         with hub(full, _REMEDY) as is_online:
             config, preprocessing, model = _from_hub(name, full, weights == "DEFAULT", not is_online, settings)
     layout = None if weights in (None, "DEFAULT") else load_weights(model, weights)
-    preprocessing = preprocessing or {
-        key: getattr(config_preprocessing(config), key) for key in ("size", "mean", "std", "interpolation")
-    }
+    preprocessing = preprocessing or attributes_of(config_preprocessing(config))
     has_interpolation = "interpolate_pos_encoding" in inspect.signature(model.forward).parameters
     vision = getattr(config, "vision_config", None) or config
     draft = EmbeddingModel(
@@ -132,19 +131,19 @@ def load_hf(name: str, weights: str | Path | None = None, settings: ModelSetting
         layout=None if layout is None else layout.name,
         **preprocessing,
     )
-    # The normalization behind the average of a ConvNeXt.
+    # In a ConvNeXt a normalization follows the average.
     heads = [None, model.layernorm] if config.model_type.startswith("convnext") else ()
     return measure(settings.without_output().applied_to(draft), settings.without_output(), heads)
 
 
 def class_token(output: Any) -> Tensor:
-    """The class token in the output of a ViT, behind the last normalization: ``(B, J)``.
+    """The class token in the output of a ViT, after the last normalization.
 
     Args:
         output: output object with the field ``last_hidden_state``, ``(B, T, J)``.
 
     Returns:
-        The first token.
+        The first token, ``(B, J)``.
 
     Example:
         >>> from types import SimpleNamespace
@@ -162,23 +161,28 @@ def _types() -> list[str]:
 def _from_hub(
     source: str, name: str, trained: bool, is_local: bool, settings: ModelSettings
 ) -> tuple[Any, dict[str, Any] | None, Any]:
-    """Configuration, preprocessing (None if no file says it) and network of a folder or of a name on the hub."""
+    """Configuration, preprocessing (None if no file has it) and network of a folder or of a name on the hub."""
     transformers = need("transformers", extra="hf", purpose=name)
     if Path(source).is_dir() and not (Path(source) / "config.json").is_file():
         raise ValueError(f"model {name!r}: the folder has no config.json")
     try:
         config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False, local_files_only=is_local)
     except ValueError as error:
-        raise ValueError(f"model {name!r}: {str(error).partition(chr(10))[0]}") from error
+        raise ValueError(f"model {name!r}: {first_line(error)}") from error
     except OSError as error:
         if not Path(source).is_dir():
             raise
-        raise ValueError(f"model {name!r}: its config.json cannot be read ({error})") from error
+        raise ValueError(f"model {name!r}: its config.json cannot be read ({first_line(error)})") from error
     preprocessing = read_preprocessing(source, is_local)
     if not trained:
         return config, preprocessing, _random(config, name)
     kind, arguments = _class_of(config, name)
+    logging = transformers.utils.logging
+    verbosity = logging.get_verbosity()
     try:
+        # The report of transformers lists the weights of the other tower and of the classifier, which are not needed.
+        # What is missing is an error below.
+        logging.set_verbosity_error()
         model, info = kind.from_pretrained(
             source,
             dtype=torch.float32,
@@ -192,9 +196,11 @@ def _from_hub(
         if not Path(source).is_dir():
             raise
         raise WeightsError(
-            f"weights: {name} has none that can be read ({str(error).partition(chr(10))[0]}); weights=None (--weights "
+            f"weights: {name} has none that can be read ({first_line(error)}); weights=None (--weights "
             "none) makes random ones"
         ) from error
+    finally:
+        logging.set_verbosity(verbosity)
     missing = sorted(set(info["missing_keys"]) & dict(model.named_parameters()).keys())
     if settings.output is not None:  # the pooling may be untrained where another output is taken
         missing = [key for key in missing if "pooler" not in key]
@@ -208,6 +214,7 @@ def _from_hub(
 
 
 def _random(config: Any, name: str) -> Any:
+    """The network with random weights."""
     kind, arguments = _class_of(config, name)
     vision = getattr(config, "vision_config", None)
     return kind(vision if vision is not None else config, **arguments)
@@ -216,13 +223,13 @@ def _random(config: Any, name: str) -> Any:
 def _class_of(config: Any, name: str) -> tuple[Any, dict[str, bool]]:
     """The class of the network that embeds images, and its arguments."""
     transformers = need("transformers", extra="hf", purpose=name)
-    kind, written = config.model_type, (getattr(config, "architectures", None) or [""])[0]
+    kind, saved_class = config.model_type, (getattr(config, "architectures", None) or [""])[0]
     found = None
     if getattr(config, "vision_config", None) is not None:
         family = type(config).__name__.removesuffix("Config")
         classes = (f"{family}VisionModelWithProjection", f"{family}VisionModel")
         found = next((getattr(transformers, each) for each in classes if hasattr(transformers, each)), None)
-    elif kind == "clip_vision_model" and written != "CLIPVisionModel":
+    elif kind == "clip_vision_model" and saved_class != "CLIPVisionModel":
         found = transformers.CLIPVisionModelWithProjection
     elif type(config) in transformers.MODEL_MAPPING:
         found = transformers.MODEL_MAPPING[type(config)]

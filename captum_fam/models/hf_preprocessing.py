@@ -9,6 +9,7 @@ from typing import Any
 from PIL import Image
 
 from captum_fam._files import need
+from captum_fam._text import first_line
 from captum_fam.images import IMAGENET_MEAN, IMAGENET_STD
 from captum_fam.preprocessing import check_size
 
@@ -16,7 +17,7 @@ Size = int | tuple[int, int]
 
 
 def read_preprocessing(source: str, is_local: bool) -> dict[str, Any] | None:
-    """Read ``preprocessor_config.json``, or the image processor in ``processor_config.json``.
+    """Read the preprocessing in ``preprocessor_config.json`` or ``processor_config.json``.
 
     Args:
         source: folder, or name on the Hugging Face hub.
@@ -26,7 +27,7 @@ def read_preprocessing(source: str, is_local: bool) -> dict[str, Any] | None:
         Attributes of :class:`~captum_fam.models.EmbeddingModel`, by name; None if there is no such file.
 
     Raises:
-        ValueError: for a file that is no JSON, or with a size or mean that cannot be.
+        ValueError: for a file that is no JSON, or that has an impossible size, mean or interpolation.
 
     Example:
         >>> read_preprocessing("dinov2-small", is_local=True)["evaluation_crop"]
@@ -49,7 +50,9 @@ def read_preprocessing(source: str, is_local: bool) -> dict[str, Any] | None:
             if content is not None:
                 return _attributes(content)
         except (ValueError, TypeError, AttributeError, KeyError) as error:
-            raise ValueError(f"{path} is no preprocessing of images ({type(error).__name__}: {error})") from error
+            raise ValueError(
+                f"{path} is no preprocessing of images ({type(error).__name__}: {first_line(error)})"
+            ) from error
     return None
 
 

@@ -1,4 +1,4 @@
-"""What the names in a checkpoint stand for: tensors, arrays, plain data, and records of known classes. Nothing else.
+"""The objects for the names in a checkpoint: tensors, arrays, plain data, and records of known classes.
 
 No name is imported. A name outside the table is an error.
 """
@@ -65,7 +65,7 @@ _STORAGES = {
 
 
 class Storage:
-    """The memory of tensors, as a pickle hands it to the functions that make tensors.
+    """The memory of tensors, as a pickle passes it to the functions that make tensors.
 
     Args:
         flat: all elements, one-dimensional.
@@ -94,7 +94,7 @@ class _Array(np.ndarray[Any, Any]):
 
     def set_state(self, state: Any) -> None:
         _, shape, dtype, is_fortran, content = state
-        array = _array(content, dtype, shape)  # checks what the next line takes on trust
+        array = _array(content, dtype, shape)  # checks the state, which __setstate__ does not check
         restore: Any = self.__setstate__
         restore((1, array.shape, array.dtype, bool(is_fortran), content))
 
@@ -160,7 +160,7 @@ class InertNames:
                 self._known[f"{module}.{kind}Storage"] = dtype
 
     def find(self, module: str, name: str) -> Any:
-        """What a name stands for.
+        """The object for which a name stands.
 
         Args:
             module: name of the module; names of Python 2 are known too.

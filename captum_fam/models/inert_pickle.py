@@ -17,12 +17,10 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from captum_fam._text import printable
+from captum_fam._text import first_line, printable
 from captum_fam.models.inert_names import InertNames, Storage
-from captum_fam.models.inert_values import BrokenError, Budget, Record, RefusedError, in_words
+from captum_fam.models.inert_values import BrokenError, Budget, RefusedError, in_words
 from captum_fam.models.pickle_machine import Machine
-
-__all__ = ["Record", "RefusedError", "load_inert"]
 
 _ZIP = b"PK\x03\x04"
 _MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
@@ -59,7 +57,7 @@ def load_inert(path: Path) -> Any:
         except (RefusedError, BrokenError):
             raise
         except Exception as error:  # a broken file can raise any exception
-            raise BrokenError(f"broken ({type(error).__name__}: {printable(error)})") from error
+            raise BrokenError(f"broken ({type(error).__name__}: {first_line(error)})") from error
 
 
 def _load_zip(file: BinaryIO, n_bytes: int) -> Any:
@@ -95,7 +93,7 @@ def _load_zip(file: BinaryIO, n_bytes: int) -> Any:
 
 
 def _content_of(archive: zipfile.ZipFile, name: str) -> bytes:
-    """The content of an entry, of which no more is inflated than the archive says."""
+    """The content of an entry, of which no more is inflated than its size in the directory of the archive."""
     entry = archive.getinfo(name)
     with archive.open(entry) as source:
         return source.read(entry.file_size)

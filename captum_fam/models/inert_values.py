@@ -1,4 +1,4 @@
-"""What the readers of pickles give and know: records, names, keys, and the work that a file may cause."""
+"""The values in pickles that are read without code: records, names, keys, and a bound on the work of reading."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class Budget:
             steps: number of steps.
 
         Raises:
-            RefusedError: (a ``ValueError``) if as many are not left.
+            RefusedError: (a ``ValueError``) if fewer steps are left.
         """
         self._left -= steps
         if self._left < 0:
@@ -95,7 +95,7 @@ class Budget:
 def as_key(value: Any) -> Any:
     """A key of a dictionary, or an element of a set, whose hash takes no time.
 
-    A tuple of tuples can be as large as an exponential of its depth. Numbers of equal hashes make a dictionary slow.
+    The size of a tuple of tuples can grow exponentially with its depth. Numbers of equal hashes make a dictionary slow.
 
     Args:
         value: the key: text, bytes, None, a number, a name, or a tuple of a few of these.

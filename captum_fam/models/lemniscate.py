@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from captum_fam.models.inert_values import Record
-from captum_fam.models.weights_file import WeightsError, read_checkpoint, shown
+from captum_fam.models.weights_file import WeightsError, read_checkpoint, weights_in_words
 from captum_fam.support.memory_bank import MemoryBank
 
 
@@ -44,7 +44,7 @@ def read_memory_bank(path: str | Path, labels: str | Path | Tensor | Sequence[in
         >>> attributions = LayerFAM(net.model, net.layer).attribute(images, support=bank)
     """
     path = Path(path)
-    memory, temperature = _find_bank(read_checkpoint(path), path)
+    memory, temperature = _find_bank(read_checkpoint(path), weights_in_words(path))
     class_names: Sequence[str] | None = None
     source = "labels"
     if isinstance(labels, str | Path):
@@ -58,7 +58,8 @@ def read_memory_bank(path: str | Path, labels: str | Path | Tensor | Sequence[in
     return MemoryBank(memory, labels, class_names, **{"temperature": temperature, **options})
 
 
-def _find_bank(checkpoint: Any, path: Path) -> tuple[Tensor, float]:
+def _find_bank(checkpoint: Any, source: str) -> tuple[Tensor, float]:
+    """The rows of the bank, ``(rows, J)``, and its temperature."""
     # The published files hold the NCEAverage of lemniscate as a whole object, newer files as a state dict.
     average = checkpoint.get("lemniscate") if isinstance(checkpoint, Mapping) else None
     buffers = vars(average).get("_buffers") if isinstance(average, Record) else average
@@ -66,27 +67,25 @@ def _find_bank(checkpoint: Any, path: Path) -> tuple[Tensor, float]:
     params = buffers.get("params") if isinstance(buffers, Mapping) else None
     if not isinstance(memory, Tensor) or not isinstance(params, Tensor):
         raise WeightsError(
-            f"{shown(path)} hold no memory bank of lemniscate; make one of the training images with "
-            "MemoryBank.from_dataset"
+            f"{source} hold no memory bank of lemniscate; make one of the training images with MemoryBank.from_dataset"
         )
     if memory.dim() != 2 or not memory.is_floating_point() or not memory.isfinite().all():
         raise WeightsError(
-            f"{shown(path)} hold a memory bank {tuple(memory.shape)} of {memory.dtype}, expected (rows, J) of finite "
+            f"{source} hold a memory bank {tuple(memory.shape)} of {memory.dtype}, expected (rows, J) of finite "
             "floating-point numbers"
         )
     # The numbers in params are negatives, temperature, normalization and momentum in an NCEAverage, and temperature and
     # momentum in a LinearAverage.
     if params.shape not in ((4,), (2,)) or not params.is_floating_point():
-        raise WeightsError(f"{shown(path)} hold {tuple(params.shape)} parameters of a memory bank, expected 4 or 2")
+        raise WeightsError(f"{source} hold {tuple(params.shape)} parameters of a memory bank, expected 4 or 2")
     temperature = round(float(params[1 if len(params) == 4 else 0]), 6)
     if not 0 < temperature < math.inf:
-        raise WeightsError(
-            f"{shown(path)} hold a memory bank of temperature {temperature:g}, expected a positive number"
-        )
+        raise WeightsError(f"{source} hold a memory bank of temperature {temperature:g}, expected a positive number")
     return memory, temperature
 
 
 def _read_labels(path: Path) -> tuple[Tensor, list[str]]:
+    """The class index of each row, int64 ``(rows,)``, and the names of the classes."""
     if path.is_dir():
         # Imported here, because the import of torchvision takes a second, and few callers give a folder.
         from torchvision.datasets import ImageFolder

@@ -15,10 +15,10 @@ class Library(NamedTuple):
 
     Attributes:
         module: name of the module of this package for the library; it is imported when a model is first needed.
-        names: name of the function in the module that lists the models.
+        names: name of the function in the module that lists the names of the models.
         load: name of the function in the module that builds a model from a name, weights and settings.
-        default_weights: name of the function in the module that gives the weights of a name by default; None for
-            ``"DEFAULT"`` of every name. Default: None.
+        default_weights: name of the function in the module that gives the weights of a model by default; None if these
+            are ``"DEFAULT"`` for every model. Default: None.
     """
 
     module: str
@@ -66,14 +66,14 @@ def load_from(library: str, name: str, weights: str | Path | None, settings: Mod
         library: key of :data:`LIBRARIES`.
         name: name of the model, without the name of the library.
         weights: as in :func:`~captum_fam.models.create_model`.
-        settings: what is said of the model.
+        settings: settings of the user.
 
     Returns:
         The model in eval mode.
 
     Raises:
         ImportError: if the library is not installed.
-        ValueError: for an unknown name, weights that cannot be had, or settings that do not fit.
+        ValueError: for an unknown name, weights that cannot be downloaded or read, or settings that do not fit.
 
     Example:
         >>> load_from("torchvision", "resnet18", None, ModelSettings()).layer

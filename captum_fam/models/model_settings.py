@@ -1,4 +1,4 @@
-"""What a user says of a model; all the rest is found."""
+"""The settings of a user for a model; what is not set is found."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from captum_fam.geometry import height_and_width
 from captum_fam.models.embedding_model import EmbeddingModel
-from captum_fam.models.outputs import Output
-from captum_fam.preprocessing import Resize, check_size
+from captum_fam.models.outputs import Output, check_output
+from captum_fam.preprocessing import Resize, check_channels, check_size
 from captum_fam.similarity import get_similarity
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class ModelSettings:
-    """What a user says of a model, as keywords of :func:`~captum_fam.models.create_model`; None: not said.
+    """The settings of a user for a model: keywords of :func:`~captum_fam.models.create_model`. None stands for not set.
 
     Attributes:
         layer: dotted name of the module to explain. Default: None.
@@ -33,7 +34,9 @@ class ModelSettings:
         similarity: name of the similarity. Default: None.
 
     Raises:
-        ValueError: for an unknown similarity or an impossible size, before any model is made.
+        ValueError: for an unknown similarity, an impossible size, or a mean or std that is no list of numbers, before
+            any model is made.
+        TypeError: for an output that is no name, index or function.
 
     Example:
         >>> ModelSettings(size=64).applied_to(EmbeddingModel("mine", model, "layer4")).size
@@ -56,42 +59,43 @@ class ModelSettings:
             object.__setattr__(self, "size", check_size(self.size))
         for name in ("mean", "std"):
             if getattr(self, name) is not None:
-                object.__setattr__(self, name, tuple(map(float, getattr(self, name))))
+                object.__setattr__(self, name, check_channels(getattr(self, name), name))
+        object.__setattr__(self, "output", check_output(self.output))
         if self.similarity is not None:
             get_similarity(self.similarity)
 
     def of_preprocessing(self) -> dict[str, Any]:
-        """What is said of the preprocessing, by the names of :class:`EmbeddingModel`."""
+        """The settings of the preprocessing that are set, by the names of attributes of :class:`EmbeddingModel`."""
         names = ("size", "resize", "mean", "std", "interpolation")
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
     def refuse_output(self, name: str) -> None:
-        """Refuse an output that is said of a model whose output is the embedding.
+        """Refuse the setting ``output`` for a model whose output is the embedding.
 
         Args:
             name: name of the model.
 
         Raises:
-            ValueError: if an output is said.
+            ValueError: if ``output`` is set.
         """
         if self.output is not None:
             raise ValueError(f"output={self.output!r}: the output of {name} is the embedding (B, J) itself")
 
     def without_output(self) -> ModelSettings:
-        """The settings for a network whose output is the embedding already."""
+        """The same settings without ``output``, for a network whose output is the embedding."""
         return dataclasses.replace(self, output=None)
 
     def applied_to(self, net: EmbeddingModel) -> EmbeddingModel:
-        """The model with what is said in place of what it says of itself.
+        """The model with these settings in place of its own attributes.
 
         Args:
-            net: the model, whose layer is ``layer`` already if a layer is said.
+            net: the model, whose layer is already ``layer`` if that is set.
 
         Returns:
             The model.
 
         Raises:
-            ValueError: for a size that the model does not take, or a preprocessing that cannot be.
+            ValueError: for a size that the model does not take, or settings that no preprocessing can have.
         """
         changes = self.of_preprocessing()
         changes |= {
@@ -100,20 +104,21 @@ class ModelSettings:
             if getattr(self, name) is not None
         }
         size = changes.get("size", net.size)
-        if not net.any_size and _pair(size) != _pair(net.size):
+        is_resized = height_and_width(size) != height_and_width(net.size)
+        if not net.any_size and is_resized:
             raise ValueError(f"size={size}: {net.name} takes images of {net.size} pixels only")
         if not net.any_size and changes.get("resize", net.resize) == "keep":
             raise ValueError(f"resize='keep': {net.name} takes images of {net.size} pixels only; take 'pad'")
-        if net.token_grid is not None and self.token_grid is None and _pair(size) != _pair(net.size):
+        if net.token_grid is not None and self.token_grid is None and is_resized:
             # Imported here, because the search for layers imports all attribution methods.
             from captum_fam.models.pooled_layer import layer_of
 
             found_layer = layer_of(net.model, size, net.any_size, net.layer, len(changes.get("mean", net.mean)))
             changes["token_grid"] = found_layer.token_grid
         changed = dataclasses.replace(net, **changes) if changes else net
-        _ = changed.preprocessing  # refuses what cannot be
+        _ = changed.preprocessing  # refuses impossible settings
         return changed
 
 
-def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else size
+NO_SETTINGS = ModelSettings()
+"""The settings of a user who sets nothing."""

@@ -9,21 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from captum_fam._files import need
+from captum_fam._text import first_line
 from captum_fam.found_preprocessing import preprocessing_of
-from captum_fam.models.checkpoints import OWN_LAYOUT, Layout, WeightsError, load_weights
-from captum_fam.models.downloads import check_reachable, hub
+from captum_fam.models.checkpoints import OWN_LAYOUT, Layout, load_weights
+from captum_fam.models.downloads import GIVE_A_FILE, check_reachable, hub
 from captum_fam.models.embedding_model import EmbeddingModel
-from captum_fam.models.model_settings import ModelSettings
-from captum_fam.models.own_models import measure
-from captum_fam.models.weights_file import split_weights
+from captum_fam.models.model_settings import NO_SETTINGS, ModelSettings
+from captum_fam.models.own_models import attributes_of, measure
+from captum_fam.models.weights_file import WeightsError, is_there, weights_in_words
 
-_NOTHING_SAID = ModelSettings()
 _HUB_PREFIX = "hf-hub:"
 _LAYOUTS = (Layout("open_clip", part="visual."), OWN_LAYOUT)
-_REMEDY = (
-    "give a file with --weights FILE (weights=... in Python; --weights none for random weights), or load the model "
-    "once with a network and copy the cache"
-)
+_REMEDY = f"{GIVE_A_FILE}, or load the model once with a network and copy the cache"
 
 
 def open_clip_names() -> list[str]:
@@ -58,7 +55,7 @@ def default_open_clip_weights(name: str) -> str | None:
 
 
 def load_open_clip(
-    name: str, weights: str | Path | None = None, settings: ModelSettings = _NOTHING_SAID
+    name: str, weights: str | Path | None = None, settings: ModelSettings = NO_SETTINGS
 ) -> EmbeddingModel:
     """Build the image tower of a model of open_clip.
 
@@ -67,7 +64,7 @@ def load_open_clip(
         weights: tag of pretrained weights, such as ``"openai"``; ``"DEFAULT"`` for the first tag that open_clip lists;
             the path of a file with the state dict of the model or of its image tower; None for random weights.
             Default: None.
-        settings: what is said of the model. The tower is made for the size that is said. Default: nothing.
+        settings: settings of the user. The tower is made for the ``size`` that is set. Default: none.
 
     Returns:
         The image tower in eval mode.
@@ -87,17 +84,17 @@ def load_open_clip(
     if not is_on_hub and name not in open_clip.list_models():
         close = difflib.get_close_matches(name, open_clip.list_models())
         hint = f"did you mean {' or '.join(close)}?" if close else 'list_models("open_clip") lists them'
-        raise ValueError(f"model {name!r} is none of open_clip; {hint}")
+        raise ValueError(f"model {name!r} is no model of open_clip; {hint}")
     tag = None
     if weights == "DEFAULT" and not is_on_hub:
         if not tags:
-            raise WeightsError(f"weights: open_clip has none for {name}; give a file, or weights=None for random ones")
+            raise WeightsError(f"weights: open_clip has none for {name}; {GIVE_A_FILE}")
         tag = tags[0]
     elif weights in tags:
         tag = str(weights)
-    elif weights not in (None, "DEFAULT") and not split_weights(weights)[0].is_file():
+    elif weights not in (None, "DEFAULT") and not is_there(weights):
         known = ", ".join(tags[:8]) or "none"
-        raise WeightsError(f"weights {weights}: neither a file nor a tag of {name}, whose tags are {known}")
+        raise WeightsError(f"{weights_in_words(weights)}: neither a file nor a tag of {name}, whose tags are {known}")
     model = _make(name, full, tag, is_on_hub, weights == "DEFAULT", settings)
     tower = model.visual
     layout = None
@@ -108,12 +105,9 @@ def load_open_clip(
         full,
         tower.eval(),
         "",
-        size=found.size,
         any_size=False,
-        mean=found.mean,
-        std=found.std,
-        interpolation=found.interpolation,
         layout=None if layout is None else layout.name,
+        **attributes_of(found),
     )
     return measure(settings.applied_to(draft), settings)
 
@@ -132,8 +126,9 @@ def _make(name: str, full: str, tag: str | None, is_on_hub: bool, trained: bool,
     is_from_url = bool(config.get("url")) and not config.get("hf_hub")
     if is_from_url and not (Path.home() / ".cache" / "clip" / Path(config["url"]).name).exists():
         check_reachable(config["url"], f"the weights of {full} from {config['url']}", _REMEDY)
-    is_logging_disabled = logging.root.manager.disable
-    logging.disable(logging.ERROR)  # what it logs is said here: random weights, and downloads that failed
+    level_before = logging.root.manager.disable
+    # open_clip logs random weights, which are no error here, and downloads that failed, which are exceptions here.
+    logging.disable(logging.ERROR)
     try:
         if is_on_hub or (tag is not None and not is_from_url):
             with hub(full, _REMEDY):
@@ -142,11 +137,11 @@ def _make(name: str, full: str, tag: str | None, is_on_hub: bool, trained: bool,
     except TypeError as error:
         if settings.size is None:
             raise
-        raise ValueError(f"size={settings.size}: {full} cannot be made for this size ({error})") from error
+        raise ValueError(f"size={settings.size}: {full} cannot be made for this size ({first_line(error)})") from error
     except urllib.error.URLError as error:
-        raise WeightsError(f"cannot download the weights of {full} ({error}); {_REMEDY}") from error
+        raise WeightsError(f"cannot download the weights of {full} ({first_line(error)}); {_REMEDY}") from error
     finally:
-        logging.disable(is_logging_disabled)
+        logging.disable(level_before)
 
 
 def _tags(name: str) -> list[str]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from numbers import Integral
 from typing import Any
 
 from torch import Tensor, nn
 
-from captum_fam.embedding.forward import check_embedding
+from captum_fam._text import printable
+from captum_fam.embedding.forward import check_embedding, output_fields
 
 Output = str | int | Callable[[Any], Any]
 """Which part of the output of a network is the embedding: the name of a field, an index, or a function."""
@@ -23,6 +25,9 @@ class EmbeddingOutput(nn.Module):
             Default: None.
         arguments: further arguments of the network, by name. Default: none.
 
+    Raises:
+        TypeError: for an output of another type.
+
     Example:
         >>> from torch import nn
         >>> class Two(nn.Module):
@@ -37,7 +42,7 @@ class EmbeddingOutput(nn.Module):
     ) -> None:
         super().__init__()
         self.model = model
-        self.output = output
+        self.output = check_output(output)
         self.arguments = dict(arguments or {})
 
     def forward(self, *args: Any) -> Tensor:
@@ -50,7 +55,7 @@ class EmbeddingOutput(nn.Module):
             args: inputs of the network.
 
         Returns:
-            What the network gives.
+            The output, of any type.
         """
         return self.model(*args, **self.arguments)
 
@@ -84,6 +89,32 @@ class TrunkAndEmbedder(nn.Module):
         return nn.functional.normalize(embedding, dim=1) if self.unit_norm else embedding
 
 
+def check_output(output: object) -> Output | None:
+    """Check which part of an output a user asks for.
+
+    Args:
+        output: as for :class:`EmbeddingOutput`.
+
+    Returns:
+        The same; a whole number of NumPy as an ``int``.
+
+    Raises:
+        TypeError: for anything but the name of a field, an index, a function or None.
+
+    Example:
+        >>> check_output("features"), check_output(-1)
+        ('features', -1)
+    """
+    if not isinstance(output, bool) and isinstance(output, Integral):
+        return int(output)
+    if output is None or isinstance(output, str) or callable(output):
+        return output
+    raise TypeError(
+        f"output must be the name of a field, an index or a function, got {printable(repr(output), 80)} "
+        f"({type(output).__name__})"
+    )
+
+
 def select_output(value: Any, output: Output | None) -> Any:
     """Select the part of an output that is the embedding.
 
@@ -95,7 +126,7 @@ def select_output(value: Any, output: Output | None) -> Any:
         The part.
 
     Raises:
-        ValueError: if the output has no such field or element; the message lists what there is.
+        ValueError: if the output has no such field or element; the message lists the fields.
 
     Example:
         >>> select_output({"logits": 1, "features": 2}, "features")
@@ -104,7 +135,7 @@ def select_output(value: Any, output: Output | None) -> Any:
     if output is None:
         return value
     if isinstance(output, str):
-        fields = value if isinstance(value, Mapping) else getattr(value, "__dict__", {})
+        fields = output_fields(value)
         if fields.get(output) is not None:
             return fields[output]
         known = ", ".join(str(key) for key, field in fields.items() if field is not None)
@@ -122,19 +153,19 @@ def select_output(value: Any, output: Output | None) -> Any:
 
 
 def give_embedding(model: nn.Module, output: Output | None, made: Any) -> nn.Module:
-    """The module that gives the embedding of a network: the network itself, if that is what it gives.
+    """The module that gives the embedding of a network: the network itself, if its output is the embedding.
 
     Args:
         model: the network.
         output: as for :class:`EmbeddingOutput`.
-        made: what the network gives for a batch of images.
+        made: output of the network for a batch of images.
 
     Returns:
         A module from images to embeddings ``(B, J)``.
 
     Raises:
         TypeError, ValueError: if there is no embedding in the output, as
-            :func:`~captum_fam.embedding.forward.check_embedding` says.
+            :func:`~captum_fam.embedding.forward.check_embedding`.
 
     Example:
         >>> give_embedding(model, "features", {"features": torch.zeros(1, 8)}).model is model

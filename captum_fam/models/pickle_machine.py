@@ -1,4 +1,4 @@
-"""Runs the operations of a pickle within bounds, and calls only functions of a table that its caller hands over."""
+"""Runs the operations of a pickle within bounds, and calls only functions of a table that its caller gives."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Machine:
 
     Attributes:
         data: the buffer: bytes, or a file in memory.
-        find: function from the name of a module and a name in it to what the name stands for in the pickle.
-        refer: function from what a pickle says of data outside the pickle to this data.
+        find: function from the name of a module and a name in it to the object for which the name stands.
+        refer: function from a reference in a pickle to data outside the pickle, to this data.
         budget: the steps that all pickles of the file may take.
         position: index of the next byte. Default: 0.
 

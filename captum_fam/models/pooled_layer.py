@@ -7,7 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from captum_fam._text import first_line
 from captum_fam.attr.layer_search import FoundLayer, find_layer, measure_layer
+from captum_fam.geometry import height_and_width
 from captum_fam.pooling import GAP
 
 
@@ -41,7 +43,8 @@ def layer_of(
         return find_layer(model, probe) if layer is None else measure_layer(model, probe, layer)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(
-            f"size={size}: {type(model).__name__} fails on images of {channels} channels and this size ({error})"
+            f"size={size}: {type(model).__name__} fails on images of {channels} channels and this size "
+            f"({first_line(error)})"
         ) from error
 
 
@@ -61,7 +64,7 @@ def probe_image(model: nn.Module, size: int | tuple[int, int], channels: int = 3
         torch.Size([1, 3, 64, 32])
     """
     coarse = torch.randn(1, channels, 7, 7, generator=torch.Generator().manual_seed(0), device="cpu")
-    image = nn.functional.interpolate(coarse, (size, size) if isinstance(size, int) else size, mode="bicubic")
+    image = nn.functional.interpolate(coarse, height_and_width(size), mode="bicubic")
     like = next((parameter for parameter in model.parameters() if parameter.is_floating_point()), image)
     return image.to(like)
 
@@ -73,9 +76,9 @@ def global_average(
     """Pooling and head that compute the embedding from the output of a layer, if the pooling is the global average.
 
     Args:
-        model: network from images ``(B, 3, H, W)`` to embeddings ``(B, J)``, in eval mode.
+        model: network from images ``(B, C, H, W)`` to embeddings ``(B, J)``, in eval mode.
         layer: layer of the model.
-        probe: images on which the embeddings are compared, ``(B, 3, H, W)``.
+        probe: images on which the embeddings are compared, ``(B, C, H, W)``.
         heads: modules that may follow the average; None in the sequence stands for no head. Default: no head.
 
     Returns:

@@ -9,13 +9,14 @@ from typing import Any
 
 from torch import nn
 
-from captum_fam.models.checkpoints import Layout, WeightsError, load_weights
+from captum_fam.models.checkpoints import Layout, load_weights
 from captum_fam.models.embedding_model import EmbeddingModel
 from captum_fam.models.embedding_net import EmbeddingNet
 from captum_fam.models.model_settings import ModelSettings
 from captum_fam.models.own_models import adapt, measure
+from captum_fam.models.weights_file import WeightsError
 
-CARD = {field.name for field in dataclasses.fields(EmbeddingModel)} - {"name", "model", "layout"}
+SETTABLE = {field.name for field in dataclasses.fields(EmbeddingModel)} - {"name", "model", "layout"}
 """Attributes of `EmbeddingModel` that a registration may set; the others are known only when the model is created."""
 
 
@@ -28,14 +29,14 @@ class RegisteredModel:
         factory: class or function that makes a :class:`torch.nn.Module` or an :class:`EmbeddingModel`.
         layouts: ways in which a file of weights may name the parameters.
         pretrained: whether the factory gives a trained model.
-        card: attributes of :class:`EmbeddingModel` that the registration sets, by name.
+        attributes: attributes of :class:`EmbeddingModel` that the registration sets, by name.
     """
 
     name: str
     factory: Callable[..., object]
     layouts: tuple[Layout, ...]
     pretrained: bool
-    card: Mapping[str, Any]
+    attributes: Mapping[str, Any]
 
     def create(
         self,
@@ -48,7 +49,7 @@ class RegisteredModel:
 
         Args:
             weights: as in :func:`~captum_fam.models.create_model`.
-            settings: what is said of the model, other than the registration says.
+            settings: settings of the user, which replace those of the registration.
             negative_slope: as in :func:`~captum_fam.models.create_model`.
             options: arguments of the factory, by name.
 
@@ -70,27 +71,29 @@ class RegisteredModel:
         product = self._call_factory(options)
         model = product.model if isinstance(product, EmbeddingModel) else product
         layout = None if weights is None else load_weights(model, weights, self.layouts)
-        card: dict[str, Any] = {**self.card, "name": self.name, "model": model.eval()}
+        attributes: dict[str, Any] = {**self.attributes, "name": self.name, "model": model.eval()}
         if layout is not None:
-            card["layout"] = layout.name
+            attributes["layout"] = layout.name
             if layout.normalization is not None:
-                card["mean"], card["std"] = ((value,) * 3 for value in layout.normalization)
+                attributes["mean"], attributes["std"] = ((value,) * 3 for value in layout.normalization)
         self._set_negative_slope(model, negative_slope, layout)
         if isinstance(product, EmbeddingModel):
-            return adapt(dataclasses.replace(product, **card), settings)
+            return adapt(dataclasses.replace(product, **attributes), settings)
         if isinstance(model, EmbeddingNet):
-            net = EmbeddingModel(**{"layer": "features", "pooling": model.pooling, "head": model.head, **card})
-            return adapt(net, settings)
-        if settings.layer not in (None, card.get("layer")):
-            # The token grid and the pooling on the card belong to the layer on the card.
-            card = {**card, "layer": "", "token_grid": None, "pooling": None}
-        return measure(settings.applied_to(EmbeddingModel(**{"layer": "", **card})), settings)
+            attributes = {"layer": "features", "pooling": model.pooling, "head": model.head, **attributes}
+            return adapt(EmbeddingModel(**attributes), settings)
+        if settings.layer not in (None, attributes.get("layer")):
+            # The registered token grid and pooling belong to the registered layer.
+            attributes = {**attributes, "layer": "", "token_grid": None, "pooling": None}
+        return measure(settings.applied_to(EmbeddingModel(**{"layer": "", **attributes})), settings)
 
     def _call_factory(self, options: Mapping[str, Any]) -> nn.Module | EmbeddingModel:
         try:
             product = self.factory(**options)
         except TypeError as error:
             raise TypeError(f"{self.name}: {error}") from error
+        except SystemExit as error:  # as argparse raises it in the code of a user
+            raise ValueError(f"{self.name}: its factory raised SystemExit: {error}") from error
         if not isinstance(product, nn.Module | EmbeddingModel):
             raise TypeError(
                 f"{self.name}: its factory gave a {type(product).__name__}, expected a torch.nn.Module or an "

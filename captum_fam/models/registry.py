@@ -14,7 +14,7 @@ from typing import Any, TypeVar, overload
 from captum_fam.models.checkpoints import OWN_LAYOUT, Layout
 from captum_fam.models.entry_points import declared_models, find_declaration, import_declared
 from captum_fam.models.libraries import library_names
-from captum_fam.models.registered_model import CARD, RegisteredModel
+from captum_fam.models.registered_model import SETTABLE, RegisteredModel
 
 _Factory = TypeVar("_Factory", bound=Callable[..., object])
 
@@ -26,13 +26,13 @@ _MODELS: dict[str, RegisteredModel] = {}
 
 @overload
 def register_model(
-    name: str, factory: _Factory, *, layouts: Sequence[Layout] = ..., pretrained: bool = ..., **card: Any
+    name: str, factory: _Factory, *, layouts: Sequence[Layout] = ..., pretrained: bool = ..., **attributes: Any
 ) -> _Factory: ...
 
 
 @overload
 def register_model(
-    name: str, factory: None = None, *, layouts: Sequence[Layout] = ..., pretrained: bool = ..., **card: Any
+    name: str, factory: None = None, *, layouts: Sequence[Layout] = ..., pretrained: bool = ..., **attributes: Any
 ) -> Callable[[_Factory], _Factory]: ...
 
 
@@ -42,7 +42,7 @@ def register_model(
     *,
     layouts: Sequence[Layout] = (OWN_LAYOUT,),
     pretrained: bool = False,
-    **card: Any,
+    **attributes: Any,
 ) -> _Factory | Callable[[_Factory], _Factory]:
     """Register a model under a name, by which :func:`~captum_fam.models.create_model` and the command line find it.
 
@@ -53,7 +53,7 @@ def register_model(
             :func:`~captum_fam.models.create_model`. None makes this function a decorator. Default: None.
         layouts: ways in which a file of weights may name the parameters. Default: the names in the model.
         pretrained: whether the factory gives a trained model, for which no file of weights is needed. Default: False.
-        card: attributes of :class:`EmbeddingModel`: ``size``, ``any_size``, ``mean``, ``std``, ``layer``,
+        attributes: attributes of :class:`EmbeddingModel`: ``size``, ``any_size``, ``mean``, ``std``, ``layer``,
             ``token_grid``, ``pooling``, ``head``, ``similarity``, ``interpolation``, ``evaluation_crop``, ``resize``
             and ``notes``. Attributes that are not given have the values in the :class:`EmbeddingModel` that the
             factory makes. For an :class:`EmbeddingNet` they are the layer ``features``, its pooling and its head. For
@@ -66,7 +66,7 @@ def register_model(
     Raises:
         ValueError: if the name belongs to another model, an entry point or torchvision, or if it is not a text without
             ``/`` and ``:``.
-        TypeError: if the factory is not callable, or a keyword is no attribute of the card.
+        TypeError: if the factory is not callable, or a keyword is none of these attributes.
 
     Example:
         >>> from torch import nn
@@ -77,15 +77,15 @@ def register_model(
         >>> net.layer, net.size, net.pooling
         ('1', 64, GAP())
     """
-    unknown = sorted(set(card) - CARD)
+    unknown = sorted(set(attributes) - SETTABLE)
     if unknown:
-        raise TypeError(f"model {name!r}: {', '.join(unknown)} is none of {', '.join(sorted(CARD))}")
+        raise TypeError(f"model {name!r}: {', '.join(unknown)} is none of {', '.join(sorted(SETTABLE))}")
     if factory is None:
-        return lambda decorated: register_model(name, decorated, layouts=layouts, pretrained=pretrained, **card)
+        return lambda decorated: register_model(name, decorated, layouts=layouts, pretrained=pretrained, **attributes)
     if not callable(factory):
         raise TypeError(f"factory must be a class or a function that makes the model, got {factory!r}")
     _check_free(name)
-    _MODELS[name] = RegisteredModel(name, factory, tuple(layouts), pretrained, card)
+    _MODELS[name] = RegisteredModel(name, factory, tuple(layouts), pretrained, attributes)
     return factory
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from captum_fam._text import printable
-from captum_fam.models.weights_file import WeightsError, read_checkpoint, shown, split_weights
+from captum_fam._text import printable, printable_path
+from captum_fam.models.weights_file import WeightsError, read_checkpoint, split_weights, weights_in_words
 
 # Keys under which training scripts save the state dict: "embedding" in MetaOptNet, "state" in CloserLook.
 _USUAL = {"state_dict", "model_state_dict", "model", "state", "embedding", "net", "network", "module", "model_state"}
@@ -53,8 +53,8 @@ class StateDict:
             n_keys: the least number of names of the network.
 
         Returns:
-            Prefixes with their last dot that at least ``n_keys`` names have, in the order of the names. Of very many,
-            those that are shared by the fewest names.
+            Prefixes with their last dot that at least ``n_keys`` names have, in the order of the names. If there are
+            very many, those that the fewest names share.
         """
         counts: Counter[str] = Counter()
         for name in self.tensors:
@@ -91,7 +91,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
 
     Args:
         path: file of a state dict, or of a dictionary that holds the state dict under any key. ``FILE#KEY`` names the
-            key, where the file holds several.
+            key, if the file holds several state dicts.
 
     Returns:
         Tensors on the CPU. If the file has torch's versions of the modules, the result has them in the attribute
@@ -108,29 +108,8 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         (['weight'], ['weight'])
     """
     file, part = split_weights(path)
-    return find_state_dict(read_checkpoint(file), file, part)
-
-
-def find_state_dict(checkpoint: Any, path: str | Path, part: str | None = None) -> dict[str, Tensor]:
-    """Find the state dict in the content of a file, and remove ``module.`` and ``_orig_mod.`` from its names.
-
-    Args:
-        checkpoint: result of :func:`~captum_fam.models.weights_file.read_checkpoint`.
-        path: the file, for messages.
-        part: key of the state dict, where there are several. Default: None.
-
-    Returns:
-        As :func:`read_state_dict`.
-
-    Raises:
-        WeightsError: (a ``ValueError``) if there is no state dict of tensors, or more than one.
-
-    Example:
-        >>> dict(find_state_dict({"state_dict": {"module.weight": torch.ones(1)}, "epoch": 3}, "checkpoint.pth"))
-        {'weight': tensor([1.])}
-    """
-    source = shown(path)
-    states = find_state_dicts(checkpoint, source)
+    source = weights_in_words(file)
+    states = find_state_dicts(read_checkpoint(file), source)
     if part is not None:
         chosen = [state for state in states if is_part(part, state.where)]
         if not chosen:
@@ -142,7 +121,7 @@ def find_state_dict(checkpoint: Any, path: str | Path, part: str | None = None) 
     if not all(is_equal(state.tensors, usual[0].tensors) for state in rivals):
         raise WeightsError(
             f"{source} hold several state dicts: {_places(rivals)}; choose one with "
-            f"{printable(path, 1000)}#{_places(rivals[-1:])}"
+            f"{printable_path(file)}#{_places(rivals[-1:])}"
         )
     return usual[0].tensors
 
@@ -155,7 +134,7 @@ def find_state_dicts(checkpoint: Any, source: str) -> list[StateDict]:
         source: the file, for messages.
 
     Returns:
-        The state dicts, in the order of the file. Of very many, those of the most tensors.
+        The state dicts, in the order of the file; at most 16, those with the most tensors.
 
     Raises:
         WeightsError: (a ``ValueError``) if there is none.
@@ -187,6 +166,7 @@ def find_state_dicts(checkpoint: Any, source: str) -> list[StateDict]:
 
 
 def _why_none(checkpoint: Any) -> str:
+    """Why there is no state dict, as the end of a sentence."""
     inner = checkpoint
     while isinstance(inner, Mapping):
         keys = [key for key in inner if isinstance(key, str) and key in _USUAL and isinstance(inner[key], Mapping)]
@@ -206,14 +186,14 @@ def _why_none(checkpoint: Any) -> str:
 
 
 def is_part(part: str, place: Sequence[str]) -> bool:
-    """Whether a name means a place.
+    """Whether a name stands for a place in a file.
 
     Args:
-        part: keys and prefixes with dots between them.
+        part: one or more keys and prefixes, with dots between them.
         place: the keys and prefixes of the place.
 
     Returns:
-        Whether the place has these keys, one after another.
+        Whether the place has these keys and prefixes, one directly after another.
 
     Example:
         >>> is_part("teacher", ("teacher", "backbone")), is_part("state_dict", ("state_dict_ema",))
@@ -223,14 +203,14 @@ def is_part(part: str, place: Sequence[str]) -> bool:
 
 
 def is_equal(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
-    """Whether two state dicts hold the same.
+    """Whether two state dicts hold the same tensors.
 
     Args:
         first: a state dict.
         second: a state dict.
 
     Returns:
-        Whether names, dtypes and values are the same.
+        Whether names, dtypes and bytes are the same, so that NaN is equal to NaN.
     """
     return first is second or (
         first.keys() == second.keys()
@@ -244,7 +224,7 @@ def is_equal(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
 
 
 def _bytes_of(tensor: Tensor) -> Tensor:
-    # Numbers of eight bits cannot be compared by all versions of torch, and NaN is not equal to NaN.
+    # Not all versions of torch can compare floating-point numbers of eight bits, and NaN is not equal to NaN.
     return tensor.detach().reshape(-1).contiguous().view(torch.uint8)
 
 

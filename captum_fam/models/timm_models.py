@@ -7,18 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from captum_fam._files import need
+from captum_fam._text import first_line
+from captum_fam.found_preprocessing import evaluation_crop_of
 from captum_fam.models.checkpoints import Layout, load_weights
-from captum_fam.models.downloads import hub
+from captum_fam.models.downloads import GIVE_A_FILE, hub
 from captum_fam.models.embedding_model import EmbeddingModel
-from captum_fam.models.model_settings import ModelSettings
+from captum_fam.models.model_settings import NO_SETTINGS, ModelSettings
 from captum_fam.models.pooled_layer import OnePosition, global_average, layer_of, probe_image
 
-_NOTHING_SAID = ModelSettings()
-REMEDY = (
-    "give a file with --weights FILE (weights=... in Python; --weights none for random weights), or load the model "
-    "once with a network and copy the cache of Hugging Face (HF_HOME)"
-)
-"""What to do where a model of a hub cannot be downloaded."""
+_REMEDY = f"{GIVE_A_FILE}, or load the model once with a network and copy the cache of Hugging Face (HF_HOME)"
 
 
 def timm_names() -> list[str]:
@@ -34,7 +31,7 @@ def timm_names() -> list[str]:
     return names
 
 
-def load_timm(name: str, weights: str | Path | None = None, settings: ModelSettings = _NOTHING_SAID) -> EmbeddingModel:
+def load_timm(name: str, weights: str | Path | None = None, settings: ModelSettings = NO_SETTINGS) -> EmbeddingModel:
     """Build a model of timm without its classifier.
 
     Args:
@@ -42,10 +39,10 @@ def load_timm(name: str, weights: str | Path | None = None, settings: ModelSetti
             model on a hub, ``hf-hub:NAME``.
         weights: ``"DEFAULT"`` for the pretrained weights, which are downloaded once; or the path of a file with a state
             dict; None for random weights. Default: None.
-        settings: what is said of the model. A layer that is not said is the one that :func:`~captum_fam.find_layer`
-            finds: the last feature map or the last tokens, and the input of the first block for most weights of a ViT
-            whose embedding is the class token. A network for one size of images is made for the size that is said.
-            Default: nothing.
+        settings: settings of the user. If ``layer`` is not set, :func:`~captum_fam.find_layer` finds the layer: the
+            last feature map or the last tokens, and the input of the first block for most weights of a ViT whose
+            embedding is the class token. A network for one size of images is made for the ``size`` that is set.
+            Default: none.
 
     Returns:
         The model in eval mode.
@@ -66,10 +63,10 @@ def load_timm(name: str, weights: str | Path | None = None, settings: ModelSetti
     if not is_on_hub and not timm.is_model(name):
         close = difflib.get_close_matches(name, timm_names())
         hint = f"did you mean {' or '.join(close)}?" if close else "timm.list_models() lists them"
-        raise ValueError(f"model {name!r} is none of timm; {hint}")
+        raise ValueError(f"model {name!r} is no model of timm; {hint}")
     model: Any
     if weights == "DEFAULT" or is_on_hub:
-        with hub(f"timm/{name}", REMEDY):
+        with hub(f"timm/{name}", _REMEDY):
             model = _make(name, weights == "DEFAULT", settings)
     else:
         model = _make(name, False, settings)
@@ -98,13 +95,13 @@ def load_timm(name: str, weights: str | Path | None = None, settings: ModelSetti
         pooling=pooling,
         head=head,
         interpolation=config["interpolation"] if config["interpolation"] in ("bicubic", "bilinear") else "bilinear",
-        evaluation_crop=(round(side / config["crop_pct"]), side),
+        evaluation_crop=evaluation_crop_of(model),
         layout=None if layout is None else layout.name,
     )
 
 
 def _make(name: str, pretrained: bool, settings: ModelSettings) -> Any:
-    """The network without its classifier, for images of the size that is said."""
+    """The network without its classifier, for images of the size that is set."""
     timm = _import_timm()
     is_fixed = settings.size is not None and getattr(timm.get_pretrained_cfg(name), "fixed_input_size", False)
     try:
@@ -114,7 +111,9 @@ def _make(name: str, pretrained: bool, settings: ModelSettings) -> Any:
     except (TypeError, AssertionError, ValueError) as error:
         if not is_fixed:
             raise
-        raise ValueError(f"size={settings.size}: timm/{name} cannot be made for this size ({error})") from error
+        raise ValueError(
+            f"size={settings.size}: timm/{name} cannot be made for this size ({first_line(error)})"
+        ) from error
 
 
 def _layout(model: Any) -> Layout:

@@ -19,15 +19,14 @@ import torch
 from torch import nn
 from torchvision import models
 
-from captum_fam.models.checkpoints import Layout, WeightsError, load_weights
-from captum_fam.models.downloads import check_reachable
+from captum_fam._text import first_line
+from captum_fam.models.checkpoints import Layout, load_weights
+from captum_fam.models.downloads import GIVE_A_FILE, check_reachable
 from captum_fam.models.embedding_model import EmbeddingModel
-from captum_fam.models.model_settings import ModelSettings
+from captum_fam.models.model_settings import NO_SETTINGS, ModelSettings
 from captum_fam.models.pooled_layer import OnePosition, layer_of
-from captum_fam.models.weights_file import is_there
+from captum_fam.models.weights_file import WeightsError, is_there, weights_in_words
 from captum_fam.pooling import GAP
-
-_NOTHING_SAID = ModelSettings()
 
 
 def torchvision_names() -> list[str]:
@@ -45,7 +44,7 @@ def torchvision_names() -> list[str]:
 
 
 def load_torchvision(
-    name: str, weights: str | Path | None = None, settings: ModelSettings = _NOTHING_SAID
+    name: str, weights: str | Path | None = None, settings: ModelSettings = NO_SETTINGS
 ) -> EmbeddingModel:
     """Build a network of torchvision without its classifier.
 
@@ -53,9 +52,9 @@ def load_torchvision(
         name: name as in ``torchvision.models``: ``"resnet50"``, ``"squeezenet1_0"``, ``"swin_t"``, ...
         weights: ``"DEFAULT"`` or another name of torchvision's pretrained weights, which are downloaded once; or the
             path of a file with a state dict, with or without the classifier; None for random weights. Default: None.
-        settings: what is said of the model. A layer that is not said is the one that :func:`~captum_fam.find_layer`
-            finds: the layer whose output is pooled into the embedding, and for most weights of ViT the input of the
-            first block. Default: nothing.
+        settings: settings of the user. If ``layer`` is not set, :func:`~captum_fam.find_layer` finds the layer: the
+            layer whose output is pooled into the embedding, and for most weights of ViT the input of the first block.
+            Default: none.
 
     Returns:
         The model in eval mode.
@@ -121,19 +120,18 @@ _WITHOUT_WEIGHTS: dict[str, dict[str, bool]] = {"googlenet": _INCEPTION, "incept
 
 def _download(name: str, weights: Any) -> nn.Module:
     target = Path(torch.hub.get_dir(), "checkpoints", Path(weights.url).name)
-    remedy = (
-        "give a file with --weights FILE (weights=... in Python; --weights none for random weights), or put the "
-        f"downloaded file at {target}"
-    )
+    remedy = f"{GIVE_A_FILE}, or put the downloaded file at {target}"
     if not target.exists():
         check_reachable(weights.url, f"the weights of {name} from {weights.url}", remedy)
     try:
         model: nn.Module = models.get_model(name, weights=weights)
     except pickle.UnpicklingError as error:
-        # torch's own text advises to switch its safety off.
+        # The message of torch is left out: it advises to switch off what keeps a file from running code.
         raise WeightsError(f"{target} holds no weights of {name}; delete it, so that it is downloaded again") from error
     except (OSError, RuntimeError, HTTPException) as error:
-        raise WeightsError(f"cannot download the weights of {name} from {weights.url} ({error}); {remedy}") from error
+        raise WeightsError(
+            f"cannot download the weights of {name} from {weights.url} ({first_line(error)}); {remedy}"
+        ) from error
     return model
 
 
@@ -158,7 +156,8 @@ def _remove_classifier(model: nn.Module) -> tuple[str, ...]:
 def _load_file(model: nn.Module, weights: str | Path, classifier: tuple[str, ...], pretrained: list[str]) -> Layout:
     if not is_there(weights):
         raise WeightsError(
-            f"weights {weights}: neither a file nor the name of pretrained weights, which are {', '.join(pretrained)}"
+            f"{weights_in_words(weights)}: neither a file nor the name of pretrained weights, which are "
+            f"{', '.join(pretrained)}"
         )
     layout = Layout(
         "torchvision",

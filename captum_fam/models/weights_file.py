@@ -1,4 +1,4 @@
-"""Reads what a file of weights holds, whatever its suffix, without running code of the file."""
+"""Reads the content of a file of weights, whatever its suffix, without running code of the file."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from typing import Any
 from torch import Tensor
 
 from captum_fam._files import need
-from captum_fam._text import printable
+from captum_fam._text import first_line, printable, printable_path
 from captum_fam.models.foreign_files import head_of, is_safetensors, what_it_is
 from captum_fam.models.inert_pickle import load_inert
 
-_N_PATH = 1000
 _LONGEST_HEADER = 100_000_000  # the limit of safetensors
 
 
@@ -32,8 +31,8 @@ def split_weights(weights: str | Path) -> tuple[Path, str | None]:
     """Split ``FILE#PART`` into the file and the part of its content to take.
 
     Args:
-        weights: the path of a file, with or without ``#`` and the name of a part. A path that exists is a path, also
-            if it has a ``#``.
+        weights: the path of a file, with or without ``#`` and the name of a part. If a file of the whole text exists,
+            its path is taken, with its ``#``.
 
     Returns:
         The path of the file, and the part; None for no part.
@@ -69,8 +68,8 @@ def read_checkpoint(path: str | Path) -> Any:
 
     The content decides, not the suffix. No code of the file is run: tensors, arrays of NumPy and plain data are read,
     objects of some classes that training scripts store beside weights become records without code
-    (:func:`~captum_fam.models.inert_pickle.load_inert`), and all else is refused. Time and memory have bounds that
-    the size of the file gives.
+    (:func:`~captum_fam.models.inert_pickle.load_inert`), and all else is refused. Time and memory have bounds, which
+    follow from the size of the file.
 
     Args:
         path: the file.
@@ -80,7 +79,7 @@ def read_checkpoint(path: str | Path) -> Any:
 
     Raises:
         WeightsError: (a ``ValueError``) if there is no such file, if the file is broken, if it is of another format,
-            or if it names anything but tensors and plain data; the message says what is wrong, and what to do.
+            or if it names anything but tensors and plain data; the message has the reason, and what to do.
         ImportError: for a file of safetensors without the library.
 
     Example:
@@ -89,7 +88,7 @@ def read_checkpoint(path: str | Path) -> Any:
         {'epoch': 3}
     """
     path = Path(path)
-    name = shown(path)
+    name = weights_in_words(path)
     try:
         if not _exists(path):
             raise WeightsError(f"{name}: no such file")
@@ -106,19 +105,23 @@ def read_checkpoint(path: str | Path) -> Any:
     except WeightsError:
         raise
     except (ValueError, OSError) as error:
-        raise WeightsError(f"{name} cannot be read: {printable(error, 500)}") from error
+        raise WeightsError(f"{name} cannot be read: {first_line(error)}") from error
 
 
-def shown(path: str | Path) -> str:
-    """The file in messages.
+def weights_in_words(path: str | Path) -> str:
+    """A file of weights in messages.
 
     Args:
         path: the file.
 
     Returns:
         ``weights`` and the path.
+
+    Example:
+        >>> weights_in_words("net.pth")
+        'weights net.pth'
     """
-    return f"weights {printable(path, _N_PATH)}"
+    return f"weights {printable_path(path)}"
 
 
 def _exists(path: Path) -> bool:
@@ -144,12 +147,12 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     n_header = int.from_bytes(head_of(path)[:8], "little")
     if n_header > min(n_bytes - 8, _LONGEST_HEADER):
         raise ValueError(
-            f"a file of safetensors that is cut off or damaged: its header says {n_header} bytes, the file has "
+            f"a file of safetensors that is cut off or damaged: its header claims {n_header} bytes, the file has "
             f"{n_bytes}; download or copy it again"
         )
-    load_file = need("safetensors.torch", extra="models", purpose=f"reading {printable(path, _N_PATH)}").load_file
+    load_file = need("safetensors.torch", extra="models", purpose=f"reading {printable_path(path)}").load_file
     try:
         state: dict[str, Tensor] = load_file(path)
     except Exception as error:  # a broken header can raise any exception
-        raise ValueError(f"a file of safetensors that is cut off or damaged ({printable(error)})") from error
+        raise ValueError(f"a file of safetensors that is cut off or damaged ({first_line(error)})") from error
     return state

@@ -1,6 +1,6 @@
 """Similarities of embeddings: how similar two embeddings are, and what each feature adds to the similarity.
 
-:class:`Similarity` says how to write a similarity of your own; :func:`register_similarity` gives it a name.
+:class:`Similarity` describes how to write a similarity of your own; :func:`register_similarity` gives it a name.
 """
 
 from captum_fam.similarity.base import LinearSimilarity, Similarity

@@ -50,8 +50,8 @@ class Similarity(nn.Module, ABC):
     ``terms``      the sum of the magnitudes of the terms of each u, ``(B, J)``    0: no value counts as rounding error
     =============  ==============================================================  ===================================
 
-    The last three describe rounding errors. They tell values that cancel in a sum over the supports (a vector and its
-    negative, a foil equal to the class) from values that are small but not zero.
+    The last three describe rounding errors. They separate values that cancel in a sum over the supports (a vector and
+    its negative, a foil equal to the class) from values that are small but not zero.
 
     A similarity with linear weights defines ``score`` and ``weights`` and inherits from :class:`LinearSimilarity`:
     :class:`~captum_fam.LayerSimilarityCAM` needs the weights. :func:`register_similarity` gives it a name.

@@ -21,8 +21,8 @@ class UnitEuclidean(LinearSimilarity):
     With the cosine c of two embeddings, the square is :math:`\|\hat Z - \hat t\|^2 = 2 - 2c`, so that the score is
     linear in the cosine. Contributions are those of the cosine, times 2 for the square and times
     :math:`2 / (\sqrt 2 + \|\hat Z - \hat t\|)` for the distance. They sum to the score minus the score of embeddings
-    without anything in common, c = 0: -2 for the square, and the negative root of 2 for the distance. An embedding of
-    zeros has nothing in common with any other.
+    at a right angle, c = 0: -2 for the square, and the negative root of 2 for the distance. The cosine of an embedding
+    of zeros with any other counts as 0.
 
     Args:
         squared: whether the distance is squared. Default: False.
@@ -44,7 +44,7 @@ class UnitEuclidean(LinearSimilarity):
 
     def score(self, query: Tensor, support: Tensor) -> Tensor:
         scores = _DISTANCE.score(F.unit(query), F.unit(support))
-        # The unit vector of zeros is zero, at the distance 1 from all others.
+        # The distance of a zero vector to a unit vector is 1. Its cosine is 0, for which the distance is the root of 2.
         is_zero = (F.lengths(query).unsqueeze(1) == 0) | (F.lengths(support) == 0)
         scores = torch.where(is_zero, -math.sqrt(2), scores)
         return -scores.square() if self.squared else scores

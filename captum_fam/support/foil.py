@@ -106,8 +106,8 @@ def as_foil(foil: object) -> FoilName | SupportSet | None:
         >>> as_foil(torch.eye(2))
         SupportSet(embeddings (2, 2), n_classes=1)
     """
-    if foil is not None and not isinstance(foil, str | SupportSet | Tensor):
-        raise TypeError(
-            f'foil must be "others", "runner-up", a SupportSet, a tensor or None, got {type(foil).__name__}'
-        )
-    return SupportSet(foil) if isinstance(foil, Tensor) else foil
+    if isinstance(foil, Tensor):
+        return SupportSet(foil)
+    if foil is None or isinstance(foil, str | SupportSet):
+        return foil  # type: ignore[return-value]  # ContrastedSupport refuses other texts
+    raise TypeError(f'foil must be "others", "runner-up", a SupportSet, a tensor or None, got {type(foil).__name__}')

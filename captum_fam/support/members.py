@@ -165,10 +165,11 @@ class RowMembers(Members):
     def require_others(self) -> None:
         count = self.present.sum(1)
         if not (count > 1).all():
-            raise ValueError(
-                f"foil: all supports of {_queries_in_words(count < 2)} are of one class{self._remedy}, so that no "
-                "other class stands against it; leave out such queries, or explain them without a foil"
+            after = (
+                f" are of one class{self._remedy}, so that no other class stands against it; leave out such queries, "
+                "or explain them without a foil"
             )
+            raise LackingSupportError("foil: all supports of ", count < 2, after)
 
     def of_others(self, classes: Tensor) -> Tensor:
         """The weights of a foil for one class per query: the mean of all other classes that have supports.
@@ -189,15 +190,43 @@ class RowMembers(Members):
             lacking = int(classes[int((~has_support).nonzero()[0])])
             name, concerned = self._class_names[lacking], ~has_support & (classes == lacking)
             verb = "has" if concerned.sum() == 1 else "have"
-            raise ValueError(
-                f"support: {_queries_in_words(concerned)} {verb} no support of class {printable(name)}{self._remedy}; "
-                "leave out such queries, or explain their predicted classes"
+            after = (
+                f" {verb} no support of class {printable(name)}{self._remedy}; leave out such queries, or explain "
+                "their predicted classes"
             )
+            raise LackingSupportError("support: ", concerned, after)
 
 
-def _queries_in_words(concerned: Tensor) -> str:
+class LackingSupportError(ValueError):
+    """An error for queries that lack the supports that a class or a foil needs.
+
+    Args:
+        before: the words in front of the queries.
+        concerned: which queries lack supports, boolean ``(B,)``.
+        after: the words behind the queries.
+        first: the number of the first query of the batch. Default: 0.
+
+    Example:
+        >>> print(LackingSupportError("support: ", torch.tensor([False, True]), " has no support", first=32))
+        support: query 33 has no support
+    """
+
+    def __init__(self, before: str, concerned: Tensor, after: str, first: int = 0) -> None:
+        super().__init__(f"{before}{_queries_in_words(concerned, first)}{after}")
+        self._parts = before, concerned, after
+
+    def in_batch(self, first: int) -> LackingSupportError:
+        """The same error for a batch that is a part of another.
+
+        Args:
+            first: the position of its first query in the other.
+        """
+        return LackingSupportError(*self._parts, first=first)
+
+
+def _queries_in_words(concerned: Tensor, first: int) -> str:
     """The queries for which a mask ``(B,)`` is True, the first ten by number."""
-    numbers = [str(number) for number in concerned.nonzero().flatten().tolist()]
+    numbers = [str(first + number) for number in concerned.nonzero().flatten().tolist()]
     if len(numbers) == 1:
         return f"query {numbers[0]}"
     shown = ", ".join(numbers[:10]) + (", ..." if len(numbers) > 10 else "")

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from captum_fam._captum import TargetType
 from captum_fam._training_mode import training_mode_in_words
 from captum_fam._warnings import warn_user
 from captum_fam.embedding.forward import check_embedding
@@ -136,9 +137,14 @@ class SimilarityToSupport(nn.Module):
         self._warn_of_training(2)
         return self.compare_quietly(*args)
 
-    def compare_quietly(self, *args: Any) -> Comparison:
-        """Compare as :meth:`compare`, without a warning of training mode."""
-        with self._compared(args) as comparison:
+    def compare_quietly(self, *args: Any, target: TargetType = None) -> Comparison:
+        """Compare as :meth:`compare`, without a warning of training mode.
+
+        Args:
+            *args: the query batch, and further arguments of the model.
+            target: the class to explain. Default: None, the predicted class.
+        """
+        with self._compared(args, target) as comparison:
             comparison.compute()
             return comparison
 
@@ -179,13 +185,13 @@ class SimilarityToSupport(nn.Module):
         return version_of(self.model, self.support, self.foil, self.aggregate)
 
     @contextmanager
-    def _compared(self, args: tuple[Any, ...]) -> Iterator[Comparison]:
+    def _compared(self, args: tuple[Any, ...], target: TargetType = None) -> Iterator[Comparison]:
         """The comparison, whose values are computed without autocast inside the context, and only those asked for."""
         self._refuse_deep_lift()
         support = self.embedded()
         embedding = check_embedding(self.model(*args))
         with torch.autocast(embedding.device.type, enabled=False):
-            yield support.compare(embedding, None, self.similarity)
+            yield support.compare(embedding, target, self.similarity)
 
     def _warn_of_training(self, stacklevel: int) -> None:
         """Warn of training mode, at the line so many calls above the calling method."""

@@ -1,4 +1,4 @@
-"""What each kind of input can draw, and which kind an input is."""
+"""The interface of the kinds of inputs that can be drawn, and the choice of the kind for an input."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class InputDrawing(Protocol):
 
     @property
     def note(self) -> str:
-        """What is not drawn as it is, in words for a title; an empty text if there is nothing to say."""
+        """What is not drawn as it is, in words for a title; an empty text if all is drawn as it is."""
 
     @property
     def thumbnail(self) -> InputDrawing:
@@ -54,7 +54,7 @@ class InputDrawing(Protocol):
 
 
 def drawing_of(image: ImageLike, maps: Iterable[MapLike] = (), name: str = "image") -> InputDrawing:
-    """Tell from shapes whether an input is an image, a signal or a volume.
+    """Find out by shapes whether an input is an image, a signal or a volume.
 
     Args:
         image: an image in any form that :func:`~captum_fam.visualization.to_rgb` takes; a signal ``(L,)`` or

@@ -11,6 +11,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.font_manager import FontProperties
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from captum_fam.attr.account import number_in_words
@@ -18,6 +19,7 @@ from captum_fam.metrics.maps import find_empty
 from captum_fam.visualization.colors import ColorScale, color_limits
 from captum_fam.visualization.drawing import InputDrawing, drawing_of
 from captum_fam.visualization.figure import PANEL_HEIGHT, MapFigure
+from captum_fam.visualization.image import ImageDrawing
 from captum_fam.visualization.marks import draw_color_bar
 from captum_fam.visualization.pixels import ImageLike, MapLike, to_map
 from captum_fam.visualization.titles import wrap_title
@@ -31,6 +33,7 @@ _TITLE_FONT = FontProperties(size=9)
 _TITLE_LINE = 0.155
 _BELOW = 0.45  # for a color bar
 _BETWEEN = 0.3
+_GAP = 0.04  # between thumbnails, as a fraction of a cell
 
 
 def visualize_match(
@@ -61,8 +64,8 @@ def visualize_match(
             converts inputs of a model to such images. Another number of channels is drawn as the mean of the channels,
             each scaled to [0, 1]; the title says so.
         maps: maps by title, resized linearly to the size of the query: ``(h, w)``, ``(1, h, w)`` or ``(h, w, 1)``;
-            ``(l,)`` or ``(1, l)`` of a signal, which tells a signal ``(C, L)`` from a gray image ``(H, W)``;
-            ``(d, h, w)`` or ``(1, d, h, w)`` of a volume.
+            ``(l,)`` or ``(1, l)`` of a signal; ``(d, h, w)`` or ``(1, d, h, w)`` of a volume. With maps of a signal, a
+            query of two dimensions is a signal ``(C, L)``; otherwise it is a gray image ``(H, W)``.
         supports: inputs of any sizes, of which the first nine are drawn. Default: none.
         foils: images that the match is contrasted with; the first nine are drawn. Default: none.
         scores: the score that each map explains, by title, written above the map. Default: None, no scores.
@@ -166,13 +169,27 @@ class _Thumbnails:
         rows, columns = self.grid
         ax.axis("off")
         ax.set_box_aspect(1 / self.aspect)
-        gap = 0.04  # as a fraction of a cell
+        ax.set(xlim=(0, columns), ylim=(rows, 0))  # a cell is one wide and one high
         for number, drawing in enumerate(self.drawings):
             row, column = divmod(number, columns)
-            place = (column / columns, 1 - (row + 1 - gap) / rows, (1 - gap) / columns, (1 - gap) / rows)
+            if isinstance(drawing, ImageDrawing):
+                self._draw_image(ax, drawing, row, column)
+                continue
+            place = (column / columns, 1 - (row + 1 - _GAP) / rows, (1 - _GAP) / columns, (1 - _GAP) / rows)
             inset = ax.inset_axes(place)
             drawing.draw(inset)
             inset.set_in_layout(False)  # it lies within its panel, so that the layout need not make room for it
+
+    def _draw_image(self, ax: Axes, drawing: ImageDrawing, row: int, column: int) -> None:
+        """Draw an image in the middle of its cell, on the axes of the block: axes for each would take long to make."""
+        rows, columns = self.grid
+        cell_aspect = self.aspect * rows / columns
+        height_of, width_of = drawing.size
+        ratio = width_of / height_of / cell_aspect
+        width, height = (1 - _GAP) * min(1, ratio), (1 - _GAP) * min(1, 1 / ratio)
+        left, top = column + (1 - _GAP - width) / 2, row + (1 - _GAP - height) / 2
+        ax.imshow(drawing.pixels, extent=(left, left + width, top + height, top), aspect="auto")
+        ax.add_patch(Rectangle((left, top), width, height, fill=False, linewidth=0.8))
 
 
 def _check_titles(maps: Mapping[str, MapLike], **by_title: Mapping[str, object]) -> None:

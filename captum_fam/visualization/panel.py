@@ -1,7 +1,7 @@
 """Drawing one input, or one map over its input, on matplotlib axes or as an image of its own.
 
 A map is drawn over the gray image; :mod:`captum_fam.visualization.colors` explains the colors. Signals and volumes are
-drawn by the same functions: :func:`~captum_fam.visualization.drawing.drawing_of` tells them by their shapes.
+drawn by the same functions: :func:`~captum_fam.visualization.drawing.drawing_of` recognizes them by their shapes.
 """
 
 from __future__ import annotations

@@ -19,8 +19,10 @@ MapLike = Tensor | Array
 # How far pixels may lie outside [0, 1]: undoing a normalization in half precision has rounding errors of this size.
 _TOLERANCE = 1e-4
 
-# More channels than this, in an image that is at most four pixels wide, are rather the height of an image (H, W, C).
+# With more channels than this and a width of at most four pixels, a tensor is taken for an image (H, W, C).
 _MANY_CHANNELS = 16
+
+_MOST_SLICES = 8
 
 # By the number of dimensions of an input without its channels: the forms of its map, and the mode of interpolation.
 _MAP_FORMS = {
@@ -68,14 +70,13 @@ def to_rgb(image: ImageLike, name: str = "image") -> Array:
     return _colors(pixels, name)
 
 
-def to_slices(volume: ImageLike, name: str = "image", most: int = 8) -> tuple[Array, tuple[int, ...], int]:
-    """Convert a volume or a video to some of its slices, evenly chosen, as arrays of floats in [0, 1].
+def to_slices(volume: ImageLike, name: str = "image") -> tuple[Array, tuple[int, ...], int]:
+    """Convert a volume or a video to at most eight of its slices, evenly chosen, as arrays of floats in [0, 1].
 
     Args:
         volume: a tensor ``(C, D, H, W)`` or an array ``(D, H, W, C)``, with values as in :func:`to_rgb`; of another
             number of channels than one or three, the channels of the chosen slices are scaled.
         name: the name of the volume in error messages. Default: ``"image"``.
-        most: the largest number of slices. Default: 8.
 
     Returns:
         The slices, ``(n, H, W, 3)``; their n positions, counted from zero; and the number of all slices, D.
@@ -84,9 +85,9 @@ def to_slices(volume: ImageLike, name: str = "image", most: int = 8) -> tuple[Ar
         ValueError: for another shape, values outside [0, 1], NaN or inf.
 
     Example:
-        >>> slices, positions, depth = to_slices(torch.rand(1, 12, 30, 40), most=4)
+        >>> slices, positions, depth = to_slices(torch.rand(1, 12, 30, 40))
         >>> slices.shape, positions, depth
-        ((4, 30, 40, 3), (1, 4, 7, 10), 12)
+        ((8, 30, 40, 3), (0, 2, 3, 5, 6, 8, 9, 11), 12)
     """
     pixels = _as_array(volume)
     shape = pixels.shape
@@ -95,7 +96,7 @@ def to_slices(volume: ImageLike, name: str = "image", most: int = 8) -> tuple[Ar
     if pixels.ndim != 4 or not pixels.size or _has_channels_elsewhere(shape, pixels.shape[-1]):
         raise ValueError(f"{name} must be a volume, a tensor (C, D, H, W) or an array (D, H, W, C), got shape {shape}")
     depth = len(pixels)
-    count = min(depth, most)
+    count = min(depth, _MOST_SLICES)
     # The middle of each of `count` parts of equal depth; the first and the last slice are often empty.
     chosen = [(2 * part + 1) * depth // (2 * count) for part in range(count)]
     return _colors(pixels[chosen], name), tuple(chosen), depth

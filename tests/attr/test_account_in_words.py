@@ -25,7 +25,7 @@ from captum_fam.attr.account import coverage_in_words, drop_noise, mean_of_layer
         (
             0.75,
             {"map": 9.0, "bias": 3.0, "zero embedding": -14.0, "rest": 0.0},
-            "explains 75 % of the 12.0; bias 25 %",
+            "explains 75 % of the difference of 12.0; bias 25 %",
         ),
         (float("nan"), {"map": 0.0, "zero embedding": -14.0, "rest": 0.0}, "the difference is zero"),
     ],

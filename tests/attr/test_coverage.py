@@ -94,6 +94,26 @@ def test_the_warning_recommends_no_layer_that_explains_no_more(x: Tensor, suppor
         LayerSimilarityCAM(net, net.joined, token_grid=GRID).attribute(x, support=support)
 
 
+def test_the_warning_says_where_a_rest_comes_from(x: Tensor, support: Tensor) -> None:
+    class TenthOfGradient(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, tensor: Tensor) -> Tensor:
+            return tensor.clone()
+
+        @staticmethod
+        def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+            return gradient / 10
+
+    class Net(Residual):
+        def forward(self, x: Tensor) -> Tensor:
+            embedding: Tensor = TenthOfGradient.apply(self.out(self.stem(x))).mean((2, 3))
+            return embedding
+
+    net = Net()
+    with pytest.warns(UserWarning, match=r'10 % of the score; rest 90 %.* The "rest" is rounding, or code that'):
+        LayerSimilarityCAM(net, net.out).attribute(x, support=support)
+
+
 def test_a_map_of_a_small_difference_does_not_cry_wolf() -> None:
     """A foil leaves a small score of two large parts, of which the map holds one and the bias the other."""
     linear = nn.Linear(4, 3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from PIL import Image
 
 from captum_fam import Explanation, MemoryBank, SupportSet, explain
 from captum_fam.explanation import BatchExplainer
+from captum_fam.preprocessing import Preprocessing
 from tests.explanation.by_hand import as_input, embeddings, picture, small_model
 
 RESULTS = ["map", "score", "predicted", "target", "coverage"]
@@ -190,9 +192,166 @@ def test_a_batch_without_images_has_no_results(photos: list[Image.Image], suppor
         ([1, 2], TypeError, "batch must be .*got list"),
         (np.zeros((2, 3, 4, 4)), TypeError, "batch must be .*got ndarray"),
         ({"image": ["missing.jpg"]}, ValueError, "missing.jpg: no such file"),
+        ({"image": [np.zeros((9, 9), np.uint8), None]}, ValueError, "row 1 of column 'image' has no image; .*on_error"),
+        ({"image": [{"bytes": None, "path": None}]}, ValueError, "row 0 of column 'image' has no image"),
+        ({"image": [b"no image"]}, ValueError, "image: cannot be read as an image"),
+        (
+            {"image": [], "score": [], "id": [], "map": []},
+            ValueError,
+            "names of the results: 'score', 'map'; .*prefix=",
+        ),
         ({"image": [[1, 2], [3, 4]]}, TypeError, "inputs must be .*got a list of ndarray"),
     ],
 )
 def test_what_is_no_batch_is_refused(batch: Any, error: type[Exception], message: str, support: SupportSet) -> None:
     with pytest.raises(error, match=message):
         BatchExplainer(small_model(), support)(batch)
+
+
+def encoded(photo: Image.Image) -> bytes:
+    file = io.BytesIO()
+    photo.save(file, "png")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        encoded,
+        lambda photo: bytearray(encoded(photo)),
+        lambda photo: {"bytes": encoded(photo), "path": "elsewhere.png"},
+        lambda photo: {"bytes": encoded(photo)},
+    ],
+    ids=["bytes", "bytearray", "HF", "HF without path"],
+)
+def test_encoded_images_are_pictures(
+    cell: Callable[[Image.Image], Any], photos: list[Image.Image], support: SupportSet, expected: Explanation
+) -> None:
+    batch = BatchExplainer(small_model(), support, **OPTIONS)({"image": [cell(photo) for photo in photos]})
+    assert_equal(batch, expected)
+
+
+def test_a_path_of_an_image_that_is_not_decoded(photos: list[Image.Image], support: SupportSet, tmp_path: Path) -> None:
+    photos[1].save(tmp_path / "a.png")
+    cell = {"bytes": None, "path": str(tmp_path / "a.png")}
+    batch = BatchExplainer(small_model(), support, **OPTIONS)({"image": [cell]})
+    assert_equal(batch, explain(small_model(), photos[1], support, **OPTIONS))
+
+
+def test_columns_of_the_names_of_results_are_kept_by_a_prefix(
+    photos: list[Image.Image], support: SupportSet, expected: Explanation
+) -> None:
+    given = {"image": photos, "score": [1, 2, 3, 4, 5], "target": list("abcde"), "error": [0] * 5}
+    batch = BatchExplainer(small_model(), support, prefix="why_", **OPTIONS)(given)
+    assert list(batch) == ["score", "target", "error", *(f"why_{name}" for name in RESULTS)]
+    assert batch["score"] == [1, 2, 3, 4, 5]
+    assert_equal({name: batch[f"why_{name}"] for name in RESULTS}, expected)
+    with pytest.raises(ValueError, match="names of the results: 'score', 'target'; rename"):
+        BatchExplainer(small_model(), support, **OPTIONS)(given)
+    # Images in a column of such a name are taken out, and the column "error" is free.
+    assert list(BatchExplainer(small_model(), support, column="map")({"map": photos, "error": [0] * 5})) == [
+        "error",
+        *RESULTS,
+    ]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 32])
+@pytest.mark.parametrize("form", ["mapping", "frame"])
+def test_rows_without_a_readable_image_are_skipped(
+    form: str, batch_size: int, photos: list[Image.Image], support: SupportSet, tmp_path: Path
+) -> None:
+    (tmp_path / "broken.jpg").write_bytes(b"no image")
+    cells: list[Any] = [photos[0], None, str(tmp_path / "broken.jpg"), photos[1], {"bytes": b"", "path": None}]
+    given: Any = {"image": cells, "label": ["jay", "owl", "owl", "wren", "owl"], "id": list(range(5))}
+    if form == "frame":
+        given = pytest.importorskip("pandas").DataFrame(given)
+    explain_batch = BatchExplainer(
+        small_model(), support, target_column="label", on_error="skip", batch_size=batch_size, **OPTIONS
+    )
+    with pytest.warns(UserWarning, match="3 of 5 images were skipped; the first: row 1 .*no image"):
+        batch = explain_batch(given)
+    assert list(batch) == ["label", "id", *RESULTS, "error"]
+    assert list(batch["id"]) == [0, 1, 2, 3, 4]
+    kept = {name: [batch[name][row] for row in (0, 3)] for name in RESULTS}
+    assert_equal(kept, explain(small_model(), photos[:2], support, target=["jay", "wren"], **OPTIONS))
+    for row, reason in ((1, "row 1 of column 'image' has no image"), (2, "row 2: .*broken.jpg"), (4, "row 4: image")):
+        assert np.isnan(np.array(batch["map"][row])).all()
+        assert np.array(batch["map"][row]).shape == (9, 5)
+        assert np.isnan(batch["score"][row])
+        assert np.isnan(batch["coverage"][row])
+        assert batch["predicted"][row] is batch["target"][row] is None
+        assert re.match(reason, batch["error"][row])
+    assert batch["error"][0] is batch["error"][3] is None
+
+
+def test_a_batch_that_cannot_be_read_at_all_has_maps_of_the_size_of_the_last_batch(
+    photos: list[Image.Image], support: SupportSet
+) -> None:
+    explain_batch = BatchExplainer(small_model(), support, on_error="skip", **OPTIONS)
+    with pytest.warns(UserWarning, match="2 of 2 images were skipped"):
+        assert explain_batch({"image": [None, b""]})["map"].shape == (2, 0, 0)
+    explain_batch({"image": photos[:1]})
+    with pytest.warns(UserWarning, match="2 of 2 images were skipped"):
+        assert explain_batch({"image": [None, b""]})["map"].shape == (2, 9, 5)
+
+
+def test_inputs_with_missing_rows(photos: list[Image.Image], support: SupportSet) -> None:
+    inputs = [*_inputs(photos[:2]).tolist(), None]
+    with pytest.warns(UserWarning, match="1 of 3 images were skipped"):
+        batch = BatchExplainer(small_model(), support, on_error="skip", **OPTIONS)({"image": inputs})
+    expected = explain(small_model(), photos[:2], support, **OPTIONS)
+    assert_equal({name: batch[name][:2] for name in RESULTS}, expected)
+
+
+def test_a_frame_keeps_the_types_of_its_columns_also_without_rows(
+    photos: list[Image.Image], support: SupportSet
+) -> None:
+    pandas, pyarrow = pytest.importorskip("pandas"), pytest.importorskip("pyarrow")
+    frame = pandas.DataFrame(
+        {
+            "id": np.arange(5, dtype=np.int32),
+            "day": pandas.to_datetime(["2024-01-01"] * 5),
+            "kind": pandas.Categorical(list("ababa")),
+            "image": photos,
+        },
+        index=[7, 7, 8, 9, 9],
+    )
+    explain_batch = BatchExplainer(small_model(), support, **OPTIONS)
+    whole, none = explain_batch(frame), explain_batch(frame[:0])
+    for made in (whole, none):
+        assert made.dtypes.tolist() == [
+            *frame.dtypes[["id", "day", "kind"]].tolist(),
+            *(np.dtype(one) for one in ("O", "f8", "O", "O", "f8")),
+        ]
+    assert list(whole.index) == [7, 7, 8, 9, 9]
+    assert list(frame.columns) == ["id", "day", "kind", "image"]
+    # Spark converts each batch to the types of the whole result.
+    types = {
+        "map": pyarrow.list_(pyarrow.list_(pyarrow.float32())),
+        "score": pyarrow.float32(),
+        "predicted": pyarrow.string(),
+    }
+    for made in (whole, none):
+        for name, kind in types.items():
+            assert len(pyarrow.Array.from_pandas(made[name], type=kind)) == len(made)
+
+
+def test_what_every_process_would_refuse_is_refused_at_once(support: SupportSet) -> None:
+    with pytest.raises(ValueError, match=r"method .*similarity-cam"):
+        BatchExplainer("no model of this name", support, method="gradcam")
+    for method in ("fam", "similarity-cam", "random"):
+        with pytest.raises(TypeError, match=f"neither Explainer nor the method {method} has an argument 'batchsize'"):
+            BatchExplainer(small_model(), support, method=method, batchsize=3)
+    with pytest.raises(ValueError, match='on_error must be "raise" or "skip"'):
+        BatchExplainer(small_model(), support, on_error="ignore")  # type: ignore[arg-type]
+    BatchExplainer(small_model(), support, method="fam", normalization="auto", foil="others", batch_size=3)
+    with pytest.raises(KeyError, match="no column 'label', only 'image', 'id'; pass target_column="):
+        BatchExplainer(small_model(), support, target_column="label")({"image": [picture(0)], "id": [1]})
+
+
+def test_maps_of_different_sizes_are_refused_also_in_batches_of_one(support: SupportSet) -> None:
+    keep = Preprocessing(size=24, resize="keep")
+    photos = [picture(0, 30, 40), picture(1, 40, 30)]
+    for size in (1, 32):
+        with pytest.raises(ValueError, match='another resize than "keep"'):
+            BatchExplainer(small_model(), support, preprocess=keep, batch_size=size)({"image": photos})

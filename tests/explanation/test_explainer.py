@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from captum.attr import LayerGradCam, LayerGradientXActivation
+from PIL import Image
 from torch import Tensor, nn
 
 from captum_fam import LayerFAM, LayerSimilarityCAM, SimilarityToSupport, SupportSet
@@ -197,7 +199,17 @@ def test_a_tensor_is_a_support_of_one_class_with_a_name(model: nn.Module, querie
         ({"target": -1}, ValueError, "target -1 "),
         ({"target": [0, 1]}, ValueError, "target .*2 for 5"),
         ({"class_names": ["a", "b"]}, ValueError, "class_names .*2 names .*3 classes"),
-        ({"names": ["a"] * 5}, ValueError, "names .*different"),
+        ({"target": 1.0}, ValueError, "target 1.0 "),
+        ({"target": [0, None, 1, 1, 1]}, ValueError, "target None "),
+        ({"class_names": "abc"}, TypeError, "class_names must be one name per class, got the single text 'abc'"),
+        ({"names": ["a", "b", "c", "d", "a"]}, ValueError, "names .*different, got 'a' twice"),
+        ({"names": ["a", "b"]}, ValueError, "names .*2 for 5"),
+        ({"names": "abcde"}, TypeError, "names must be one name per query, got the single text 'abcde'"),
+        ({"names": ["a", "b", "c", "d", 5]}, TypeError, "names must be texts, got int, str"),
+        ({"images": [3] * 5}, TypeError, "images must be .*got a list of int"),
+        ({"images": 3}, TypeError, "images must be a sequence.*got int"),
+        ({"images": "q.jpg"}, ValueError, "images .*1 for 5"),
+        ({"images": ["q.jpg"] * 5}, ValueError, "q.jpg: no such file"),
         ({"names": ["a", "b", "c", "d", "../e"]}, ValueError, "names .*separator"),
         ({"images": [torch.rand(3, 4, 4)]}, ValueError, "images .*1 for 5"),
         ({"method": lambda scores, layer: _Returns(torch.rand(5, 4))}, ValueError, r"shape \(5, 4\)"),
@@ -274,3 +286,57 @@ def test_an_explainer_warns_once_and_finds_its_layer_once(support: SupportSet, m
     net.register_forward_pre_hook(lambda _, inputs: runs.append(len(inputs[0])))
     explainer.explain(many_queries[2:])
     assert runs == [3]
+
+
+def test_names_are_checked_before_the_model_runs(model: nn.Module, support: SupportSet, many_queries: Tensor) -> None:
+    explainer = Explainer(model, support.embed(model), layer="features")
+    runs: list[int] = []
+    model.register_forward_pre_hook(lambda _, inputs: runs.append(len(inputs[0])))
+    with pytest.raises(ValueError, match="names"):
+        explainer.explain(many_queries, names=["a"] * 5)
+    assert runs == []
+
+
+@pytest.mark.parametrize("method", ["fam", "grad-cam", "random", LayerGradientXActivation])
+def test_the_weights_of_supports_are_those_of_the_target(
+    method: Any, model: nn.Module, support: SupportSet, many_queries: Tensor
+) -> None:
+    """Two wrens, three jays, one crow; the weight of a support of the foil is negative."""
+    explained = {"layer": "features", "method": method, "foil": "others"}
+    for target, weights in (
+        ("wren", [1 / 2, 1 / 2, *[-1 / 6] * 3, -1 / 2]),
+        ("crow", [*[-1 / 4] * 2, *[-1 / 6] * 3, 1]),
+    ):
+        why = explain(model, many_queries, support, target=target, **explained)
+        assert why.support_weights is not None
+        for row in why.support_weights.tolist():
+            assert row == pytest.approx(weights)
+
+
+def test_files_are_images_for_display(
+    model: nn.Module, support: SupportSet, many_queries: Tensor, tmp_path: Path
+) -> None:
+    files = [tmp_path / f"{index}.png" for index in range(5)]
+    for index, file in enumerate(files):
+        Image.new("RGB", (40 + index, 30), "white").save(file)
+    given = [str(files[0]), files[1], files[2].read_bytes(), Image.open(files[3]), torch.rand(3, 30, 44)]
+    why = explain(model, many_queries, support, layer="features", images=given)
+    assert [why.overlay(index).size for index in range(5)] == [(40 + index, 30) for index in range(5)]
+    alone = explain(model, many_queries[:1], support, layer="features", images=files[2])
+    assert alone.overlay().size == (42, 30)
+
+
+def test_an_output_that_is_no_embedding_names_what_explain_takes(queries: Tensor) -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Conv2d(3, 4, 3).double()
+
+        def forward(self, x: Tensor) -> tuple[Tensor, int]:
+            return self.layer(x).mean((2, 3)), 1
+
+    net = Two().eval()
+    with pytest.raises(TypeError, match=r"the model must give .*\(2, 4\), int; .*output=INDEX of explain") as error:
+        explain(net, queries, queries + 1, layer="layer")
+    assert "forward_func" not in str(error.value)
+    assert len(explain(net, queries, queries + 1, layer="model.layer", output=0)) == 2

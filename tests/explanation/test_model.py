@@ -182,7 +182,7 @@ def test_a_classifier_that_is_still_on_is_said() -> None:
         why = explain(net, QUERIES, BIRDS, preprocess=SIZE, layer="0.features")
     assert [note for note in why.notes if "classifier still on" in note]
     with warnings.catch_warnings():
-        warnings.filterwarnings("error", message=".*classifier")
+        warnings.filterwarnings("error", message=".*classifier still on")
         explain(small_net(), QUERIES, BIRDS, preprocess=SIZE)
 
 
@@ -225,3 +225,50 @@ def test_a_model_with_its_support_is_no_embedding_model() -> None:
     scores = SimilarityToSupport(small_net(), torch.rand(3, 5))
     with pytest.raises(TypeError, match="SimilarityToSupport, whose outputs are no embeddings"):
         explain(scores, QUERIES, BIRDS)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("method", ["similarity-cam", "correspondence"])
+def test_pictures_get_the_type_of_the_weights(dtype: torch.dtype, method: str) -> None:
+    """The second query is a support too: it is found there in any precision."""
+    card = small_model()
+    queries, support, foil = [picture(0), picture(1)], [picture(1), picture(2), picture(3)], [picture(4), picture(5)]
+    net, options = small_net().to(dtype), {"layer": "features", "method": method, "foil": foil}
+    with pytest.warns(UserWarning, match="1 of 2 queries are among their own supports"):
+        why = explain(net, queries, support, preprocess=card.preprocessing, **options)
+    expected = explain(card, queries, support, **options)
+    torch.testing.assert_close(why.scores.float(), expected.scores, rtol=0, atol=2e-2)
+    assert why.target_scores.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+
+
+def test_a_transform_that_gives_whole_numbers_is_not_converted() -> None:
+    seen: list[torch.dtype] = []
+
+    class Bytes(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = small_net()
+
+        def forward(self, pixels: Tensor) -> Tensor:
+            seen.append(pixels.dtype)
+            return self.net(pixels.float() / 255)
+
+    def transform(image: Image.Image) -> Tensor:
+        return torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)
+
+    explain(Bytes().eval(), [picture(0)], [picture(1)], preprocess=transform, layer="net.features")
+    assert set(seen) == {torch.uint8}
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "message"),
+    [
+        (small_model(), {"preprocess": 3}, r"preprocess must be .*tensor \(C, H, W\), got int"),
+        (small_model(), {"preprocess": {"size": 3}}, "preprocess must be .*got dict"),
+        (type(small_net()), {}, "model must be .*got the class SmallNet; make an object of it"),
+    ],
+    ids=["number", "mapping", "class"],
+)
+def test_what_is_no_model_or_preprocessing_is_named(model: Any, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        explain(model, [picture(0)], [picture(1)], **options)

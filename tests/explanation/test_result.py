@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from captum_fam import SimilarityToSupport, SupportSet
 from captum_fam.explanation import compare_figure, explain, write_query
+from tests.explanation.by_hand import picture, small_model
 from tests.explanation.names import NAMES
 
 
@@ -195,3 +196,18 @@ def test_a_figure_says_how_many_of_the_supports_are_drawn(
     figure = explain(model, queries, supports, layer="features").figure(1, torch.rand(10, 3, 4, 4)[:given])
     titles = [ax.get_title().split("\n") for ax in figure.axes if ax.get_title().startswith("support")]
     assert titles == [["support", *expected]] * bool(given)
+
+
+def test_the_preprocessing_of_pictures_is_in_the_manifest(tmp_path: Path) -> None:
+    explain(small_model(), [picture(0)], [picture(1)]).save(tmp_path / "pictures")
+    manifest = json.loads((tmp_path / "pictures" / "manifest.json").read_text())
+    assert manifest["preprocessing"] == json.loads(json.dumps(small_model().preprocessing.describe()))
+    assert manifest["preprocessing"]["size"] == [20, 12]
+    explain(small_model(), torch.rand(2, 3, 20, 12), torch.rand(2, 5)).save(tmp_path / "inputs")
+    assert json.loads((tmp_path / "inputs" / "manifest.json").read_text())["preprocessing"] is None
+
+    def transform(image: Image.Image) -> Tensor:
+        return torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1) / 255
+
+    why = explain(small_model().model, [picture(0)], torch.rand(2, 5), layer="features", preprocess=transform)
+    assert "transform" in why.about["preprocessing"]["transform"]

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from captum_fam import MemoryBank, Neighbors, SupportPerQuery, SupportSet, explain
 from captum_fam.images import UnreadableImageError
-from tests.explanation.by_hand import as_input, cosines, embeddings, small_model, write_pictures
+from captum_fam.preprocessing import Preprocessing
+from tests.explanation.by_hand import as_input, cosines, embeddings, picture, small_model, write_pictures
 
 NAMES = ("wren", "jay", "crow")
 
@@ -327,7 +328,7 @@ def test_a_support_with_the_embedding_of_the_query_is_said_once(
         assert not [note for note in why.notes if "own supports" in note]
 
 
-@pytest.mark.parametrize("form", ["mapping", "pictures", "set"])
+@pytest.mark.parametrize("form", ["mapping", "pictures", "set", "bank", "hits"])
 def test_a_model_that_gives_class_scores_is_pointed_out(
     form: str, queries: list[Path], birds: dict[str, list[Path]]
 ) -> None:
@@ -349,7 +350,31 @@ def test_a_model_that_gives_class_scores_is_pointed_out(
     if form == "pictures":
         support = files[0].parent.parent
     classifier = Classifier().eval()
+    if form in ("bank", "hits"):
+        with torch.no_grad():
+            gallery = classifier(inputs_of(files))
+        hits = Neighbors([[0, 2, 5]] * 2, embeddings=gallery, labels=labels)
+        support = MemoryBank(gallery, labels, k=3) if form == "bank" else hits
     with pytest.warns(UserWarning, match="gives 3 numbers, as many as the support has classes"):
         explain(classifier, queries, support, layer="backbone.features", preprocess=net.preprocessing)
-    embedding = explain(net, queries, support)
-    assert not [note for note in embedding.notes if "as many" in note]
+    if form not in ("bank", "hits"):
+        embedding = explain(net, queries, support)
+        assert not [note for note in embedding.notes if "as many" in note]
+    five = MemoryBank(in_float32(files), labels, k=3)  # embeddings of length five, three classes
+    assert not [note for note in explain(net, queries, five).notes if "as many" in note]
+
+
+@pytest.mark.parametrize("argument", ["support", "lists", "foil"])
+def test_positions_of_images_of_different_sizes_are_not_compared(argument: str, queries: list[Path]) -> None:
+    keep = Preprocessing(size=24, resize="keep")
+    pictures = [picture(1, 30, 40), picture(2, 40, 30)]
+    given: dict[str, Any] = {
+        "support": {"support": pictures},
+        "lists": {"support": [pictures]},
+        "foil": {"support": pictures[:1], "foil": pictures},
+    }[argument]
+    name = "foil" if argument == "foil" else "support"
+    with pytest.raises(ValueError, match=rf'{name}: .*\(3, 18, 24\), \(3, 24, 18\).*resize than "keep"'):
+        explain(small_model(), pictures[0], **given, preprocess=keep, method="correspondence")
+    # Embeddings of images of any size can be compared.
+    assert len(explain(small_model(), pictures[0], **given, preprocess=keep)) == 1

@@ -393,14 +393,12 @@ def test_floating_point_numbers_of_another_precision_are_taken(dtype):
     torch.testing.assert_close(net.layer2.weight.detach(), fresh()["layer2.weight"].to(dtype).float())
 
 
-def test_weights_that_are_all_zero_are_warned_of(tmp_path):
+def test_weights_that_are_all_zero_are_refused(tmp_path):
     zero = {name: torch.zeros_like(value) for name, value in fresh().items()}
-    with pytest.warns(UserWarning, match=r"a\.pth are all zero"):
+    with pytest.raises(WeightsError, match=r"a\.pth are all zero"):
         loaded(zero, tmp_path / "a.pth")
     zero["layer2.weight"] += 1
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        loaded(zero, tmp_path / "a.pth")
+    loaded(zero, tmp_path / "a.pth")
 
 
 def test_names_that_act_on_a_terminal_or_are_huge_are_not_printed(tmp_path):

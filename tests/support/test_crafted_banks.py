@@ -36,7 +36,9 @@ def write(path: Path, header: str | dict[str, Any] | None = None, **changes: Ten
     tensors = {name: tensor for name, tensor in {**tensors, **changes}.items() if tensor is not None}
     content = CONTENT if header is None else header
     if isinstance(content, dict):
-        sums = {name: zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().tobytes()) for name, tensor in tensors.items()}
+        sums = {
+            name: zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().tobytes()) for name, tensor in tensors.items()
+        }
         content = {"checksums": sums, **content}
     text = content if isinstance(content, str) else json.dumps(content)
     safetensors.save_file(tensors, path, {"captum-fam memory bank": text})

@@ -139,7 +139,7 @@ def test_more_than_nine_supports_are_counted() -> None:
     figure = visualize_match(PHOTO, {}, supports=PHOTO.expand(25, -1, -1, -1))
     block = panels(figure)[1]
     assert block.get_title() == "support\n9 of 25"
-    assert len(block.child_axes) == 9
+    assert len(block.images) == 9
 
 
 def test_a_mask_is_outlined_on_the_query_and_every_map() -> None:

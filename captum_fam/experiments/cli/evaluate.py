@@ -60,10 +60,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         protocol = get_protocol(name)
         summary = protocol.summary
         _add_protocol(
-            protocols.add_parser(
-                name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.", allow_abbrev=False
-            ),
-            protocol,
+            protocols.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}."), protocol
         )
 
 

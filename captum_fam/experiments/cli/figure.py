@@ -89,7 +89,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         if "cells" not in protocol.gives:  # the query of a mosaic is no single image
             description = f"Draw the maps of several models for queries of: {protocol.summary}."
             _add_protocol(
-                protocols.add_parser(name, help=protocol.summary, description=description, allow_abbrev=False),
+                protocols.add_parser(name, help=protocol.summary, description=description),
                 protocol,
             )
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from captum_fam._files import lock_folder, try_file, try_folder
+from captum_fam._files import lock_folder, sha256_of_weights, try_file, try_folder
 from captum_fam.cli.loading import RunOptions, choose_device
 from captum_fam.cli.options import add_fields, default_out, number_reader, read_fields
 from captum_fam.cli.ranges import above
@@ -73,7 +73,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         description="Train a network whose embedding is the average of a feature map, by the recipe of Cross Attention "
         "Network with learned weights of the two losses. The epoch that is best on the validation classes is kept.",
         epilog="example: captum-fam train few-shot --model conv4net --data CUB_200_2011 --out runs/conv4net",
-        allow_abbrev=False,
     )
     _add_training(few_shot)
     add_fields(few_shot, FewShotRecipe)
@@ -87,7 +86,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         epilog="examples: captum-fam train metric --model multi_similarity_bn_inception --data CUB_200_2011 --out "
         "runs/ms --weights bn_inception-52deb4733.pth | captum-fam train metric --model squeezenet1_0 "
         "--freeze-backbone --weights squeezenet1_0.pth --loss margin --data CUB_200_2011 --out runs/margin",
-        allow_abbrev=False,
     )
     _add_training(metric)
     add_fields(metric, MetricRecipe, skip=("learning_rate",))
@@ -104,7 +102,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "head",
         help="a linear head on frozen features, in seconds",
         description="Train a linear head, for --head, so that the cosine separates the classes of a split.",
-        allow_abbrev=False,
     )
     add_fields(head, SplitModelOptions, skip=("layer", "head"), defaults={"model": MISSING})
     add_fields(head, DataOptions, defaults={"split": "base"})
@@ -242,7 +239,7 @@ def _train_frozen(options: argparse.Namespace, pooling: nn.Module | None, recipe
     if options.cache:
         try_folder(options.cache)
     net = load_network(options.model, options.weights, size=options.size, seed=recipe.seed)
-    stem = f"features-{split_model(net).weights_hash()[:12]}-{options.pooling or 'own'}-{net.size}"
+    stem = f"features-{sha256_of_weights(split_model(net))[:12]}-{options.pooling or 'own'}-{net.size}"
     train, test = retrieval_data(options.data, net.geometry, net.size)
     all_labels = labels_of(train)
     held_out = holdout_mask(all_labels, options.hold_out)

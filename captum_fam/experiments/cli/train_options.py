@@ -35,7 +35,13 @@ def none_or_every(text: str) -> int:
 
 @dataclass(frozen=True)
 class NetworkOptions:
-    """The options of the network to train."""
+    """The options of the network to train.
+
+    Attributes:
+        model: name of the network.
+        weights: file of the initial weights; None for random weights. Default: None.
+        size: side of the images, in pixels; None for the size of the model. Default: None.
+    """
 
     model: str = option("name of the network for captum_fam.models.create_model: conv4net, ...")
     weights: str | None = option("file of the initial weights; default: random weights", None, metavar="FILE")
@@ -44,7 +50,14 @@ class NetworkOptions:
 
 @dataclass(frozen=True)
 class ResourceOptions:
-    """The options of any recipe that concern speed and files."""
+    """The options of any recipe that concern speed and files.
+
+    Attributes:
+        precision: precision of the network. Default: ``"float32"``.
+        cache: folder for decoded images and features; None for the folder of the run. Default: None.
+        num_workers: number of processes that read images. Default: 0.
+        tensorboard: whether curves are written. Default: False.
+    """
 
     precision: Precision = option("precision of the network; bfloat16 halves the time, also on most CPUs", "float32")
     cache: Path | None = option("folder for decoded images and features; default: --out", None, metavar="DIR")
@@ -54,7 +67,11 @@ class ResourceOptions:
 
 @dataclass(frozen=True)
 class FewShotTestOptions:
-    """The option of the test after few-shot training."""
+    """The option of the test after few-shot training.
+
+    Attributes:
+        test_episodes: number of episodes of the novel classes. Default: 2000.
+    """
 
     test_episodes: int = option(
         "episodes of the novel classes, which measure the best epoch in the end", 2000, within=at_least(1)
@@ -84,7 +101,13 @@ class MetricHeadOptions:
 
 @dataclass(frozen=True)
 class ProxyHeadOptions:
-    """The options of a linear head that separates classes by the cosine."""
+    """The options of a linear head that separates classes by the cosine.
+
+    Attributes:
+        width: number of outputs of the head. Default: 128.
+        steps: number of steps of the optimizer. Default: 300.
+        seed: seed of the initial weights. Default: 0.
+    """
 
     width: int = option("number of outputs of the head", 128, within=at_least(1))
     steps: int = option("steps of the optimizer", 300, within=at_least(1))

@@ -14,9 +14,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
-from captum_fam._text import printable
+from captum_fam._text import printable, printable_path
 from captum_fam.geometry import Geometry, box_areas, clip_boxes
-from captum_fam.image_folders import printable_path
 from captum_fam.images import UnreadableImageError, image_to_tensor, read_image
 
 ProblemKind = Literal["missing", "corrupt", "annotation", "box outside", "box clipped"]

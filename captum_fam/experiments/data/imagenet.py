@@ -21,8 +21,8 @@ class ImageNetBoxes(BoxedImages):
     """Validation images of ILSVRC 2012 with all boxes of their class.
 
     The items are the image files in the folder, sorted by file name, without hidden folders and folders of results of
-    this package. An image with a missing or broken annotation stays
-    in the list, and raises an error when it is read. :meth:`check` reports annotated images without a file.
+    this package. An image with a missing or broken annotation stays in the list, and raises an error when it is read.
+    :meth:`check` reports annotated images without a file.
 
     Args:
         images: folder of the images, flat or with class folders.

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from captum_fam._text import printable_path
 from captum_fam._user_code import import_code
 from captum_fam.demo import CLASSES, PlantedScenes
 from captum_fam.embedding.labeled_folder import ClassFolderImages
@@ -19,7 +20,6 @@ from captum_fam.experiments.data.imagenet import ImageNetBoxes
 from captum_fam.experiments.data.scene_source import SCENES_TO_EVALUATE, is_scenes, number_of_scenes
 from captum_fam.experiments.two_part_model import TwoPartModel
 from captum_fam.geometry import Squash
-from captum_fam.image_folders import printable_path
 from captum_fam.images import image_to_tensor
 
 

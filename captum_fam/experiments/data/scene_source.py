@@ -45,5 +45,5 @@ def number_of_scenes(source: str | Path, default: int) -> int:
     if not length:
         return default
     if not length.isdecimal() or int(length) < 1:
-        raise ValueError(f"data {source}: after the colon stands the number of scenes, at least 1, got {length!r}")
+        raise ValueError(f"data {source}: expected the number of scenes, at least 1, got {length!r}")
     return int(length)

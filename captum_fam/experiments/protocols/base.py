@@ -15,11 +15,12 @@ from torch.utils.data import Dataset
 from captum_fam import __version__
 from captum_fam.cli.options import check_fields, option, option_fields
 from captum_fam.cli.ranges import at_least
+from captum_fam.embedding.labeled_dataset import find_class_names
 from captum_fam.embedding.ranks import Ranks
 from captum_fam.experiments.data.labels import labels_of
 from captum_fam.experiments.measures import Panel, Perturbable
 from captum_fam.experiments.protocols.checks import check_boxes, check_method_options, check_positions
-from captum_fam.experiments.protocols.dataset_info import class_names_of, fingerprint
+from captum_fam.experiments.protocols.dataset_info import fingerprint
 from captum_fam.experiments.records import UnitRecord
 from captum_fam.experiments.table_methods import Foil, Maps, ScoresFor, TableMethod
 from captum_fam.experiments.two_part_model import TwoPartModel
@@ -82,10 +83,9 @@ class Protocol(ABC):
         explains_label: whether maps explain the true class instead of the predicted class.
 
     Raises:
-        ValueError: for a number out of its range, or an unknown choice or similarity; if the classes of the data set
-            are too few or too small; if the panel has measures that need something that the protocol or the data set
-            does not have, options that a method does not take, methods that explain a layer that the tail of the model
-            does not have, or methods that compare positions while the supports are embeddings.
+        ValueError: for a number out of its range, or an unknown choice or similarity; for classes that are too few or
+            too small; for measures that need something that the protocol or the data set does not have; or for methods
+            that do not fit, see :meth:`check_methods`.
     """
 
     name: ClassVar[str] = ""
@@ -187,8 +187,8 @@ class Protocol(ABC):
 
     def class_name(self, label: int) -> str:
         """The name of the class with an index, or the index if the data set has no names."""
-        names = class_names_of(self.dataset)
-        return str(names[label]) if label < len(names) else str(label)
+        names = find_class_names(self.dataset)
+        return names[label] if label < len(names) else str(label)
 
     def item_name(self, item: int) -> str:
         """The file name of the item at a position, or the position if the data set has no files."""

@@ -1,4 +1,4 @@
-"""Facts about a data set that are known without reading its items: class names, and a fingerprint."""
+"""A fingerprint of a data set, without reading its items."""
 
 from __future__ import annotations
 
@@ -9,18 +9,6 @@ from torch.utils.data import Dataset
 
 from captum_fam._files import sha256_of
 from captum_fam.experiments.data.labels import labels_of
-
-
-def class_names_of(dataset: Dataset[Any]) -> tuple[str, ...]:
-    """The names of the classes.
-
-    Args:
-        dataset: any data set, such as one of this package (``class_names``) or of torchvision (``classes``).
-
-    Returns:
-        Names in the order of the class indices; empty for a data set without names.
-    """
-    return tuple(getattr(dataset, "class_names", None) or getattr(dataset, "classes", None) or ())
 
 
 def fingerprint(dataset: Dataset[Any]) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +10,15 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from captum_fam._files import sha256_of
+from captum_fam.embedding.labeled_dataset import find_class_names
 from captum_fam.embedding.ranks import Ranks
 from captum_fam.experiments.data.labels import labels_of
 from captum_fam.experiments.features import extract, source_of
-from captum_fam.experiments.protocols.dataset_info import class_names_of, fingerprint
+from captum_fam.experiments.protocols.dataset_info import fingerprint
 from captum_fam.experiments.two_part_model import TwoPartModel
 from captum_fam.similarity import similarity_name
 from captum_fam.support import MemoryBank, Vote
+from captum_fam.support.bank_making import warn_of_skipped
 from captum_fam.support.search import Backend
 
 BANK = "bank.safetensors"
@@ -63,7 +64,7 @@ def check_bank(bank: MemoryBank, model: TwoPartModel, dataset: Dataset[Any]) -> 
             f"{similarity_name(model.similarity)}; make a new bank with the model's similarity, or set the similarity "
             "of the model (--similarity)"
         )
-    names = class_names_of(dataset)
+    names = find_class_names(dataset)
     n_classes = len(names) if names else max(bank.n_classes, int(labels_of(dataset).max()) + 1)
     if bank.n_classes != n_classes:
         raise ValueError(
@@ -146,7 +147,7 @@ def prepare_bank(
             source=source_of(folder.parent),
         )
         if ranks.is_first:
-            names = class_names_of(dataset) or None
+            names = find_class_names(dataset) or None
             # The file holds the name of the similarity only; a similarity of the user is passed again to load.
             bank = MemoryBank(
                 features.embeddings, features.labels, names, similarity=model.similarity, items=features.items
@@ -155,13 +156,8 @@ def prepare_bank(
             bank.save(path)
         ranks.wait()
     bank = MemoryBank.load(path, backend=backend, similarity=model.similarity)
-    if bank.skipped and ranks.is_first:
-        item, reason = next(iter(bank.skipped.items()))
-        warnings.warn(
-            f"left out of the bank, because they could not be used: {len(bank.skipped)}, the first is item {item}: "
-            f"{reason}",
-            stacklevel=2,
-        )
+    if ranks.is_first:
+        warn_of_skipped(bank.skipped, 1)
     return bank
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -94,26 +94,45 @@ def read_images(
         with write_all_or_nothing(file.parent) as scratch:
             torch.save(tuple(decoded), scratch / file.name)
     ranks.wait()
-    return _read_decoded(file, dataset)
+    return LabeledImages(*read_stored(file, dataset, "images", _are_images, mmap=True))
 
 
-def _read_decoded(file: Path, dataset: Dataset[Any]) -> LabeledImages:
-    """The images of a data set from a file that this or an earlier process wrote."""
+def read_stored(
+    file: Path, dataset: Dataset[Any], kind: str, fits: Callable[[Tensor], bool], *, mmap: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Read one value per item of a data set, and the labels, from a file that this or an earlier process wrote.
+
+    Args:
+        file: path of the file.
+        dataset: the data set.
+        kind: what the values are, such as ``"features"``, for the message.
+        fits: function that tells whether the values have the right type and shape.
+        mmap: whether the values are read from the file when they are used. Default: False.
+
+    Returns:
+        The values ``(n, ...)`` and the labels, int64 ``(n,)``.
+
+    Raises:
+        ValueError: for a file that is damaged, or holds the values of another data set.
+    """
     remedy = "delete it: it is then made again"
-    content = read_tensors(file, remedy, mmap=True)
+    content = read_tensors(file, remedy, mmap=mmap)
     expected = labels_of(dataset) if hasattr(dataset, "labels") or hasattr(dataset, "targets") else None
     if not (
         isinstance(content, tuple)
         and len(content) == 2
-        and all(isinstance(part, Tensor) for part in content)
-        and content[0].dtype == torch.uint8
-        and content[0].dim() == 4
-        and len(content[0]) == len(dataset)  # type: ignore[arg-type]
-        and content[1].shape == (len(content[0]),)
+        and all(isinstance(part, Tensor) and part.shape[:1] == (len(dataset),) for part in content)  # type: ignore[arg-type]
+        and fits(content[0])
+        and content[1].dim() == 1
+        and content[1].dtype == torch.int64
         and (expected is None or torch.equal(content[1], expected))
     ):
-        raise ValueError(f"{file} holds the images of another data set; {remedy}")
-    return LabeledImages(*content)
+        raise ValueError(f"{file} holds the {kind} of another data set; {remedy}")
+    return content
+
+
+def _are_images(values: Tensor) -> bool:
+    return values.dtype == torch.uint8 and values.dim() == 4
 
 
 def _decode(dataset: Dataset[Any], num_workers: int, progress: bool) -> LabeledImages:

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from captum_fam._files import write_all_or_nothing
-from captum_fam._tensor_files import read_tensors
 from captum_fam.embedding import Batch, DatasetEmbedder
 from captum_fam.experiments.cut import trunk_of
+from captum_fam.experiments.training.images import read_stored
 from captum_fam.experiments.two_part_model import TwoPartModel
 from captum_fam.metrics import recall_at_k
 from captum_fam.models import EmbeddingModel
@@ -126,7 +126,7 @@ def pooled_features(
         torch.Size([10, 64])
     """
     if file is not None and Path(file).is_file():
-        return _read_features(Path(file), dataset)
+        return read_stored(Path(file), dataset, "features", _are_features)
     parts = TwoPartModel(*trunk_of(net, pooling), size=net.size, mean=net.mean, std=net.std).fast_copy(device)
     trunk = nn.Sequential(parts.backbone, parts.tail.pooling)
     embedded = embed_dataset(trunk, net, dataset, device, num_workers, progress)
@@ -136,18 +136,5 @@ def pooled_features(
     return embedded
 
 
-def _read_features(file: Path, dataset: Dataset[Any]) -> tuple[Tensor, Tensor]:
-    """Features and labels of a data set from a file that an earlier process wrote."""
-    remedy = "delete it: it is then made again"
-    content = read_tensors(file, remedy)
-    if not (
-        isinstance(content, tuple)
-        and len(content) == 2
-        and all(isinstance(part, Tensor) for part in content)
-        and content[0].dim() == 2
-        and content[0].is_floating_point()
-        and len(content[0]) == len(dataset)  # type: ignore[arg-type]
-        and content[1].shape == (len(content[0]),)
-    ):
-        raise ValueError(f"{file} holds the features of another data set; {remedy}")
-    return content
+def _are_features(values: Tensor) -> bool:
+    return values.is_floating_point() and values.dim() == 2

@@ -1,0 +1,243 @@
+"""Small pictures of supports and foils, which the figure of an explanation shows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.functional import to_pil_image
+
+from captum_fam.explanation.arguments import for_display
+from captum_fam.images import read_image
+from captum_fam.support import Neighbors, SupportPerQuery, SupportSet
+
+if TYPE_CHECKING:
+    from captum_fam.explanation.result import Explanation
+    from captum_fam.visualization import ImageLike
+
+MOST_SHOWN = 9
+"""How many supports a figure shows of a query, and how many of its foil."""
+
+_MOST_KEPT = 600  # thumbnails of all classes together; a class has one at least
+_SIDE = 224  # pixels
+
+Pictures = Callable[[int, int], Sequence[Any]]
+"""``pictures(query, row)``: the pictures of a support of a query, by its position in ``support_rows``."""
+
+
+@dataclass(frozen=True)
+class RowPictures:
+    """Pictures of supports that all queries share.
+
+    Attributes:
+        by_row: the positions of supports in the whole support, each with its picture, by the position that is asked
+            for: that of the support itself, or of its class for prototypes.
+        left_out: which supports are left out for each query, boolean ``(B, K)``; None if there are none.
+
+    Example:
+        >>> RowPictures({1: [(1, "wren.jpg")]})(query=0, row=1)
+        ['wren.jpg']
+    """
+
+    by_row: Mapping[int, Sequence[tuple[int, Any]]]
+    left_out: Tensor | None = None
+
+    def __call__(self, query: int, row: int) -> list[Any]:
+        """The pictures of a support; none if it has no picture, or is left out for this query."""
+        pictures = self.by_row.get(row, ())
+        return [image for one, image in pictures if self.left_out is None or not self.left_out[query, one]]
+
+    def by_class(self, labels: Tensor) -> RowPictures:
+        """The pictures of prototypes: those of all supports of a class, by class.
+
+        Args:
+            labels: the class of each support, ``(K,)``.
+        """
+        grouped: dict[int, list[tuple[int, Any]]] = {}
+        for row, pictures in self.by_row.items():
+            grouped.setdefault(int(labels[row]), []).extend(pictures)
+        return replace(self, by_row=grouped)
+
+
+@dataclass(frozen=True)
+class ListPictures:
+    """Pictures of supports of each query's own.
+
+    Attributes:
+        lists: the first pictures of each query.
+
+    Example:
+        >>> ListPictures([["a.jpg"], ["b.jpg", "c.jpg"]])(query=1, row=1)
+        ['c.jpg']
+    """
+
+    lists: Sequence[Sequence[Any]]
+
+    def __call__(self, query: int, row: int) -> list[Any]:
+        """The picture of a support."""
+        return list(self.lists[query][row : row + 1])
+
+
+@dataclass(frozen=True)
+class HitPictures:
+    """Pictures of the hits of a search, which are read when they are drawn.
+
+    Attributes:
+        images: maps one id to a path, an image of PIL or a tensor.
+        ids: the ids of the hits of each query.
+    """
+
+    images: Callable[[Any], Any]
+    ids: Sequence[Sequence[Any]]
+
+    def __call__(self, query: int, row: int) -> list[Any]:
+        """The picture of a hit; none for a foil behind the hits, or an id without a picture."""
+        one = self.ids[query][row] if row < len(self.ids[query]) else None
+        image = None if one is None else self.images(one)
+        if isinstance(image, str | Path):
+            image = read_image(image)
+        return [] if image is None else [thumbnail_of(image) if isinstance(image, Image.Image) else image]
+
+
+@dataclass
+class ThumbnailCollector:
+    """Keeps thumbnails while pictures of supports are read, of a bounded number of pictures.
+
+    Args:
+        n_parts: the number of classes.
+        most: how many thumbnails a class has at most. Default: None, 600 for all classes together, and one at least.
+
+    Attributes:
+        by_row: the thumbnails by the position of the picture among all pictures that were read.
+    """
+
+    n_parts: int
+    most: int | None = None
+    by_row: dict[int, Image.Image] = field(default_factory=dict)
+    _next: int = 0
+
+    def add(self, photos: Sequence[Image.Image], places: Sequence[int]) -> None:
+        """Take the next pictures.
+
+        Args:
+            photos: the pictures.
+            places: the position of each picture in its class.
+        """
+        most = max(1, _MOST_KEPT // self.n_parts) if self.most is None else self.most
+        for photo, place in zip(photos, places, strict=True):
+            if place < most:
+                self.by_row[self._next] = thumbnail_of(photo)
+            self._next += 1
+
+
+def thumbnail_of(photo: Image.Image) -> Image.Image:
+    """A small copy of a picture.
+
+    Args:
+        photo: the picture.
+
+    Example:
+        >>> thumbnail_of(Image.new("RGB", (900, 600))).size
+        (224, 149)
+    """
+    small = photo.copy()
+    small.thumbnail((_SIDE, _SIDE))
+    return small
+
+
+def pictures_of(
+    support: object,
+    thumbnails: Mapping[int, Image.Image] | ListPictures | None,
+    left_out: Tensor | None,
+    are_classes: bool,
+) -> Pictures | None:
+    """The pictures of a support, as far as they are known.
+
+    Args:
+        support: the support.
+        thumbnails: the thumbnails of the pictures that the support was made of, by row; None if they are not known.
+        left_out: which supports are left out for each query, boolean ``(B, K)``; None if there are none.
+        are_classes: whether queries are compared with prototypes, so that pictures are asked for by class.
+
+    Returns:
+        The pictures; those of a tensor of images are scaled to [0, 1] as queries are. None if none are known.
+    """
+    if isinstance(support, Neighbors):
+        return None if support.images is None else HitPictures(support.images, support.ids)
+    if isinstance(thumbnails, ListPictures):
+        return thumbnails
+    if thumbnails is None and isinstance(support, SupportPerQuery) and support.inputs.dim() == 5:
+        return ListPictures([list(_small(rows[:MOST_SHOWN]).values()) for rows in support.inputs])
+    pictures = row_pictures(support, thumbnails, left_out)
+    if pictures is not None and are_classes:
+        assert isinstance(support, SupportSet)
+        return pictures.by_class(support.labels)
+    return pictures
+
+
+def row_pictures(
+    support: object, thumbnails: Mapping[int, Image.Image] | ListPictures | None, left_out: Tensor | None
+) -> RowPictures | None:
+    """The pictures of supports that all queries share, as :func:`pictures_of`; None for any other support.
+
+    Args:
+        support: the support.
+        thumbnails: as for :func:`pictures_of`.
+        left_out: as for :func:`pictures_of`.
+    """
+    if not isinstance(support, SupportSet):
+        return None
+    if thumbnails is None and support.inputs.dim() == 4:
+        most = max(1, min(MOST_SHOWN + 1, _MOST_KEPT // support.n_classes))
+        firsts = [(support.labels == label).nonzero().flatten()[:most] for label in range(support.n_classes)]
+        rows = torch.cat(firsts)
+        thumbnails = dict(zip(rows.tolist(), _small(support.inputs[rows]).values(), strict=False))
+    if not thumbnails or isinstance(thumbnails, ListPictures):
+        return None
+    return RowPictures({row: [(row, image)] for row, image in thumbnails.items()}, left_out)
+
+
+def _small(images: Tensor) -> dict[int, Image.Image]:
+    """Thumbnails of inputs ``(n, C, H, W)`` of one or three channels; none for others, which are no photographs."""
+    if images.shape[1] not in (1, 3) or not images.is_floating_point():
+        return {}
+    shown = for_display(images.float()).cpu()
+    return {row: thumbnail_of(to_pil_image(image).convert("RGB")) for row, image in enumerate(shown)}
+
+
+def shown_pictures(why: Explanation, index: int) -> tuple[list[ImageLike], list[ImageLike]]:
+    """The pictures of the supports and of the foil of a query, at most nine each.
+
+    Args:
+        why: the explanation.
+        index: the position of the query.
+
+    Returns:
+        The supports of the explained class, and those of the foil; the most similar first. Supports without a known
+        picture are left out.
+    """
+    if why.support_rows is None or why.support_weights is None or why.support_similarities is None:
+        return [], []
+    columns = (why.support_rows, why.support_weights, why.support_similarities.nan_to_num(-torch.inf))
+    found = sorted(zip(*(column[index].tolist() for column in columns), strict=True), key=lambda one: -one[2])
+    pictures = why.support_pictures
+    supports = _first(pictures, index, [row for row, weight, _ in found if weight > 0 and row >= 0])
+    if why.foil_pictures is not None:
+        return supports, _first(why.foil_pictures, index, sorted(why.foil_pictures.by_row))
+    return supports, _first(pictures, index, [row for row, weight, _ in found if weight < 0 and row >= 0])
+
+
+def _first(pictures: Pictures | None, index: int, rows: Sequence[int]) -> list[ImageLike]:
+    """The first nine pictures of the supports at some rows."""
+    shown: list[ImageLike] = []
+    if pictures is not None:
+        for row in rows:
+            shown += pictures(index, row)
+            if len(shown) >= MOST_SHOWN:
+                break
+    return shown[:MOST_SHOWN]
