@@ -152,9 +152,9 @@ def test_a_query_of_another_length_is_refused(net: nn.Module, images: Tensor) ->
 @pytest.mark.parametrize(
     ("model", "error", "message"),
     [
-        (lambda x: (x.mean((2, 3)), x), TypeError, r"forward_func .*tuple"),
-        (lambda x: x, ValueError, r"forward_func .*\(4, 3, 7, 5\)"),
-        (lambda x: x.mean(), ValueError, r"forward_func .*\(\)"),
+        (lambda x: (x.mean((2, 3)), x), TypeError, r"the model must give .*tuple"),
+        (lambda x: x, ValueError, r"the model must give .*\(4, 3, 7, 5\)"),
+        (lambda x: x.mean(), ValueError, r"the model must give .*\(\)"),
         (lambda x: x.mean((2, 3)) / 0, ValueError, "support.*NaN"),
     ],
 )

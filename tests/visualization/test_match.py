@@ -98,7 +98,8 @@ def test_scores_and_notes_stand_above_their_maps() -> None:
 @pytest.mark.parametrize("size", [(90, 20), (30, 30), (20, 90)])
 def test_long_titles_are_broken_and_do_not_touch_each_other(size: tuple[int, int]) -> None:
     photo = torch.rand(3, *size)
-    long = "score -61,200, which is 36,100 more than an embedding of zeros has (-97,300)\nexplains 12 % of it; class token 85 %"
+    score = "score -61,200, which is 36,100 more than an embedding of zeros has (-97,300)"
+    long = f"{score}\nexplains 12 % of it; class token 85 %"
     maps = {
         "LayerIntegratedGradientsOfSomething_without_a_space": torch.randn(4, 4),
         "similarity-cam": torch.randn(4, 4),
