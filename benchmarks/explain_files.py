@@ -1,6 +1,6 @@
 """Time and memory of ``captum-fam explain`` on folders of image files, each run in a process of its own.
 
-    python -m benchmarks.explain_files [--images 400] [--many 2000] [--out docs/benchmarks/explain.md]
+    python -m benchmarks.explain_files [--images 160] [--many 2000] [--out docs/benchmarks/explain.md]
 
 The images are drawn: smooth colors with noise, JPEG, 500 x 375 pixels. The weights are random, which changes no time.
 Start-up is not counted: time per image is the difference of two runs of different lengths, over the difference of the
@@ -124,7 +124,7 @@ def bare_pass(name: str, threads: int, rounds: int = 6) -> tuple[float, float]:
 def main() -> None:
     """Measure all cases, print the table and write it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=400, help="images of a timed run")
+    parser.add_argument("--images", type=int, default=160, help="images of a timed run")
     parser.add_argument("--many", type=int, default=2000, help="images of the run whose memory is measured")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--models", default="squeezenet1_0,resnet50")

@@ -42,7 +42,40 @@ class Geometry(Protocol):
 
 
 @dataclass(frozen=True)
-class Squash:
+class _Sized:
+    """A size and an interpolation, both checked."""
+
+    size: int | tuple[int, int]
+    interpolation: str = "bilinear"
+
+    def __post_init__(self) -> None:
+        _check_sizes(size=self.size)
+        _check_interpolation(self.interpolation)
+
+
+class _Resizing(_Sized):
+    """Resizes the whole image, and its boxes along."""
+
+    def __call__(self, image: Image.Image, boxes: Tensor) -> tuple[Image.Image, Tensor]:
+        resized = image.resize(self._target(image.width, image.height), _INTERPOLATIONS[self.interpolation])
+        return resized, self.map_boxes(boxes, image.width, image.height)
+
+    def map_boxes(self, boxes: Tensor, width: int, height: int) -> Tensor:
+        """Boxes ``(n, 4)`` of an image of the given size in pixels, moved to the resized image."""
+        to_width, to_height = self._target(width, height)
+        return _scale(boxes, to_width / width, to_height / height)
+
+    def seen(self, width: int, height: int) -> Box:
+        """The part of an image of the given size that the result shows, as a box in pixels: the whole image."""
+        return 0, 0, width, height
+
+    def _target(self, width: int, height: int) -> tuple[int, int]:
+        """Width and height of the result, for an image of the given size."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Squash(_Resizing):
     """Resize to a fixed size without keeping the aspect ratio, so that the whole image remains.
 
     Args:
@@ -58,30 +91,13 @@ class Squash:
         tensor([[ 0.,  0., 42., 42.]])
     """
 
-    size: int | tuple[int, int]
-    interpolation: str = "bilinear"
-
-    def __post_init__(self) -> None:
-        _check_sizes(size=self.size)
-        _check_interpolation(self.interpolation)
-
-    def __call__(self, image: Image.Image, boxes: Tensor) -> tuple[Image.Image, Tensor]:
-        height, width = height_and_width(self.size)
-        resized = image.resize((width, height), _INTERPOLATIONS[self.interpolation])
-        return resized, self.map_boxes(boxes, image.width, image.height)
-
-    def map_boxes(self, boxes: Tensor, width: int, height: int) -> Tensor:
-        """Boxes ``(n, 4)`` of an image of the given size in pixels, moved to the squashed image."""
+    def _target(self, width: int, height: int) -> tuple[int, int]:
         to_height, to_width = height_and_width(self.size)
-        return _scale(boxes, to_width / width, to_height / height)
-
-    def seen(self, width: int, height: int) -> Box:
-        """The part of an image of the given size that the result shows, as a box in pixels: the whole image."""
-        return 0, 0, width, height
+        return to_width, to_height
 
 
 @dataclass(frozen=True)
-class Fit:
+class Fit(_Resizing):
     """Resize with the aspect ratio kept, so that the whole image fits in a size; nothing is padded.
 
     Args:
@@ -98,29 +114,12 @@ class Fit:
         tensor([[ 0.0000,  0.0000, 42.0000, 16.8000]])
     """
 
-    size: int | tuple[int, int]
-    interpolation: str = "bilinear"
-
-    def __post_init__(self) -> None:
-        _check_sizes(size=self.size)
-        _check_interpolation(self.interpolation)
-
-    def __call__(self, image: Image.Image, boxes: Tensor) -> tuple[Image.Image, Tensor]:
-        resized = image.resize(_fitted(self.size, image.width, image.height), _INTERPOLATIONS[self.interpolation])
-        return resized, self.map_boxes(boxes, image.width, image.height)
-
-    def map_boxes(self, boxes: Tensor, width: int, height: int) -> Tensor:
-        """Boxes ``(n, 4)`` of an image of the given size in pixels, moved to the resized image."""
-        to_width, to_height = _fitted(self.size, width, height)
-        return _scale(boxes, to_width / width, to_height / height)
-
-    def seen(self, width: int, height: int) -> Box:
-        """The part of an image of the given size that the result shows, as a box in pixels: the whole image."""
-        return 0, 0, width, height
+    def _target(self, width: int, height: int) -> tuple[int, int]:
+        return _fitted(self.size, width, height)
 
 
 @dataclass(frozen=True)
-class Pad:
+class Pad(_Sized):
     """Resize with the aspect ratio kept, so that the whole image fits in a size, and fill the rest on both sides.
 
     Args:
@@ -137,13 +136,7 @@ class Pad:
         tensor([[ 0., 21., 84., 63.]])
     """
 
-    size: int | tuple[int, int]
-    interpolation: str = "bilinear"
     fill: tuple[int, int, int] = (0, 0, 0)
-
-    def __post_init__(self) -> None:
-        _check_sizes(size=self.size)
-        _check_interpolation(self.interpolation)
 
     def __call__(self, image: Image.Image, boxes: Tensor) -> tuple[Image.Image, Tensor]:
         left, top, right, bottom = self.filled_by(image.width, image.height)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import zipfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -28,6 +29,7 @@ from captum_fam._text import printable_path
 from captum_fam.cli.explain import ExplainJob
 from captum_fam.cli.explain_supports import JobSupport, paths_as_text
 from captum_fam.explanation import Explanation, compare_figure, query_entry, write_query
+from captum_fam.explanation.thumbnails import MOST_SHOWN
 from captum_fam.image_folders import OUTPUT_MARK
 from captum_fam.images import UnreadableImageError, read_image
 from captum_fam.models import EmbeddingModel
@@ -36,7 +38,6 @@ from captum_fam.models.weights_file import is_there, split_weights
 _THUMBNAIL_SIDE = 160  # pixels
 _MOST_NEIGHBORS = 10  # in the table
 _SHARDS = "shards.json"
-_MAX_PICTURES = 9  # per panel of the figure
 
 
 class Thumbnails:
@@ -51,7 +52,7 @@ class Thumbnails:
         Args:
             paths: image files.
         """
-        first_paths = paths[:_MAX_PICTURES]
+        first_paths = paths[:MOST_SHOWN]
         for path in first_paths:
             if path not in self._read:
                 self._read[path] = _read_thumbnail(path)
@@ -131,7 +132,8 @@ class QueryWriter:
         Returns:
             A line of text for each query that reports the result.
         """
-        self._claim_folder()
+        if not self.n_written:
+            self._claim_folder()
         lines = []
         for index, (path, size) in enumerate(zip(files, sizes, strict=True)):
             written = self._draw(explanations, index) if self._job.output.figures else self._keep(explanations, index)
@@ -159,7 +161,8 @@ class QueryWriter:
             unreadable: reason for each file that could not be read.
         """
         job, foil = self._job, self._job.foil
-        self._claim_folder()
+        if not self.n_written:
+            self._claim_folder()
         if not job.output.figures:
             self._open_maps()  # a shard without queries has an empty file
         _write_table(self._scratch / self._table, self._rows)
@@ -190,9 +193,12 @@ class QueryWriter:
         """Mark the folder as results and remove what an earlier run says of it, not before there is a result."""
         # The mark is there before the first file, so that results are never read as images.
         (self._job.out / OUTPUT_MARK).touch()
-        earlier = {self._job.out / name for name in (self._manifest, self._table, self._all_maps)}
+        earlier = [self._job.out / name for name in (self._manifest, self._table, self._all_maps)]
         if self._job.shard.count == 1:
-            earlier |= {self._job.out / _SHARDS, *self._job.out.glob("*-[1-9]*-of-[1-9]*.*")}
+            # Files of shards only: a query may be called wren-1-of-2.
+            of_shards = re.compile(r"(manifest|maps|results)-\d+-of-\d+\.\w+")
+            earlier += [self._job.out / _SHARDS]
+            earlier += [path for path in self._job.out.iterdir() if of_shards.fullmatch(path.name)]
         for path in earlier:
             path.unlink(missing_ok=True)
 

@@ -19,14 +19,15 @@ from captum_fam._warnings import warn_user
 from captum_fam.cli.explain import Classes, ExplainJob, class_name
 from captum_fam.cli.shards import shard_of_process
 from captum_fam.explanation import Explanation
+from captum_fam.explanation.result import UsedSupport
 from captum_fam.explanation.supports import PictureSupport, SupportReader
+from captum_fam.explanation.thumbnails import MOST_SHOWN
 from captum_fam.image_files import same_files
 from captum_fam.images import read_image
 from captum_fam.models import EmbeddingModel
 from captum_fam.support import MemoryBank, Support
 
 _GALLERY_NEIGHBORS = 5
-_MOST_FILES = 9  # of a class, for pictures
 
 
 class JobSupport(Protocol):
@@ -158,31 +159,17 @@ class BankSupport:
         """The files of a class of the gallery; none for a bank from a file."""
         label = self.support.class_names.index(name)
         items = self.support.items[self.support.labels == label].tolist() if self.gallery else []
-        return [self.gallery[item] for item in items[:_MOST_FILES]]
+        return [self.gallery[item] for item in items[:MOST_SHOWN]]
 
     def entry(self, why: Explanation, index: int) -> list[dict[str, Any]]:
         """The rows with a positive weight, the most similar first."""
-        assert why.support_rows is not None
-        assert why.support_similarities is not None
-        assert why.support_weights is not None
-        rows, similarities, weights = (
-            values[index].tolist() for values in (why.support_rows, why.support_similarities, why.support_weights)
-        )
-        hits = sorted(
-            (
-                (similarity, row, weight)
-                for row, similarity, weight in zip(rows, similarities, weights, strict=True)
-                if row >= 0 and weight > 0
-            ),
-            key=lambda hit: (-hit[0], hit[1]),
-        )
-        return [self._hit(row, similarity, weight) for similarity, row, weight in hits]
+        return [self._hit(used) for used in why.supports_of(index) if used.weight > 0]
 
-    def _hit(self, row: int, similarity: float, weight: float) -> dict[str, Any]:
-        item = int(self.support.items[row])
-        place = {"file": str(self.gallery[item])} if self.gallery else {"row": row, "item": item}
-        name = self.support.class_names[int(self.support.labels[row])]
-        return {**place, "class": name, "similarity": similarity, "weight": weight}
+    def _hit(self, used: UsedSupport) -> dict[str, Any]:
+        item = int(self.support.items[used.row])
+        place = {"file": str(self.gallery[item])} if self.gallery else {"row": used.row, "item": item}
+        name = self.support.class_names[int(self.support.labels[used.row])]
+        return {**place, "class": name, "similarity": used.similarity, "weight": used.weight}
 
     def describe(self) -> dict[str, Any]:
         """The bank, and its options."""

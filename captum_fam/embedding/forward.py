@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from captum_fam._captum import run_forward
 
@@ -132,3 +132,17 @@ def _in_words(output: object) -> str:
         return type(output).__name__
     kinds = (str(tuple(item.shape)) if isinstance(item, Tensor) else type(item).__name__ for item in output)
     return f"a {type(output).__name__} of {', '.join(kinds) or 'nothing'}"
+
+
+def device_of(model: object) -> torch.device | None:
+    """The device of the parameters of a model; None for a function, or a module without parameters.
+
+    Args:
+        model: any model.
+
+    Example:
+        >>> device_of(torch.nn.Linear(2, 2))
+        device(type='cpu')
+    """
+    parameters = model.parameters() if isinstance(model, nn.Module) else iter(())
+    return next((parameter.device for parameter in parameters), None)

@@ -54,7 +54,18 @@ def cut_by_replacing(
     return first, second
 
 
-class UpToLayer(nn.Module):
+class _Half(nn.Module):
+    """A part of a model, before or behind a layer."""
+
+    def __init__(self, model: nn.Module, layer: str, sizes: _ImageSizes, sequence_first: bool = False) -> None:
+        super().__init__()
+        self.model = model
+        self.layer = layer
+        self.sequence_first = sequence_first
+        self._sizes = sizes
+
+
+class UpToLayer(_Half):
     """The part of a model from images to the output of a layer; the modules behind the layer do not run.
 
     Args:
@@ -64,13 +75,6 @@ class UpToLayer(nn.Module):
         sequence_first: whether the layer gives tokens ``(T, B, N)``, which are returned as ``(B, T, N)``. Default:
             False.
     """
-
-    def __init__(self, model: nn.Module, layer: str, sizes: _ImageSizes, sequence_first: bool = False) -> None:
-        super().__init__()
-        self.model = model
-        self.layer = layer
-        self.sequence_first = sequence_first
-        self._sizes = sizes
 
     def forward(self, images: Tensor) -> Tensor:
         thread = threading.get_ident()
@@ -91,7 +95,7 @@ class UpToLayer(nn.Module):
         return activation
 
 
-class FromLayer(nn.Module):
+class FromLayer(_Half):
     """The part of a model from the output of a layer to the output of the model.
 
     Args:
@@ -100,13 +104,6 @@ class FromLayer(nn.Module):
         sizes: sizes of the images behind each activation, which :class:`UpToLayer` notes.
         sequence_first: whether the layer gives tokens ``(T, B, N)``; activations come as ``(B, T, N)``. Default: False.
     """
-
-    def __init__(self, model: nn.Module, layer: str, sizes: _ImageSizes, sequence_first: bool = False) -> None:
-        super().__init__()
-        self.model = model
-        self.layer = layer
-        self.sequence_first = sequence_first
-        self._sizes = sizes
 
     def forward(self, activation: Tensor) -> Tensor:
         size = self._sizes.by_activation.get(activation.shape[1:])

@@ -11,6 +11,7 @@ from torch import Tensor
 from captum_fam._warnings import collected_notes
 from captum_fam.attr.layer_similarity_cam import LayerSimilarityCAM
 from captum_fam.attr.registry import MapMethod, get_method
+from captum_fam.embedding.forward import device_of
 from captum_fam.explanation.arguments import INTERPOLATION, check_names, class_indices, for_display
 from captum_fam.explanation.batch import explain_batch, join_batches
 from captum_fam.explanation.layers import ChosenLayers, LayerLike, choose_layers
@@ -25,7 +26,7 @@ from captum_fam.explanation.queries import (
     read_queries,
 )
 from captum_fam.explanation.result import Explanation
-from captum_fam.explanation.supports import SupportLike, SupportReader, device_of, float_type_of
+from captum_fam.explanation.supports import SupportLike, SupportReader, float_type_of
 from captum_fam.explanation.thumbnails import pictures_of, row_pictures
 from captum_fam.similarity import SimilarityLike
 from captum_fam.support import (

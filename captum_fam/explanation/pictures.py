@@ -87,7 +87,7 @@ def read_batches(
             unreadable[position] = str(error)
             continue
         inputs, size = preprocessing(photo), (photo.height, photo.width)
-        view = _shown(preprocessing.view(photo).copy())  # the image may be the caller's own
+        view = _shown(preprocessing.view(photo))
         if waiting and (len(waiting) == batch_size or waiting[-1][1].shape != inputs.shape):
             yield _batch(waiting, device, dtype)
             waiting = []

@@ -137,8 +137,10 @@ def find_queries_among(
 def _same(support: SupportSet | SupportPerQuery, ids: Any, queries: Tensor) -> tuple[Tensor, Tensor]:
     """Which supports are a query, and which entries are supports at all, boolean ``(B, K)`` on the CPU."""
     if isinstance(support, SupportSet):
-        own = [sha256_of(one) for one in queries]
-        same = same_inputs(queries, support.inputs) if ids is None else same_ids(own, ids)
+        if ids is None:
+            same = same_inputs(queries, support.inputs)
+        else:
+            same = same_ids([sha256_of(one) for one in queries], ids)
         return same, torch.ones_like(same)
     entries = torch.ones(support.inputs.shape[:2], dtype=torch.bool)
     same = torch.zeros_like(entries)

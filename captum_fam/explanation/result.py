@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor
 
@@ -22,6 +22,20 @@ if TYPE_CHECKING:
 
 NO_ACCOUNT = "no account of the score"
 """The account text for a map whose sum is no part of the score."""
+
+
+class UsedSupport(NamedTuple):
+    """A support that a query was compared with.
+
+    Attributes:
+        row: its position in the support, as in :attr:`Explanation.support_rows`.
+        similarity: its similarity to the query.
+        weight: its weight in the score of the target class.
+    """
+
+    row: int
+    similarity: float
+    weight: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,6 +121,23 @@ class Explanation:
         from captum_fam.metrics.maps import find_empty
 
         return find_empty(self.attributions)
+
+    def supports_of(self, index: int = 0) -> list[UsedSupport]:
+        """The supports that one query was compared with, the most similar first.
+
+        Args:
+            index: the position of the query. Default: 0.
+
+        Returns:
+            The supports with a weight in the score, those of a foil among the supports with a negative one; none if
+            they are not known.
+        """
+        if self.support_rows is None or self.support_similarities is None or self.support_weights is None:
+            return []
+        columns = (self.support_rows, self.support_similarities, self.support_weights)
+        used = [UsedSupport(*values) for values in zip(*(column[index].tolist() for column in columns), strict=True)]
+        used = [one for one in used if one.row >= 0 and one.weight != 0]
+        return sorted(used, key=lambda one: (-one.similarity, one.row))
 
     def score_text(self, index: int = 0) -> str:
         """The score of one query in words.

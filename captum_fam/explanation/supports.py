@@ -216,20 +216,6 @@ class SupportReader:
         return parts, ids
 
 
-def device_of(model: object) -> torch.device | None:
-    """The device of the parameters of a model; None for a function, or a module without parameters.
-
-    Args:
-        model: any model.
-
-    Example:
-        >>> device_of(torch.nn.Linear(2, 2))
-        device(type='cpu')
-    """
-    parameters = model.parameters() if isinstance(model, nn.Module) else iter(())
-    return next((parameter.device for parameter in parameters), None)
-
-
 def float_type_of(model: object) -> torch.dtype | None:
     """The floating-point type that a model takes, that of its parameters; None for a model without parameters.
 

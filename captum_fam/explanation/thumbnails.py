@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
@@ -50,7 +49,8 @@ class RowPictures:
     def __call__(self, query: int, row: int) -> list[Any]:
         """The pictures of a support; none if it has no picture, or is left out for this query."""
         pictures = self.by_row.get(row, ())
-        return [image for one, image in pictures if self.left_out is None or not self.left_out[query, one]]
+        kept = [image for one, image in pictures if self.left_out is None or not self.left_out[query, one]]
+        return list(map(_drawable, kept[:MOST_SHOWN]))
 
     def by_class(self, labels: Tensor) -> RowPictures:
         """The pictures of prototypes: those of all supports of a class, by class.
@@ -80,7 +80,7 @@ class ListPictures:
 
     def __call__(self, query: int, row: int) -> list[Any]:
         """The picture of a support."""
-        return list(self.lists[query][row : row + 1])
+        return list(map(_drawable, self.lists[query][row : row + 1]))
 
 
 @dataclass(frozen=True)
@@ -171,8 +171,8 @@ def pictures_of(
         return None if support.images is None else HitPictures(support.images, support.ids)
     if isinstance(thumbnails, ListPictures):
         return thumbnails
-    if thumbnails is None and isinstance(support, SupportPerQuery) and support.inputs.dim() == 5:
-        return ListPictures([list(_small(rows[:MOST_SHOWN]).values()) for rows in support.inputs])
+    if thumbnails is None and isinstance(support, SupportPerQuery) and _are_photographs(support.inputs, 5):
+        return ListPictures([list(rows[:MOST_SHOWN]) for rows in support.inputs])
     pictures = row_pictures(support, thumbnails, left_out)
     if pictures is not None and are_classes:
         assert isinstance(support, SupportSet)
@@ -192,22 +192,24 @@ def row_pictures(
     """
     if not isinstance(support, SupportSet):
         return None
-    if thumbnails is None and support.inputs.dim() == 4:
-        most = max(1, min(MOST_SHOWN + 1, _MOST_KEPT // support.n_classes))
-        firsts = [(support.labels == label).nonzero().flatten()[:most] for label in range(support.n_classes)]
-        rows = torch.cat(firsts)
-        thumbnails = dict(zip(rows.tolist(), _small(support.inputs[rows]).values(), strict=False))
-    if not thumbnails or isinstance(thumbnails, ListPictures):
+    images: Mapping[int, Any] | ListPictures | None = thumbnails
+    if images is None and _are_photographs(support.inputs, 4):
+        images = dict(enumerate(support.inputs))
+    if not images or isinstance(images, ListPictures):
         return None
-    return RowPictures({row: [(row, image)] for row, image in thumbnails.items()}, left_out)
+    return RowPictures({row: [(row, image)] for row, image in images.items()}, left_out)
 
 
-def _small(images: Tensor) -> dict[int, Image.Image]:
-    """Thumbnails of inputs ``(n, C, H, W)`` of one or three channels; none for others, which are no photographs."""
-    if images.shape[1] not in (1, 3) or not images.is_floating_point():
-        return {}
-    shown = for_display(images.float()).cpu()
-    return {row: thumbnail_of(to_pil_image(image).convert("RGB")) for row, image in enumerate(shown)}
+def _are_photographs(images: Tensor, dimensions: int) -> bool:
+    """Whether inputs of a model are images of one or three channels, with so many dimensions of the whole tensor."""
+    return images.dim() == dimensions and images.shape[-3] in (1, 3) and images.is_floating_point()
+
+
+def _drawable(image: Any) -> Any:
+    """A picture as figures draw it; an input of the model becomes a thumbnail only now, where it is drawn."""
+    if not isinstance(image, Tensor):
+        return image
+    return thumbnail_of(to_pil_image(for_display(image[None].float()).cpu()[0]).convert("RGB"))
 
 
 def shown_pictures(why: Explanation, index: int) -> tuple[list[ImageLike], list[ImageLike]]:
@@ -221,15 +223,11 @@ def shown_pictures(why: Explanation, index: int) -> tuple[list[ImageLike], list[
         The supports of the explained class, and those of the foil; the most similar first. Supports without a known
         picture are left out.
     """
-    if why.support_rows is None or why.support_weights is None or why.support_similarities is None:
-        return [], []
-    columns = (why.support_rows, why.support_weights, why.support_similarities.nan_to_num(-torch.inf))
-    found = sorted(zip(*(column[index].tolist() for column in columns), strict=True), key=lambda one: -one[2])
-    pictures = why.support_pictures
-    supports = _first(pictures, index, [row for row, weight, _ in found if weight > 0 and row >= 0])
+    found, pictures = why.supports_of(index), why.support_pictures
+    supports = _first(pictures, index, [one.row for one in found if one.weight > 0])
     if why.foil_pictures is not None:
         return supports, _first(why.foil_pictures, index, sorted(why.foil_pictures.by_row))
-    return supports, _first(pictures, index, [row for row, weight, _ in found if weight < 0 and row >= 0])
+    return supports, _first(pictures, index, [one.row for one in found if one.weight < 0])
 
 
 def _first(pictures: Pictures | None, index: int, rows: Sequence[int]) -> list[ImageLike]:

@@ -17,7 +17,7 @@ from captum_fam._files import sha256_of_weights
 from captum_fam._text import printable
 from captum_fam._warnings import warn_user
 from captum_fam.embedding import Batch, DatasetEmbedder, EmbeddedDataset, OnError, RowBlock
-from captum_fam.embedding.forward import check_embedding
+from captum_fam.embedding.forward import check_embedding, device_of
 from captum_fam.embedding.labeled_dataset import LabeledDataset, take_loader_apart
 from captum_fam.embedding.ranks import Ranks
 from captum_fam.found_preprocessing import found_or_assumed
@@ -133,7 +133,7 @@ def bank_maker(
                 "model is in training mode, where an embedding depends on its batch; call model.eval() first"
             )
         if device is None:
-            device = next((parameter.device for parameter in embed.parameters()), None)
+            device = device_of(embed)
     collate = None
     if isinstance(dataset, DataLoader):
         loader = take_loader_apart(dataset)

@@ -421,3 +421,13 @@ def test_a_device_that_is_not_there_is_named(explain_small: Explain, capsys: pyt
         explain_small("queries", "--support", "flat", "--device", "tpu")
     assert stopped.value.code == 2
     assert "--device: 'tpu' is no device of this machine" in capsys.readouterr().err
+
+
+def test_results_of_a_query_that_is_named_like_a_shard_stay(explain_small: Explain) -> None:
+    names = ["wren-1-of-2", "maps-1-of-2", "results-2-of-3", "maps"]
+    for name in names:
+        shutil.copy("queries/q0.png", f"{name}.png")
+    assert explain_small(*(f"{name}.png" for name in names), "--support", "flat", "--batch-size", 1) == 0
+    for query in manifest()["queries"]:
+        assert Path("out", query["figure"]).is_file()
+        assert np.load(Path("out", query["arrays"]))["fam"].ndim == 2
