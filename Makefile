@@ -69,6 +69,7 @@ benchmarks: $(INSTALLED)  ## write the benchmark tables of docs/
 	$(BIN)/python -m benchmarks.attribute_layers
 	$(BIN)/python -m benchmarks.memory_bank
 	$(BIN)/python -m benchmarks.coverage
+	$(BIN)/python -m benchmarks.explain_files
 
 figures: $(BASE)  ## draw the figures of docs/ again
 	$(BIN)/captum-fam demo --out docs/figures

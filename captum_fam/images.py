@@ -156,6 +156,18 @@ def image_to_tensor(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
 
 
+def tensor_to_image(pixels: Tensor) -> Image.Image:
+    """An RGB image of pixels in [0, 1], ``(C, H, W)`` with one or three channels; rounded down to 8 bits.
+
+    Example:
+        >>> tensor_to_image(torch.full((1, 30, 40), 0.5)).getpixel((0, 0))
+        (127, 127, 127)
+    """
+    # Not torchvision's to_pil_image: importing torchvision takes longer than importing the rest of this package.
+    colors = pixels.detach().cpu().expand(3, -1, -1).permute(1, 2, 0)
+    return Image.fromarray((colors * 255).byte().contiguous().numpy())
+
+
 def normalize(images: Tensor, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD) -> Tensor:
     """Normalize images for a model: ``(images - mean) / std``.
 

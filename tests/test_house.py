@@ -207,6 +207,11 @@ def test_an_attribution_loads_no_room_that_it_does_not_need(room: str) -> None:
     assert not {name for name in loaded if name.split(".")[:2] == ["captum_fam", room]}
 
 
+def test_explain_loads_no_torchvision() -> None:
+    # Importing torchvision takes longer than importing the rest of what explain() needs besides torch.
+    assert "torchvision" not in {name.partition(".")[0] for name in loaded_by("from captum_fam import explain")}
+
+
 def test_the_core_loads_no_optional_library() -> None:
     names = ", ".join(captum_fam.__all__)
     roots = {name.partition(".")[0] for name in loaded_by(f"from captum_fam import {names}")}

@@ -9,11 +9,11 @@ from typing import Any
 
 from PIL import Image
 from torch import Tensor, nn
-from torchvision.transforms.functional import to_pil_image
 
 from captum_fam.attr.tokens import TokenGridLike
 from captum_fam.explanation.arguments import stretch
 from captum_fam.found_preprocessing import found_or_assumed
+from captum_fam.images import tensor_to_image
 from captum_fam.preprocessing import Preprocessing
 from captum_fam.support import SimilarityToSupport
 
@@ -47,9 +47,7 @@ class OwnTransform:
     def view(self, image: Image.Image) -> Image.Image:
         """What the model sees of an image: nothing is known of the transform but its result."""
         inputs = stretch(self(image)[None].float())[0]
-        pixels = inputs if len(inputs) == 3 else inputs.mean(0, keepdim=True).expand(3, -1, -1)
-        view: Image.Image = to_pil_image(pixels)
-        return view
+        return tensor_to_image(inputs if len(inputs) == 3 else inputs.mean(0, keepdim=True))
 
     def describe(self) -> dict[str, Any]:
         """The transform as JSON can represent it."""

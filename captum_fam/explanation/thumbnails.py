@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms.functional import to_pil_image
 
 from captum_fam.explanation.arguments import for_display
-from captum_fam.images import read_image
+from captum_fam.images import read_image, tensor_to_image
 from captum_fam.support import Neighbors, SupportPerQuery, SupportSet
 
 if TYPE_CHECKING:
@@ -209,7 +208,7 @@ def _drawable(image: Any) -> Any:
     """A picture as figures draw it; an input of the model becomes a thumbnail only now, where it is drawn."""
     if not isinstance(image, Tensor):
         return image
-    return thumbnail_of(to_pil_image(for_display(image[None].float()).cpu()[0]).convert("RGB"))
+    return thumbnail_of(tensor_to_image(for_display(image[None].float())[0]))
 
 
 def shown_pictures(why: Explanation, index: int) -> tuple[list[ImageLike], list[ImageLike]]:
