@@ -59,6 +59,7 @@ def run_layers(
     places: bool = False,
     token_grid: TokenGridLike | None = None,
     unit_norm: UnitNorm = "auto",
+    keep_graph: bool = False,
 ) -> LayerRun:
     """Run ``forward_func`` once and keep the tensors of some layers.
 
@@ -78,6 +79,7 @@ def run_layers(
         places: also note the constants on the way, and the positions of all elements. Default: False.
         token_grid: lays out the tensors of the layer, for ``places``. Default: None, channels first.
         unit_norm: see :meth:`Recorder.way <captum_fam.attr.way_back.recorder.Recorder.way>`. Default: "auto".
+        keep_graph: whether the ways back can be gone several times. Default: False.
 
     Raises:
         ValueError: for a layer or head that did not run or gave something other than tensors; for a layer that ran
@@ -88,7 +90,7 @@ def run_layers(
 
     def run(watched: list[nn.Module], recorder: Recorder | None) -> _Call:
         call = _run(forward_func, args, watched, attribute_to_layer_input, device_ids, head, recorder)
-        return call if recorder is None else replace(call, way=recorder.way(call.embedding, unit_norm))
+        return call if recorder is None else replace(call, way=recorder.way(call.embedding, unit_norm, keep_graph))
 
     def make_recorder() -> Recorder:
         return Recorder(inputs, places, _names_of(forward_func), token_grid)

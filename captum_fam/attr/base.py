@@ -337,6 +337,15 @@ class SimilarityLayerAttribution(LayerAttribution):
         call = self.run(
             inputs, support, target, additional_forward_args, attribute_to_layer_input, attr_dim_summation, notes
         )
+        return self.details_of(call, relu_attributions)
+
+    def details_of(self, call: LayerCall, relu_attributions: bool = False) -> AttributionDetails:
+        """Make the maps of a call, and collect everything else that the method computed.
+
+        Args:
+            call: the result of :meth:`run`.
+            relu_attributions: set negative values of the map to zero. Default: False.
+        """
         result = self.map_layers(call)
         is_list = not isinstance(self.layer, nn.Module | str)
         return AttributionDetails(
@@ -376,19 +385,7 @@ class SimilarityLayerAttribution(LayerAttribution):
         checked_support = self._check_support(support, formatted)
         embedded = self._embed(checked_support, formatted, args)
         with self.watching(attribute_to_layer_input) as watched:
-            run = run_layers(
-                self.model, formatted, self.layers, args, attribute_to_layer_input, self.device_ids, **self.recording()
-            )
-
-        # Only for tokens whose shape does not show which dimension is the batch.
-        def run_alone(layer: nn.Module) -> LayerRun:
-            first = tuple(tensor[:1] for tensor in formatted)
-            return run_layers(self.model, first, [layer], args, attribute_to_layer_input, self.device_ids)
-
-        check_batch_first(run, self.layers, self.token_grid, run_alone)
-        if not run.embedding.isfinite().all():
-            raise ValueError("inputs: the embedding of the query contains NaN or inf")
-        notes += filter(None, [square_grid_in_words(run, formatted[0], self.token_grid)])
+            run = self.run_model(formatted, args, attribute_to_layer_input, notes)
         return LayerCall(
             self,
             formatted,
@@ -402,6 +399,74 @@ class SimilarityLayerAttribution(LayerAttribution):
             notes,
             watched,
         )
+
+    def run_model(
+        self,
+        inputs: tuple[Tensor, ...],
+        args: tuple[Any, ...] | None,
+        attribute_to_layer_input: bool,
+        notes: list[str],
+        keep_graph: bool = False,
+    ) -> LayerRun:
+        """Run the model once, record what the method needs, and check the result.
+
+        Args:
+            inputs: the tensors of the queries.
+            args: further arguments of the model.
+            attribute_to_layer_input: keep the inputs of the layers instead of the outputs.
+            notes: receives the texts of warnings.
+            keep_graph: whether the ways back can be gone several times. Default: False.
+
+        Raises:
+            ValueError, TypeError: as :meth:`attribute`.
+        """
+        run = run_layers(
+            self.model,
+            inputs,
+            self.layers,
+            args,
+            attribute_to_layer_input,
+            self.device_ids,
+            keep_graph=keep_graph,
+            **self.recording(),
+        )
+
+        # Only for tokens whose shape does not show which dimension is the batch.
+        def run_alone(layer: nn.Module) -> LayerRun:
+            first = tuple(tensor[:1] for tensor in inputs)
+            return run_layers(self.model, first, [layer], args, attribute_to_layer_input, self.device_ids)
+
+        check_batch_first(run, self.layers, self.token_grid, run_alone)
+        if not run.embedding.isfinite().all():
+            raise ValueError("inputs: the embedding of the query contains NaN or inf")
+        notes += filter(None, [square_grid_in_words(run, inputs[0], self.token_grid)])
+        return run
+
+    def call_of_run(
+        self,
+        run: LayerRun,
+        inputs: tuple[Tensor, ...],
+        args: tuple[Any, ...] | None,
+        support: Support | Tensor | None,
+        target: TargetType,
+        notes: list[str],
+    ) -> LayerCall:
+        """The call that :meth:`run` would give, made from a run of the model that was kept.
+
+        Args:
+            run: the forward pass of the inputs, which has recorded what :meth:`recording` asks for.
+            inputs: the tensors of the queries.
+            args: further arguments of the model.
+            support: the support of :meth:`attribute`.
+            target: the target of :meth:`attribute`.
+            notes: receives the texts of warnings.
+
+        Raises:
+            ValueError, TypeError: as :meth:`attribute`.
+        """
+        checked_support = self._check_support(support, inputs)
+        embedded = self._embed(checked_support, inputs, args)
+        return LayerCall(self, inputs, args, checked_support, embedded, target, False, True, run, notes)
 
     def _check_support(self, support: Support | Tensor | None, inputs: tuple[Tensor, ...]) -> Support | None:
         """The support of the call or of the SimilarityToSupport, before its images are embedded."""

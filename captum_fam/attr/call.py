@@ -13,7 +13,7 @@ from captum_fam._captum import TargetType
 from captum_fam.attr._layer_run import LayerRun
 from captum_fam.attr.account import Shares
 from captum_fam.support import Comparison, Support
-from captum_fam.support.comparison import select_class
+from captum_fam.support.target import select_class
 
 if TYPE_CHECKING:
     from captum_fam.attr.base import SimilarityLayerAttribution

@@ -20,7 +20,7 @@ from captum_fam.attr.call import LayerCall, LayerMaps
 from captum_fam.attr.matching import best_match, descriptors, soft_best_match
 from captum_fam.attr.tokens import TokenGridLike
 from captum_fam.similarity import SimilarityLike
-from captum_fam.support import SupportSet
+from captum_fam.support import Gallery, Support, SupportSet
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,9 @@ class LayerCorrespondence(SimilarityLayerAttribution):
 
     The foil of a :class:`~captum_fam.SimilarityToSupport` applies at each position: ``"others"`` subtracts the mean of
     the maps of the other classes, ``"runner-up"`` subtracts the largest of these maps (usually the clearest choice),
-    and a support set subtracts its own map. Without a foil the map shows everything that has a counterpart, background
-    included.
+    a support set subtracts its own map, and ``"gallery"`` the mean map of all images of a gallery. Maps against a
+    threshold are refused: a number has no positions. Without a foil the map shows everything that has a counterpart,
+    background included.
 
     The support must hold images, because embeddings have no positions. The support images go through the model in every
     call, in batches of the ``batch_size`` of the support set.
@@ -109,6 +110,11 @@ class LayerCorrespondence(SimilarityLayerAttribution):
         """Compute the match of every position with the target class, minus the match with the foil."""
         if not call.sum_channels:
             raise ValueError("attr_dim_summation=False: cosines of positions have no shares of channels")
+        if self.scores is not None and self.scores.against is not None:
+            raise ValueError(
+                f"against={self.scores.against!r}: LayerCorrespondence compares positions, among which a number has no "
+                "place; use LayerSimilarityCAM"
+            )
         support, foil = self._images_of(call), None if self.scores is None else self.scores.foil
         activation = self._single(call.activations[0])
         with plain_arithmetic(activation.device):
@@ -119,6 +125,10 @@ class LayerCorrespondence(SimilarityLayerAttribution):
             map_ = classes.gather(2, target)
             if isinstance(foil, SupportSet):
                 map_ = map_ - self._class_maps(query, foil, call).mean(2, keepdim=True)
+            elif isinstance(foil, Gallery):
+                map_ = map_ - self._mean_map(self._class_maps(query, _gallery_images(foil), call), foil.source)
+            elif foil == "gallery":
+                map_ = map_ - self._mean_map(classes, support)
             elif foil is not None:
                 is_target = torch.arange(classes.shape[2], device=classes.device) == target
                 if foil == "runner-up":
@@ -194,6 +204,13 @@ class LayerCorrespondence(SimilarityLayerAttribution):
             total += soft_best_match(query, partners.to(query), self.sharpness) @ class_weights
         return total
 
+    @staticmethod
+    def _mean_map(classes: Tensor, images: Support | None) -> Tensor:
+        """The mean match with all images, ``(B, P, 1)``, from the matches with each class, ``(B, P, classes)``."""
+        assert images is not None
+        counts = classes.new_tensor(images.class_counts)
+        return (classes * counts).sum(2, keepdim=True) / counts.sum()
+
     def _image_activation(self, images: Tensor, additional_forward_args: Any, at_input: bool) -> Tensor:
         args = format_additional_forward_args(additional_forward_args)
         run = run_layers(self.model, (images,), self.layers, args, at_input, self.device_ids)
@@ -206,6 +223,15 @@ class LayerCorrespondence(SimilarityLayerAttribution):
         if len(tensors) != 1:
             raise ValueError(f"layer gives {len(tensors)} tensors; LayerCorrespondence matches the positions of one")
         return tensors[0]
+
+
+def _gallery_images(gallery: Gallery) -> SupportSet:
+    if not isinstance(gallery.source, SupportSet) or gallery.left_out is not None:
+        raise ValueError(
+            "gallery must be images (M, C, H, W), or a SupportSet of them, the same for all queries: "
+            "LayerCorrespondence compares positions"
+        )
+    return gallery.source
 
 
 def _images(support: SupportSet) -> Tensor:

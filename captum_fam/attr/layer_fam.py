@@ -176,24 +176,29 @@ class LayerFAM(SimilarityLayerAttribution):
 
     def _contributions(self, comparison: Comparison) -> Tensor:
         """Eq. 15: contributions c' of the features of the embedding, or their linear weights u; ``(B, J)``."""
+        return comparison.of_features(self._of_supports, are_weights=self.weighting != "paper")
+
+    def _of_supports(self, comparison: Comparison) -> tuple[Tensor, Tensor]:
+        """The weights of the supports ``(B, K)``, and what they give to the features ``(B, J)``."""
         are_weights = self.weighting != "paper"
         measure = self.similarity.weights if are_weights else self.similarity.contributions
         weights = comparison.support_weights
         if self.support_scale == "none":
-            return comparison.over_supports(measure, weights)
+            return weights, comparison.over_supports(measure, weights)
         query, explained = comparison.query, comparison.explained
         ones = torch.ones_like(weights)
         bound = comparison.over_supports(lambda query, support, _: self.similarity.bound(query, support), ones)
         # w_k / |s_k|, and the error that the rounding of a small s_k makes in these shares.
         shares = F.support_shares(weights, explained, bound)
         errors = shares.abs() * F.shares_rounding(explained, query.shape[1], bound)
-        return drop_rounding(
+        values = drop_rounding(
             comparison.over_supports(measure, shares),
             query,
             are_weights=are_weights,
             bound=(errors * bound).sum(1, keepdim=True),
             noise=lambda: comparison.over_supports(self.similarity.terms, errors),
         )
+        return shares, values
 
     def _on_channels(
         self, run: LayerRun, cotangent: Tensor, activations: list[tuple[Tensor, ...]]

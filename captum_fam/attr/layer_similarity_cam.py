@@ -8,7 +8,6 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
-from captum_fam import functional as F
 from captum_fam._arithmetic import plain_arithmetic
 from captum_fam._captum import TargetType
 from captum_fam._training_mode import module_in_training_mode
@@ -21,17 +20,13 @@ from captum_fam.attr.account import (
     Shares,
     coverage_in_words,
     drop_noise,
-    laid_out,
-    resample,
 )
 from captum_fam.attr.base import SimilarityLayerAttribution
 from captum_fam.attr.call import LayerCall, LayerMaps
 from captum_fam.attr.details import Maps
+from captum_fam.attr.layer_account import LayerAccount
 from captum_fam.attr.tokens import TokenGridLike
-from captum_fam.attr.views import Views
-from captum_fam.attr.way_back.constants import Constants
 from captum_fam.attr.way_back.way import Way
-from captum_fam.attr.way_back.where import CLASS_TOKEN, REGISTERS
 from captum_fam.similarity import SimilarityLike
 from captum_fam.support import Support
 
@@ -155,10 +150,9 @@ class LayerSimilarityCAM(SimilarityLayerAttribution):
         self.passes_of(call.run)  # raises the error for an unsuitable layer before the backward pass
         comparison = call.comparison
         with plain_arithmetic(call.run.embedding.device):
-            weights = comparison.over_supports(self.similarity.weights, comparison.support_weights)
+            weights = comparison.linear_weights()
             # The magnitude of the score before the foil is subtracted: rounding noise is relative to this number.
-            sizes = torch.maximum(comparison.similarities.abs(), comparison.explained.abs())
-            magnitude = (comparison.support_weights.abs() * sizes).sum(1)
+            magnitude = comparison.term_magnitude
             accounts = [self._account(way, weights, call, magnitude) for way in call.run.ways]
         explained = comparison.explained_score
         shares = [parts for _, parts in accounts]
@@ -172,51 +166,25 @@ class LayerSimilarityCAM(SimilarityLayerAttribution):
             shares=shares,
         )
 
+    @property
+    def account(self) -> LayerAccount:
+        """How the account of a layer is laid out."""
+        return LayerAccount(self.lay_back, self.token_grid, self.biases)
+
     def recording(self) -> dict[str, Any]:
         return {"tape": True, "places": True, "token_grid": self.token_grid}
 
     def _account(self, way: Way, weights: Tensor, call: LayerCall, magnitude: Tensor) -> _Account:
         """The maps of one layer and the named parts of the score."""
-        live, (pulled, constants) = way.live, way.account(weights)
-        comparison, has_views = call.comparison, isinstance(self.model, Views)
-        maps: list[Tensor] = []
-        off_map = Constants(len(weights))
-        for start, pairs in zip(live, pulled, strict=True):
-            view = start.view if has_views else None
-            grid_pairs = [
-                [tensor if self.token_grid is None else self.token_grid(tensor) for tensor in pair] for pair in pairs
-            ]
-            shares = [F.widen(gradient) * activation for gradient, activation in grid_pairs]
-            if call.sum_channels:
-                shares = [share.sum(1, keepdim=True) for share in shares]
-            shares = [self.lay_back(share, view) for share in shares]
-            if maps:
-                # Views of different sizes have different grids over the same image.
-                shares = [
-                    map_ + resample(share, tuple(map_.shape[2:])) for map_, share in zip(maps, shares, strict=True)
-                ]
-            maps = shares
-            # Tokens that the grid leaves out have shares beside the map.
-            for (gradient, activation), where in zip(pairs, start.where, strict=True):
-                if self.token_grid is not None:
-                    off_map.add(gradient, activation, None, None, where, start.view)
-        grid = tuple(maps[0].shape[2:])
-        placed, parts = laid_out(constants, grid, self.biases, self.lay_back)
-        if placed is not None:
-            # A map with channels takes an equal part of the constants in every channel.
-            maps[0] = maps[0] + placed / maps[0].shape[1]
-        maps = [drop_noise(map_, magnitude) for map_ in maps]
-        for key in off_map.placed:
-            for slot, name in ((CLASS_TOKEN, "class token"), (REGISTERS, "registers")):
-                share = off_map.slots(*key)[:, slot]
-                if share.any():
-                    parts[name] = parts[name] + share if name in parts else share
-        start_score = comparison.score - comparison.explained_score
+        comparison = call.comparison
+        maps, parts = self.account.of(way, weights, call.sum_channels)
+        maps = tuple(drop_noise(map_, magnitude) for map_ in maps)
+        start_score = drop_noise((comparison.score - comparison.explained_score).unsqueeze(1), magnitude).squeeze(1)
         if start_score.any():
             parts[ZERO_EMBEDDING] = start_score
         total = sum((map_.flatten(1).sum(1) for map_ in maps), start=torch.zeros_like(comparison.score))
         rest = comparison.score - total - sum(parts.values())
-        return tuple(maps), {MAP: total, **parts, REST: rest}
+        return maps, {MAP: total, **parts, REST: rest}
 
     def _note_low_coverage(
         self, call: LayerCall, shares: list[Shares], coverages: list[Tensor], magnitude: Tensor

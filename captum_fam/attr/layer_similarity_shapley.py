@@ -47,6 +47,7 @@ class LayerSimilarityShapley(SimilarityLayerAttribution):
 
     and sums to v(all) - v(none), for any head. The score without any position, v(none), is the share ``"empty"``: the
     score of the embedding of zeros, which for the cosine is 0 unless a bias of the head makes this embedding non-zero.
+    A threshold changes the value of every set by one number, which is part of this share.
 
     Use this method where the tail, the part of the model behind the layer, is more than a pooling and a linear head.
     :class:`LayerSimilarityCAM` makes such a tail linear by holding its scales; this method runs the tail. A position
@@ -169,8 +170,7 @@ class LayerSimilarityShapley(SimilarityLayerAttribution):
             raise ValueError(f"attributions must be a tensor of a batch of {count}, as end_point is")
         with torch.inference_mode(False), torch.no_grad():
             nobody = torch.zeros(1, players.count, dtype=torch.bool, device=comparison.query.device)
-            games = players.games(comparison, self.max_batch)
-            empty = torch.cat([game.of_sets(nobody) for game in games])
+            empty = torch.cat([game.of_sets(nobody) for game in players.games(comparison, self.max_batch)])
             return attributions.flatten(1).sum(1) - comparison.score + empty
 
     def map_layers(self, call: LayerCall) -> LayerMaps:
@@ -258,14 +258,14 @@ class _Players:
             count: called with the number of sets after each batch of sets. Default: a function that does nothing.
         """
         for query, activation in enumerate(self._activation.split(1)):
-            support, weights = comparison.supports_of(query)
+            of_query = comparison.scorer(query)
 
-            def score(embedding: Tensor, support: Tensor = support, weights: Tensor = weights) -> Tensor:
+            def score(embedding: Tensor, of_embedding: Step = of_query) -> Tensor:
                 if not embedding.isfinite().all():
                     raise ValueError(NOT_FINITE)
                 count(len(embedding))
                 with plain_arithmetic(embedding.device):
-                    return comparison.similarity.score(embedding.to(support), support) @ weights
+                    return of_embedding(embedding)
 
             if self._position is None and self._tail.begins_with_mean:
                 yield _GameOfMeans(self._tail, activation, score, max_batch)

@@ -162,8 +162,8 @@ def register_method(
         ``make``; or without ``make`` a decorator that registers a class and returns it.
 
     Raises:
-        ValueError: for a name that is registered already, has other characters or ends in ``-foil`` or ``-runner-up``,
-            or an unknown unit.
+        ValueError: for a name that is registered already, has other characters or ends in ``-foil``, ``-runner-up`` or
+            ``-gallery``, or an unknown unit.
         TypeError: for something that cannot be called.
 
     Example:
@@ -178,7 +178,7 @@ def register_method(
     """
     if not isinstance(name, str) or not re.fullmatch(r"[\w+-]+", name):
         raise ValueError(f"name must be letters, digits, '-', '_' and '+', got {name!r}")
-    if name.endswith(("-foil", "-runner-up")):
+    if name.endswith(("-foil", "-runner-up", "-gallery")):
         raise ValueError(f"name {name!r} ends as the names of tables do that ask for a foil; choose another")
     if name in METHODS:
         raise ValueError(f"name {name!r} is taken by another method; choose another")

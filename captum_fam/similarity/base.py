@@ -50,8 +50,10 @@ class Similarity(nn.Module, ABC):
     ``terms``      the sum of the magnitudes of the terms of each u, ``(B, J)``    0: no value counts as rounding error
     =============  ==============================================================  ===================================
 
-    The last three describe rounding errors. They separate values that cancel in a sum over the supports (a vector and
-    its negative, a foil equal to the class) from values that are small but not zero.
+    :meth:`weights_of_parts` divides the weights among parts of a support, for pairs of positions
+    (:class:`~captum_fam.attr.LayerPairs`). ``bound``, ``magnitude`` and ``terms`` describe rounding errors. They
+    separate values that cancel in a sum over the supports (a vector and its negative, a foil equal to the class) from
+    values that are small but not zero.
 
     A similarity with linear weights defines ``score`` and ``weights`` and inherits from :class:`LinearSimilarity`:
     :class:`~captum_fam.LayerSimilarityCAM` needs the weights. :func:`register_similarity` gives it a name.
@@ -147,6 +149,34 @@ class Similarity(nn.Module, ABC):
         """
         self.require_weights()
         raise NotImplementedError(f"{type(self).__name__} declares has_weights and does not define weights")
+
+    def weights_of_parts(self, query: Tensor, support: Tensor, parts: Tensor) -> Tensor:
+        """What each part of a support gives to the linear weights, for one support per query.
+
+        The scales of the weights, such as the norms of both embeddings, are held. Parts that sum to the support then
+        give weights that sum to :meth:`weights`, less what the weights have without the support: a distance has such a
+        term, the query itself.
+
+        By default a part gets ``parts / support`` of the weight of each feature, and nothing where the support is zero.
+        A similarity whose weights are linear in the support overrides this method by its own formula.
+
+        Args:
+            query: Z, ``(B, J)``.
+            support: t, one for each query, ``(B, J)``.
+            parts: M vectors for each support, ``(B, M, J)``, such as the contributions of the positions of its image.
+
+        Returns:
+            ``(B, M, J)``.
+
+        Raises:
+            ValueError: for a similarity without linear weights.
+        """
+        self.require_weights()
+        # Query by query: a similarity of the user may be written for supports that the batch shares only.
+        pairs = zip(query.split(1), support.split(1), strict=True)
+        weights = torch.cat([self.weights(z, t, query.new_ones(1, 1)) for z, t in pairs]).unsqueeze(1)
+        whole = support.unsqueeze(1)
+        return torch.where(whole == 0, 0.0, weights * (parts / torch.where(whole == 0, 1.0, whole)))
 
     def require_weights(self) -> None:
         """Check that the similarity has linear weights.

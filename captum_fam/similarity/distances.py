@@ -83,6 +83,12 @@ class Euclidean(_EuclideanDistance, ClosedFormSimilarity):
         per_square = self._per_square(query, support, support_weights)
         return 2 * F.combine_supports(per_square, support.abs()) + query.abs() * per_square.sum(1, keepdim=True)
 
+    def weights_of_parts(self, query: Tensor, support: Tensor, parts: Tensor) -> Tensor:
+        if self.squared:
+            return 2 * parts
+        reach = self._reach(query, support.unsqueeze(1)).unsqueeze(2)
+        return torch.where(reach == 0, 0.0, 2 * parts / torch.where(reach == 0, 1.0, reach))
+
     def _weights(self, query: Tensor, support: Tensor, support_weights: Tensor) -> Tensor:
         per_square = self._per_square(query, support, support_weights)
         return 2 * F.combine_supports(per_square, support) - query * per_square.sum(1, keepdim=True)
@@ -188,6 +194,9 @@ class Mahalanobis(_MahalanobisDistance, ClosedFormSimilarity):
         pull = 2 * F.combine_supports(support_weights, support.abs())
         factor = self.factor.to(query).abs()
         return (pull + query.abs() * support_weights.sum(1, keepdim=True)) @ factor @ factor.T
+
+    def weights_of_parts(self, query: Tensor, support: Tensor, parts: Tensor) -> Tensor:
+        return self._apply_matrix(2 * parts)
 
     def _weights(self, query: Tensor, support: Tensor, support_weights: Tensor) -> Tensor:
         pull = F.combine_supports(support_weights, support)

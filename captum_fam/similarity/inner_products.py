@@ -40,6 +40,13 @@ class Cosine(_InnerProduct):
     def terms(self, query: Tensor, support: Tensor, support_weights: Tensor) -> Tensor:
         return self._weights(query, support.abs(), support_weights)
 
+    def weights_of_parts(self, query: Tensor, support: Tensor, parts: Tensor) -> Tensor:
+        # Divided one after the other: the product of two lengths could over- or underflow.
+        for vectors in (support, query):
+            length = F.lengths(vectors).view(-1, 1, 1)
+            parts = torch.where(length == 0, 0.0, parts / torch.where(length == 0, 1.0, length))
+        return parts
+
     def _weights(self, query: Tensor, support: Tensor, support_weights: Tensor) -> Tensor:
         length = F.lengths(query).unsqueeze(1)
         return torch.where(length == 0, 0.0, F.combine_unit_supports(support_weights, support) / length)
@@ -71,6 +78,9 @@ class Dot(_InnerProduct):
 
     def terms(self, query: Tensor, support: Tensor, support_weights: Tensor) -> Tensor:
         return F.combine_supports(support_weights, support.abs())
+
+    def weights_of_parts(self, query: Tensor, support: Tensor, parts: Tensor) -> Tensor:
+        return parts
 
     def _weights(self, query: Tensor, support: Tensor, support_weights: Tensor) -> Tensor:
         return F.combine_supports(support_weights, support)
@@ -113,6 +123,9 @@ class Bilinear(_InnerProduct):
 
     def terms(self, query: Tensor, support: Tensor, support_weights: Tensor) -> Tensor:
         return F.combine_supports(support_weights, support.abs()) @ self.matrix.to(support).abs().T
+
+    def weights_of_parts(self, query: Tensor, support: Tensor, parts: Tensor) -> Tensor:
+        return self._project(parts)
 
     def _weights(self, query: Tensor, support: Tensor, support_weights: Tensor) -> Tensor:
         return self._project(F.combine_supports(support_weights, support))

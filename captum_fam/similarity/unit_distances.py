@@ -58,6 +58,9 @@ class UnitEuclidean(LinearSimilarity):
     def contributions(self, query: Tensor, support: Tensor, support_weights: Tensor) -> Tensor:
         return _COSINE.contributions(query, support, support_weights * self._factor(query, support))
 
+    def weights_of_parts(self, query: Tensor, support: Tensor, parts: Tensor) -> Tensor:
+        return self._factor(query, support.unsqueeze(1)).unsqueeze(2) * _COSINE.weights_of_parts(query, support, parts)
+
     def bound(self, query: Tensor, support: Tensor) -> Tensor:
         return self._factor(query, support) * _COSINE.bound(query, support)
 

@@ -5,6 +5,7 @@ from torch import nn
 from captum_fam import SimilarityToSupport, SupportSet
 from captum_fam.attr import LayerCorrespondence
 from captum_fam.attr.matching import descriptors, soft_best_match
+from captum_fam.support import Gallery
 
 LABELS = (0, 0, 1, 1, 2)
 
@@ -53,6 +54,28 @@ def test_a_foil_of_its_own_images_is_subtracted_by_the_mean_of_its_classes(net, 
     classes = by_class(net, x, support)
     found = LayerCorrespondence(scores, net.features).attribute(x)
     assert torch.allclose(found.flatten(1), classes[..., 0] - classes[..., 1:].mean(-1))
+
+
+@pytest.mark.parametrize("is_own", [True, False])
+def test_a_gallery_is_subtracted_by_the_mean_of_its_images(net, support, is_own):
+    x = torch.rand(2, 3, 7, 5, dtype=torch.float64)
+    # Two images of one class and one of another: each image counts the same.
+    given = {} if is_own else {"gallery": SupportSet(support[1:4], [0, 0, 1])}
+    scores = SimilarityToSupport(net, SupportSet(support, LABELS), foil="gallery", **given)
+    found = LayerCorrespondence(scores, net.features).attribute(x, target=1)
+    with torch.no_grad():
+        query, partners = (descriptors(net.features(images), 3) for images in (x, support))
+    each = soft_best_match(query, partners, 20.0)
+    expected = each[..., 2:4].mean(-1) - (each if is_own else each[..., 1:4]).mean(-1)
+    assert torch.allclose(found.flatten(1), expected)
+
+
+def test_a_gallery_without_positions_is_refused(net, support):
+    x = torch.rand(2, 3, 7, 5, dtype=torch.float64)
+    for gallery in (net(support).detach(), Gallery(support).without([[0], [1]])):
+        scores = SimilarityToSupport(net, SupportSet(support, LABELS), foil="gallery", gallery=gallery)
+        with pytest.raises(ValueError, match=r"gallery must be images|support holds embeddings"):
+            LayerCorrespondence(scores, net.features).attribute(x, target=1)
 
 
 def test_a_pasted_object_is_found_where_it_was_pasted(net):

@@ -89,8 +89,9 @@ def test_a_name_that_is_taken_or_no_name_is_refused(name: Any, message: str) -> 
 def test_what_makes_no_method_is_refused(make: Any, options: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         register_method("mine", make, **options)
-    with pytest.raises(ValueError, match="'mine-foil' ends"):
-        register_method("mine-foil", LayerFAM)
+    for name in ("mine-foil", "mine-runner-up", "mine-gallery"):
+        with pytest.raises(ValueError, match=f"'{name}' ends"):
+            register_method(name, LayerFAM)
     assert "mine" not in list_methods()
 
 

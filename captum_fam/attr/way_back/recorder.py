@@ -179,8 +179,7 @@ class Recorder(TorchFunctionMode):
 
         def note(gradient: Tensor) -> None:
             if sink.constants is not None:
-                with torch.no_grad():
-                    sink.constants.add(gradient, added.constant, added.axis, added.part, where, view, added.slot)
+                sink.constants.add(gradient, added.constant, added.axis, added.part, where, view, added.slot)
 
         tensor.register_hook(note)
 
@@ -256,7 +255,7 @@ class Recorder(TorchFunctionMode):
             self._stand_ins[id(tensor)] = tensor, stand_in
         return self._stand_ins[id(tensor)][1]
 
-    def way(self, embedding: Tensor, unit_norm: UnitNorm = "auto") -> Way:
+    def way(self, embedding: Tensor, unit_norm: UnitNorm = "auto", keep_graph: bool = False) -> Way:
         """The way back from the embedding.
 
         Args:
@@ -267,6 +266,7 @@ class Recorder(TorchFunctionMode):
                 ``.data``, a round trip through numpy, an autograd function of the user) is replaced by the first
                 recorded vector with the same direction. True: as ``"auto"``, but an error for an embedding that is not
                 normalized. False: the way back begins at the embedding itself. Default: "auto".
+            keep_graph: whether the way can be gone several times. Default: False.
 
         Raises:
             ValueError: with ``unit_norm=True``, for an embedding that is not a rescaled vector.
@@ -278,7 +278,7 @@ class Recorder(TorchFunctionMode):
                 "unit_norm=True, but the embedding is no vector times one positive number per sample: the model does "
                 'not normalize it, or does so before a further layer; pass unit_norm="auto" or False'
             )
-        return Way(self.starts, origin, factor, origin is embedding, self.sink, self._joined)
+        return Way(self.starts, origin, factor, origin is embedding, self.sink, self._joined, keep_graph)
 
     def _origin(self, embedding: Tensor) -> tuple[Tensor, Tensor | None]:
         """The tensor where the way back begins, and the factor ``(B, 1)`` of the normalization or None."""

@@ -73,6 +73,8 @@ class Way:
         is_end: whether the origin is the embedding itself.
         sink: receives the shares of constants.
         joined: see :class:`Detected`.
+        keep_graph: whether the way can be gone several times; the recorded graph then lives as long as the way.
+            Default: False.
     """
 
     starts: list[Start]
@@ -81,6 +83,7 @@ class Way:
     is_end: bool
     sink: Sink
     joined: dict[str, int] = field(default_factory=dict)
+    keep_graph: bool = False
 
     @property
     def detected(self) -> Detected:
@@ -176,11 +179,18 @@ class Way:
         return pairs, scale
 
     def _gradients(self, upstream: Tensor, starts: list[Start], keep_graph: bool) -> list[list[Tensor]]:
-        """The gradients on the tensors of each start; None for a tensor without influence on the origin."""
+        """The gradients on the tensors of each start; None for a tensor without influence on the origin.
+
+        For an upstream gradient that requires a gradient itself, the results are differentiable in it.
+        """
         leaves = [tensor for start in starts for tensor in start.tensors]
+        differentiable = upstream.requires_grad
+        keep_graph = keep_graph or self.keep_graph or differentiable
         try:
             with torch.inference_mode(False):
-                gradients = iter(torch.autograd.grad(self.origin, leaves, upstream, keep_graph, allow_unused=True))
+                gradients = iter(
+                    torch.autograd.grad(self.origin, leaves, upstream, keep_graph, differentiable, allow_unused=True)
+                )
         except RuntimeError as error:
             if "inplace operation" not in str(error):
                 raise

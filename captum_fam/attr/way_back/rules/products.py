@@ -7,13 +7,13 @@ equal parts.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from captum_fam.attr.way_back.call import Call, linear, share
+from captum_fam.attr.way_back.call import Call, Pull, linear, share
 
 
 def product(call: Call) -> Any:
@@ -65,7 +65,38 @@ def attention(call: Call) -> Any:
             call.args = (*call.args[:position], value.detach(), *call.args[position + 1 :])
         elif isinstance(value, Tensor):
             call.kwargs = {**call.kwargs, name: value.detach()}
-    return call()
+    value = call.argument(2, "value")
+    if call.argument(4, "dropout_p", 0.0) or call.kwargs.get("enable_gqa") or not value.requires_grad:
+        return call()
+    # The graph holds this function: with the call in it, which knows the result, a circle would keep the graph alive.
+    on = _of_values(call.function, call.args, call.kwargs)
+
+    def compute(values: Tensor) -> tuple[Tensor, Pull]:
+        def pull(gradient: Tensor) -> Tensor:
+            if not gradient.requires_grad:
+                with torch.enable_grad():
+                    free = values.detach().requires_grad_()
+                    result = on(free)
+                # Outside of autocast the function computes in the precision of its arguments.
+                return torch.autograd.grad(result, free, gradient.to(result))[0]
+            # The gradient of the function of torch has no derivative. It is the transpose of the attention weights,
+            # which the function gives for a matrix of ones on the diagonal.
+            with torch.no_grad():
+                weights = on(torch.eye(values.shape[-2]).to(values).expand(*values.shape[:-1], -1))
+            return (weights.transpose(-2, -1) @ gradient.to(weights)).sum_to_size(values.shape)
+
+        return on(values), pull
+
+    return linear(value, compute)
+
+
+def _of_values(
+    function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Callable[[Tensor], Tensor]:
+    """The attention as a function of the values alone."""
+    if len(args) > 2:
+        return lambda values: function(*args[:2], values, *args[3:], **kwargs)
+    return lambda values: function(*args, **{**kwargs, "value": values})
 
 
 def cosine(call: Call) -> Tensor:
