@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 from captum_fam._text import printable_path
 from captum_fam.attr.registry import MapMethod, get_method, list_methods
@@ -18,8 +18,10 @@ from captum_fam.cli.ranges import at_least
 from captum_fam.cli.shards import Shard, shard, shard_of_process
 from captum_fam.image_files import FoundFiles, check_output_apart, find_classes, find_queries
 from captum_fam.image_folders import skipped_in_words
+from captum_fam.support.threshold import Against, check_against
 
-Foil = Literal["others", "runner-up"]
+Foil = Literal["others", "runner-up", "gallery"]
+FOILS = get_args(Foil)
 Classes = FoundFiles[str, list[Path]]
 
 
@@ -59,13 +61,15 @@ class ExplainJob:
         gallery: files of the gallery, by class; None for another kind of support.
         bank: file of a memory bank; None for another kind of support.
         top: how many neighbors in the gallery or bank; None for the number of the bank, or 5 of a gallery.
-        foil: ``"others"``, ``"runner-up"``, or files of the foil by class; None for no foil.
+        foil: ``"others"``, ``"runner-up"``, ``"gallery"``, or files of the foil by class; None for no foil.
         target: the class to explain; None for the predicted class of each query.
         methods: the methods that compute the maps.
         model: the options that name the model.
         run: the options for the work through the images.
         output: the options for what is written.
         out: folder of the results.
+        against: ``"threshold"`` or ``"identity"``, what scores are compared with; None for nothing. Default: None.
+        threshold: the threshold; None without one. Default: None.
     """
 
     queries: FoundFiles[Path, str]
@@ -80,6 +84,8 @@ class ExplainJob:
     run: RunOptions
     output: OutputOptions
     out: Path
+    against: Against | None = None
+    threshold: float | None = None
     skipped: Mapping[Path, str] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -113,7 +119,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "examples: captum-fam explain query.jpg --support wrens/*.jpg --foil jays/ | "
         "captum-fam explain photos/ --support birds/ --foil others --methods fam,similarity-cam | "
-        "captum-fam explain query.jpg --gallery photos/ --top 5 --model hf/facebook/dinov2-small | "
+        "captum-fam explain query.jpg --gallery photos/ --top 5 --foil gallery --model hf/facebook/dinov2-small | "
+        "captum-fam explain face.jpg --support id.jpg --against threshold --threshold 0.4 | "
         "captum-fam explain query.jpg --support same/ --model my_model.py:build. "
         "Writes per query a figure, the overlays and the maps (.npz), and for all queries a table and manifest.json. "
         "Exit code: 0 if all queries are explained; 1 if some images could not be read, and all others are done; 2 for "
@@ -151,16 +158,30 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--foil",
         nargs="+",
         metavar="FOIL",
-        help="explain why this class and not the foil: 'others', 'runner-up', or images or folders of the foil; fam "
-        "then leaves out its min-max normalization, which would erase the sign",
+        help="explain why this class and not the foil: 'others', 'runner-up', 'gallery' for the mean similarity to all "
+        "images of the gallery, bank or support, or images or folders of the foil; fam then leaves out its min-max "
+        "normalization, which would erase the sign",
+    )
+    parser.add_argument(
+        "--against",
+        choices=get_args(Against),
+        help="explain the score minus --threshold, or what makes the images differ: the similarity of the query to "
+        "itself minus the score",
+    )
+    parser.add_argument(
+        "--threshold",
+        type=float,
+        metavar="T",
+        help="the threshold of --against threshold, in the unit of the similarity: negative values of the map are what "
+        "the query has and the support lacks",
     )
     parser.add_argument("--target", metavar="CLASS", help="explain this class instead of the predicted class")
     parser.add_argument(
         "--methods",
         type=names_of(list_methods(), "method"),
-        default=("fam",),
+        default=("similarity-cam", "fam"),
         metavar="NAME,NAME,...",
-        help=f"methods that compute the maps: {', '.join(list_methods())}; default: fam",
+        help=f"methods that compute the maps: {', '.join(list_methods())}; default: similarity-cam,fam",
     )
     add_fields(parser, ModelOptions)
     add_fields(parser, RunOptions)
@@ -224,7 +245,8 @@ def read_job(options: argparse.Namespace) -> ExplainJob:
             f"--methods {','.join(positional)}: compares positions of images, and needs them as --support; the rows of "
             "a gallery or bank are embeddings"
         )
-    foil = _read_foil(options.foil, None if classes is None else len(classes))
+    foil = _read_foil(options.foil, None if classes is None else len(classes), has_gallery=supports is None)
+    _check_against(options, foil, positional)
     output = read_fields(OutputOptions, options)
     if output.shard is not None and shard_of_process().count > 1:
         raise ValueError("--shard: torchrun gives each process a part already; leave out one of the two")
@@ -244,6 +266,8 @@ def read_job(options: argparse.Namespace) -> ExplainJob:
         read_fields(RunOptions, options),
         output,
         options.out,
+        options.against,
+        options.threshold,
     )
 
 
@@ -274,14 +298,34 @@ def class_name(target: str | None, classes: Sequence[str]) -> str | None:
     )
 
 
-def _read_foil(words: Sequence[str] | None, n_classes: int | None) -> Foil | Classes | None:
+def _read_foil(words: Sequence[str] | None, n_classes: int | None, has_gallery: bool) -> Foil | Classes | None:
     """The foil of the words of ``--foil``; the number of classes of a bank is not known here."""
     if not words:
         return None
-    if words[0] not in ("others", "runner-up"):
+    if words[0] not in FOILS:
         return find_classes([Path(word) for word in words], "--foil")
     if len(words) > 1:
         raise ValueError(f"--foil {words[0]} takes no files or other words, got {' '.join(words[1:])}")
-    if n_classes == 1:
-        raise ValueError(f"--foil {words[0]} needs supports of at least two classes; give a folder of class folders")
+    if n_classes == 1 and not (words[0] == "gallery" and has_gallery):
+        other = "; or search in --gallery" if words[0] == "gallery" else ""
+        raise ValueError(
+            f"--foil {words[0]} needs supports of at least two classes; give a folder of class folders{other}"
+        )
     return cast(Foil, words[0])
+
+
+def _check_against(options: argparse.Namespace, foil: object, positional: Sequence[str]) -> None:
+    """Check the options of a comparison with a number."""
+    if options.against is None and options.threshold is not None:
+        raise ValueError("--threshold belongs to --against threshold")
+    try:
+        check_against(options.against, options.threshold)
+    except ValueError as error:
+        raise ValueError(f"--against {options.against}: {error}") from error
+    if options.against is not None and foil is not None:
+        raise ValueError("--against and --foil exclude each other; leave one of them out")
+    if options.against is not None and positional:
+        raise ValueError(
+            f"--against: {','.join(positional)} compares positions, among which a number has no place; leave it out of "
+            "--methods"
+        )

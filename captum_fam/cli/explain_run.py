@@ -17,8 +17,8 @@ from captum_fam.cli.explain_files import QueryWriter
 from captum_fam.cli.explain_supports import JobSupport, class_support, make_support, report_unreadable
 from captum_fam.embedding.ranks import joined
 from captum_fam.explanation import Explainer
-from captum_fam.explanation.pictures import PictureBatch, read_batches
-from captum_fam.explanation.supports import float_type_of
+from captum_fam.explanation.reading.pictures import PictureBatch, read_batches
+from captum_fam.explanation.reading.supports import float_type_of
 from captum_fam.models import EmbeddingModel
 
 T = TypeVar("T")
@@ -49,10 +49,10 @@ def explain_files(job: ExplainJob) -> tuple[int, int]:
         net.model.to(ranks.device)
         unreadable: dict[Path, str] = {}
         support = make_support(job, net, ranks.device, unreadable)
-        explainers = _make_explainers(job, net, ranks.device, support, unreadable)
+        explainer = _make_explainer(job, net, ranks.device, support, unreadable)
         with QueryWriter(job, support) as writer:
             chunks = _chunks_of_shard(job)
-            _explain_batches(job, chunks, net, ranks.device, support, explainers, writer, unreadable)
+            _explain_batches(job, chunks, net, ranks.device, support, explainer, writer, unreadable)
             if writer.n_written or not chunks:
                 writer.finish(net, unreadable)  # else the results of an earlier run stay
         ranks.wait()  # torchrun ends all processes when one ends with an exit code, as after unreadable images
@@ -65,7 +65,7 @@ def _explain_batches(
     net: EmbeddingModel,
     device: str,
     support: JobSupport,
-    explainers: list[Explainer],
+    explainer: Explainer,
     writer: QueryWriter,
     unreadable: dict[Path, str],
 ) -> None:
@@ -83,22 +83,19 @@ def _explain_batches(
             if batch is None:
                 continue
             notes: list[str] = []
-            explanations = [
-                explainer.noted(
-                    notes,
-                    batch.inputs,
-                    target=support.target,
-                    images=batch.photos,
-                    names=[job.queries[path] for path in files],
-                    support=support.without(files),
-                )
-                for explainer in explainers
-            ]
+            why = explainer.noted(
+                notes,
+                batch.inputs,
+                target=support.target,
+                images=batch.photos,
+                names=[job.queries[path] for path in files],
+                support=support.without(files),
+            )
             for note in dict.fromkeys(notes):
                 if note not in told:
                     warn_user(note, 1)
             told.update(notes)
-            for line in writer.write(explanations, files, batch.sizes):
+            for line in writer.write([why, *why.beside], files, batch.sizes):
                 tqdm.write(line)
             progress.update(len(files))
 
@@ -141,14 +138,19 @@ def ahead(items: Iterator[T]) -> Iterator[T]:
             yield item
 
 
-def _make_explainers(
+def _make_explainer(
     job: ExplainJob, net: EmbeddingModel, device: str, support: JobSupport, unreadable: dict[Path, str]
-) -> list[Explainer]:
-    """One explainer per method, with the support and the foil of the job."""
+) -> Explainer:
+    """The explainer of all methods, with the support and the contrast of the job."""
     foil: Any = job.foil
     if foil is not None and not isinstance(foil, str):
         foil = class_support(foil, "--foil", job, net, device, unreadable).support
-    return [
-        Explainer(net, support.support, method=method, foil=foil, batch_size=job.run.batch_size)
-        for method in job.methods
-    ]
+    return Explainer(
+        net,
+        support.support,
+        method=job.methods,
+        foil=foil,
+        against=job.against,
+        threshold=job.threshold,
+        batch_size=job.run.batch_size,
+    )

@@ -1,8 +1,9 @@
 """The methods and baselines of a table, by name.
 
 ``NAME`` is a method of :mod:`captum_fam.attr.registry` or a baseline in :data:`DRAWN`. ``NAME-foil`` explains the score
-minus the score of the foil, and ``NAME-runner-up`` the score minus the score of the runner-up for any choice of the
-foil. ``NAME[option=value,...]`` sets options of the method, for example ``fam[normalization=maxabs]-foil``.
+minus the score of the foil, ``NAME-runner-up`` the score minus the score of the runner-up for any choice of the foil,
+and ``NAME-gallery`` the score minus the mean similarity to the gallery, the images of other classes.
+``NAME[option=value,...]`` sets options of the method, for example ``fam[normalization=maxabs]-foil``.
 
 A method explains the activation at which the model is cut. ``NAME[layers=LAYER]`` explains another layer, behind the
 cut, by its name in the tail of the model. ``similarity-cam[layers=activation+rest.features.10+rest]`` gives the mean of
@@ -28,7 +29,7 @@ from captum_fam.experiments.two_part_model import Tail
 from captum_fam.metrics import box_mask, centered_box
 from captum_fam.support import SimilarityToSupport
 
-Foil = Literal["others", "runner-up"]
+Foil = Literal["others", "runner-up", "gallery"]
 ScoresFor = Callable[[Foil | None], SimilarityToSupport]
 
 DEFAULT_METHODS = (
@@ -247,7 +248,8 @@ def get_methods(names: str | Sequence[str], foil: Foil = "others") -> tuple[Tabl
     """Methods by name.
 
     Args:
-        names: ``NAME``, ``NAME-foil`` or ``NAME[option=value,...]``; several names in a list, or separated by commas.
+        names: ``NAME``, ``NAME-foil``, ``NAME-runner-up``, ``NAME-gallery`` or ``NAME[option=value,...]``; several
+            names in a list, or separated by commas.
         foil: the foil of ``NAME-foil``: ``"others"`` for the mean of all other classes, or ``"runner-up"``. Default:
             ``"others"``.
 
@@ -267,12 +269,12 @@ def get_methods(names: str | Sequence[str], foil: Foil = "others") -> tuple[Tabl
 
 
 def _parse(name: str, foil: Foil) -> TableMethod:
-    parts = re.fullmatch(r"([\w+-]+?)(?:\[([^\]]*)\])?(-foil|-runner-up)?", name)
+    parts = re.fullmatch(r"([\w+-]+?)(?:\[([^\]]*)\])?(-foil|-runner-up|-gallery)?", name)
     known = list_table_methods()
     if parts is None or parts[1] not in known:
         raise ValueError(
             f"method {name!r} is unknown{did_you_mean(name if parts is None else parts[1], known)}; give "
-            f"{', '.join(known)}; a name may end with -foil or -runner-up, or with [option=value,...] as in "
+            f"{', '.join(known)}; a name may end with -foil, -runner-up or -gallery, or with [option=value,...] as in "
             "fam[normalization=none], or [layers=LAYER+LAYER]"
         )
     base, in_brackets, suffix = parts.groups()
@@ -297,8 +299,8 @@ def _parse(name: str, foil: Foil) -> TableMethod:
             f"method {name!r}: maps of several layers have a mean only if each map adds up to the score, as for "
             f"{additive}; name one layer"
         )
-    method_foil: Foil | None = "runner-up" if suffix == "-runner-up" else foil if suffix else None
-    return TableMethod(name, base, method_foil, options, layers)
+    foils: dict[str | None, Foil | None] = {None: None, "-foil": foil, "-runner-up": "runner-up", "-gallery": "gallery"}
+    return TableMethod(name, base, foils[suffix], options, layers)
 
 
 def _number_or_text(text: str) -> str | int | float:

@@ -12,6 +12,7 @@ from captum_fam._captum import TargetType
 from captum_fam.similarity import Similarity, get_similarity
 from captum_fam.similarity.registry import are_equal
 from captum_fam.support.comparison import Comparison
+from captum_fam.support.gallery_rows import GalleryRows
 
 
 class Support(ABC):
@@ -23,6 +24,8 @@ class Support(ABC):
     Attributes:
         class_names: C names.
         similarity: the similarity of this support. None, the default, if the support works with any similarity.
+        forms_gallery: whether all supports together are a gallery for ``foil="gallery"``, see :meth:`gallery_rows`.
+            Default: False.
 
     Example:
         >>> from captum_fam.support import Comparison, SameForAll, Support
@@ -43,6 +46,7 @@ class Support(ABC):
 
     class_names: tuple[str, ...] = ("support",)
     similarity: Similarity | None = None
+    forms_gallery: bool = False
 
     @property
     def n_classes(self) -> int:
@@ -119,6 +123,14 @@ class Support(ABC):
         class only.
         """
         return self
+
+    def gallery_rows(self) -> GalleryRows:
+        """All supports as the rows of a gallery, for a support with ``forms_gallery``.
+
+        Raises:
+            ValueError: for images, which must be embedded first; or for a support that is no gallery.
+        """
+        raise ValueError(f"{type(self).__name__} has no rows for a gallery")
 
     def measure(self, similarity: Similarity | None) -> Similarity:
         """The similarity to compare with.

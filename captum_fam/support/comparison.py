@@ -4,23 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from captum_fam import functional as F
-from captum_fam._captum import TargetType, select_targets
+from captum_fam._captum import TargetType
 from captum_fam.similarity import Similarity
+from captum_fam.support.class_scores import ClassScores
+from captum_fam.support.contrast import Contrast
 from captum_fam.support.members import Members, SharedMembers
 from captum_fam.support.rows import BankRows, Vectors, followed_by, over_supports
 
 
-class Comparison:
+class Comparison(ClassScores):
     """The result of :meth:`Support.compare <captum_fam.Support.compare>`: similarities, scores and support weights.
 
     The score of class c is Eq. 11, a weighted sum of similarities, ``members.average(similarities)``. With a foil, the
-    score of the foil is subtracted. Scores that differ by rounding only are ties: the first of the tied classes is the
-    predicted class, or the runner-up, and the difference of a score and an equal score of the foil is exactly zero.
+    score of the foil is subtracted; with a contrast, the mean similarity to a gallery, or a number. Scores that differ
+    by rounding only are ties: the first of the tied classes is the predicted class, or the runner-up, and the
+    difference of a score and an equal score of the foil is exactly zero.
 
     Args:
         query: the embeddings Z', ``(B, J)``; the scores are differentiable in them.
@@ -34,6 +38,7 @@ class Comparison:
         runner_up: whether the score of the best other class of each query is subtracted. Default: False.
         similarities: the similarity of each query to each support, ``(B, K)``, if it is known already. Default: None,
             computed here.
+        contrast: what else is subtracted from the score of each class. Default: None, nothing.
 
     Attributes:
         query: the embeddings Z', ``(B, J)``, in float32 or float64.
@@ -42,6 +47,7 @@ class Comparison:
         similarity: the similarity that the model decides with.
         similarities: the similarity of each query to each support, ``(B, K)``.
         class_names: C names.
+        contrast: what is subtracted from the score of each class beside a foil among the supports; None for nothing.
 
     Example:
         >>> support = SupportSet(torch.eye(3), ["jay", "jay", "wren"])
@@ -62,23 +68,12 @@ class Comparison:
         foil: Members | None = None,
         runner_up: bool = False,
         similarities: Tensor | None = None,
+        contrast: Contrast | None = None,
     ) -> None:
-        if isinstance(support, Tensor):
-            query, support = F.common_precision(query, support)
-        else:
-            query, _ = F.common_precision(query, support.embeddings[:1])
-        self.query = query
-        self.support: Vectors = support
-        self.members = members
-        self.similarity = similarity
-        self.class_names = tuple(class_names) or tuple(map(str, range(members.n_classes)))
-        if similarities is None:
-            similarities = over_supports(similarity.score, query, support)
-        self.similarities = similarities
+        super().__init__(query, support, members, similarity, class_names, target, predicted, similarities)
+        self.contrast = contrast
         self._foil = foil
         self._runner_up = runner_up
-        self._target_argument = target
-        self._predicted_argument = predicted
 
     def against(self, foil: Members | None = None, *, runner_up: bool = False) -> Comparison:
         """The same comparison with a foil, over the same supports.
@@ -93,19 +88,7 @@ class Comparison:
         Raises:
             ValueError: for a comparison that has a foil already.
         """
-        self._check_no_foil()
-        return Comparison(
-            self.query,
-            self.support,
-            self.members,
-            self.similarity,
-            self.class_names,
-            self._target_argument,
-            self._predicted_argument,
-            foil,
-            runner_up,
-            self.similarities,
-        )
+        return self._again(foil=foil, runner_up=runner_up)
 
     def against_vectors(self, vectors: Tensor, weights: Tensor) -> Comparison:
         """The same comparison with a foil of other vectors: their weighted similarity is subtracted from every class.
@@ -120,42 +103,47 @@ class Comparison:
         Raises:
             ValueError: for a comparison that has a foil already.
         """
-        self._check_no_foil()
         members = self.members.followed_by(len(vectors))
         zeros = weights.new_zeros(self.similarities.shape[1])
         foil = SharedMembers(torch.cat([zeros, weights]).expand(members.n_classes, -1))
-        return Comparison(
-            self.query,
-            followed_by(self.support, vectors),
-            members,
-            self.similarity,
-            self.class_names,
-            self._target_argument,
-            self._predicted_argument,
-            foil,
-        )
+        return self._again(support=followed_by(self.support, vectors), members=members, foil=foil, similarities=None)
 
-    def _check_no_foil(self) -> None:
+    def contrasted(self, contrast: Contrast) -> Comparison:
+        """The same comparison with something else subtracted from the score of every class.
+
+        Args:
+            contrast: what is subtracted.
+
+        Returns:
+            A new comparison.
+
+        Raises:
+            ValueError: for a comparison that has a foil or a contrast already.
+        """
+        return self._again(contrast=contrast)
+
+    def _again(self, **changes: Any) -> Comparison:
+        """The same comparison with other arguments of the constructor."""
         if self._runner_up or self._foil is not None:
             raise ValueError("foil: the support has a foil already; pass the support without it")
-
-    @cached_property
-    def class_scores(self) -> Tensor:
-        """S of Eq. 11 for every class, before the foil, ``(B, C)``; -inf for a class without supports."""
-        scores = self.members.average(self.similarities)
-        present = self.members.present
-        return scores if present is None else scores.masked_fill(~present, -torch.inf)
-
-    @cached_property
-    def predicted(self) -> Tensor:
-        """The class that the model decides for, without regard to the foil, ``(B,)``."""
-        if self._predicted_argument is not None:
-            return self._predicted_argument
-        return F.first_largest(self.class_scores, self._noise)
+        if self.contrast is not None:
+            raise ValueError("foil: the support has a gallery or a threshold already; pass the support without it")
+        arguments = {
+            "support": self.support,
+            "members": self.members,
+            "similarity": self.similarity,
+            "class_names": self.class_names,
+            "target": self._target_argument,
+            "predicted": self._predicted_argument,
+            "similarities": self.similarities,
+        }
+        return Comparison(self.query, **{**arguments, **changes})
 
     @cached_property
     def scores(self) -> Tensor:
-        """The score of every class minus the score of its foil, ``(B, C)``; -inf for a class without supports.
+        """The explained score of every class: the score minus the foil, or the contrasted score, ``(B, C)``.
+
+        A class without supports has -inf.
 
         Raises:
             ValueError: for a foil among the other classes, if all supports of a query belong to one class.
@@ -163,22 +151,13 @@ class Comparison:
         scores = self.class_scores
         self._require_others()
         if self._runner_up:
-            other = self._best_others
-            foil, noise = scores.gather(1, other), self._noise.gather(1, other)
+            other = self.best_others
+            foil, noise = scores.gather(1, other), self.noise.gather(1, other)
         elif self._foil is not None:
-            foil, noise = self._foil.average(self.similarities), self._rounding(self._foil)
+            foil, noise = self._foil.average(self.similarities), self.rounding_of(self._foil)
         else:
-            return scores
-        return F.zero_within(scores - foil, self._noise + noise)
-
-    @cached_property
-    def target(self) -> Tensor:
-        """The explained class, ``(B,)``.
-
-        Raises:
-            AssertionError: for a target that Captum refuses, as Captum raises it.
-        """
-        return select_class(self._target_argument, self.predicted, self.members.n_classes)
+            return scores if self.contrast is None else self.contrast.of_scores(scores, self.noise)
+        return F.zero_within(scores - foil, self.noise + noise)
 
     @cached_property
     def support_weights(self) -> Tensor:
@@ -192,7 +171,7 @@ class Comparison:
         self._require_others()
         weights = self.members.weights(self.target)
         if self._runner_up:
-            other = self._best_others.gather(1, self.target.unsqueeze(1)).squeeze(1)
+            other = self.best_others.gather(1, self.target.unsqueeze(1)).squeeze(1)
             weights = weights - self.members.weights(other)
         elif self._foil is not None:
             weights = weights - self._foil.weights(self.target)
@@ -213,21 +192,81 @@ class Comparison:
     @property
     def with_foil(self) -> Tensor:
         """For which queries the explained score is a difference of two scores, boolean ``(B,)``."""
-        return (self.support_weights < 0).any(1)
+        has_foil = (self.support_weights < 0).any(1)
+        return has_foil if self.contrast is None else torch.ones_like(has_foil)
+
+    @property
+    def plain_score(self) -> Tensor:
+        """The score of the target class without any foil or contrast, ``(B,)``."""
+        return (self.members.weights(self.target).to(self.similarities.dtype) * self.similarities).sum(1)
 
     @property
     def score(self) -> Tensor:
-        """The score of the target class minus the score of its foil, ``(B,)``: a weighted sum of the similarities."""
-        return (self.support_weights * self.similarities).sum(1)
+        """The explained score of the target class: minus the score of its foil, or contrasted; ``(B,)``."""
+        score = (self.support_weights * self.similarities).sum(1)
+        return score if self.contrast is None else self.contrast.of_score(score)
 
     @property
     def explained_score(self) -> Tensor:
         """The part of :attr:`score` that the contributions of the features sum to, ``(B,)``.
 
         For most similarities this is the whole score; for a distance it is the score minus the score of the zero
-        embedding.
+        embedding. A score against a number is explained as a whole.
         """
-        return (self.support_weights * self.explained).sum(1)
+        explained = (self.support_weights * self.explained).sum(1)
+        if self.contrast is None:
+            return explained
+        return self.contrast.of_explained(explained, (self.support_weights * self.similarities).sum(1))
+
+    def linear_weights(self) -> Tensor:
+        """The explained score as a linear classifier u of the query, ``(B, J)``.
+
+        ``query * u`` sums to :attr:`explained_score`.
+
+        Raises:
+            ValueError: for a similarity without linear weights.
+        """
+        return self.of_features(
+            lambda one: (one.support_weights, one.over_supports(one.similarity.weights)), are_weights=True
+        )
+
+    def contributions(self) -> Tensor:
+        """What each feature adds to :attr:`explained_score`, ``(B, J)``."""
+        return self.of_features(_contributions_to_score, are_weights=False)
+
+    def of_features(self, make: Callable[[Comparison], tuple[Tensor, Tensor]], *, are_weights: bool) -> Tensor:
+        """Contributions of the features, or linear weights, with the contrast subtracted.
+
+        Args:
+            make: gives the weights of the supports ``(B, K)`` and the values ``(B, J)`` that they make, for this
+                comparison and for the baseline of the contrast.
+            are_weights: whether the values are linear weights.
+
+        Returns:
+            ``(B, J)``.
+        """
+        weights, values = make(self)
+        contrast = self.contrast
+        if contrast is None:
+            return values
+        baseline = None if contrast.baseline is None else make(contrast.baseline)[1]
+        return contrast.of_features(values, baseline, self, weights, are_weights=are_weights)
+
+    def scorer(self, query: int) -> Callable[[Tensor], Tensor]:
+        """The explained score as a function of an embedding in the place of one query.
+
+        Args:
+            query: the position of the query in the batch.
+
+        Returns:
+            A function of embeddings ``(M, J)`` that gives scores ``(M,)``.
+        """
+        support, weights = self.supports_of(query)
+
+        def score(embeddings: Tensor) -> Tensor:
+            return self.similarity.score(embeddings.to(support), support) @ weights
+
+        return score if self.contrast is None else self.contrast.scorer(score, query)
 
     @property
     def magnitude(self) -> Tensor:
@@ -241,23 +280,34 @@ class Comparison:
         if not self.similarity.vanishes_at_zero:
             zeros = torch.zeros_like(self.query)
             sizes = torch.maximum(sizes, over_supports(self.similarity.score, zeros, self.support).detach().abs())
-        return self.members.average(sizes).amax(1)
+        magnitude = self.members.average(sizes).amax(1)
+        return magnitude if self.contrast is None else torch.maximum(magnitude, self.contrast.magnitude)
+
+    @property
+    def term_magnitude(self) -> Tensor:
+        """The sum of the magnitudes of the terms of the explained score, ``(B,)``, before anything is subtracted."""
+        sizes = torch.maximum(self.similarities.detach().abs(), self.explained.detach().abs())
+        magnitude = (self.support_weights.abs() * sizes).sum(1)
+        return magnitude if self.contrast is None else magnitude + self.contrast.magnitude
 
     def compute(self) -> None:
         """Compute the cached properties now, while the present PyTorch modes (autocast, gradients) are in force."""
         _ = self.scores, self.predicted, self.support_weights, self.explained
+        if self.contrast is not None and self.contrast.baseline is not None:
+            self.contrast.baseline.compute()
 
-    def over_supports(self, measure: Callable[..., Tensor], weights: Tensor) -> Tensor:
+    def over_supports(self, measure: Callable[..., Tensor], weights: Tensor | None = None) -> Tensor:
         """Apply a function to queries, supports and support weights.
 
         Args:
             measure: ``measure(query, support, weights)``, such as :meth:`Similarity.contributions
                 <captum_fam.similarity.Similarity.contributions>`; it must not depend on supports of weight zero.
-            weights: of the supports, ``(B, K)``.
+            weights: of the supports, ``(B, K)``. Default: None, those of the explained score.
 
         Returns:
             ``(B, J)``.
         """
+        weights = self.support_weights if weights is None else weights
         if isinstance(self.support, Tensor) and self.support.dim() == 2:
             used = weights.any(0)
             # Supports of weight zero change nothing. A copy without them pays off if they are half of all or more.
@@ -288,62 +338,10 @@ class Comparison:
         if self._runner_up or (self._foil is not None and not isinstance(self._foil, SharedMembers)):
             self.members.require_others()
 
-    @cached_property
-    def _noise(self) -> Tensor:
-        """The largest rounding error that the score of each class can have, ``(B, C)``."""
-        return self._rounding(self.members)
 
-    @cached_property
-    def _sizes(self) -> Tensor:
-        """The scale for the rounding error of each similarity, ``(B, K)``."""
-        return over_supports(self.similarity.magnitude, self.query.detach(), self.support, self.similarities.detach())
-
-    def _rounding(self, members: Members) -> Tensor:
-        """The largest rounding error that each weighted sum of similarities can have, ``(B, C)``."""
-        # Each score is a sum over the supports, of sums over the features.
-        count = self.query.shape[-1] + members.counts
-        return F.rounding_of_supports(count, self._sizes.dtype) * members.average(self._sizes)
-
-    @cached_property
-    def _best_others(self) -> Tensor:
-        """For each class the best other class, ``(B, C)``: the second best for the best class, else the best class."""
-        scores = self.class_scores.detach()
-        best = F.first_largest(scores, self._noise).unsqueeze(1)
-        second = F.first_largest(scores.scatter(1, best, -torch.inf), self._noise).unsqueeze(1)
-        columns = torch.arange(scores.shape[1], device=scores.device)
-        return torch.where(columns == best, second, best)
+def _weights_of_score(comparison: Comparison) -> tuple[Tensor, Tensor]:
+    return comparison.support_weights, comparison.over_supports(comparison.similarity.weights)
 
 
-def select_class(target: TargetType, predicted: Tensor, n_classes: int) -> Tensor:
-    """The class of each sample that ``target`` selects by Captum's rules.
-
-    Args:
-        target: as Captum's methods take it: a class for all samples, or a list or tensor with a class per sample; None:
-            the predicted class.
-        predicted: the predicted class, ``(B,)``.
-        n_classes: C.
-
-    Returns:
-        Class indices, ``(B,)``.
-
-    Raises:
-        AssertionError: for a target that does not fit the batch or the classes, as Captum raises it.
-
-    Example:
-        >>> select_class([2, 0], predicted=torch.tensor([1, 1]), n_classes=3)
-        tensor([2, 0])
-    """
-    if target is None:
-        return predicted
-    count = len(predicted)
-    columns = torch.arange(n_classes, device=predicted.device).expand(count, n_classes)
-    # Captum checks this with an assert statement, which `python -O` removes.
-    if isinstance(target, list) and len(target) != count:
-        raise AssertionError(f"target is a list of {len(target)} for a batch of {count}")
-    try:
-        selected = select_targets(columns, target)
-    except (IndexError, RuntimeError) as error:
-        raise AssertionError(f"target {target!r} is out of range for {n_classes} classes") from error
-    if selected.shape != predicted.shape:
-        raise AssertionError(f"target {target!r} does not select one class for each of {count} samples")
-    return selected
+def _contributions_to_score(comparison: Comparison) -> tuple[Tensor, Tensor]:
+    return comparison.support_weights, comparison.over_supports(comparison.similarity.contributions)

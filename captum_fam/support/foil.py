@@ -13,10 +13,14 @@ from captum_fam.similarity import Similarity
 from captum_fam.support.base import Support
 from captum_fam.support.checks import check_embedding_sizes
 from captum_fam.support.comparison import Comparison
+from captum_fam.support.gallery import Gallery, no_gallery
+from captum_fam.support.leave_out import LeaveOutSupport
 from captum_fam.support.support_set import SupportSet
 
-FoilName = Literal["others", "runner-up"]
-FoilLike = FoilName | SupportSet | Tensor
+FoilName = Literal["others", "runner-up", "gallery"]
+FoilLike = FoilName | SupportSet | Gallery | Tensor
+
+_KINDS = '"others", "runner-up", "gallery", a SupportSet, a tensor or None'
 
 
 class ContrastedSupport(Support):
@@ -25,12 +29,13 @@ class ContrastedSupport(Support):
     Args:
         support: any support.
         foil: the score to subtract from the score of each class: ``"others"``, the mean score of the other classes;
-            ``"runner-up"``, for each query the largest score of another class; or a :class:`~captum_fam.SupportSet`,
-            the mean score of its classes.
+            ``"runner-up"``, for each query the largest score of another class; a :class:`~captum_fam.SupportSet`, the
+            mean score of its classes; a :class:`~captum_fam.support.Gallery`, the mean similarity to its images; or
+            ``"gallery"``, the gallery of all supports.
 
     Raises:
-        ValueError: for an unknown foil, a foil of other classes for a support of one class, or a foil whose embeddings
-            have another length than those of the support.
+        ValueError: for an unknown foil, a foil of other classes for a support of one class, a support that is no
+            gallery for ``"gallery"``, or a foil whose embeddings have another length than those of the support.
 
     Example:
         >>> support = SupportSet(torch.eye(3), ["jay", "tit", "wren"])
@@ -39,23 +44,32 @@ class ContrastedSupport(Support):
         tensor([[-0.2000, -0.8000,  0.2000]])
     """
 
-    def __init__(self, support: Support, foil: FoilName | SupportSet) -> None:
+    def __init__(self, support: Support, foil: FoilName | SupportSet | Gallery) -> None:
         if isinstance(foil, str):
             if foil not in get_args(FoilName):
-                raise ValueError(f'foil must be "others", "runner-up", a SupportSet or None, got {foil!r}')
-            if support.n_classes < 2:
-                raise ValueError(f"foil={foil!r} needs a support of at least two classes, got one")
-            support = support.for_every_class()
-        elif not isinstance(foil, SupportSet):
-            raise TypeError(
-                f'foil must be "others", "runner-up", a SupportSet, a tensor or None, got {type(foil).__name__}'
-            )
-        elif isinstance(support, SupportSet) and support.holds_embeddings and foil.holds_embeddings:
+                raise ValueError(f"foil must be {_KINDS}, got {foil!r}")
+            _check_classes(support, foil)
+            support = support if foil == "gallery" else support.for_every_class()
+        elif not isinstance(foil, SupportSet | Gallery):
+            raise TypeError(f"foil must be {_KINDS}, got {type(foil).__name__}")
+        elif (
+            isinstance(support, SupportSet)
+            and isinstance(foil, SupportSet)
+            and support.holds_embeddings
+            and foil.holds_embeddings
+        ):
             check_embedding_sizes(support.embeddings(), foil.embeddings(), "foil")
         self.support = support
         self.foil = foil
         self.class_names = support.class_names
         self.similarity = support.similarity
+
+    @property
+    def gallery(self) -> Gallery | None:
+        """The gallery whose mean similarity is subtracted; None for another foil."""
+        if self.foil == "gallery":
+            return Gallery(self.support)
+        return self.foil if isinstance(self.foil, Gallery) else None
 
     def embed(self, forward_func: Callable[..., Any], additional_forward_args: Any = None) -> ContrastedSupport:
         """Embed the images of support and foil with ``forward_func``."""
@@ -68,15 +82,16 @@ class ContrastedSupport(Support):
 
     @property
     def per_query(self) -> bool:
-        return self.support.per_query
+        return self.support.per_query or (isinstance(self.foil, Gallery) and self.foil.per_query)
 
     def for_queries(self, start: int, stop: int) -> ContrastedSupport:
-        """The support for the queries ``start`` to ``stop - 1``, with the same foil."""
-        return ContrastedSupport(self.support.for_queries(start, stop), self.foil)
+        """The support for the queries ``start`` to ``stop - 1``, with their foil."""
+        foil = self.foil.for_queries(start, stop) if isinstance(self.foil, Gallery) else self.foil
+        return ContrastedSupport(self.support.for_queries(start, stop), foil)
 
     def check_queries(self, inputs: tuple[Tensor, ...], args: tuple[Any, ...] | None) -> None:
         self.support.check_queries(inputs, args)
-        if isinstance(self.foil, SupportSet):
+        if not isinstance(self.foil, str):
             self.foil.check_queries(inputs, args)
 
     def for_every_class(self) -> ContrastedSupport:
@@ -92,22 +107,59 @@ class ContrastedSupport(Support):
         comparison = self.support.compare(query, target, similarity)
         if self.foil == "runner-up":
             return comparison.against(runner_up=True)
-        if isinstance(self.foil, str):
+        if self.foil == "others":
             return comparison.against(comparison.members.others())
+        if not isinstance(self.foil, SupportSet):
+            assert self.gallery is not None
+            return comparison.contrasted(self.gallery.contrast(comparison.query, comparison.similarity))
         vectors = self.foil.embeddings()
         check_embedding_sizes(query, vectors, "foil")
         return comparison.against_vectors(vectors, self.foil.class_weights(F.widen(vectors).dtype).mean(0))
 
 
-def as_foil(foil: object) -> FoilName | SupportSet | None:
-    """Convert a foil that is a tensor of images or embeddings to a :class:`~captum_fam.SupportSet` of one class.
+def as_foil(foil: object, gallery: object = None) -> FoilName | SupportSet | Gallery | None:
+    """Convert a foil, and the gallery of ``foil="gallery"``, to what :class:`ContrastedSupport` takes.
+
+    Args:
+        foil: a name, a :class:`~captum_fam.SupportSet`, a :class:`~captum_fam.support.Gallery`, a tensor of images or
+            embeddings, or None.
+        gallery: what :class:`~captum_fam.support.Gallery` takes, for ``"gallery"``. Default: None, all supports.
+
+    Returns:
+        A tensor becomes a set of one class; ``"gallery"`` with a gallery becomes the gallery.
+
+    Raises:
+        TypeError: for anything else.
+        ValueError: for a gallery beside another foil.
 
     Example:
-        >>> as_foil(torch.eye(2))
-        SupportSet(embeddings (2, 2), n_classes=1)
+        >>> as_foil(torch.eye(2)), as_foil("gallery", torch.eye(2))
+        (SupportSet(embeddings (2, 2), n_classes=1), Gallery(
+          SupportSet
+          (source): SupportSet(embeddings (2, 2), n_classes=1)
+        ))
     """
+    if gallery is not None:
+        if not isinstance(foil, str) or foil != "gallery":
+            given = repr(foil) if foil is None or isinstance(foil, str) else type(foil).__name__
+            raise ValueError(f'gallery= needs foil="gallery", got foil={given}')
+        return gallery if isinstance(gallery, Gallery) else Gallery(gallery)  # type: ignore[arg-type]  # checked there
     if isinstance(foil, Tensor):
         return SupportSet(foil)
-    if foil is None or isinstance(foil, str | SupportSet):
+    if foil is None or isinstance(foil, str | SupportSet | Gallery):
         return foil  # type: ignore[return-value]  # ContrastedSupport refuses other texts
-    raise TypeError(f'foil must be "others", "runner-up", a SupportSet, a tensor or None, got {type(foil).__name__}')
+    raise TypeError(f"foil must be {_KINDS}, got {type(foil).__name__}")
+
+
+def _check_classes(support: Support, foil: str) -> None:
+    """Refuse a named foil for a support that has no other classes, or no gallery."""
+    if foil == "gallery":
+        if not support.forms_gallery:
+            raise ValueError(no_gallery(support))
+        if support.n_classes < 2 and isinstance(support, SupportSet | LeaveOutSupport):
+            raise ValueError(
+                'foil="gallery": the supports of one class are their own mean, so that nothing is left of the score; '
+                "pass gallery=, other images"
+            )
+    elif support.n_classes < 2:
+        raise ValueError(f"foil={foil!r} needs a support of at least two classes, got one")

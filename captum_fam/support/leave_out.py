@@ -13,8 +13,9 @@ from captum_fam._arithmetic import plain_arithmetic
 from captum_fam._captum import TargetType
 from captum_fam.similarity import Similarity
 from captum_fam.support.base import Support
-from captum_fam.support.checks import check_batch, check_embedding_sizes
+from captum_fam.support.checks import as_exclusion, check_batch, check_embedding_sizes
 from captum_fam.support.comparison import Comparison
+from captum_fam.support.gallery_rows import TensorRows
 from captum_fam.support.members import RowMembers
 from captum_fam.support.support_per_query import SupportPerQuery
 from captum_fam.support.support_set import SupportSet
@@ -47,6 +48,8 @@ class LeaveOutSupport(Support):
         tensor([[0.0000, 0.0000],
                 [0.3000,   -inf]])
     """
+
+    forms_gallery = True
 
     def __init__(self, support: SupportSet, left_out: Tensor) -> None:
         if not isinstance(support, SupportSet):
@@ -113,6 +116,11 @@ class LeaveOutSupport(Support):
         check_embedding_sizes(query, embeddings)
         check_batch(self.left_out, len(query))
         return Comparison(query, embeddings, self.members(), self.measure(similarity), self.class_names, target)
+
+    def gallery_rows(self) -> TensorRows:
+        """The supports that are left for each query, whatever their class, as the rows of a gallery."""
+        rows = [left_out.nonzero().flatten().tolist() for left_out in self.left_out]
+        return TensorRows(self.support.embeddings(), as_exclusion(rows, torch.device("cpu")))
 
     def members(self) -> RowMembers:
         """Which supports belong to which class, for each query."""

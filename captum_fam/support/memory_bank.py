@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import shutil
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -30,12 +31,14 @@ from captum_fam.support.checks import (
     whole_number,
     whole_numbers,
 )
-from captum_fam.support.comparison import Comparison, select_class
+from captum_fam.support.comparison import Comparison
+from captum_fam.support.gallery_rows import RowSums, TensorRows, sum_of_rows
 from captum_fam.support.labels import Labels, encode_labels, plain_value
 from captum_fam.support.members import Members
 from captum_fam.support.neighbor_rules import RULES, Candidates, NeighborRule
 from captum_fam.support.rows import BankRows
 from captum_fam.support.search import Backend, ExactSearch
+from captum_fam.support.target import select_class
 from captum_fam.support.vote import LEAST_TEMPERATURE, Vote, vote_weights
 
 
@@ -103,6 +106,7 @@ class MemoryBank(Support):
         (('77', '10000000'), tensor([1]))
     """
 
+    forms_gallery = True
     similarity: Similarity
 
     def __init__(
@@ -138,8 +142,9 @@ class MemoryBank(Support):
         self.skipped: dict[int, str] = {}
         self.weights: str | None = None
         self._every_class = False
-        # `using` and `for_queries` return copies that share this search.
+        # `using` and `for_queries` return copies that share the search and the sums.
         self._rows = ExactSearch(self.embeddings, self.labels, self.similarity, backend)
+        self._sums = RowSums(partial(sum_of_rows, self.embeddings))
         self._check_options()
         self._rows.check_finite()
 
@@ -174,6 +179,7 @@ class MemoryBank(Support):
         moved.similarity = copy.deepcopy(self.similarity).to(place)
         moved.exclude = None if self.exclude is None else self.exclude.to(place)
         moved._rows = ExactSearch(moved.embeddings, moved.labels, moved.similarity, self.backend)
+        moved._sums = RowSums(partial(sum_of_rows, moved.embeddings))
         return moved
 
     def using(
@@ -294,6 +300,10 @@ class MemoryBank(Support):
     def for_queries(self, start: int, stop: int) -> MemoryBank:
         """The bank with the rows that are left out for the queries ``start`` to ``stop - 1``."""
         return self if self.exclude is None else self.using(exclude=self.exclude[start:stop])
+
+    def gallery_rows(self) -> TensorRows:
+        """All rows as the rows of a gallery, without those that are left out for a query."""
+        return TensorRows(self.embeddings, self.exclude, self._sums)
 
     def for_every_class(self) -> MemoryBank:
         """The same bank with rows of every class as supports, where ``neighbors`` chooses rows of one class."""

@@ -19,9 +19,11 @@ from captum_fam.support.base import Support
 from captum_fam.support.checks import check_support_tensor
 from captum_fam.support.comparison import Comparison
 from captum_fam.support.foil import ContrastedSupport, FoilLike, as_foil
+from captum_fam.support.gallery import Gallery, GalleryLike
 from captum_fam.support.leave_out import LeaveOutSupport
 from captum_fam.support.support_per_query import SupportPerQuery
 from captum_fam.support.support_set import SupportSet
+from captum_fam.support.threshold import Against, ThresholdedSupport, check_against
 
 Aggregate = Literal["mean", "prototype"]
 
@@ -57,23 +59,35 @@ class SimilarityToSupport(nn.Module):
         similarity: a name, a :class:`~captum_fam.similarity.Similarity` or a callable metric. Default: None, the
             similarity of the support if it has one, else the cosine.
         foil: the score that is subtracted from the score of each class: ``"others"``, the mean score of the other
-            classes; ``"runner-up"``, for each query the largest score of another class; or a
+            classes; ``"runner-up"``, for each query the largest score of another class; ``"gallery"``, the mean
+            similarity to all images of a gallery, "why more similar than the average image"; or a
             :class:`~captum_fam.SupportSet` or tensor, the mean score of its classes. Default: None, no foil.
         aggregate: how the score of a class with several supports is computed: ``"mean"``, the mean of the similarities,
             as in the paper; or ``"prototype"``, the similarity to the mean embedding. Default: ``"mean"``.
+        gallery: the gallery of ``foil="gallery"``: a :class:`~captum_fam.SupportSet`, a
+            :class:`~captum_fam.MemoryBank`, images, embeddings ``(M, J)``, the mean vector ``(J,)``, or a
+            :class:`~captum_fam.support.Gallery`. Default: None, all supports of a set or bank.
+        against: what the score is compared with: ``"threshold"`` explains the score minus ``threshold``;
+            ``"identity"`` explains the similarity of the query to itself minus the score, what makes the two differ
+            (:class:`~captum_fam.support.ThresholdedSupport`). It excludes a foil. Default: None.
+        threshold: a number in the unit of the similarity, for ``against="threshold"``. Default: None.
 
     Attributes:
         model: the embedding model.
         support: the support, as it was given.
-        foil: the foil; a tensor has become a :class:`~captum_fam.SupportSet`.
+        foil: the foil; a tensor has become a :class:`~captum_fam.SupportSet`, and a given gallery a
+            :class:`~captum_fam.support.Gallery`.
         similarity: the similarity object.
         aggregate: ``"mean"`` or ``"prototype"``.
+        against: ``"threshold"``, ``"identity"`` or None.
+        threshold: a float or None.
 
     Raises:
         TypeError: for a support that is no support and no tensor, or a model that gives no tensor of embeddings.
-        ValueError: for an unknown foil or aggregate, a foil of other classes for a support of one class, prototypes
-            of a support that is no :class:`~captum_fam.SupportSet`, or a similarity that differs from that of the
-            support.
+        ValueError: for an unknown foil, aggregate or ``against``, a foil of other classes for a support of one class, a
+            gallery without ``foil="gallery"`` or that foil for a support that is no gallery, a foil beside ``against``,
+            prototypes of a support that is no :class:`~captum_fam.SupportSet`, or a similarity that differs from that
+            of the support.
 
     Example:
         >>> scores = SimilarityToSupport(model, SupportSet(images, labels), foil="others")
@@ -87,13 +101,21 @@ class SimilarityToSupport(nn.Module):
         similarity: SimilarityLike | None = None,
         foil: FoilLike | None = None,
         aggregate: Aggregate = "mean",
+        *,
+        gallery: Gallery | GalleryLike | None = None,
+        against: Against | None = None,
+        threshold: float | None = None,
     ) -> None:
         super().__init__()
         if aggregate not in ("mean", "prototype"):
             raise ValueError(f'aggregate must be "mean" or "prototype", got {aggregate!r}')
         self.model = model
         self.support = support if isinstance(support, Support) else SupportSet(check_support_tensor(support))
-        self.foil = as_foil(foil)
+        self.foil = as_foil(foil, gallery)
+        self.threshold = check_against(against, threshold)
+        self.against = against
+        if against is not None and self.foil is not None:
+            raise ValueError(f"against={against!r} and a foil exclude each other; leave one of them out")
         if aggregate == "prototype" and not isinstance(self.support, SupportSet | LeaveOutSupport):
             raise ValueError(f'aggregate="prototype" needs a SupportSet, got {type(self.support).__name__}')
         self.similarity = self.support.measure(None if similarity is None else get_similarity(similarity))
@@ -155,12 +177,16 @@ class SimilarityToSupport(nn.Module):
             The support that queries are compared with, with its foil.
         """
         support = self.support.embed(self.model).for_every_class()
-        foil = self.foil.embed(self.model) if isinstance(self.foil, SupportSet) else self.foil
+        foil = self.foil if self.foil is None or isinstance(self.foil, str) else self.foil.embed(self.model)
         if self.aggregate == "prototype":
+            if foil == "gallery":
+                foil = ContrastedSupport(support, foil).gallery
             support = _prototypes(support)
             foil = foil.prototypes() if isinstance(foil, SupportSet) else foil
         if foil is not None:
             support = ContrastedSupport(support, foil)
+        elif self.against is not None:
+            support = ThresholdedSupport(support, self.against, self.threshold)
         # The version is read after embedding, because embedding in training mode changes the statistics of batch norms.
         self._kept = self._state(), support
         return support
@@ -182,7 +208,7 @@ class SimilarityToSupport(nn.Module):
 
     def _state(self) -> object | None:
         """The version of everything that the embedded support depends on; None if it cannot be seen."""
-        return version_of(self.model, self.support, self.foil, self.aggregate)
+        return version_of(self.model, self.support, self.foil, self.aggregate, self.against, str(self.threshold))
 
     @contextmanager
     def _compared(self, args: tuple[Any, ...], target: TargetType = None) -> Iterator[Comparison]:

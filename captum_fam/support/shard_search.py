@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from captum_fam.embedding.ranks import Ranks
+from captum_fam.similarity import Similarity
+from captum_fam.support.gallery_rows import RowSums, sum_of_rows
+from captum_fam.support.mean_form import MeanForm, mean_form
 from captum_fam.support.search import ExactSearch
 
 
@@ -33,6 +37,17 @@ class ShardQuery:
     whole: bool = False
     n_classes: int = 0
     nearest_of: int = 0
+
+
+@dataclass(frozen=True)
+class ShardSum:
+    """The question of one rank for the sum of the rows of all ranks, for the mean of a gallery.
+
+    Attributes:
+        similarity: the similarity whose mean is computed.
+    """
+
+    similarity: Similarity
 
 
 @dataclass(frozen=True)
@@ -87,38 +102,81 @@ class BankShard:
         self.labels = labels
         self.ranks = ranks
         self._search = search
+        self._own_sums = RowSums(partial(sum_of_rows, embeddings))
+        self._sums = RowSums(self._ask_sum)
 
-    def ask(self, question: ShardQuery | None) -> ShardRows | None:
+    def finish(self) -> None:
+        """Answer the questions of the other ranks until no rank asks any more."""
+        while self._round(None) is not None:
+            pass
+
+    def find(self, question: ShardQuery) -> ShardRows:
+        """The rows that answer a question, found on all ranks.
+
+        Args:
+            question: the question of this rank.
+
+        Raises:
+            RuntimeError: if the search of a rank failed.
+        """
+        found = self._round(question)
+        assert found is not None  # None would mean that no rank has asked
+        return found[0]
+
+    def total(self, form: MeanForm) -> Tensor:
+        """The sum of the rows of all ranks that a form lifts, float64 ``(L,)``; asked for once.
+
+        Args:
+            form: lifts rows.
+
+        Raises:
+            RuntimeError: if another rank failed.
+        """
+        return self._sums.of(form)
+
+    def _ask_sum(self, form: MeanForm) -> Tensor:
+        found = self._round(ShardSum(form.similarity))
+        assert found is not None
+        return found[1]
+
+    def _round(self, question: ShardQuery | ShardSum | None) -> tuple[ShardRows, Tensor] | None:
         """Take part in one round, in which each rank may ask one question and answers those of all ranks.
 
         Args:
             question: the question of this rank; None to answer only.
 
         Returns:
-            The rows that answer the question; no rows for None. None if no rank has asked anything.
+            The rows that answer the question, and the sum; no rows and zero where they were not asked for. None if no
+            rank has asked anything.
 
         Raises:
-            RuntimeError: if the search of a rank failed.
+            RuntimeError: if a rank failed to answer.
         """
         questions = self.ranks.gather(question)
         if all(one is None for one in questions):
             return None
         answers = self.ranks.exchange([self._answer(one) for one in questions])
         failures = [f"rank {rank} could not search: {one}" for rank, one in enumerate(answers) if isinstance(one, str)]
-        wanted = torch.empty(0, dtype=torch.int64)
-        if question is not None and not failures:
-            wanted = _merge(question, [one for one in answers if not isinstance(one, str)])
+        wanted, total = torch.empty(0, dtype=torch.int64), torch.zeros((), dtype=torch.float64)
+        if isinstance(question, ShardQuery) and not failures:
+            wanted = _merge(question, [one for one in answers if isinstance(one, list)])
+        elif question is not None and not failures:
+            total = torch.stack([one for one in answers if isinstance(one, Tensor)]).sum(0)
         sent = [self._rows(rows) for rows in self.ranks.gather(wanted)]
         received = ShardRows.join(self.ranks.exchange(sent))
         if failures:
             raise RuntimeError("; ".join(failures))
-        return received
+        return received, total
 
-    def _answer(self, question: ShardQuery | None) -> list[Hits] | str:
-        """Groups of hits; or the reason, as a text, why there are none."""
+    def _answer(self, question: ShardQuery | ShardSum | None) -> list[Hits] | Tensor | str:
+        """Groups of hits, or the sum of the rows of this rank; or the reason, as a text, why there are none."""
         if question is None:
             return []
         try:
+            if isinstance(question, ShardSum):
+                form = mean_form(question.similarity)
+                assert form is not None  # only the mean of similarities with a form is asked for
+                return self._own_sums.of(form)
             groups = self._find(question)
         except Exception as error:  # the error is raised by the rank that has asked; this rank continues
             return f"{type(error).__name__}: {error}"

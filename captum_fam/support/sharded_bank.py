@@ -20,14 +20,16 @@ from captum_fam.similarity import Similarity
 from captum_fam.support.bank_making import split_options, unfinished_folder, warn_of_skipped
 from captum_fam.support.base import Support
 from captum_fam.support.checks import as_exclusion, check_embedding_sizes, check_exclusion, check_query
-from captum_fam.support.comparison import Comparison, select_class
+from captum_fam.support.comparison import Comparison
 from captum_fam.support.memory_bank import MemoryBank
 from captum_fam.support.neighbor_rules import NeighborRule
 from captum_fam.support.search import ExactSearch
 from captum_fam.support.shard_facts import check_same_options, facts_of, items_of_ranks, join_class_names, renumbered
 from captum_fam.support.shard_files import load_shard, shard_files, shard_path
+from captum_fam.support.shard_gallery import ShardedRows
 from captum_fam.support.shard_making import check_shard, embed_shard
 from captum_fam.support.shard_search import BankShard, ShardQuery, ShardRows
+from captum_fam.support.target import select_class
 from captum_fam.support.vote import Vote
 
 _BY_CLASS = ("within-class", "whole-class")
@@ -71,6 +73,7 @@ class ShardedMemoryBank(Support):
         tensor([1])
     """
 
+    forms_gallery = True
     similarity: Similarity
 
     def __init__(self, shard: MemoryBank, ranks: Ranks | None = None) -> None:
@@ -119,8 +122,7 @@ class ShardedMemoryBank(Support):
 
         The bank can be used again afterwards.
         """
-        while self._shard.ask(None) is not None:
-            pass
+        self._shard.finish()
 
     def using(
         self,
@@ -166,7 +168,7 @@ class ShardedMemoryBank(Support):
             RuntimeError: if another rank could not search.
         """
         question = self._question(query)
-        bank = self._bank_of(query, question, self._ask(question))
+        bank = self._bank_of(query, question, self._shard.find(question))
         vote = bank.classify(query)
         return vote._replace(neighbor_indices=bank.items[vote.neighbor_indices])
 
@@ -179,12 +181,12 @@ class ShardedMemoryBank(Support):
         """
         self.measure(similarity)
         question = self._question(query)
-        found = self._ask(question)
+        found = self._shard.find(question)
         if self.neighbors in _BY_CLASS and not self._every_class:
             vote = self._bank_of(query, question, found).classify(query)
             classes = select_class(target, vote.predicted, self.n_classes).cpu()
             more = replace(question, classes=classes, whole=self.neighbors == "whole-class")
-            found = ShardRows.join([found, self._ask(more)])
+            found = ShardRows.join([found, self._shard.find(more)])
         return self._bank_of(query, question, found).compare(query, target, similarity)
 
     @property
@@ -219,6 +221,10 @@ class ShardedMemoryBank(Support):
         bank._every_class = True
         return bank
 
+    def gallery_rows(self) -> ShardedRows:
+        """The rows of all ranks as the rows of a gallery, whose sums the ranks exchange."""
+        return ShardedRows(self._shard, len(self), self.exclude)
+
     def _question(self, query: Tensor) -> ShardQuery:
         """The question for the rows that any rule may need, after all checks: a rank that fails here asks nothing."""
         check_query(query, "; a rank without queries calls finish()")
@@ -234,11 +240,6 @@ class ShardedMemoryBank(Support):
             n_classes=every if self.neighbors == "within-class" else 0,
             nearest_of=every if self.neighbors in ("predicted", "vote") else 0,
         )
-
-    def _ask(self, question: ShardQuery) -> ShardRows:
-        found = self._shard.ask(question)
-        assert found is not None  # None would mean that no rank has asked
-        return found
 
     def _bank_of(self, query: Tensor, question: ShardQuery, found: ShardRows) -> MemoryBank:
         """A bank in one piece of the rows that the queries of this rank need; its items are rows of the whole bank."""

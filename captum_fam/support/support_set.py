@@ -24,6 +24,7 @@ from captum_fam.support.checks import (
 )
 from captum_fam.support.comparison import Comparison
 from captum_fam.support.embedding import embed_supports
+from captum_fam.support.gallery_rows import TensorRows
 from captum_fam.support.labels import Labels, encode_labels
 from captum_fam.support.members import SharedMembers
 
@@ -67,6 +68,7 @@ class SupportSet(Support, nn.Module):
         (('jay', 'wren'), tensor([1, 1, 0, 0]))
     """
 
+    forms_gallery = True
     inputs: Tensor
     labels: Tensor
 
@@ -221,6 +223,10 @@ class SupportSet(Support, nn.Module):
         if not self.holds_embeddings:
             raise ValueError("support holds images but embeddings are needed; pass support.embed(model)")
         return check_finite(self.inputs)
+
+    def gallery_rows(self) -> TensorRows:
+        """All supports, whatever their class, as the rows of a gallery."""
+        return TensorRows(self.embeddings())
 
     def get_extra_state(self) -> Tensor:
         return torch.tensor(list(json.dumps(self.class_names).encode()), dtype=torch.uint8, device="cpu")

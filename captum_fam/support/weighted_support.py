@@ -11,6 +11,7 @@ from captum_fam.similarity import Similarity
 from captum_fam.support.base import Support
 from captum_fam.support.checks import check_embedding_sizes, check_support_tensor, plain_tensor
 from captum_fam.support.comparison import Comparison
+from captum_fam.support.gallery_rows import TensorRows
 from captum_fam.support.labels import check_class_names
 from captum_fam.support.members import SharedMembers
 
@@ -35,6 +36,8 @@ class WeightedSupport(Support):
         >>> support.compare(torch.tensor([[0.6, 0.0, 0.8]])).scores
         tensor([[0.3000, 0.8000]])
     """
+
+    forms_gallery = True
 
     def __init__(
         self,
@@ -62,6 +65,10 @@ class WeightedSupport(Support):
             raise ValueError(f"class_names has {len(self.class_names)} names for {len(class_weights)} classes")
         self._members = SharedMembers(plain_tensor(class_weights))
         self._foil = None if foil_weights is None else SharedMembers(plain_tensor(foil_weights))
+
+    def gallery_rows(self) -> TensorRows:
+        """All embeddings as the rows of a gallery, each with the same weight."""
+        return TensorRows(self.embeddings)
 
     def compare(self, query: Tensor, target: TargetType = None, similarity: Similarity | None = None) -> Comparison:
         """Compare queries ``(B, J)`` with the embeddings.

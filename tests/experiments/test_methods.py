@@ -228,6 +228,12 @@ def test_a_layer_that_the_tail_does_not_have_is_refused_with_those_that_it_has()
         method.modules(Tail(GAP()))
 
 
+def test_the_end_of_a_name_says_the_foil() -> None:
+    names = "fam,fam-foil,fam-runner-up,fam-gallery,similarity-cam[layers=rest]-gallery"
+    assert [method.foil for method in get_methods(names)] == [None, "others", "runner-up", "gallery", "gallery"]
+    assert [method.foil for method in get_methods("fam-foil", "runner-up")] == ["runner-up"]
+
+
 def test_only_maps_that_add_up_to_one_score_have_a_mean() -> None:
     with pytest.raises(ValueError, match=r"grad-cam\[.*similarity-cam"):
         get_methods("grad-cam[layers=activation+rest]-foil")

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.data import Subset
 
 from captum_fam.experiments.data.episodes import EpisodeSampler
 from captum_fam.experiments.data.load import ScenesWithBoxes
@@ -184,7 +185,7 @@ def test_retrieval_records_are_those_of_a_plain_computation(
 def test_mosaic_records_are_those_of_a_plain_computation(
     cell: int | None, model: TwoPartModel, scenes: ScenesWithBoxes, plain: Plain, tmp_path: Any
 ) -> None:
-    panel = make_panel("fam,similarity-cam-foil", "swap")
+    panel = make_panel("fam,similarity-cam-foil,similarity-cam-gallery", "swap")
     protocol = Mosaic(model, scenes, panel, grid=3, shot=2, mosaics=4, cell=cell, seed=5)
     (record,) = _run(protocol, tmp_path, [2])
     episode = EpisodeSampler(scenes.labels, 9, 2, 1, 4, 5).episode(2)
@@ -202,12 +203,15 @@ def test_mosaic_records_are_those_of_a_plain_computation(
     activation = plain.activation(canvas)
     supports = [torch.stack([plain.embedding(item) for item in row]) for row in episode.support.tolist()]
     directions = [torch.nn.functional.normalize(one, dim=1).mean(0) for one in supports]
+    not_shown = [item for item, label in enumerate(scenes.labels.tolist()) if label not in episode.classes.tolist()]
+    gallery = torch.nn.functional.normalize(plain.embeddings()[not_shown], dim=1).mean(0)
     for at in range(9):
         others = torch.stack([one for number, one in enumerate(directions) if number != at]).mean(0)
         shares = {}
         for name, map_ in (
             ("fam", fam_map(activation, supports[at])),
             ("similarity-cam-foil", ((directions[at] - others)[:, None, None] * activation).sum(0)),
+            ("similarity-cam-gallery", ((directions[at] - gallery)[:, None, None] * activation).sum(0)),
         ):
             full = torch.nn.functional.interpolate(map_[None, None], canvas.shape[1:], mode="bilinear")[0, 0]
             energy = full.clamp_min(0).reshape(3, side, 3, side).sum((1, 3)).flatten()
@@ -342,6 +346,26 @@ def test_every_protocol_says_what_additive_maps_cover_of_their_scores(
 def test_a_layer_that_the_model_does_not_have_is_refused_before_any_image_is_read(scenes: ScenesWithBoxes) -> None:
     with pytest.raises(ValueError, match=r"rest\.7 is no layer behind the activation"):
         Mosaic(make_model(), scenes, Panel(get_methods("fam[layers=rest.7]"), ()), shot=2)
+
+
+def test_a_gallery_is_refused_where_there_is_none(scenes: ScenesWithBoxes) -> None:
+    model = make_model()
+    with pytest.raises(ValueError, match="grad-cam-gallery: few-shot has no gallery"):
+        FewShot(model, scenes, Panel(get_methods("fam,grad-cam-gallery"), ()))
+    with pytest.raises(ValueError, match="correspondence-gallery compares with the positions"):
+        Mosaic(model, scenes, Panel(get_methods("correspondence-gallery"), ()), shot=2)
+    of_four = [item for item, label in enumerate(scenes.labels) if label in scenes.labels.unique()[:4]]
+    few: Any = Subset(scenes, of_four)
+    few.labels = scenes.labels[of_four]
+    with pytest.raises(ValueError, match="fam-gallery needs images of classes that the mosaic does not show"):
+        Mosaic(model, few, Panel(get_methods("fam-gallery"), ()), shot=2)
+
+
+def test_the_gallery_of_a_retrieval_is_its_foil(model: TwoPartModel, scenes: ScenesWithBoxes, tmp_path: Any) -> None:
+    panel = make_panel("similarity-cam-foil,similarity-cam-gallery", "localization")
+    (record,) = _run(Retrieval(model, scenes, panel, explain="all", batch_size=16), tmp_path, [8])
+    columns = method_columns(record.explained)
+    assert columns["similarity-cam-foil.energy"] == close(columns["similarity-cam-gallery.energy"], abs=1e-6)
 
 
 class _Overlap(LinearSimilarity):

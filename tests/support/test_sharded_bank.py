@@ -70,6 +70,17 @@ def test_neighbors_votes_scores_and_supports_are_those_of_one_piece(kind: str, l
                     assert torch.equal(results[name], value), (case, rank, name)
 
 
+@pytest.mark.parametrize("kind", ["f32", "f16", "dot"])
+def test_the_mean_over_all_rows_is_that_of_one_piece(kind: str, folder: Path) -> None:
+    options = {"f32": {}, "f16": {"dtype": torch.float16}, "dot": {"similarity": "dot"}}[kind]
+    bank = two_ranks.whole_bank(k=7, **options)
+    for rank in range(2):
+        found = torch.load(folder / f"gallery-{kind}-{rank}.pt")
+        for query, scores in zip(two_ranks.queries_of(rank), found, strict=True):
+            # The ranks add up other blocks of rows than one process does.
+            torch.testing.assert_close(scores, two_ranks.against_gallery(bank, query), rtol=1e-5, atol=1e-5)
+
+
 def test_equally_similar_rows_come_in_the_order_of_the_whole_bank(folder: Path) -> None:
     (rows, _) = (results["rows"] for results in torch.load(folder / "f32-0.pt")["predicted"])
     # Row 2 and the rows 150..169, of both ranks, are equal; the query is row 2.

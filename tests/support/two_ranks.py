@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from captum_fam import LayerFAM, MemoryBank, SimilarityToSupport
-from captum_fam.support import ShardedMemoryBank
+from captum_fam.support import ContrastedSupport, ShardedMemoryBank
 from tests.support.banks import random_queries
 from tests.support.pictures import Pictures, build, embedder
 
@@ -72,6 +72,12 @@ def excluded(bank: Any, count: int, rule: str) -> Any:
     return bank.using(exclude=[[2, 151]] + [[100]] * (count - 1), neighbors=rule)
 
 
+def against_gallery(bank: Any, query: Tensor) -> Tensor:
+    """The scores minus the mean similarity to all rows, for the rows that count, and without those left out."""
+    variants = [bank.using(neighbors="all"), bank.for_every_class(), excluded(bank, len(query), "predicted")]
+    return torch.stack([ContrastedSupport(variant, "gallery").compare(query).score for variant in variants])
+
+
 def work(rank: int, folder: Path) -> None:
     for name, options in {"f32": {}, "f16": {"dtype": torch.float16}, "dot": {"similarity": "dot"}}.items():
         whole = whole_bank(k=7, **options)
@@ -86,6 +92,8 @@ def work(rank: int, folder: Path) -> None:
                 results[f"without {rule}"] = [
                     results_of(excluded(bank, len(query), rule), query) for query in queries_of(rank)
                 ]
+            contrasts = [against_gallery(bank, query) for query in queries_of(rank)]
+        torch.save(contrasts, folder / f"gallery-{name}-{rank}.pt")
         torch.save(results, folder / f"{name}-{rank}.pt")
         bank.save(folder / f"{name}.safetensors")
     explain(bank_of_pictures(folder, rank), rank, folder)

@@ -19,10 +19,10 @@ from captum_fam.embedding.labeled_dataset import find_class_names
 from captum_fam.embedding.ranks import Ranks
 from captum_fam.experiments.data.labels import labels_of
 from captum_fam.experiments.measures import Panel, Perturbable
-from captum_fam.experiments.protocols.checks import check_boxes, check_method_options, check_positions
+from captum_fam.experiments.protocols.checks import check_boxes, check_gallery, check_method_options, check_positions
 from captum_fam.experiments.protocols.dataset_info import fingerprint
 from captum_fam.experiments.records import UnitRecord
-from captum_fam.experiments.table_methods import Foil, Maps, ScoresFor, TableMethod
+from captum_fam.experiments.table_methods import Maps, ScoresFor, TableMethod
 from captum_fam.experiments.two_part_model import TwoPartModel
 from captum_fam.images import unnormalize
 from captum_fam.similarity import get_similarity
@@ -77,6 +77,7 @@ class Protocol(ABC):
         takes_bank: whether the protocol has a memory bank, as the argument ``bank``.
         has_positions: whether the supports are activations, whose positions a method may compare, instead of
             embeddings.
+        has_gallery: whether there are images of other classes for methods ``NAME-gallery``.
         unit: word for a unit, such as ``"episode"``.
         units: plural of ``unit``.
         by_unit: whether means are taken within each unit first, and intervals are over units.
@@ -95,6 +96,7 @@ class Protocol(ABC):
     gives: ClassVar[frozenset[str]] = frozenset({"boxes", "images", "swap"})
     takes_bank: ClassVar[bool] = False
     has_positions: ClassVar[bool] = True
+    has_gallery: ClassVar[bool] = False
     unit: ClassVar[str] = "batch"
     units: ClassVar[str] = "batches"
     by_unit: ClassVar[bool] = False
@@ -134,10 +136,11 @@ class Protocol(ABC):
             methods: methods of the panel, or of a figure.
 
         Raises:
-            ValueError: for options that a method does not take, a layer that the tail of the model does not have, or a
-                method that compares positions while the supports are embeddings.
+            ValueError: for options that a method does not take, a layer that the tail of the model does not have, or
+                supports that the protocol does not have: positions, or a gallery.
         """
         check_method_options(methods, self.model)
+        check_gallery(methods, self.name, self.has_gallery)
         if not self.has_positions:
             check_positions(methods, self.name)
 
@@ -329,22 +332,3 @@ class PreparedProtocol(ABC, Generic[P]):
             return score_of(self.model.activation(masked_images))
 
         return Perturbable(images.to(activation.device), score, score_of(activation), self.model.mean, self.model.std)
-
-
-def cached(make: Callable[[Foil | None], SimilarityToSupport]) -> ScoresFor:
-    """Scores that are made only once per foil.
-
-    Args:
-        make: function from a foil to the scores.
-
-    Returns:
-        The same function with a cache.
-    """
-    by_foil: dict[Foil | None, SimilarityToSupport] = {}
-
-    def scores_for(foil: Foil | None) -> SimilarityToSupport:
-        if foil not in by_foil:
-            by_foil[foil] = make(foil)
-        return by_foil[foil]
-
-    return scores_for

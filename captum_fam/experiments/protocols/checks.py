@@ -57,6 +57,28 @@ def check_positions(methods: Sequence[TableMethod], protocol: str) -> None:
         )
 
 
+def check_gallery(methods: Sequence[TableMethod], protocol: str, has_gallery: bool) -> None:
+    """Check that no method asks for a gallery that a protocol does not have.
+
+    Args:
+        methods: the methods.
+        protocol: name of the protocol, for the message.
+        has_gallery: whether the protocol has a gallery, of embeddings.
+
+    Raises:
+        ValueError: for a method with the foil ``"gallery"``, or for one that compares positions with a gallery.
+    """
+    asking = [method for method in methods if method.foil == "gallery"]
+    if asking and not has_gallery:
+        raise ValueError(f"methods: {asking[0].name}: {protocol} has no gallery of images of other classes; use -foil")
+    comparing = [method.name for method in asking if method.needs_images]
+    if comparing:
+        raise ValueError(
+            f"methods: {', '.join(comparing)} compares with the positions of images, and the gallery holds embeddings; "
+            "use -foil"
+        )
+
+
 def check_boxes(panel: Panel, dataset: Dataset[Any]) -> None:
     """Check that a data set has boxes, if a measure needs them.
 

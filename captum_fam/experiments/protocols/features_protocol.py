@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Generic
 
@@ -14,9 +15,9 @@ from torch import Tensor
 from captum_fam._files import read_json, write_all_or_nothing, write_json
 from captum_fam.embedding.ranks import Ranks
 from captum_fam.experiments.features import Features, Kept, extract, source_of
-from captum_fam.experiments.protocols.base import P, PreparedProtocol, Protocol, cached
+from captum_fam.experiments.protocols.base import P, PreparedProtocol, Protocol
 from captum_fam.experiments.records import UnitRecord, by_item
-from captum_fam.experiments.table_methods import ScoresFor
+from captum_fam.experiments.table_methods import Foil, ScoresFor
 from captum_fam.experiments.two_part_model import TwoPartModel
 from captum_fam.support import Aggregate, SimilarityToSupport, SupportSet
 
@@ -143,12 +144,16 @@ class PreparedFeatures(PreparedProtocol[P], Generic[P]):
         """The images of rows of the features, ``(len(rows), 3, H, W)`` on the CPU; None if no measure needs images."""
         return self.features.images(rows) if self.protocol.panel.needing("images") else None
 
-    def scores_of_classes(self, support: Tensor, aggregate: Aggregate) -> ScoresFor:
+    def scores_of_classes(
+        self, support: Tensor, aggregate: Aggregate, gallery: Callable[[], Tensor] | None = None
+    ) -> ScoresFor:
         """Scores of activations for C classes with K supports each.
 
         Args:
             support: rows of the features, ``(C, K)``.
             aggregate: how the similarities to the supports of a class become one score.
+            gallery: gives the embeddings ``(M, J)`` of the gallery; it is called for methods that ask for it. Default:
+                None, no method does.
 
         Returns:
             A function from a foil to the scores.
@@ -156,8 +161,9 @@ class PreparedFeatures(PreparedProtocol[P], Generic[P]):
         n_classes, shot = support.shape
         # The support set holds activations instead of embeddings, because some methods compare positions.
         supports = SupportSet(self.activation(support.flatten()), torch.arange(n_classes).repeat_interleave(shot))
-        return cached(
-            lambda foil: SimilarityToSupport(
-                self.model.tail, supports, self.model.similarity, foil=foil, aggregate=aggregate
-            )
-        )
+
+        def scores(foil: Foil | None) -> SimilarityToSupport:
+            similarity, own_gallery = self.model.similarity, None if gallery is None or foil != "gallery" else gallery()
+            return SimilarityToSupport(self.model.tail, supports, similarity, foil, aggregate, gallery=own_gallery)
+
+        return cache(scores)

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from captum_fam.cli.options import option
 from captum_fam.cli.ranges import at_least
-from captum_fam.experiments.data.episodes import EpisodeSampler
+from captum_fam.experiments.data.episodes import EpisodeItems, EpisodeSampler
 from captum_fam.experiments.features import Features
 from captum_fam.experiments.measures import Cells, Panel
 from captum_fam.experiments.protocols.base import Example
 from captum_fam.experiments.protocols.features_protocol import FeaturesProtocol, PreparedFeatures
 from captum_fam.experiments.protocols.registry import register_protocol
 from captum_fam.experiments.records import QueryColumns, UnitRecord, jsonable
-from captum_fam.experiments.table_methods import TableMethod
+from captum_fam.experiments.table_methods import ScoresFor, TableMethod
 from captum_fam.experiments.two_part_model import TwoPartModel
 from captum_fam.images import unnormalize
 from captum_fam.support import Aggregate
@@ -35,7 +36,7 @@ class Mosaic(FeaturesProtocol):
     are images outside the mosaic. Chance is 1 / grid² for ``cell-energy`` and ``cell-hit``, and 0.5 for ``cell-auroc``.
     ``swap`` is measured on the single images: it compares the map for the class of the image with the map for the next
     class of the mosaic. ``accuracy`` is the share of the single images that are classified correctly among the classes
-    of the mosaic.
+    of the mosaic. The gallery of a method ``NAME-gallery`` is all images of the classes that the mosaic does not show.
 
     All maps of a mosaic come from the same activation. So means are taken within each mosaic first, then over mosaics,
     and intervals are over mosaics.
@@ -56,7 +57,7 @@ class Mosaic(FeaturesProtocol):
         num_workers: number of processes that read images. Default: 0.
 
     Raises:
-        ValueError: for a grid below 2, or a measure that does not fit mosaics.
+        ValueError: for a grid below 2, a measure that does not fit mosaics, or a gallery without further classes.
     """
 
     summary = "images of several classes side by side, supports of one"
@@ -68,6 +69,7 @@ class Mosaic(FeaturesProtocol):
     by_unit = True
     explains_label = True
     keeps_images = True
+    has_gallery = True
 
     panel: Panel = field(default_factory=_default_panel, kw_only=False)
     grid: int = option("images per side of a mosaic", 2, within=at_least(2))
@@ -97,6 +99,12 @@ class Mosaic(FeaturesProtocol):
         """Check that there are enough classes with enough images for a mosaic; see :meth:`Protocol.check_labels`."""
         super().check_labels(labels)
         self.sampler(labels)
+        asking = [method.name for method in self.panel.methods if method.foil == "gallery"]
+        if asking and len(labels.unique()) <= self.grid**2:
+            raise ValueError(
+                f"methods: {asking[0]} needs images of classes that the mosaic does not show, and the data set has "
+                f"only the {self.grid**2} classes of a mosaic"
+            )
 
     def sampler(self, labels: Tensor) -> EpisodeSampler:
         """The mosaics of labeled items, as episodes with one query per class.
@@ -121,12 +129,30 @@ class PreparedMosaic(PreparedFeatures[Mosaic]):
         super().__init__(protocol, model, features)
         self.sampler = protocol.sampler(features.labels)
 
+    @cached_property
+    def embeddings(self) -> Tensor:
+        """The embeddings of all usable images, ``(n, J)``."""
+        rows = torch.arange(len(self.features.labels)).split(self.protocol.batch_size)
+        with torch.no_grad():
+            return torch.cat([self.model.tail(self.activation(batch)) for batch in rows])
+
+    def scores(self, episode: EpisodeItems) -> ScoresFor:
+        """Scores of activations for the classes of a mosaic.
+
+        Args:
+            episode: the items of the mosaic.
+        """
+        is_other = ~torch.isin(self.features.labels, episode.classes)
+        return self.scores_of_classes(
+            episode.support, self.protocol.aggregate, lambda: self.embeddings[is_other.to(self.embeddings.device)]
+        )
+
     def run_unit(self, unit: int) -> UnitRecord:
         """Run a mosaic; see :meth:`PreparedFeatures.run_unit`."""
         protocol = self.protocol
         episode = self.sampler.episode(unit)
         rows = episode.query.flatten()
-        scores_for = self.scores_of_classes(episode.support, protocol.aggregate)
+        scores_for = self.scores(episode)
         single = self.activation(rows)
         with torch.no_grad():
             scores, predicted = (part.cpu() for part in scores_for(None).predict(single))
@@ -169,7 +195,7 @@ class PreparedMosaic(PreparedFeatures[Mosaic]):
         return Example(
             unnormalize(mosaic[0], self.model.mean, self.model.std),
             self.model.activation(mosaic),
-            self.scores_of_classes(episode.support, self.protocol.aggregate),
+            self.scores(episode),
             target.to(self.model.device),
             self.image(int(self.features.items[episode.support[target[0], 0]])),
         )

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
 
-from captum_fam.experiments.protocols.base import cached
 from captum_fam.experiments.table_methods import Foil, ScoresFor
 from captum_fam.experiments.two_part_model import TwoPartModel
 from captum_fam.functional import first_largest, rounding_of_supports
@@ -121,7 +121,7 @@ def scores_by_neighbors(
     }
     weights = torch.cat([classes, runner_up])
     embeddings = bank.embeddings[rows].float()
-    scores_for = cached(
+    scores_for = cache(
         lambda foil: SimilarityToSupport(
             model.tail, WeightedSupport(embeddings, weights, foils[foil]), model.similarity
         )

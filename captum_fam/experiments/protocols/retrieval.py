@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from captum_fam.cli.options import option
 from captum_fam.cli.ranges import at_least
 from captum_fam.experiments.features import Features
-from captum_fam.experiments.protocols.base import Example, cached
+from captum_fam.experiments.protocols.base import Example
 from captum_fam.experiments.protocols.features_protocol import FeaturesProtocol, PreparedFeatures
 from captum_fam.experiments.protocols.registry import register_protocol
 from captum_fam.experiments.records import QueryColumns, UnitRecord, jsonable
@@ -29,8 +30,8 @@ class Retrieval(FeaturesProtocol):
 
     Every image is a query, all other images are its gallery, and the nearest image of the gallery, which is retrieved,
     is its support. A query is correct if the retrieved image is of the class of the query. A foil is the mean of the
-    gallery (``"others"``), or the nearest image that is of another class than the retrieved image (``"runner-up"``).
-    ``swap`` also compares with the map for the runner-up.
+    gallery (``"others"`` and ``"gallery"``), or the nearest image that is of another class than the retrieved image
+    (``"runner-up"``). ``swap`` also compares with the map for the runner-up.
 
     Args:
         model: the model in two parts, which does not change: a fast copy does the work.
@@ -45,6 +46,7 @@ class Retrieval(FeaturesProtocol):
     summary = "every image as a query, the nearest other as its support"
     split = "retrieval-test"
     has_positions = False
+    has_gallery = True
 
     ks: tuple[int, ...] = option("the numbers K of Recall@K", (1, 2, 4, 8), metavar="K,K,...", within=at_least(1))
     explain: Literal["correct", "all"] = option("which queries are explained", "correct")
@@ -192,13 +194,15 @@ class PreparedRetrieval(PreparedFeatures[Retrieval]):
             return torch.nn.functional.one_hot(images.to(self._gallery.device), n_gallery).to(self._gallery)
 
         gallery_mean = (1 - one_hot(rows)) / (n_gallery - 1)
+        gallery = torch.cat([gallery_mean, gallery_mean])
         foils: dict[Foil | None, Tensor | None] = {
             None: None,
-            "others": torch.cat([gallery_mean, gallery_mean]),
+            "others": gallery,
+            "gallery": gallery,
             "runner-up": torch.cat([one_hot(other), one_hot(nearest)]),
         }
         weights = torch.cat([one_hot(nearest), one_hot(other)])
-        return cached(
+        return cache(
             lambda foil: SimilarityToSupport(
                 self.model.tail, WeightedSupport(self._gallery, weights, foils[foil]), self.model.similarity
             )
