@@ -12,6 +12,7 @@ from PIL import Image
 from captum_fam.visualization.image import ImageDrawing
 from captum_fam.visualization.pixels import Array, ImageLike, MapLike
 from captum_fam.visualization.signal import SignalDrawing
+from captum_fam.visualization.style import DEFAULT_STYLE, MapStyle
 from captum_fam.visualization.volume import VolumeDrawing
 
 
@@ -43,13 +44,13 @@ class InputDrawing(Protocol):
     def draw(self, ax: Axes) -> object:
         """Draw the input alone on axes."""
 
-    def draw_map(self, ax: Axes, values: Array, limit: float) -> AxesImage:
+    def draw_map(self, ax: Axes, values: Array, limit: float, style: MapStyle = DEFAULT_STYLE) -> AxesImage:
         """Draw a map over the input on axes; values of the magnitude ``limit`` have the full color."""
 
     def draw_mask(self, ax: Axes, mask: Array) -> None:
         """Draw where a mask is above one half, on axes with the input."""
 
-    def overlay(self, values: Array, limit: float) -> Image.Image:
+    def overlay(self, values: Array, limit: float, style: MapStyle = DEFAULT_STYLE) -> Image.Image:
         """An RGB image of the map over the input."""
 
 

@@ -1,4 +1,4 @@
-"""Drawing an image, and a map over the gray image."""
+"""Drawing an image, and a map over the image."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.image import AxesImage
+from matplotlib.patches import Rectangle
 from PIL import Image
 
-from captum_fam.visualization.colors import MATCH_COLORS
-from captum_fam.visualization.figure import WIDEST_PANEL
+from captum_fam.visualization.figure import WIDEST_PANEL, MapFigure
 from captum_fam.visualization.marks import draw_outline
 from captum_fam.visualization.pixels import Array, ImageLike, channels_in_words, to_rgb
+from captum_fam.visualization.style import DEFAULT_STYLE, MapStyle
+
+_OVERLAY_INCHES = 3.0
+"""The longer side of a picture with outlines, in inches, with which the lines are as wide as those of a figure."""
 
 
 @dataclass(frozen=True)
@@ -57,27 +61,30 @@ class ImageDrawing:
         ax.set(xticks=[], yticks=[])
         return ax.imshow(self.pixels)
 
-    def draw_map(self, ax: Axes, values: Array, limit: float) -> AxesImage:
-        """Draw a map ``(H, W)`` over the gray image on axes, without ticks."""
+    def draw_at(self, ax: Axes, left: float, top: float, width: float, height: float) -> None:
+        """Draw the image with a frame in a rectangle of axes whose vertical axis points down."""
+        ax.imshow(self.pixels, extent=(left, left + width, top + height, top), aspect="auto")
+        ax.add_patch(Rectangle((left, top), width, height, fill=False, linewidth=0.8, clip_on=False))
+
+    def draw_map(self, ax: Axes, values: Array, limit: float, style: MapStyle = DEFAULT_STYLE) -> AxesImage:
+        """Draw a map ``(H, W)`` over the image on axes, without ticks."""
         ax.set(xticks=[], yticks=[])
-        # Without limits, matplotlib would stretch the contrast of the gray image to black and white.
-        ax.imshow(self._gray, cmap="gray", vmin=0, vmax=1)
-        return ax.imshow(values, cmap=MATCH_COLORS, vmin=-limit, vmax=limit)
+        ax.imshow(style.below(self.pixels))
+        return style.draw_values(ax, values, limit)
 
     def draw_mask(self, ax: Axes, mask: Array) -> None:
         """Draw the outline of a mask ``(H, W)``."""
         draw_outline(ax, mask)
 
-    def overlay(self, values: Array, limit: float) -> Image.Image:
-        """A map ``(H, W)`` over the gray image, at the size of the image, without frame or text."""
-        # A matplotlib color map takes positions in [0, 1]; the value zero is at 0.5.
-        colors = MATCH_COLORS(0.5 + 0.5 * values / limit)
-        opacity = colors[..., 3:]
-        blended = (1 - opacity) * self._gray[..., None] + opacity * colors[..., :3]
-        return Image.fromarray((blended * 255).round().astype(np.uint8))
-
-    @property
-    def _gray(self) -> Array:
-        """The gray values, ``(H, W)``."""
-        gray: Array = self.pixels.mean(2)
-        return gray
+    def overlay(self, values: Array, limit: float, style: MapStyle = DEFAULT_STYLE) -> Image.Image:
+        """A map ``(H, W)`` over the image, at the size of the image, without frame or text."""
+        if style.kind == "overlay":
+            return Image.fromarray((style.blend(self.pixels, values, limit) * 255).round().astype(np.uint8))
+        height, width = self.size
+        dpi = max(72.0, max(height, width) / _OVERLAY_INCHES)
+        # Matplotlib cuts off fractions of pixels, which are rounding errors of the division.
+        figure = MapFigure(figsize=((width + 0.01) / dpi, (height + 0.01) / dpi), dpi=dpi)
+        ax = figure.add_axes((0, 0, 1, 1))
+        ax.axis("off")
+        self.draw_map(ax, values, limit, style).axes.set_aspect("auto")
+        return figure.as_image()

@@ -6,11 +6,16 @@ from collections.abc import Sequence
 
 from matplotlib import patheffects
 from matplotlib.axes import Axes
+from matplotlib.font_manager import FontProperties
 from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from captum_fam.visualization.pixels import Array
+from captum_fam.visualization.titles import wrap_title
+
+_UNIT_FONT = FontProperties(size=8)
+_UNIT_WIDTH = 1.75  # inches, the width of a narrow panel
 
 
 def draw_outline(ax: Axes, mask: Array) -> None:
@@ -53,13 +58,14 @@ def draw_boxes(ax: Axes, boxes: Sequence[Sequence[float]]) -> None:
         ax.add_patch(box)
 
 
-def draw_color_bar(heat: AxesImage, *, signed: bool, beside: bool) -> None:
+def draw_color_bar(heat: AxesImage, *, signed: bool, beside: bool, unit: str = "") -> None:
     """Draw the color bar of a map.
 
     Args:
         heat: the artist that :func:`~captum_fam.visualization.draw_map` returned.
         signed: whether the bar has a negative half.
         beside: whether the bar stands at the right of the panel; otherwise it stands below the panel.
+        unit: the unit of the values, which stands at the bar. Default: an empty text.
 
     Example:
         >>> from captum_fam.visualization import MapFigure, draw_color_bar, draw_map
@@ -79,3 +85,4 @@ def draw_color_bar(heat: AxesImage, *, signed: bool, beside: bool) -> None:
     bar.locator = MaxNLocator(nbins=5 if beside else 1 if is_narrow else 3)
     bar.formatter = FuncFormatter(lambda value, _: f"{value:,.0f}" if high >= 1000 else f"{value:.3g}")
     bar.update_ticks()
+    bar.set_label("\n".join(wrap_title(unit, _UNIT_WIDTH, _UNIT_FONT)), fontproperties=_UNIT_FONT, labelpad=2)

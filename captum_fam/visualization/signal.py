@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -10,9 +11,10 @@ from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from captum_fam.visualization.colors import MATCH_COLORS
+from captum_fam.visualization.colors import END_COLORS
 from captum_fam.visualization.figure import MapFigure
 from captum_fam.visualization.pixels import Array, ImageLike, to_signal
+from captum_fam.visualization.style import DEFAULT_STYLE, MapStyle
 
 _MOST_CHANNELS = 6
 _MOST_STEPS = 2000
@@ -98,27 +100,46 @@ class SignalDrawing:
         else:
             ax.yaxis.set_major_locator(MaxNLocator(nbins=4))
 
-    def draw_map(self, ax: Axes, values: Array, limit: float) -> AxesImage:
-        """Draw a map ``(L,)`` as colors behind the lines."""
+    def draw_map(self, ax: Axes, values: Array, limit: float, style: MapStyle = DEFAULT_STYLE) -> AxesImage:
+        """Draw a map ``(L,)`` as colors behind the lines, or of its strongest parts a bar below the lines."""
         self.draw(ax)
         extent = (*ax.get_xlim(), *ax.get_ylim())
-        return ax.imshow(
-            values[None], cmap=MATCH_COLORS, vmin=-limit, vmax=limit, extent=extent, aspect="auto", zorder=0
+        heat = ax.imshow(
+            values[None], cmap=style.colors, vmin=-limit, vmax=limit, extent=extent, aspect="auto", zorder=0
         )
+        if style.kind == "outline":
+            heat.set_visible(False)
+            for sign, color in END_COLORS.items():
+                _draw_bar(ax, sign * values > style.level * limit, 0, 0.06, color, hatch="////" if sign < 0 else None)
+        return heat
 
     def draw_mask(self, ax: Axes, mask: Array) -> None:
         """Draw a dark bar above the samples that a mask ``(L,)`` holds."""
-        inside = np.repeat(mask > 0.5, 2)
-        # Each sample from its left to its right end, so that a single sample has a bar too.
-        ends = np.arange(len(mask)).repeat(2) + np.tile([-0.5, 0.5], len(mask))
-        ax.fill_between(ends, 0.95, 1, where=inside, color="black", linewidth=0, transform=ax.get_xaxis_transform())
+        _draw_bar(ax, mask > 0.5, 0.95, 1, "black")
 
-    def overlay(self, values: Array, limit: float) -> Image.Image:
+    def overlay(self, values: Array, limit: float, style: MapStyle = DEFAULT_STYLE) -> Image.Image:
         """A map ``(L,)`` behind the lines of the signal, with numbers of samples, 1200 pixels wide."""
         rows = min(len(self.values), _MOST_CHANNELS)
         figure = MapFigure(figsize=(_WIDTH, _HEIGHT + _FURTHER_CHANNEL * (rows - 1)), dpi=150, layout="constrained")
-        self.draw_map(figure.add_subplot(), values, limit)
+        self.draw_map(figure.add_subplot(), values, limit, style)
         return figure.as_image()
+
+
+def _draw_bar(ax: Axes, inside: Array, bottom: float, top: float, color: Any, hatch: str | None = None) -> None:
+    """Draw a bar over the samples inside; its ends are shares of the height of the panel."""
+    # Each sample from its left to its right end, so that a single sample has a bar too.
+    ends = np.arange(len(inside)).repeat(2) + np.tile([-0.5, 0.5], len(inside))
+    ax.fill_between(
+        ends,
+        bottom,
+        top,
+        where=inside.repeat(2),
+        facecolor=color,
+        hatch=hatch,
+        edgecolor="white",
+        linewidth=0,
+        transform=ax.get_xaxis_transform(),
+    )
 
 
 def _scaled(channels: Array) -> Array:

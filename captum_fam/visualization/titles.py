@@ -29,7 +29,7 @@ def wrap_title(text: str, inches: float, font: FontProperties) -> list[str]:
     for paragraph in text.split("\n") if text else ():
         line = ""
         # A class has the name of a folder, which may hold what no font has.
-        for word in map(printable, paragraph.split()):
+        for word in map(printable, _words(paragraph)):
             longer = f"{line} {word}".strip()
             if _width(longer, font) <= inches:
                 line = longer
@@ -42,14 +42,28 @@ def wrap_title(text: str, inches: float, font: FontProperties) -> list[str]:
     return lines
 
 
+def _words(paragraph: str) -> list[str]:
+    """The words of a paragraph; the sign of a percentage stays with its number."""
+    words: list[str] = []
+    for word in paragraph.split():
+        if words and word.startswith("%"):
+            words[-1] += f" {word}"
+        else:
+            words.append(word)
+    return words
+
+
 def _pieces(word: str, inches: float, font: FontProperties) -> list[str]:
-    """A word in pieces that are no wider than ``inches``; a piece has one letter at least."""
-    pieces = [""]
-    for letter in word:
-        if pieces[-1] and _width(pieces[-1] + letter, font) > inches:
-            pieces.append("")
-        pieces[-1] += letter
-    return pieces
+    """A word in pieces that are no wider than ``inches``, broken behind "_", "-" or "/" where there is one."""
+    pieces = []
+    while _width(word, font) > inches and len(word) > 1:
+        # The longest beginning that fits; it has one letter at least.
+        fitting = next((end for end in range(2, len(word)) if _width(word[:end], font) > inches), len(word)) - 1
+        parted = max(word.rfind(sign, 0, fitting) for sign in "_-/") + 1
+        end = parted or fitting
+        pieces.append(word[:end])
+        word = word[end:]
+    return [*pieces, word]
 
 
 def _width(text: str, font: FontProperties) -> float:

@@ -13,6 +13,7 @@ from PIL import Image
 from captum_fam.visualization.figure import PANEL_HEIGHT, WIDEST_PANEL, MapFigure
 from captum_fam.visualization.image import ImageDrawing
 from captum_fam.visualization.pixels import Array, ImageLike, channels_in_words, to_slices
+from captum_fam.visualization.style import DEFAULT_STYLE, MapStyle
 
 _NUMBER_SIZE = 6.5  # in points
 _NUMBER_HEIGHT = 0.13
@@ -67,29 +68,33 @@ class VolumeDrawing:
     @property
     def thumbnail(self) -> ImageDrawing:
         """The middle one of the slices."""
-        middle = len(self.slices) // 2
-        return ImageDrawing(self.slices[middle], f"middle slice\n{self.note}".strip())
+        return ImageDrawing(self.slices[len(self.slices) // 2], f"middle slice\n{self.note}".strip())
+
+    @property
+    def middle(self) -> int:
+        """The position of the slice that is the thumbnail."""
+        return self.positions[len(self.positions) // 2]
 
     def draw(self, ax: Axes) -> AxesImage:
         """Draw the slices on axes, each below its number."""
         self._draw_numbers(ax)
         return self._montage.draw(ax)
 
-    def draw_map(self, ax: Axes, values: Array, limit: float) -> AxesImage:
-        """Draw the slices of a map ``(D, H, W)`` over the gray slices, all on one scale of colors."""
+    def draw_map(self, ax: Axes, values: Array, limit: float, style: MapStyle = DEFAULT_STYLE) -> AxesImage:
+        """Draw the slices of a map ``(D, H, W)`` over the slices, all on one scale of colors."""
         self._draw_numbers(ax)
-        return self._montage.draw_map(ax, self._laid_out(values[list(self.positions)], 0), limit)
+        return self._montage.draw_map(ax, self._laid_out(values[list(self.positions)], 0), limit, style)
 
     def draw_mask(self, ax: Axes, mask: Array) -> None:
         """Draw the outline of a mask ``(D, H, W)`` on each slice."""
         self._montage.draw_mask(ax, self._laid_out(mask[list(self.positions)], 0))
 
-    def overlay(self, values: Array, limit: float) -> Image.Image:
-        """A map ``(D, H, W)`` over the gray slices, each below its number."""
+    def overlay(self, values: Array, limit: float, style: MapStyle = DEFAULT_STYLE) -> Image.Image:
+        """A map ``(D, H, W)`` over the slices, each below its number."""
         height, width, _ = self._montage.pixels.shape
         size = (PANEL_HEIGHT * self.aspect, PANEL_HEIGHT * self.aspect * height / width)
         figure = MapFigure(figsize=size, dpi=min(max(height / size[1], _FEWEST_DOTS), _MOST_DOTS))
-        self.draw_map(figure.add_axes((0, 0, 1, 1)), values, limit)
+        self.draw_map(figure.add_axes((0, 0, 1, 1)), values, limit, style)
         return figure.as_image()
 
     @property

@@ -12,15 +12,15 @@ BLOCKS = [ColumnBlock("left", ("",)), ColumnBlock("right", ("",))]
 
 
 def images(figure: MapFigure) -> list[list[np.ndarray]]:
-    """By cell, what is drawn: an image, or a gray image and a map."""
+    """By cell, what is drawn: an image, or an image and a map."""
     return [[np.asarray(image.get_array()) for image in ax.images] for ax in figure.axes]
 
 
 def test_a_cell_is_an_image_or_a_map_over_it() -> None:
     values = torch.randn(1, 12, 20)
-    image, (gray, heat) = images(visualize_grid([[GridCell(PHOTO), GridCell(PHOTO, attribution=values)]]))
+    image, (below, heat) = images(visualize_grid([[GridCell(PHOTO), GridCell(PHOTO, attribution=values)]]))
     np.testing.assert_allclose(image[0], PHOTO.movedim(0, 2))
-    np.testing.assert_allclose(gray, PHOTO.mean(0), atol=1e-6)
+    np.testing.assert_allclose(below, PHOTO.movedim(0, 2))
     np.testing.assert_array_equal(heat, values[0].double())
 
 
@@ -83,3 +83,55 @@ def test_a_row_with_more_cells_than_columns_is_refused() -> None:
 def test_a_cell_says_that_a_mean_of_channels_is_drawn() -> None:
     figure = visualize_grid([[GridCell(torch.rand(13, 9, 7), "query"), GridCell(PHOTO, attribution=torch.ones(2, 2))]])
     assert [ax.get_title() for ax in figure.axes] == ["query\nmean of 13 channels", ""]
+
+
+def test_maps_of_one_unit_in_a_row_share_a_scale_and_have_color_bars() -> None:
+    values = {"cosine": (0.5, -4.0), "activation": (9.0,), "": (0.25,)}
+    row = [GridCell(PHOTO)] + [
+        GridCell(PHOTO, attribution=torch.full((3, 5), one), unit=unit) for unit, ones in values.items() for one in ones
+    ]
+    second = [GridCell(PHOTO, attribution=torch.full((3, 5), 0.125), unit="cosine")]
+    first, *maps, below = visualize_grid([row, second]).axes
+    assert not first.child_axes
+    assert [ax.images[1].get_clim()[1] for ax in maps] == [4.0, 4.0, 9.0, 0.25]
+    # A bar has a negative half where one of the maps of its scale has.
+    bars = [[(bar.get_xlabel(), bar.get_xlim()) for bar in ax.child_axes] for ax in (*maps, below)]
+    assert bars == [
+        [("cosine", (-4, 4))],
+        [("cosine", (-4, 4))],
+        [("activation", (0, 9))],
+        [],
+        [("cosine", (0, 0.125))],
+    ]
+
+
+def test_a_long_row_without_blocks_goes_on_in_the_next_row_on_the_same_scale() -> None:
+    cells = [GridCell(PHOTO, str(number), torch.full((3, 5), float(number + 1)), unit="cosine") for number in range(7)]
+    figure = visualize_grid([cells, cells[:2]])
+    axes = {ax.get_title(): ax for ax in figure.axes[:7]}
+    tops = [round(axes[str(number)].get_position().y1, 6) for number in range(7)]
+    lefts = [round(axes[str(number)].get_position().x0, 6) for number in range(7)]
+    assert len(set(tops[:4])) == len(set(tops[4:])) == 1
+    assert tops[0] > tops[4] > figure.axes[7].get_position().y1
+    assert lefts[4:] == lefts[:3]
+    assert {ax.images[1].get_clim() for ax in figure.axes[:7]} == {(-7.0, 7.0)}
+
+
+def test_color_bars_overlap_neither_titles_nor_images() -> None:
+    row = [GridCell(PHOTO, "a\nb", torch.ones(3, 5), unit="negative squared Euclidean distance")] * 6
+    figure = visualize_grid([row, row])
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw(renderer)
+    boxes = [ax.get_window_extent(renderer) for ax in figure.axes]
+    titles = [ax.title.get_window_extent(renderer) for ax in figure.axes]
+    for ax in figure.axes:
+        (bar,) = ax.child_axes
+        box = bar.get_tightbbox(renderer)
+        assert box.y0 >= 0
+        assert not any(box.overlaps(other) for other in [*boxes, *titles])
+
+
+def test_a_grid_can_have_outlines() -> None:
+    (ax,) = visualize_grid([[GridCell(PHOTO, attribution=torch.eye(4))]], style="outline").axes
+    assert ax.collections
+    assert not ax.images[1].get_visible()

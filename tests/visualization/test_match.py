@@ -9,7 +9,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from captum_fam.visualization import visualize_match
+from captum_fam.visualization import MapStyle, PairLines, SupportMap, visualize_match
 from tests.visualization.figures import PHOTO, panels
 
 
@@ -48,6 +48,63 @@ def test_methods_of_other_units_each_have_their_own_scale() -> None:
     maps = {"weak": torch.full((12, 20), 0.1), "strong": torch.full((12, 20), -4.0)}
     figure = visualize_match(PHOTO, maps, scale="own")
     assert [ax.images[1].get_clim()[1] for ax in panels(figure)[1:]] == [pytest.approx(0.1), 4.0]
+
+
+def test_maps_of_one_unit_share_a_scale_and_every_bar_names_its_unit() -> None:
+    values = {"a": 0.5, "b": -4.0, "c": 9.0, "d": 0.25}
+    units = {"a": "cosine", "b": "cosine", "c": "activation"}
+    maps = {title: torch.full((3, 5), value) for title, value in values.items()}
+    axes = panels(visualize_match(PHOTO, maps, units=units))[1:]
+    assert [ax.images[1].get_clim()[1] for ax in axes] == [4.0, 4.0, 9.0, 0.25]
+    bars = [[(bar.get_xlabel(), bar.get_xlim()) for bar in ax.child_axes] for ax in axes]
+    assert bars == [[("cosine", (-4, 4))], [("cosine", (-4, 4))], [("activation", (0, 9))], [("", (0, 0.25))]]
+
+
+def test_one_scale_of_all_maps_has_one_bar_with_its_unit() -> None:
+    maps = {"a": torch.full((3, 5), 2.0), "b": torch.full((3, 5), 5.0)}
+    axes = panels(visualize_match(PHOTO, maps, units=dict.fromkeys(maps, "cosine")))[1:]
+    assert [[bar.get_ylabel() for bar in ax.child_axes] for ax in axes] == [[], ["cosine"]]
+
+
+def test_maps_of_supports_follow_on_the_scale_of_their_unit() -> None:
+    figure = visualize_match(
+        PHOTO,
+        {"a": torch.full((3, 5), 0.5), "b": torch.ones(3, 5)},
+        units={"a": "cosine", "b": "activation"},
+        support_maps=[SupportMap(PHOTO.flip(2), torch.full((2, 2), -2.0), "its map", "cosine")],
+        lines=PairLines.of(PHOTO, PHOTO, [], (3, 5), (3, 5), "lines"),
+    )
+    axes = {ax.get_title(): ax for ax in panels(figure)}
+    assert list(axes) == [
+        "query",
+        "a\nthe same everywhere",
+        "b\nthe same everywhere",
+        "its map\nthe same everywhere",
+        "lines",
+    ]
+    _, a, b, its, _ = axes.values()
+    assert [ax.images[1].get_clim()[1] for ax in (a, b, its)] == [2.0, 1.0, 2.0]
+    np.testing.assert_allclose(its.images[0].get_array(), PHOTO.flip(2).movedim(0, 2))
+
+
+def test_a_caption_stands_above_all_panels() -> None:
+    figure = visualize_match(PHOTO, {"a": torch.eye(3)}, caption="a network, layer 4")
+    assert figure.get_suptitle() == "a network, layer 4"
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw(renderer)
+    (caption,) = [text for text in figure.texts if text.get_text()]
+    bottom = caption.get_window_extent(renderer).y0
+    assert all(ax.title.get_window_extent(renderer).y1 < bottom for ax in panels(figure))
+
+
+def test_outlines_are_drawn_over_the_query_in_color() -> None:
+    values = torch.zeros(12, 20)
+    values[3:6, 4:9] = 1
+    query, ax = panels(visualize_match(PHOTO, {"a": values}, style="outline"))
+    assert not query.collections
+    assert ax.collections
+    np.testing.assert_allclose(ax.images[0].get_array(), PHOTO.movedim(0, 2))
+    assert not ax.images[1].get_visible()
 
 
 @pytest.mark.parametrize(("sign", "expected"), [(1, (0.0, 2.0)), (-1, (-2.0, 2.0))])
@@ -116,7 +173,7 @@ def test_long_titles_are_broken_and_do_not_touch_each_other(size: tuple[int, int
     figure.draw(renderer)
     boxes = [ax.title.get_window_extent(renderer) for ax in panels(figure)]
     assert len(boxes) == 5
-    assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
     assert all(box.y0 >= 0 and box.y1 <= figure.bbox.height for box in boxes)
     text = " ".join(" ".join(ax.get_title() for ax in panels(figure)).split())
     assert " ".join(long.split()) in text
@@ -126,14 +183,13 @@ def test_long_titles_are_broken_and_do_not_touch_each_other(size: tuple[int, int
     )
 
 
-def test_colors_are_rgb_and_the_gray_image_keeps_its_brightness() -> None:
+def test_an_image_below_a_map_keeps_its_colors_and_on_request_its_brightness_only() -> None:
     red = torch.zeros(3, 6, 6)
     red[0] = 1
-    query, ax = panels(visualize_match(red, {"a": torch.zeros(6, 6)}))
-    np.testing.assert_array_equal(query.images[0].get_array()[0, 0], [1, 0, 0])
-    gray = ax.images[0]
-    assert gray.get_array()[0, 0] == pytest.approx(1 / 3)
-    assert gray.get_clim() == (0, 1)
+    for style, expected in (("overlay", [1, 0, 0]), (MapStyle(gray=True), [1 / 3] * 3)):
+        query, ax = panels(visualize_match(red, {"a": torch.zeros(6, 6)}, style=style))
+        np.testing.assert_array_equal(query.images[0].get_array()[0, 0], [1, 0, 0])
+        np.testing.assert_allclose(ax.images[0].get_array()[0, 0], expected)
 
 
 def test_more_than_nine_supports_are_counted() -> None:
@@ -169,7 +225,10 @@ def test_half_precision_is_drawn() -> None:
         ({"maps": {"a": torch.ones(2, 3, 4)}}, r"a: .*\(2, 3, 4\)"),
         ({"scores": {"b": 1.0}}, "scores .* b,"),
         ({"notes": {"b": "c"}}, "notes .* b,"),
+        ({"units": {"b": "cosine"}}, "units .* b,"),
         ({"scale": "log"}, "scale .*'log'"),
+        ({"style": "heat"}, "style .*'heat'"),
+        ({"support_maps": [SupportMap(PHOTO, torch.ones(2, 3, 4), "a wren")]}, r"a wren: .*\(2, 3, 4\)"),
     ],
 )
 def test_what_cannot_be_drawn_is_refused(arguments: dict[str, object], message: str) -> None:
@@ -236,7 +295,7 @@ def test_panels_of_signals_and_volumes_are_large_and_do_not_overlap(
     renderer = FigureCanvasAgg(figure).get_renderer()
     figure.draw(renderer)
     boxes = [ax.get_tightbbox(renderer) for ax in panels(figure)]
-    assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
     for ax in panels(figure):
         assert ax.get_window_extent(renderer).height > 0.6 * 2.2 * figure.dpi
     # The color bar lies below everything else of its panel.

@@ -4,18 +4,19 @@ import numpy as np
 import pytest
 import torch
 
-from captum_fam.visualization import MapFigure, draw_image, draw_map, overlay
+from captum_fam.visualization import MapFigure, MapStyle, draw_image, draw_map, overlay
 from tests.visualization.figures import PHOTO, painted, whole_figure
 
 
+@pytest.mark.parametrize("style", [MapStyle(), MapStyle(gray=True), MapStyle(strength=0.3)], ids=str)
 @pytest.mark.parametrize("limit", [None, 3.0])
-def test_a_drawn_map_has_the_pixels_of_the_overlay(limit: float | None) -> None:
+def test_a_drawn_map_has_the_pixels_of_the_overlay(limit: float | None, style: MapStyle) -> None:
     """Two ways to the same colors: matplotlib lays one image over the other, ``overlay`` blends them itself."""
     image = torch.rand(3, 40, 60)
     values = torch.randn(4, 6)
     figure = whole_figure(40, 60)
-    draw_map(figure.axes[0], image, values, limit)
-    np.testing.assert_allclose(painted(figure), np.asarray(overlay(image, values, limit)).astype(int), atol=3)
+    draw_map(figure.axes[0], image, values, limit, style)
+    np.testing.assert_allclose(painted(figure), np.asarray(overlay(image, values, limit, style)).astype(int), atol=3)
 
 
 def test_a_drawn_image_has_its_own_pixels() -> None:
@@ -39,11 +40,23 @@ def test_a_panel_has_no_ticks() -> None:
     assert [*ax.get_xticks(), *ax.get_yticks()] == []
 
 
-def test_an_overlay_of_zero_is_the_gray_image() -> None:
-    shown = np.asarray(overlay(PHOTO, torch.zeros(3, 4)))
-    expected = PHOTO.mean(0).numpy() * 255
-    assert shown.shape == (12, 20, 3)
-    np.testing.assert_allclose(shown, np.repeat(expected[..., None], 3, 2), atol=0.51)
+def test_an_overlay_of_zero_is_the_image_in_color_or_in_gray() -> None:
+    for style, expected in (("overlay", PHOTO), (MapStyle(gray=True), PHOTO.mean(0).expand(3, -1, -1))):
+        shown = np.asarray(overlay(PHOTO, torch.zeros(3, 4), style=style))
+        assert shown.shape == (12, 20, 3)
+        np.testing.assert_allclose(shown, expected.movedim(0, 2) * 255, atol=0.51)
+
+
+@pytest.mark.parametrize("size", [(7, 11), (29, 58), (224, 301), (300, 113)])
+def test_an_overlay_of_outlines_has_the_size_of_the_image_and_its_pixels_beside_the_lines(
+    size: tuple[int, int],
+) -> None:
+    image = torch.rand(3, *size, generator=torch.Generator().manual_seed(1))
+    drawn = overlay(image, torch.tensor([[0.0, 0.0, 0.0, 9.0]]).expand(4, 4), style="outline")
+    assert drawn.size == (size[1], size[0])
+    # The map is zero in the left half.
+    left = size[1] // 3
+    np.testing.assert_allclose(np.asarray(drawn)[:, :left], (image.movedim(0, 2) * 255)[:, :left], atol=1.5)
 
 
 @pytest.mark.parametrize("scale", [1e-42, 1e-300, 1e30])
@@ -54,7 +67,7 @@ def test_an_overlay_alone_knows_no_score_and_draws_the_smallest_values_too(scale
     np.testing.assert_allclose(drawn, expected, atol=1)
 
 
-def test_overlays_are_red_for_the_match_and_blue_against_it() -> None:
+def test_overlays_are_orange_for_the_match_and_blue_against_it() -> None:
     gray = torch.full((3, 4, 8), 0.5)
     values = torch.tensor([2.0, 1.0, 0.0, 0.0, 0.0, 0.0, -1.0, -2.0]).expand(4, 8)
     red, _, blue = np.moveaxis(np.asarray(overlay(gray, values)).astype(int), 2, 0)[:, 0]
@@ -93,13 +106,14 @@ def test_an_overlay_of_any_number_of_channels_has_the_size_of_the_image(channels
 def test_overlays_of_signals_and_volumes_are_pictures_with_colors(
     image: torch.Tensor, attribution: torch.Tensor
 ) -> None:
-    drawn = overlay(image, attribution)
+    style = MapStyle(gray=True)
+    drawn = overlay(image, attribution, style=style)
     assert min(drawn.size) >= 150
     assert drawn.size[0] / drawn.size[1] < 6
     pixels = np.asarray(drawn).astype(int)
-    assert (pixels.max(2) - pixels.min(2) > 60).mean() > 0.03
+    assert (pixels.max(2) - pixels.min(2) > 60).mean() > 0.02
     # Nothing but the map has a color.
-    pixels = np.asarray(overlay(image, attribution * 0)).astype(int)
+    pixels = np.asarray(overlay(image, attribution * 0, style=style)).astype(int)
     assert (pixels.max(2) - pixels.min(2)).max() <= 1
 
 

@@ -42,3 +42,12 @@ def test_line_ends_stay_and_empty_texts_have_no_line() -> None:
 
 def test_a_letter_that_is_wider_than_a_line_stands_alone() -> None:
     assert wrap_title("WM", 0.01, FONT) == ["W", "M"]
+
+
+def test_a_long_name_is_broken_behind_its_signs_where_it_has_some() -> None:
+    assert wrap_title("Black_footed_Albatross", 1.0, FONT) == ["Black_footed_", "Albatross"]
+    assert wrap_title("birds/wren-1.jpg", 0.7, FONT) == ["birds/", "wren-1.jpg"]
+
+
+def test_a_percentage_is_not_broken() -> None:
+    assert wrap_title("token 85 %, bias 3 %", 0.5, FONT) == ["token", "85 %,", "bias", "3 %"]

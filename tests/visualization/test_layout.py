@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+from captum_fam.visualization.layout import draw_panels
+
+
+@dataclass
+class Box:
+    """A panel that is an empty box."""
+
+    title: str
+    aspect: float
+    has_bar_below: bool = False
+
+    def draw(self, ax: Axes) -> None:
+        ax.set(xticks=[], yticks=[])
+        ax.set_box_aspect(1 / self.aspect)
+
+
+def rows(count: int, aspect: float) -> list[int]:
+    """How many panels each row has."""
+    figure = draw_panels([Box("a", aspect)] * count)
+    FigureCanvasAgg(figure).draw()
+    levels = [round(ax.get_position().y1, 2) for ax in figure.axes]
+    return [levels.count(level) for level in sorted(set(levels), reverse=True)]
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"), [(1, [1]), (5, [5]), (6, [3, 3]), (7, [4, 3]), (10, [5, 5]), (11, [4, 4, 3]), (16, [4] * 4)]
+)
+def test_more_than_five_panels_stand_in_rows_of_about_as_many(count: int, expected: list[int]) -> None:
+    assert rows(count, 1.0) == expected
+
+
+def test_wide_panels_stand_in_rows_too() -> None:
+    assert rows(5, 1.5) == [5]
+    assert rows(5, 2.5) == [3, 2]
+    assert rows(2, 9.0) == [1, 1]
+
+
+def test_all_panels_are_about_as_high_whatever_their_width_row_and_title() -> None:
+    boxes = [
+        Box("\n".join("abcdef"[:number]), aspect) for number, aspect in enumerate((1.5, 0.8, 1.0, 2.5, 1.0, 1.2, 3.0))
+    ]
+    figure = draw_panels(boxes, "a caption")
+    FigureCanvasAgg(figure).draw()
+    heights = [ax.get_window_extent().height / figure.dpi for ax in figure.axes]
+    assert min(heights) > 0.93 * max(heights)
+    assert heights == pytest.approx([2.2] * 7, rel=0.12)
+
+
+def test_a_long_caption_is_broken() -> None:
+    figure = draw_panels([Box("a", 1.0)], "a caption with more words than a panel of this width has room for")
+    FigureCanvasAgg(figure).draw()
+    (caption,) = [text for text in figure.texts if text.get_text()]
+    assert caption.get_text().count("\n") >= 1
+    assert caption.get_window_extent().width <= figure.bbox.width
