@@ -9,6 +9,7 @@ if TYPE_CHECKING:  # type checkers and editors see the types; a test holds this 
     from captum_fam.attr import FoundLayer as FoundLayer
     from captum_fam.attr import LayerCorrespondence as LayerCorrespondence
     from captum_fam.attr import LayerFAM as LayerFAM
+    from captum_fam.attr import LayerPairs as LayerPairs
     from captum_fam.attr import LayerSimilarityCAM as LayerSimilarityCAM
     from captum_fam.attr import LayerSimilarityShapley as LayerSimilarityShapley
     from captum_fam.attr import TokenGrid as TokenGrid
@@ -19,6 +20,7 @@ if TYPE_CHECKING:  # type checkers and editors see the types; a test holds this 
     from captum_fam.explanation import Explainer as Explainer
     from captum_fam.explanation import Explanation as Explanation
     from captum_fam.explanation import explain as explain
+    from captum_fam.explanation import explain_pairs as explain_pairs
     from captum_fam.models import EmbeddingModel as EmbeddingModel
     from captum_fam.models import create_model as create_model
     from captum_fam.models import register_model as register_model
@@ -44,6 +46,7 @@ _HOMES = {
     "FoundLayer": "captum_fam.attr",
     "LayerCorrespondence": "captum_fam.attr",
     "LayerFAM": "captum_fam.attr",
+    "LayerPairs": "captum_fam.attr",
     "LayerSimilarityCAM": "captum_fam.attr",
     "LayerSimilarityShapley": "captum_fam.attr",
     "MemoryBank": "captum_fam.support",
@@ -56,6 +59,7 @@ _HOMES = {
     "Views": "captum_fam.attr",
     "create_model": "captum_fam.models",
     "explain": "captum_fam.explanation",
+    "explain_pairs": "captum_fam.explanation",
     "find_layer": "captum_fam.attr",
     "register_method": "captum_fam.attr",
     "register_model": "captum_fam.models",
@@ -63,6 +67,7 @@ _HOMES = {
 }
 _MODULES = (
     "attr",
+    "callbacks",
     "explanation",
     "functional",
     "metrics",

@@ -34,9 +34,10 @@ SHARED_NAMES: dict[str, str] = {
 """Public names that several files have, with the reason."""
 
 PUBLIC_NAMES = """
-    BatchExplainer Comparison EmbeddingModel Explainer Explanation FoundLayer LayerCorrespondence LayerFAM
+    BatchExplainer Comparison EmbeddingModel Explainer Explanation FoundLayer LayerCorrespondence LayerFAM LayerPairs
     LayerSimilarityCAM LayerSimilarityShapley MemoryBank Neighbors SimilarityToSupport Support SupportPerQuery
-    SupportSet TokenGrid Views create_model explain find_layer register_method register_model register_similarity
+    SupportSet TokenGrid Views create_model explain explain_pairs find_layer register_method register_model
+    register_similarity
 """.split()
 
 
@@ -225,6 +226,9 @@ def test_the_core_loads_no_optional_library() -> None:
         "transformers",
         "open_clip",
         "ray",
+        "lightning",
+        "pandas",
+        "pytorch_lightning",
     }
     assert not {*extras, "pyarrow"} & roots
 

@@ -1,14 +1,16 @@
-"""Explaining one batch of queries with one method."""
+"""Explaining one batch of queries, with one method or several."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from captum_fam._training_mode import training_mode_in_words
+from captum_fam.attr._layer_run import LayerRun
 from captum_fam.attr.account import MAP, NOISE, REST, ZERO_EMBEDDING, Shares, mean_of_layers
 from captum_fam.attr.base import SimilarityLayerAttribution
 from captum_fam.attr.details import AttributionDetails, check_map
@@ -30,22 +32,100 @@ class ExplainedBatch:
     """The result of a method for a batch of queries: the fields of an :class:`Explanation` with a value per query.
 
     Two more fields, ``has_own_embedding`` and ``foil_has_own_embedding``, say which queries have the embedding of their
-    most similar support, of the explained class and of the foil.
+    most similar support, of the explained class and of the foil. ``comparison`` is that of the batch.
     """
 
     attributions: Tensor
     scores: Tensor
     predicted: Tensor
     target: Tensor
+    plain_scores: Tensor
     support_rows: Tensor
     support_similarities: Tensor
     support_weights: Tensor
     has_own_embedding: Tensor
     foil_has_own_embedding: Tensor
+    comparison: Comparison | None
     contributions: Tensor | None = None
     convergence_delta: Tensor | None = None
     coverage: Tensor | None = None
     shares: Shares | None = None
+
+
+_OF_THE_SCORE = (
+    "scores",
+    "predicted",
+    "target",
+    "plain_scores",
+    "support_rows",
+    "support_similarities",
+    "support_weights",
+    "has_own_embedding",
+    "foil_has_own_embedding",
+)
+"""The fields that are the same for all methods."""
+
+
+def explain_batch_by_all(
+    methods: Sequence[MapMethod],
+    attributions: Sequence[Any],
+    scores: SimilarityToSupport,
+    inputs: Tensor,
+    target: Tensor | None,
+    notes: Sequence[list[str]],
+    *,
+    embeds_supports: bool = False,
+) -> list[ExplainedBatch]:
+    """Explain a batch of queries with several methods, all of them for the same class and with the same scores.
+
+    Args:
+        methods: the entries of the methods in the registry.
+        attributions: an object of each method, made with the scores.
+        scores: as for :func:`explain_batch`.
+        inputs: as for :func:`explain_batch`.
+        target: as for :func:`explain_batch`.
+        notes: for each method the list to which its warnings are added.
+        embeds_supports: as for :func:`explain_batch`. Default: False.
+
+    Returns:
+        One batch per method, with the scores of the first.
+
+    Raises:
+        ValueError: as :func:`explain_batch`.
+    """
+    batches: list[ExplainedBatch] = []
+    first, run = attributions[0], None
+    if any(_takes_run_of(first, other) for other in attributions[1:]):
+        run = first.run_model((inputs,), None, False, notes[0], keep_graph=True)
+    for method, attribution, own_notes in zip(methods, attributions, notes, strict=True):
+        # Another run of the model could round otherwise, and so decide for another of two equal classes.
+        target = batches[0].target if batches else target
+        batch = explain_batch(
+            method,
+            attribution,
+            scores,
+            inputs,
+            target,
+            own_notes,
+            embeds_supports=embeds_supports,
+            run=run if _takes_run_of(first, attribution) else None,
+        )
+        if batches:
+            batch = replace(batch, **{name: getattr(batches[0], name) for name in _OF_THE_SCORE})
+        batches.append(batch)
+    return batches
+
+
+def _takes_run_of(first: object, other: object) -> bool:
+    """Whether a method can use a forward pass that was made for the first method."""
+    if not (isinstance(first, SimilarityLayerAttribution) and isinstance(other, SimilarityLayerAttribution)):
+        return False
+    # What watches a forward pass needs one of its own.
+    watches = any(type(one).watching is not SimilarityLayerAttribution.watching for one in (first, other))
+    recorded = {"unit_norm": "auto", **first.recording()}
+    needed = other.recording().items()
+    has_all = all(name in recorded and recorded[name] == value for name, value in needed)
+    return first.layers == other.layers and not watches and has_all
 
 
 def explain_batch(
@@ -57,6 +137,7 @@ def explain_batch(
     notes: list[str],
     *,
     embeds_supports: bool = False,
+    run: LayerRun | None = None,
 ) -> ExplainedBatch:
     """Compute maps, scores and the account of each map for a batch of queries.
 
@@ -68,11 +149,16 @@ def explain_batch(
         target: the class of each query, ``(B,)``; None for the predicted classes.
         notes: the list to which warnings for the user are added.
         embeds_supports: whether the embeddings of the supports come from the model too. Default: False.
+        run: a forward pass of the queries that has recorded what the method needs. Default: None, the method runs the
+            model.
 
     Raises:
         ValueError: for attributions of more than one tensor, of the wrong shape, or with NaN or inf.
     """
-    if isinstance(attribution, SimilarityLayerAttribution):
+    if isinstance(attribution, SimilarityLayerAttribution) and run is not None:
+        notes += filter(None, [training_mode_in_words(attribution.model)])
+        details = attribution.details_of(attribution.call_of_run(run, (inputs,), None, None, target, notes))
+    elif isinstance(attribution, SimilarityLayerAttribution):
         # The methods of this package give maps and scores from one run of the model.
         details = attribution.noted_details(notes, inputs, target=target)
     else:
@@ -84,11 +170,13 @@ def explain_batch(
         comparison.scores.detach(),
         comparison.predicted,
         comparison.target if target is None else target,
+        comparison.plain_score.detach(),
         _rows_of(comparison),
         comparison.similarities.detach(),
         comparison.support_weights.detach(),
         _has_own_embedding(comparison, comparison.support_weights),
         _has_own_embedding(comparison, -comparison.support_weights),
+        comparison,
     )
     if details.contributions is not None:
         explained.contributions = details.contributions[0][0]
@@ -202,12 +290,13 @@ def join_batches(batches: Sequence[ExplainedBatch]) -> dict[str, Any]:
         batches: at least one batch.
 
     Returns:
-        The fields of :class:`ExplainedBatch` by name, with a value per query of all batches. The supports of a query
-        that has fewer supports than another are filled up: with row -1, similarity NaN and weight 0.
+        The fields of :class:`ExplainedBatch` by name, except ``comparison``, with a value per query of all batches. The
+        supports of a query that has fewer supports than another are filled up: with row -1, similarity NaN and weight
+        0.
     """
     joined: dict[str, Any] = {"shares": join_shares([batch.shares for batch in batches], torch.cat)}
     most = max(batch.support_rows.shape[1] for batch in batches)
-    for name in (field.name for field in fields(ExplainedBatch) if field.name != "shares"):
+    for name in (field.name for field in fields(ExplainedBatch) if field.name not in ("shares", "comparison")):
         parts = [part for batch in batches if (part := getattr(batch, name)) is not None]
         if name in _FILLING:
             value = _FILLING[name]

@@ -10,12 +10,12 @@ import numpy as np
 from torch import Tensor
 
 from captum_fam._warnings import warn_user
-from captum_fam.attr.registry import get_method
 from captum_fam.explanation.explainer import Explainer
-from captum_fam.explanation.model import ModelLike
-from captum_fam.explanation.pictures import as_pictures, open_picture
+from captum_fam.explanation.reading.methods import MethodsLike, check_options, read_methods
+from captum_fam.explanation.reading.model import ModelLike
+from captum_fam.explanation.reading.pictures import as_pictures, open_picture
+from captum_fam.explanation.reading.supports import SupportLike
 from captum_fam.explanation.result import Explanation
-from captum_fam.explanation.supports import SupportLike
 from captum_fam.images import UnreadableImageError
 
 RESULTS = ("map", "score", "predicted", "target", "coverage")
@@ -28,7 +28,8 @@ class BatchExplainer:
     The object is called with a batch, and gives the batch without its images and with the columns ``map``, the
     attributions at the layer, float32 ``(B, h, w)``; ``score``, the score of the explained class minus the score of its
     foil, float32 ``(B,)``; ``predicted`` and ``target``, names of classes; and ``coverage``, float32 ``(B,)``, NaN for
-    a method without an account of the score. A batch with a column of such a name is refused: pass ``prefix``.
+    a method without an account of the score. With several methods, each further method has columns ``map_METHOD`` and
+    ``coverage_METHOD``, such as ``map_fam``. A batch with a column of such a name is refused: pass ``prefix``.
 
     The batch may be a mapping from names to arrays or lists, as ``map_batches`` of Ray Data and ``map(batched=True)``
     of Hugging Face datasets give it; a ``DataFrame`` or a ``Series`` of pandas, as pandas functions of Spark get it; or
@@ -52,14 +53,16 @@ class BatchExplainer:
         on_error: what a missing picture (None) or one that cannot be read does. ``"raise"``: it is an error of the
             whole batch. ``"skip"``: its row has a map, score and coverage of NaN and None for the classes; a further
             column ``error`` has the reason, and None for other rows. Default: ``"raise"``.
+        method: a method or a sequence of methods, as for :func:`~captum_fam.explain`. Default: ``"similarity-cam"``,
+            the map that adds up to the score, alone: a second map doubles the time and the column.
         **options: further arguments of :class:`Explainer`.
 
     Raises:
         TypeError: for an option that neither :class:`Explainer` nor the method takes.
-        ValueError: for an unknown method, or another ``on_error``.
+        ValueError: for an unknown method, a method of None, or another ``on_error``.
 
     Example:
-        >>> explain_batch = BatchExplainer(model, SupportSet(images, labels), method="similarity-cam")
+        >>> explain_batch = BatchExplainer(model, SupportSet(images, labels))
         >>> batch = explain_batch({"id": np.arange(8), "image": queries.numpy()})
         >>> list(batch), batch["score"].shape
         (['id', 'map', 'score', 'predicted', 'target', 'coverage'], (8,))
@@ -75,20 +78,27 @@ class BatchExplainer:
         target_column: str | None = None,
         prefix: str = "",
         on_error: Literal["raise", "skip"] = "raise",
+        method: MethodsLike = "similarity-cam",
         **options: Any,
     ) -> None:
         if on_error not in ("raise", "skip"):
             raise ValueError(f'on_error must be "raise" or "skip", got {on_error!r}')
-        _check_options(options)
+        methods = read_methods(method)
+        if methods is None:
+            raise ValueError("method is None, expected a method or a sequence of methods, whose names the columns get")
+        taken = inspect.signature(Explainer).parameters
+        check_options(methods, {name: value for name, value in options.items() if name not in taken})
         self.model = model
         self.support = support
         self.column = column
         self.target_column = target_column
         self.prefix = prefix
         self.on_error = on_error
-        self.options = options
+        self.options = {"method": method, **options}
+        self._beside = [one.name for one in methods[1:]]
         self._explainer: Explainer | None = None
-        self._grid: tuple[int, ...] = (0, 0)
+        # Of each map the size in the last batch.
+        self._grids: dict[str, tuple[int, ...]] = dict.fromkeys(self._names("map"), (0, 0))
 
     def __getstate__(self) -> dict[str, Any]:
         # The explainer holds an embedded support and hooks' owners; another process makes its own.
@@ -118,7 +128,7 @@ class BatchExplainer:
         if hasattr(batch, "columns"):
             made = self._explain({name: batch[name].tolist() for name in batch.columns})
             # In a frame without rows, columns of another type than objects would not fit those of other batches.
-            numbers = [self.prefix + name for name in ("score", "coverage")]
+            numbers = [self.prefix + name for name in ("score", *self._names("coverage"))]
             cells = type(batch)(_as_cells(made), index=batch.index, dtype=object)
             cells = cells.astype(dict.fromkeys(numbers, float))
             frame = batch.drop(columns=[self.column])
@@ -161,7 +171,8 @@ class BatchExplainer:
             if name is not None and name not in columns:
                 listed = ", ".join(map(repr, columns))
                 raise KeyError(f"batch has no column {name!r}, only {listed}; pass {argument}=")
-        new = {self.prefix + name for name in (*RESULTS, *(["error"] if self.on_error == "skip" else []))}
+        results = [*RESULTS, *self._names("map")[1:], *self._names("coverage")[1:]]
+        new = {self.prefix + name for name in (*results, *(["error"] if self.on_error == "skip" else []))}
         taken = [name for name in columns if name in new and name != self.column]
         if taken:
             raise ValueError(
@@ -195,37 +206,31 @@ class BatchExplainer:
 
     def _join(self, parts: Sequence[Mapping[str, Any]], rows: list[int], count: int) -> dict[str, Any]:
         """The results of some rows as columns of all rows; the other rows have NaN and None."""
-        grids = {part["map"].shape[1:] for part in parts}
-        if len(grids) > 1:
-            raise ValueError(
-                f"batch: the maps have the sizes {', '.join(map(str, sorted(grids)))}; explain images of one size, or "
-                'use another resize than "keep"'
-            )
-        self._grid = next(iter(grids), self._grid)
-        maps = np.full((count, *self._grid), np.nan, np.float32)
-        scores, coverage = np.full((2, count), np.nan, np.float32)
-        names: dict[str, list[str | None]] = {name: [None] * count for name in ("predicted", "target")}
-        if parts:
-            for values, name in ((maps, "map"), (scores, "score"), (coverage, "coverage")):
+        numbers: dict[str, np.ndarray[Any, Any]] = {}
+        for name in self._names("map"):
+            grids = {part[name].shape[1:] for part in parts}
+            if len(grids) > 1:
+                raise ValueError(
+                    f"batch: the maps have the sizes {', '.join(map(str, sorted(grids)))}; explain images of one size, "
+                    'or use another resize than "keep"'
+                )
+            self._grids[name] = next(iter(grids), self._grids[name])
+            numbers[name] = np.full((count, *self._grids[name]), np.nan, np.float32)
+        for name in ("score", *self._names("coverage")):
+            numbers[name] = np.full(count, np.nan, np.float32)
+        for name, values in numbers.items():
+            if parts:
                 values[rows] = np.concatenate([part[name] for part in parts])
-        for name, column in names.items():
+        texts: dict[str, list[str | None]] = {name: [None] * count for name in ("predicted", "target")}
+        for name, column in texts.items():
             for row, value in zip(rows, (value for part in parts for value in part[name]), strict=True):
                 column[row] = value
-        return {"map": maps, "score": scores, **names, "coverage": coverage}
+        order = dict.fromkeys([*RESULTS, *numbers])
+        return {name: numbers[name] if name in numbers else texts[name] for name in order}
 
-
-def _check_options(options: Mapping[str, Any]) -> None:
-    """Refuse unknown methods and options now, and not in the processes of a pipeline."""
-    method = get_method(options.get("method", "fam"))
-    named = inspect.signature(Explainer).parameters
-    taken = inspect.signature(method.make).parameters
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values()):
-        return
-    unknown = [name for name in options if name not in {*named, *taken, "token_grid"}]
-    if unknown:
-        raise TypeError(
-            f"options: neither Explainer nor the method {method.name} has an argument {', '.join(map(repr, unknown))}"
-        )
+    def _names(self, column: str) -> list[str]:
+        """The names of a column that every method has; that of the first method is the plain one."""
+        return [column, *(f"{column}_{method}" for method in self._beside)]
 
 
 def _as_cell(cell: Any) -> Any:
@@ -251,14 +256,17 @@ def _as_array(cell: Any) -> np.ndarray[Any, Any]:
 def _columns_of(why: Explanation) -> dict[str, Any]:
     """The columns of an explanation, with one entry per query."""
     names = np.array(why.class_names, dtype=object)
-    values = (
-        why.attributions[:, 0].float().cpu().numpy(),
-        why.target_scores.float().cpu().numpy(),
-        names[why.predicted.cpu().numpy()].tolist(),
-        names[why.target.cpu().numpy()].tolist(),
-        np.full(len(why), np.nan, np.float32) if why.coverage is None else why.coverage.float().cpu().numpy(),
-    )
-    return dict(zip(RESULTS, values, strict=True))
+    columns: dict[str, Any] = {
+        "score": why.target_scores.float().cpu().numpy(),
+        "predicted": names[why.predicted.cpu().numpy()].tolist(),
+        "target": names[why.target.cpu().numpy()].tolist(),
+    }
+    for one in (why, *why.beside):
+        end = "" if one is why else f"_{one.method}"
+        columns[f"map{end}"] = one.attributions[:, 0].float().cpu().numpy()
+        unknown = np.full(len(why), np.nan, np.float32)
+        columns[f"coverage{end}"] = unknown if one.coverage is None else one.coverage.float().cpu().numpy()
+    return columns
 
 
 def _as_cells(columns: Mapping[str, Any]) -> dict[str, list[Any]]:

@@ -1,43 +1,52 @@
-"""Explaining queries in one call."""
+"""Explaining several batches of queries that share a support."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from captum.attr import LayerAttribution
 from torch import Tensor
 
 from captum_fam._warnings import collected_notes
-from captum_fam.attr.layer_similarity_cam import LayerSimilarityCAM
-from captum_fam.attr.registry import MapMethod, get_method
+from captum_fam.attr.registry import MapMethod
 from captum_fam.embedding.forward import device_of
-from captum_fam.explanation.arguments import INTERPOLATION, check_names, class_indices, for_display
-from captum_fam.explanation.batch import explain_batch, join_batches
-from captum_fam.explanation.layers import ChosenLayers, LayerLike, choose_layers
-from captum_fam.explanation.model import ModelLike, PreprocessingLike, read_model
-from captum_fam.explanation.parts import Part, check_classes, numbered_from, split_queries
-from captum_fam.explanation.pictures import images_for_display
-from captum_fam.explanation.queries import (
+from captum_fam.explanation.attributions import Attributions
+from captum_fam.explanation.explain_call import ExplainCall
+from captum_fam.explanation.pairs.pairs_of_queries import make_pairs
+from captum_fam.explanation.reading.arguments import (
+    INTERPOLATION,
+    check_at_least_one,
+    check_names,
+    class_indices,
+    for_display,
+)
+from captum_fam.explanation.reading.compared import read_compared
+from captum_fam.explanation.reading.layers import LayerLike
+from captum_fam.explanation.reading.methods import MethodsLike, check_options, choose_methods, read_methods
+from captum_fam.explanation.reading.model import ModelLike, PreprocessingLike, read_model
+from captum_fam.explanation.reading.parts import check_classes
+from captum_fam.explanation.reading.pictures import images_for_display
+from captum_fam.explanation.reading.queries import (
     Inputs,
     are_made_by_a_model,
     find_queries_among,
     own_embedding_in_words,
     read_queries,
 )
+from captum_fam.explanation.reading.supports import SupportLike, SupportReader, float_type_of
+from captum_fam.explanation.reading.thumbnails import pictures_of, row_pictures
 from captum_fam.explanation.result import Explanation
-from captum_fam.explanation.supports import SupportLike, SupportReader, float_type_of
-from captum_fam.explanation.thumbnails import pictures_of, row_pictures
-from captum_fam.similarity import SimilarityLike
+from captum_fam.similarity import Similarity, SimilarityLike, get_similarity
 from captum_fam.support import (
+    Against,
     Aggregate,
-    ContrastedSupport,
+    Comparison,
     FoilLike,
-    SimilarityToSupport,
     Support,
     support_from_tensor,
 )
-from captum_fam.support.foil import as_foil
 from captum_fam.support.labels import check_class_names
 
 if TYPE_CHECKING:
@@ -45,100 +54,7 @@ if TYPE_CHECKING:
 
     from captum_fam.visualization import ImageLike
 
-
-def explain(
-    model: ModelLike,
-    inputs: Inputs,
-    support: SupportLike,
-    *,
-    layer: LayerLike | None = None,
-    method: str | Callable[..., Any] | MapMethod = "fam",
-    target: int | str | Sequence[int] | Sequence[str] | Tensor | None = None,
-    similarity: SimilarityLike | None = None,
-    foil: FoilLike | SupportLike | None = None,
-    aggregate: Aggregate = "mean",
-    images: Sequence[ImageLike] | Tensor | None = None,
-    names: Sequence[str] | None = None,
-    class_names: Sequence[str] | None = None,
-    batch_size: int = 32,
-    preprocess: PreprocessingLike | Callable[[Image], Tensor] | None = None,
-    output: Any = None,
-    **method_kwargs: Any,
-) -> Explanation:
-    """Explain why each query matches its class.
-
-    Args:
-        model: maps a batch to embeddings ``(B, J)``, in eval mode: a module or a function; a ``(trunk, embedder)`` pair
-            or an ``InferenceModel`` of pytorch-metric-learning; an :class:`~captum_fam.models.EmbeddingModel`; or a
-            name of :func:`~captum_fam.models.create_model`, which is loaded with its default weights.
-        inputs: queries as the model takes them, a tensor or an array of floating-point numbers ``(B, C, *spatial)``; or
-            pictures, which get the preprocessing of the model: a path, a folder, the bytes of a file, an image of PIL,
-            uint8 pixels ``(H, W, C)``, or a sequence of these.
-        support: a :class:`~captum_fam.SupportSet`, a :class:`~captum_fam.MemoryBank`, a
-            :class:`~captum_fam.Neighbors` or any other :class:`~captum_fam.Support`; images or embeddings of one class,
-            ``(K, ...)`` shared by all queries or ``(B, K, ...)`` with one set per query; pictures of one class, a
-            folder of pictures, or a folder of class folders; one list of pictures per query; or a mapping from the name
-            of a class to pictures, images or embeddings, such as ``{prompt: text_embedding}``. A query that is among
-            its own supports or in its own foil, as the same file or the same bytes, is left out there.
-        layer: the layer whose map is made: a module, or its dotted name in ``model``. ``"similarity-cam"`` also takes a
-            list of layers, and gives the mean of their maps on the finest of their grids; each of the maps accounts for
-            the same score. Default: None, the layer of an ``EmbeddingModel``; for other models
-            :func:`~captum_fam.attr.layer_search.find_layer` finds a layer and its token grid by measurement.
-        method: ``"fam"``, ``"similarity-cam"``, ``"grad-cam"``, ``"mean-activation"`` or another registered
-            name (:func:`~captum_fam.attr.list_methods`); or the class of a layer method of Captum or of your own.
-            Maps of several channels are summed over the channels. Default: ``"fam"``.
-        target: the class to explain, as index or name: one class for all queries, or one class per query. Default:
-            None, the predicted class of each query.
-        similarity: a name, a :class:`~captum_fam.similarity.Similarity` or a callable metric. Default: None, the
-            similarity of the support or of the model if it has one, else the cosine.
-        foil: the score that is subtracted from the score of the class: ``"others"``, ``"runner-up"``, a
-            :class:`~captum_fam.SupportSet` or a tensor, as for :class:`~captum_fam.SimilarityToSupport`; or pictures or
-            a mapping, as for ``support``. Default: None, no foil.
-        aggregate: ``"mean"``, or ``"prototype"`` to compare with the mean embedding of a class, as for
-            :class:`~captum_fam.SimilarityToSupport`. Default: ``"mean"``.
-        images: the queries for display: tensors or arrays in [0, 1], images of PIL or paths, of any sizes. Default:
-            None, the pictures; for tensors the inputs, each scaled to [0, 1] by its smallest and largest value.
-        names: names of the queries, which become file names. Default: None, the names of files without their suffix,
-            else ``query-0``, ``query-1``, ...
-        class_names: C names in the order of the class indices. Default: None, the names in ``support``.
-        batch_size: how many queries go through the model at once. Default: 32.
-        preprocess: maps an image of PIL to the input of the model, ``(C, H, W)``. Default: None, the preprocessing of
-            the model; where it is not known, pictures are resized and normalized as for ImageNet, with a warning.
-        output: which part of the output of the model is the embedding: the name of a field, an index or a function.
-            Default: None, a tensor, ``image_embeds`` or ``pooler_output``.
-        **method_kwargs: further arguments of the method's constructor.
-
-    Returns:
-        Maps, scores and accounts of all queries.
-
-    Raises:
-        ValueError, TypeError: for arguments that do not fit; the message names the argument.
-        UnreadableImageError: (a ``ValueError``) for a picture that cannot be read.
-
-    Example:
-        >>> why = explain(model, queries, SupportSet(images, labels), method="similarity-cam", foil="others")
-        >>> why.maps.shape, why.target_scores.shape
-        (torch.Size([8, 1, 224, 224]), torch.Size([8]))
-        >>> why.account_text(0)
-        'explains 100 % of the score'
-        >>> why.save("why")
-    """
-    explainer = Explainer(
-        model,
-        support,
-        layer=layer,
-        method=method,
-        similarity=similarity,
-        foil=foil,
-        aggregate=aggregate,
-        class_names=class_names,
-        batch_size=batch_size,
-        preprocess=preprocess,
-        output=output,
-        **method_kwargs,
-    )
-    with collected_notes(1) as notes:
-        return explainer.noted(notes, inputs, target=target, images=images, names=names)
+Sides = Literal["query", "both"]
 
 
 class Explainer:
@@ -147,14 +63,15 @@ class Explainer:
     Pictures of the support are read and embedded once, and a layer is searched for once, with the first batch.
 
     Args:
-        model, support, layer, method, similarity, foil, aggregate, class_names, batch_size, preprocess, output,
-            **method_kwargs: the arguments of :func:`explain` with the same names.
+        model, support, layer, method, similarity, foil, gallery, against, threshold, aggregate, sides, top,
+            class_names, batch_size, preprocess, output, **method_kwargs: the arguments of :func:`explain` with the same
+            names.
 
     Raises:
         ValueError, TypeError: as :func:`explain`.
 
     Example:
-        >>> explainer = Explainer(model, support, method="similarity-cam")
+        >>> explainer = Explainer(model, support)
         >>> explanations = [explainer.explain(batch) for batch in queries.split(4)]
     """
 
@@ -164,45 +81,54 @@ class Explainer:
         support: SupportLike,
         *,
         layer: LayerLike | None = None,
-        method: str | Callable[..., Any] | MapMethod = "fam",
+        method: MethodsLike = None,
         similarity: SimilarityLike | None = None,
         foil: FoilLike | SupportLike | None = None,
+        gallery: SupportLike | None = None,
+        against: Against | None = None,
+        threshold: float | None = None,
         aggregate: Aggregate = "mean",
+        sides: Sides = "query",
+        top: int = 5,
         class_names: Sequence[str] | None = None,
         batch_size: int = 32,
         preprocess: PreprocessingLike | Callable[[Image], Tensor] | None = None,
         output: Any = None,
         **method_kwargs: Any,
     ) -> None:
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-            raise ValueError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
-        self._method = get_method(method)
+        check_at_least_one(batch_size=batch_size, top=top)
+        if sides not in get_args(Sides):
+            raise ValueError(f'sides must be "query" or "both", got {sides!r}')
+        named = read_methods(method)
         self._model = read_model(model, preprocess, output)
         self._class_names = None if class_names is None else check_class_names(class_names)
-        self._layer = layer
-        self._options = method_kwargs
         self._batch_size = batch_size
-        self._layers: ChosenLayers | None = None
-        self._attribution: tuple[Any, SimilarityToSupport] | None = None
-        self._is_shared = False
+        self._top = top if sides == "both" else 0
         self._reader = SupportReader(
             self._model.forward_func,
             self._model.preprocessing,
             batch_size,
             device_of(self._model.forward_func),
-            self._method.needs_images,
+            sides == "both" or any(one.needs_images for one in named or ()),
         )
-        self._support = self._reader.read(support)
-        self._support_ids, self._thumbnails = self._reader.ids, self._reader.thumbnails
-        if foil is None and isinstance(self._support, ContrastedSupport):
-            contrast = self._support
-            self._support, foil = contrast.support, contrast.foil
-        if isinstance(self._support, Support):
-            self._classes_of(self._support)
-        named_foil = foil is None or (isinstance(foil, str) and foil in ("others", "runner-up"))
-        self._foil = as_foil(foil if named_foil else self._reader.read(foil, "foil"))
-        self._foil_ids, self._foil_thumbnails = self._reader.ids, self._reader.thumbnails
-        self._score_options: dict[str, Any] = {"similarity": self._similarity(similarity), "aggregate": aggregate}
+        self._compared = read_compared(self._reader, support, foil, gallery, against, threshold)
+        if isinstance(self._compared.support, Support):
+            self._classes_of(self._compared.support)
+        similarity = self._similarity_for(similarity)
+        self._chosen = choose_methods(named, self._measure(similarity), layer)
+        check_options(self._chosen.methods, method_kwargs)
+        self._attributions = Attributions(
+            self._model,
+            self._chosen.methods,
+            layer,
+            method_kwargs,
+            {
+                "similarity": similarity,
+                "aggregate": aggregate,
+                "against": self._compared.against,
+                "threshold": self._compared.threshold,
+            },
+        )
 
     def explain(
         self,
@@ -250,6 +176,37 @@ class Explainer:
         Raises:
             ValueError, TypeError: for arguments that do not fit; the message names the argument.
         """
+        call = self._read(inputs, target, images, names, support, notes)
+        of_methods: list[list[str]] = [[] for _ in self._chosen.methods]
+        joined, comparisons = call.explain(
+            self._attributions,
+            of_methods,
+            batch_size=self._batch_size,
+            embedder=None if self._chosen.needs_images else self._model.forward_func,
+            keeps_comparisons=self._top > 0,
+        )
+        explained = [
+            self._explanation(call, method, values) for method, values in zip(self._chosen.methods, joined, strict=True)
+        ]
+        if self._top:
+            explained = self._with_pairs(call, explained, comparisons, of_methods)
+        self._model.tell(notes)
+        notes += [] if self._chosen.note is None else [self._chosen.note]
+        notes += [note for of_method in of_methods[: self._chosen.n_asked] for note in of_method]
+        unsaid = ~call.own.is_only & ~call.own_foil.is_only
+        for name in ("has_own_embedding", "foil_has_own_embedding"):
+            if (joined[0][name].cpu() & unsaid).any():
+                notes.append(own_embedding_in_words(call.support, self._compared.foil, is_foil=name.startswith("foil")))
+        explained = [
+            replace(one, notes=tuple(dict.fromkeys([*self._model.told, *notes, *of_method])))
+            for one, of_method in zip(explained, of_methods, strict=True)
+        ]
+        return replace(explained[0], beside=tuple(explained[1:]))
+
+    def _read(
+        self, inputs: Inputs, target: Any, images: Any, names: Any, support: Support | None, notes: list[str]
+    ) -> ExplainCall:
+        """What one call explains, with its arguments checked before the model runs."""
         read = read_queries(
             inputs,
             self._model.preprocessing,
@@ -262,52 +219,85 @@ class Explainer:
         names = check_names(read.names if names is None else names, len(queries))
         is_shared = support is None
         if support is None:
-            given = self._support
+            given = self._compared.support
             support = given if isinstance(given, Support) else support_from_tensor(given, (queries,))
         support.check_queries((queries,), None)
-        ids = self._support_ids if is_shared else None
+        ids = self._compared.ids if is_shared else None
         own = find_queries_among(support, ids, queries, notes)
-        own_foil = find_queries_among(self._foil, self._foil_ids, queries, notes, is_foil=True)
+        own_foil = find_queries_among(self._compared.foil, self._compared.foil_ids, queries, notes, is_foil=True)
         classes = self._classes_of(support)
         targets = class_indices(target, classes, queries)
-        check_classes(support, own, self._foil, targets)
-        options = {"embeds_supports": ids is not None or are_made_by_a_model(support)}
-        embedder = None if self._method.needs_images else self._model.forward_func
-        batches = []
-        for part in split_queries(support, own, self._foil, own_foil, len(queries), self._batch_size, embedder):
-            with numbered_from(part.queries.start):
-                attribution, scores = self._make(queries, part, is_shared)
-                batch_targets = None if targets is None else targets[part.queries]
-                batch = explain_batch(
-                    self._method, attribution, scores, queries[part.queries], batch_targets, notes, **options
-                )
-            batch.support_rows = part.whole_rows(batch.support_rows)
-            batches.append(batch)
-        self._model.tell(notes)
-        joined = join_batches(batches)
-        unsaid = ~own.is_only & ~own_foil.is_only
-        for name in ("has_own_embedding", "foil_has_own_embedding"):
-            if (joined.pop(name).cpu() & unsaid).any():
-                notes.append(own_embedding_in_words(support, self._foil, is_foil=name.startswith("foil")))
-        are_classes = self._score_options["aggregate"] == "prototype"
-        return Explanation(
-            method=self._method.name,
-            maps=LayerAttribution.interpolate(joined["attributions"], queries.shape[2:], INTERPOLATION[queries.dim()]),
-            class_names=classes,
-            names=names,
-            images=for_display(queries) if images is None else images,
-            support_blind=self._method.support_blind,
-            notes=tuple(dict.fromkeys([*self._model.told, *notes])),
-            about=self._about(scores, support, classes),
-            support_pictures=pictures_of(support, self._thumbnails if is_shared else None, own.left_out, are_classes),
-            foil_pictures=row_pictures(self._foil, self._foil_thumbnails, own_foil.left_out),
-            **joined,
+        check_classes(support, own, self._compared.foil, targets)
+        return ExplainCall(
+            queries,
+            names,
+            for_display(queries) if images is None else images,
+            support,
+            self._compared.foil,
+            is_shared,
+            own,
+            own_foil,
+            classes,
+            targets,
+            ids is not None or are_made_by_a_model(support),
         )
 
-    def _similarity(self, similarity: SimilarityLike | None) -> SimilarityLike | None:
+    def _with_pairs(
+        self,
+        call: ExplainCall,
+        explained: Sequence[Explanation],
+        comparisons: Sequence[Comparison],
+        notes: Sequence[list[str]],
+    ) -> list[Explanation]:
+        """The explanations with the pairs of queries and supports, for both sides."""
+        assert self._attributions.layers is not None
+        pairs = make_pairs(
+            explained[0],
+            comparisons,
+            call.queries,
+            call.support,
+            model=self._model,
+            layers=self._attributions.layers,
+            methods=self._chosen.methods,
+            options=self._attributions.options,
+            top=self._top,
+            batch_size=self._batch_size,
+            notes=notes,
+            against=self._compared.against,
+            threshold=self._compared.threshold,
+        )
+        return [replace(one, pairs=of_method) for one, of_method in zip(explained, pairs, strict=True)]
+
+    def _explanation(self, call: ExplainCall, method: MapMethod, values: Mapping[str, Any]) -> Explanation:
+        """The explanation by one method."""
+        fields = {key: value for key, value in values.items() if not key.endswith("has_own_embedding")}
+        size, mode = call.queries.shape[2:], INTERPOLATION[call.queries.dim()]
+        thumbnails = self._compared.thumbnails if call.is_shared else None
+        are_classes = self._attributions.score_options["aggregate"] == "prototype"
+        return Explanation(
+            method=method.name,
+            maps=LayerAttribution.interpolate(values["attributions"], size, mode),
+            class_names=call.classes,
+            names=call.names,
+            images=call.images,
+            support_blind=method.support_blind,
+            about=self._about(call, method),
+            support_pictures=pictures_of(call.support, thumbnails, call.own.left_out, are_classes),
+            foil_pictures=row_pictures(self._compared.foil, self._compared.foil_thumbnails, call.own_foil.left_out),
+            **fields,
+        )
+
+    def _similarity_for(self, similarity: SimilarityLike | None) -> SimilarityLike | None:
         """The similarity that was asked for, else of the support, else of the model."""
-        own = self._support.similarity if isinstance(self._support, Support) else None
+        own = self._compared.support.similarity if isinstance(self._compared.support, Support) else None
         return self._model.similarity if similarity is None and own is None else similarity
+
+    def _measure(self, similarity: SimilarityLike | None) -> Similarity:
+        """The similarity that the model decides with."""
+        asked = None if similarity is None else get_similarity(similarity)
+        if isinstance(self._compared.support, Support):
+            return self._compared.support.measure(asked)
+        return get_similarity("cosine") if asked is None else asked
 
     def _classes_of(self, support: Support) -> tuple[str, ...]:
         """The names of the classes; an error if there are not as many as classes."""
@@ -316,35 +306,17 @@ class Explainer:
             raise ValueError(f"class_names has {len(classes)} names for the {support.n_classes} classes of the support")
         return classes
 
-    def _make(self, inputs: Tensor, part: Part, is_shared: bool) -> tuple[Any, SimilarityToSupport]:
-        """The attribution object and its scores, made once for the support that all queries share, else per batch."""
-        is_shared = is_shared and part.is_whole and not part.support.per_query
-        if self._attribution is not None and self._is_shared and is_shared:
-            return self._attribution
-        if self._layers is None:
-            given = "token_grid" in self._options
-            self._layers = choose_layers(self._model, self._layer, self._method, inputs, measures_grid=not given)
-            if self._layers.token_grid is not None:
-                self._options = {"token_grid": self._layers.token_grid, **self._options}
-        scores = SimilarityToSupport(self._model.forward_func, part.support, foil=part.foil, **self._score_options)
-        attribution = self._method.create(scores, self._layers.argument, **self._options)
-        if self._attribution is not None and isinstance(attribution, LayerSimilarityCAM):
-            # A batch with a support of its own has an object of its own; the user is warned once.
-            attribution.has_warned = self._attribution[0].has_warned
-        self._attribution, self._is_shared = (attribution, scores), is_shared
-        return self._attribution
-
-    def _about(self, scores: SimilarityToSupport, support: Support, classes: tuple[str, ...]) -> dict[str, Any]:
+    def _about(self, call: ExplainCall, method: MapMethod) -> dict[str, Any]:
         """Model, preprocessing, layer, similarity, foil, supports and options, as JSON can represent them."""
-        foil = getattr(support, "foil", None) if self._foil is None else self._foil
-        assert self._layers is not None
+        layers, options = self._attributions.layers, self._attributions.score_options
+        assert layers is not None
         return {
             "model": self._model.name,
             "preprocessing": self._model.used_preprocessing(),
-            "layer": self._layers.name,
-            "similarity": repr(scores.similarity),
-            "foil": foil if isinstance(foil, str) or foil is None else f"{len(foil)} support{'s' * (len(foil) != 1)}",
-            "aggregate": scores.aggregate,
-            "supports": dict(zip(classes, support.class_counts, strict=True)),
-            "options": {key: value if isinstance(value, str) else repr(value) for key, value in self._options.items()},
+            "layer": layers.name,
+            "similarity": repr(self._attributions.similarity),
+            **self._compared.about(call.support),
+            "aggregate": options["aggregate"],
+            "supports": dict(zip(call.classes, call.support.class_counts, strict=True)),
+            "options": self._attributions.about(method),
         }

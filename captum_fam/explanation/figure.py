@@ -1,18 +1,29 @@
-"""A figure of one query, explained by one or more methods."""
+"""Figures of one query: explained by one or more methods, or beside one of its supports."""
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from captum_fam.attr.account import ZERO_EMBEDDING, number_in_words
+from captum_fam.attr.account import coverage_in_words, number_in_words
+from captum_fam.explanation.figure_words import caption_of, contrast_in_words, unit_in_words
 
 if TYPE_CHECKING:
+    from captum_fam.explanation.pairs.pair import Pair
     from captum_fam.explanation.result import Explanation
-    from captum_fam.visualization import ImageLike, MapFigure
+    from captum_fam.visualization import ImageLike, MapFigure, PairLines, SupportMap
+    from captum_fam.visualization.match_lines import MatchedCells
+    from captum_fam.visualization.style import StyleLike
+
+MOST_SUPPORT_MAPS = 3
+"""How many supports have a map in the figure of a query."""
+
+MOST_LINES = 12
+"""How many lines join a query and a support."""
 
 
 def compare_figure(
@@ -21,21 +32,28 @@ def compare_figure(
     supports: Sequence[ImageLike] | Tensor = (),
     foils: Sequence[ImageLike] | Tensor = (),
     foil_title: str | None = None,
+    *,
+    style: StyleLike = "overlay",
 ) -> MapFigure:
-    """Draw one query with the maps of several methods; each map has its own color scale, because units differ.
+    """Draw one query with the maps of several methods; maps of one unit share a color scale.
+
+    Where the first explanation has pairs, the maps of the first three supports follow, and the lines between the
+    positions of the query and of the first support that match.
 
     Args:
         explanations: explanations of the same queries, one per method.
         index: the position of the query. Default: 0.
         supports: images of the support, for display. Default: none.
-        foils: images of the foil, for display. Default: none.
+        foils: images of the foil, for display; they are left out if no map depends on the foil. Default: none.
         foil_title: the title above the images of the foil. Default: None, what the foil is.
+        style: ``"overlay"``, ``"outline"``, or a :class:`~captum_fam.visualization.MapStyle`. Default: colors over the
+            image in color.
 
     Returns:
         The figure; a notebook shows it.
 
     Raises:
-        ValueError: for images outside [0, 1].
+        ValueError: for images outside [0, 1], or an unknown style.
 
     Example:
         >>> from captum_fam.explanation import compare_figure
@@ -44,33 +62,94 @@ def compare_figure(
         >>> compare_figure(explanations, index=2).save("query-2.png")
     """
     from captum_fam.visualization import visualize_match
-    from captum_fam.visualization.match import MOST_THUMBNAILS
+    from captum_fam.visualization.thumbnails import MOST_THUMBNAILS
 
     first = explanations[0]
     target, predicted = (first.class_names[int(labels[index])] for labels in (first.target, first.predicted))
-    by_title = {_title(explanation): explanation for explanation in explanations}
+    caption, with_layer = caption_of(explanations)
+    by_title = _by_title(explanations, with_layer)
     support_title = "support" if target == "support" else f"support\n{target}"
     count = max(first.about.get("supports", {}).get(target, 0), len(supports))
     supports = supports[:MOST_THUMBNAILS]
+    pairs = first.pairs[index] if first.pairs is not None else ()
     return visualize_match(
         first.images[index],
         {title: explanation.attributions[index] for title, explanation in by_title.items()},
         supports=supports,
-        foils=foils,
+        foils=() if all(explanation.support_blind for explanation in explanations) else foils,
         notes={title: _notes(explanation, index) for title, explanation in by_title.items()},
-        scale="own",
+        units={title: unit_in_words(explanation) for title, explanation in by_title.items()},
         titles={
             "query": f"query\npredicted: {predicted}" if len(first.class_names) > 1 else "query",
             "supports": f"{support_title}\n{len(supports)} of {count}" if len(supports) < count else support_title,
             "foils": _foil_title(first, index) if foil_title is None else foil_title,
         },
+        style=style,
+        caption=caption,
+        support_maps=[_support_map(first, pair) for pair in pairs[:MOST_SUPPORT_MAPS]],
+        lines=_lines(first, index, pairs[0]) if pairs and pairs[0].matches else None,
     )
 
 
-def _title(explanation: Explanation) -> str:
-    """The name of the method, and the foil that the map shows a contrast with."""
-    foil = explanation.about.get("foil")
-    return explanation.method if foil is None or explanation.support_blind else f"{explanation.method}\nfoil: {foil}"
+def pair_figure(
+    explanation: Explanation, index: int = 0, support: int = 0, *, style: StyleLike = "overlay"
+) -> MapFigure:
+    """Draw one query beside one of its supports: the lines between the positions that match, and the maps of both.
+
+    Args:
+        explanation: an explanation with pairs, as ``sides="both"`` and :func:`~captum_fam.explain_pairs` give it.
+        index: the position of the query. Default: 0.
+        support: the position of the support among the pairs of the query. Default: 0, the first one.
+        style: ``"overlay"``, ``"outline"``, or a :class:`~captum_fam.visualization.MapStyle`. Default: colors over the
+            image in color.
+
+    Returns:
+        The figure; a notebook shows it.
+
+    Raises:
+        ValueError: for an explanation without pairs, images outside [0, 1], or an unknown style.
+
+    Example:
+        >>> from captum_fam.explanation.figure import pair_figure
+        >>> why = explain(model, queries, support, layer="layer4", sides="both", top=1)
+        >>> pair_figure(why, index=2).save("pair-2.png")
+    """
+    from captum_fam.visualization import visualize_pair
+
+    if explanation.pairs is None:
+        raise ValueError('explanation has no pairs; use explain(..., sides="both") or explain_pairs')
+    pair = explanation.pairs[index][support]
+    query_map, support_map, lines = pair.query_map, pair.support_map, _strongest(pair)
+    return visualize_pair(
+        explanation.images[index],
+        pair.image,
+        query_map,
+        support_map,
+        lines,
+        grids=(tuple(query_map.shape), tuple(support_map.shape)),
+        titles={
+            "lines": _lines_title(pair, lines),
+            "query": "query",
+            "support": _named(pair),
+            "query map": _pair_title(explanation, pair, "query"),
+            "support map": _pair_title(explanation, pair, "support"),
+        },
+        unit=unit_in_words(explanation),
+        style=style,
+        caption=caption_of([explanation])[0],
+    )
+
+
+def _by_title(explanations: Sequence[Explanation], with_layer: bool) -> dict[str, Explanation]:
+    """The explanations by method, contrast and, where the layers differ, layer; a number makes the titles different."""
+    titles: Counter[str] = Counter()
+    by_title = {}
+    for explanation in explanations:
+        layer = f"layer {explanation.about.get('layer')}" if with_layer else ""
+        title = "\n".join(filter(None, (explanation.method, layer, contrast_in_words(explanation))))
+        titles[title] += 1
+        by_title[f"{title} ({titles[title]})" if titles[title] > 1 else title] = explanation
+    return by_title
 
 
 def _foil_title(explanation: Explanation, index: int) -> str:
@@ -86,15 +165,78 @@ def _foil_title(explanation: Explanation, index: int) -> str:
 def _notes(explanation: Explanation, index: int) -> str:
     """The lines above a map: the score, unless the method does not depend on it, and the account of the map."""
     score = [] if explanation.support_blind else [f"score {explanation.score_text(index)}"]
-    return "\n".join([*score, *_difference(explanation, index), explanation.account_text(index)])
+    return "\n".join([*score, explanation.account_text(index)])
 
 
-def _difference(explanation: Explanation, index: int) -> list[str]:
-    """The score of the class and the score of the foil, of which the score is the difference."""
-    weights, similarities = explanation.support_weights, explanation.support_similarities
-    has_foil = explanation.about.get("foil") is not None and not explanation.support_blind
-    if not has_foil or weights is None or similarities is None or ZERO_EMBEDDING in (explanation.shares or {}):
-        return []  # the line of a distance has its own parts
-    parts = weights[index] * similarities[index].nan_to_num()
-    own, foil = (float(parts[weights[index] * sign > 0].sum()) * sign for sign in (1, -1))
-    return [f"= {number_in_words(own)} - {number_in_words(foil)} of the foil"]
+def _named(pair: Pair) -> str:
+    """The name of a support, and its class where the name does not say it."""
+    return pair.name if pair.label in pair.name or pair.label == "support" else f"{pair.name}\n{pair.label}"
+
+
+def _support_map(explanation: Explanation, pair: Pair) -> SupportMap:
+    """The map of a support for the figure of its query."""
+    from captum_fam.visualization import SupportMap
+
+    title = f"map of the support\n{_named(pair)}\n{_pair_notes(explanation, pair, 'support')}"
+    return SupportMap(pair.image, pair.support_map, title, unit_in_words(explanation))
+
+
+def _pair_title(explanation: Explanation, pair: Pair, side: str) -> str:
+    """The lines above a map of a pair."""
+    lines = (
+        explanation.method,
+        contrast_in_words(explanation),
+        f"map of the {side}",
+        _pair_notes(explanation, pair, side),
+    )
+    return "\n".join(filter(None, lines))
+
+
+def _pair_notes(explanation: Explanation, pair: Pair, side: str) -> str:
+    """The score of one side of a pair, the similarity without contrast where the two differ, and the account."""
+    if explanation.support_blind:
+        return explanation.account_text(0)
+    score, coverage, shares = (
+        (pair.score, pair.query_coverage, pair.query_shares)
+        if side == "query"
+        else (pair.support_score, pair.support_coverage, pair.support_shares)
+    )
+    lines = [f"score {number_in_words(score)}"]
+    if contrast_in_words(explanation):
+        lines.append(f"similarity {number_in_words(pair.similarity)}")
+    lines.append("no account of the score" if coverage is None else coverage_in_words(coverage, shares or {}))
+    return "\n".join(lines)
+
+
+def _lines(explanation: Explanation, index: int, pair: Pair) -> PairLines | None:
+    """The lines between a query and a support; None for signals, which have no lines."""
+    from captum_fam.visualization.drawing import drawing_of
+    from captum_fam.visualization.match_lines import PairLines, has_lines
+
+    image, grids = explanation.images[index], (tuple(pair.query_map.shape), tuple(pair.support_map.shape))
+    drawings = (drawing_of(image, [pair.query_map]), drawing_of(pair.image, [pair.support_map]))
+    if not has_lines(*drawings):
+        return None
+    notes = dict.fromkeys(drawing.thumbnail.note for drawing in drawings)
+    lines = _strongest(pair)
+    title = "\n".join(filter(None, (_lines_title(pair, lines), *notes)))
+    return PairLines.of(image, pair.image, lines, *grids, title)
+
+
+def _strongest(pair: Pair) -> Sequence[MatchedCells]:
+    """The matches that have a line: of positions that are each other's best, so that the lines can be told apart."""
+    from captum_fam.visualization.match_lines import one_per_cell
+
+    if pair.decomposition is not None:
+        return pair.decomposition.top_matches(MOST_LINES, mutual=True)
+    return one_per_cell(pair.matches)
+
+
+def _lines_title(pair: Pair, lines: Sequence[MatchedCells]) -> str:
+    """The lines above a query and a support that are joined by lines."""
+    title = f"query and {_named(pair)}"
+    if not lines:
+        return title
+    carried = number_in_words(sum(match.share for match in lines))
+    matches = f"{len(lines)} match{'es' * (len(lines) > 1)}"
+    return f"{title}\n{matches}, one per position: {carried} of the similarity {number_in_words(pair.similarity)}"

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor
 
-from captum_fam._files import MANIFEST, versions, write_all_or_nothing, write_json
 from captum_fam.attr.account import ZERO_EMBEDDING, coverage_in_words, number_in_words, score_in_words
+from captum_fam.explanation.dataframe import as_dataframe
 from captum_fam.explanation.figure import compare_figure
-from captum_fam.explanation.saving import write_query
-from captum_fam.explanation.thumbnails import Pictures, RowPictures, shown_pictures
+from captum_fam.explanation.notebook import as_bundle, as_html, in_one_line, show_figure
+from captum_fam.explanation.reading.thumbnails import FoilPictures, Pictures, shown_pictures
+from captum_fam.explanation.saved.saved_explanation import read_explanation, save_explanation
+from captum_fam.explanation.selection import rows_of, select_queries
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from captum_fam.explanation.pairs.pair import Pair
     from captum_fam.visualization import ImageLike, MapFigure
+    from captum_fam.visualization.style import StyleLike
 
 NO_ACCOUNT = "no account of the score"
 """The account text for a map whose sum is no part of the score."""
@@ -42,6 +46,10 @@ class UsedSupport(NamedTuple):
 class Explanation:
     """Why each query of a batch matched its class.
 
+    ``why[0]``, ``why[-1]``, ``why[2:5]`` and ``why["name"]`` are explanations of some of the queries, and a loop goes
+    over explanations of one query each. A notebook shows the figures of the first four queries. Two explanations are
+    equal only if they are one object.
+
     Attributes:
         method: the name of the method.
         maps: the attributions resized linearly to the size of the inputs, not normalized, ``(B, 1, H, W)``;
@@ -52,6 +60,7 @@ class Explanation:
         scores: the score of every class minus the score of its foil, ``(B, C)``.
         predicted: the predicted class, ``(B,)``.
         target: the explained class, ``(B,)``.
+        plain_scores: the score of the explained class without any contrast, ``(B,)``: without a foil and a threshold.
         class_names: C names.
         names: the names of the B queries.
         images: B inputs for overlays, of any sizes, in any form that
@@ -78,11 +87,17 @@ class Explanation:
             of this support, for :meth:`figure`; None if none are known.
         foil_pictures: the same for the supports of a foil that is no class of the support, by their positions in the
             foil.
+        beside: the explanations of the same queries by further methods, of the same scores; in each ``beside`` is
+            empty.
+        pairs: for each query the maps of its first supports and the positions that match, with ``sides="both"``; else
+            None.
 
     Example:
-        >>> why = explain(model, queries, support, layer="layer4", method="similarity-cam")
+        >>> why = explain(model, queries, support, layer="layer4")
         >>> why.maps.shape, why.names[0]
         (torch.Size([8, 1, 224, 224]), 'query-0')
+        >>> why[2:4], why["query-7"].target_scores.shape
+        (Explanation(2 queries, similarity-cam, beside: fam, layer 'layer4'), torch.Size([1]))
     """
 
     method: str
@@ -91,6 +106,7 @@ class Explanation:
     scores: Tensor
     predicted: Tensor
     target: Tensor
+    plain_scores: Tensor
     class_names: tuple[str, ...]
     names: tuple[str, ...]
     images: Sequence[ImageLike] | Tensor
@@ -105,10 +121,37 @@ class Explanation:
     notes: tuple[str, ...] = ()
     about: Mapping[str, Any] = field(default_factory=dict)
     support_pictures: Pictures | None = None
-    foil_pictures: RowPictures | None = None
+    foil_pictures: FoilPictures | None = None
+    beside: tuple[Explanation, ...] = ()
+    pairs: tuple[tuple[Pair, ...], ...] | None = None
 
     def __len__(self) -> int:
         return len(self.maps)
+
+    def __getitem__(self, key: int | slice | str) -> Explanation:
+        return select_queries(self, rows_of(self, key))
+
+    def __iter__(self) -> Iterator[Explanation]:
+        return (self[index] for index in range(len(self)))
+
+    def __repr__(self) -> str:
+        return in_one_line(self)
+
+    def _repr_html_(self) -> str:
+        return as_html(self)
+
+    def _repr_mimebundle_(
+        self, include: Collection[str] | None = None, exclude: Collection[str] | None = None
+    ) -> dict[str, str]:
+        return as_bundle(self, include, exclude)
+
+    @property
+    def contrast(self) -> str | None:
+        """What the score is a contrast with: ``"foil others"``, ``"threshold 0.5"``, ``"identity"``, ..., or None."""
+        if self.about.get("foil") is not None:
+            return f"foil {self.about['foil']}"
+        against = self.about.get("against")
+        return f"threshold {self.about['threshold']:g}" if against == "threshold" else against
 
     @property
     def target_scores(self) -> Tensor:
@@ -146,10 +189,12 @@ class Explanation:
             index: the position of the query. Default: 0.
 
         Returns:
-            For example ``"0.731"``; for a distance ``"-3.00, which is 11.0 more than an embedding of zeros has
-            (-14.0)"``.
+            For example ``"0.731"``; with a foil or a threshold ``"0.0312 (plain score 0.731)"``; for a distance
+            ``"-3.00, which is 11.0 more than an embedding of zeros has (-14.0)"``.
         """
-        return score_in_words(float(self.target_scores[index]), self._parts(index).get(ZERO_EMBEDDING))
+        text = score_in_words(float(self.target_scores[index]), self._parts(index).get(ZERO_EMBEDDING))
+        plain = f" (plain score {number_in_words(float(self.plain_scores[index]))})"
+        return text if self.contrast is None else text + plain
 
     def account_text(self, index: int = 0) -> str:
         """What the map of one query explains of the score, in words.
@@ -170,52 +215,104 @@ class Explanation:
         """The shares of one query."""
         return {name: float(share[index]) for name, share in (self.shares or {}).items()}
 
-    def overlay(self, index: int = 0) -> Image:
+    def overlay(self, index: int = 0, *, style: StyleLike = "overlay") -> Image:
         """Draw the map of one query over its image; :mod:`captum_fam.visualization.colors` explains the colors.
 
         Args:
             index: the position of the query. Default: 0.
+            style: ``"overlay"``, ``"outline"`` or a :class:`~captum_fam.visualization.MapStyle`. Default: the colors.
 
         Returns:
-            An RGB image: of an image the gray image below the map, at the size of the image; of a signal its lines
-            over the colors of the map; of a volume at most eight slices side by side.
+            An RGB image: of an image the map over it, at the size of the image; of a signal its lines over the colors
+            of the map; of a volume at most eight slices side by side.
 
         Raises:
             ValueError: for images outside [0, 1].
         """
         from captum_fam.visualization import overlay
 
-        return overlay(self.images[index], self.attributions[index])
+        return overlay(self.images[index], self.attributions[index], style=style)
 
     def figure(
         self,
         index: int = 0,
         supports: Sequence[ImageLike] | Tensor | None = None,
         foils: Sequence[ImageLike] | Tensor | None = None,
+        *,
+        style: StyleLike = "overlay",
     ) -> MapFigure:
-        """Draw one query with its supports, map and score.
+        """Draw one query with its supports, and with the map, score and account of each method.
 
         Args:
             index: the position of the query. Default: 0.
             supports: images of the support, for display. Default: None, those that are known: pictures and images that
                 the support was made of, or the images of a :class:`~captum_fam.Neighbors`, the most similar first.
             foils: images of the foil, for display. Default: None, those that are known.
+            style: as for :meth:`overlay`. Default: the colors.
         """
         known_supports, known_foils = shown_pictures(self, index)
-        supports = known_supports if supports is None else supports
-        return compare_figure([self], index, supports, known_foils if foils is None else foils)
+        supports, foils = known_supports if supports is None else supports, known_foils if foils is None else foils
+        return compare_figure([self, *self.beside], index, supports, foils, style=style)
+
+    def show(self, index: int = 0) -> None:
+        """Show the figure of one query.
+
+        In a notebook the figure appears below the cell. Elsewhere name, score and account are printed; and where
+        matplotlib has an interactive backend, a window with the figure opens until it is closed.
+
+        Args:
+            index: the position of the query. Default: 0.
+        """
+        show_figure(self, range(len(self))[index])
+
+    def to_dataframe(self) -> Any:
+        """The explanation as a table of pandas.
+
+        Returns:
+            A ``DataFrame`` with one row per query and the columns ``name``, ``target``, ``predicted``, ``score``,
+            ``plain_score`` and, for the method and each method beside it, ``METHOD.coverage``, NaN without an account
+            of the score, and ``METHOD.account``, the words of :meth:`account_text`.
+
+        Raises:
+            ModuleNotFoundError: without pandas; the message names the extra that installs it.
+
+        Example:
+            >>> explain(model, queries, support, layer="layer4").to_dataframe().columns[4:6].tolist()
+            ['plain_score', 'similarity-cam.coverage']
+        """
+        return as_dataframe(self)
+
+    def to_html(self, path: str | Path, **options: Any) -> None:
+        """Write a report: one HTML file with everything inside, which needs no server and no network.
+
+        Args:
+            path: the file to write.
+            **options: further arguments of :func:`captum_fam.explanation.report_page.write_report`, such as ``title``.
+
+        Raises:
+            OSError: if the file cannot be written.
+        """
+        from captum_fam.explanation.report_page import write_report
+
+        write_report([self], path, **options)
 
     def save(self, folder: str | Path, *, overlays: bool = True) -> None:
         """Write arrays, overlays and a manifest. A folder with a manifest has all files that the manifest lists.
 
         These files are written:
 
-        - ``NAME.npz`` per query: the map (``METHOD``), the attributions at the layer (``METHOD.layer``) and, if the
-          method gives them, ``METHOD.contributions``, ``METHOD.delta``, ``METHOD.coverage`` and
-          ``METHOD.shares.PART``;
-        - ``NAME.METHOD.png`` per query: the map over the image;
+        - ``NAME.npz`` per query: for this method and each method beside it the map (``METHOD``), the attributions at
+          the layer (``METHOD.layer``) and, if the method gives them, ``METHOD.contributions``, ``METHOD.delta``,
+          ``METHOD.coverage`` and ``METHOD.shares.PART``; scores and supports (``query.scores``, ...); and the query for
+          display (``query.image``), if it is no photograph;
+        - ``NAME.image.png`` per query that is a photograph;
+        - ``NAME.METHOD.png`` per query and method: the map over the image;
+        - ``picture-HASH.jpg``: small pictures of the supports and foils that figures show;
         - ``manifest.json``: model, preprocessing of pictures, layer, similarity, foil, scores, the account of each map,
           sizes, notes of the run and versions.
+
+        ``NAME`` is the name of the query; a name that no file can have is shortened or escaped, and is whole in the
+        manifest. :meth:`load` reads the folder again.
 
         Args:
             folder: the folder to write to; it is created if it does not exist.
@@ -225,13 +322,27 @@ class Explanation:
             ValueError: for images outside [0, 1], which cannot be drawn.
             OSError: if the files cannot be written; files of an earlier call are still there.
         """
-        with write_all_or_nothing(folder) as scratch:
-            queries = [write_query([self], index, scratch, overlays=overlays) for index in range(len(self))]
-            manifest = {
-                **self.about,
-                "classes": list(self.class_names),
-                "notes": list(self.notes),
-                "queries": queries,
-                "versions": versions(),
-            }
-            write_json(scratch / MANIFEST, manifest)
+        save_explanation(self, folder, overlays=overlays)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Explanation:
+        """Read an explanation that :meth:`save` wrote. No code in the files is run.
+
+        Args:
+            folder: the folder.
+
+        Returns:
+            The explanation with all methods beside it. Tensors are on the CPU. Of the supports it has the pictures that
+            a figure shows; the pairs of ``sides="both"`` have their matches, but no ``decomposition``.
+
+        Raises:
+            FileNotFoundError: for a folder without a manifest.
+            ValueError: for other results, another version of the format, or damaged files.
+
+        Example:
+            >>> explain(model, queries, support, layer="layer4").save("why")
+            >>> Explanation.load("why")
+            Explanation(8 queries, similarity-cam, beside: fam, layer 'layer4')
+        """
+        first, *others = (cls(**fields) for fields in read_explanation(folder))
+        return replace(first, beside=tuple(others))

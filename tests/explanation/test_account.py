@@ -20,7 +20,8 @@ from captum_fam.explanation.batch import join_shares
 def test_contributions_of_fam_sum_to_the_score_where_they_are_not_divided_by_it(
     model: nn.Module, support: SupportSet, many_queries: Tensor
 ) -> None:
-    explanation = explain(model, many_queries, support, layer="features", support_scale="none", normalization="none")
+    options = {"support_scale": "none", "normalization": "none"}
+    explanation = explain(model, many_queries, support, layer="features", method="fam", **options)
     assert explanation.contributions is not None
     torch.testing.assert_close(explanation.contributions.sum(1), explanation.target_scores)
     assert explanation.convergence_delta is None

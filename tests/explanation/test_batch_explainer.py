@@ -136,6 +136,40 @@ def test_a_method_without_an_account_has_no_coverage(photos: list[Image.Image], 
     assert np.isnan(batch["coverage"]).all()
 
 
+@pytest.mark.parametrize("form", ["mapping", "frame"])
+def test_maps_of_further_methods_are_further_columns(
+    form: str, photos: list[Image.Image], support: SupportSet, expected: Explanation
+) -> None:
+    given: Any = {"image": [*photos, None]}
+    if form == "frame":
+        given = pytest.importorskip("pandas").DataFrame(given)
+    methods = ["similarity-cam", "fam", "shapley"]
+    with pytest.warns(UserWarning, match="1 of 6 images were skipped"):
+        batch = BatchExplainer(small_model(), support, method=methods, on_error="skip")(given)
+    further = ["map_fam", "map_shapley", "coverage_fam", "coverage_shapley"]
+    assert list(batch) == [*RESULTS, *further, "error"]
+    assert_equal({name: list(batch[name])[:5] for name in RESULTS}, expected)
+    fam = explain(small_model(), photos, support, method="fam")
+    np.testing.assert_allclose(np.array(list(batch["map_fam"]))[:5], fam.attributions[:, 0], rtol=1e-4, atol=1e-6)
+    shapley = explain(small_model(), photos, support, method="shapley")
+    np.testing.assert_allclose(list(batch["coverage_shapley"])[:5], shapley.coverage, rtol=1e-3, atol=1e-5)
+    assert np.isnan(np.array(list(batch["coverage_fam"]), float)).all()
+    assert np.array(list(batch["map_fam"])[5]).shape == (9, 5)
+    assert np.isnan(np.array(list(batch["map_fam"])[5])).all()
+    with pytest.raises(ValueError, match="names of the results: 'map_fam'; rename"):
+        BatchExplainer(small_model(), support, method=methods)({"image": photos, "map_fam": photos})
+
+
+def test_the_exact_map_is_the_default_and_stands_alone(
+    photos: list[Image.Image], support: SupportSet, expected: Explanation
+) -> None:
+    batch = BatchExplainer(small_model(), support)({"image": photos})
+    assert list(batch) == RESULTS
+    assert_equal(batch, expected)
+    with pytest.raises(ValueError, match="method is None, expected a method"):
+        BatchExplainer(small_model(), support, method=None)
+
+
 def test_a_copy_in_another_process_explains_alike(photos: list[Image.Image], expected: Explanation) -> None:
     birds = [picture(seed) for seed in range(60, 66)]
     labels = ["wren", "jay", "wren", "jay", "crow", "crow"]
@@ -340,7 +374,9 @@ def test_what_every_process_would_refuse_is_refused_at_once(support: SupportSet)
     with pytest.raises(ValueError, match=r"method .*similarity-cam"):
         BatchExplainer("no model of this name", support, method="gradcam")
     for method in ("fam", "similarity-cam", "random"):
-        with pytest.raises(TypeError, match=f"neither Explainer nor the method {method} has an argument 'batchsize'"):
+        with pytest.raises(
+            TypeError, match=rf"neither explain\(\) nor the method {method} has an argument 'batchsize'"
+        ):
             BatchExplainer(small_model(), support, method=method, batchsize=3)
     with pytest.raises(ValueError, match='on_error must be "raise" or "skip"'):
         BatchExplainer(small_model(), support, on_error="ignore")  # type: ignore[arg-type]

@@ -96,7 +96,7 @@ def test_fam_with_a_foil_takes_the_normalization_that_is_asked_for(
     model: nn.Module, support: SupportSet, many_queries: Tensor
 ) -> None:
     explanation = explain(
-        model, many_queries, support, layer="features", target=1, foil="others", normalization="maxabs"
+        model, many_queries, support, layer="features", method="fam", target=1, foil="others", normalization="maxabs"
     )
     scores = SimilarityToSupport(model, support, foil="others")
     expected = LayerFAM(scores, model.features, normalization="maxabs").attribute(many_queries, target=1)

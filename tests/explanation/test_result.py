@@ -46,6 +46,9 @@ def test_saving_writes_what_the_manifest_lists(
     for i, query in enumerate(manifest["queries"]):
         entry = query["methods"]["similarity-cam"]
         listed |= {query["arrays"], entry["overlay"]}
+        pictures = [*query["pictures"], *query["foil_pictures"]]
+        assert sorted(row for row, _ in pictures) == [0, 1, 2, 3, 4, 5]
+        listed |= {one["file"] for _, images in pictures for one in images}
         assert entry["coverage"] == float(explanation.coverage[i])
         assert entry["shares"] == {name: float(share[i]) for name, share in explanation.shares.items()}
         assert entry["account"] == "explains 100 % of the score"
@@ -59,6 +62,7 @@ def test_saving_writes_what_the_manifest_lists(
         assert query["name"] == names[i]
         assert query["scores"] == dict(zip(NAMES, explanation.scores[i].tolist(), strict=True))
         assert query["target"] == NAMES[explanation.target[i]]
+        assert query["plain_score"] == float(explanation.plain_scores[i])
         overlay = Image.open(tmp_path / "new" / "result" / query["methods"]["similarity-cam"]["overlay"])
         assert overlay.size == (40 + i, 30)
     assert {path.name for path in (tmp_path / "new" / "result").iterdir()} == listed
@@ -70,7 +74,7 @@ def test_saving_writes_what_the_manifest_lists(
 
 
 def test_channel_contributions_are_saved(model: nn.Module, queries: Tensor, supports: Tensor, tmp_path: Path) -> None:
-    explanation = explain(model, queries, supports, layer="features")
+    explanation = explain(model, queries, supports, layer="features", method="fam")
     explanation.save(tmp_path)
     assert explanation.contributions is not None
     arrays = np.load(tmp_path / "query-1.npz")
@@ -107,11 +111,13 @@ def test_a_figure_shows_prediction_class_and_score(model: nn.Module, support: Su
         explain(model, many_queries, support, layer="features", method=method, target="jay", foil="others")
         for method in ("similarity-cam", "grad-cam", "random")
     ]
-    titles = [ax.get_title() for ax in compare_figure(explanations, 3, torch.rand(2, 3, 4, 4)).axes if ax.get_title()]
+    axes = compare_figure(explanations, 3, torch.rand(2, 3, 4, 4)).axes
+    titles = [ax.get_title().replace("(plain score\n", "(plain score ") for ax in axes if ax.get_title()]
     first = explanations[0]
     wren, jay, crow = SimilarityToSupport(model, support)(many_queries)[3].tolist()
     others = (wren + crow) / 2
-    score = f"score {float(first.target_scores[3]):#.3g}\n= {jay:#.3g} - {others:#.3g} of the foil"
+    torch.testing.assert_close(float(first.target_scores[3]), jay - others)
+    score = f"score {jay - others:#.3g} (plain score {jay:#.3g})"
     predicted = NAMES[explanations[0].predicted[3]]
     assert titles == [
         f"query\npredicted: {predicted}",
@@ -171,13 +177,15 @@ def test_overlays_can_be_left_out(model: nn.Module, queries: Tensor, supports: T
         why.save(tmp_path)
     assert list(tmp_path.iterdir()) == []
     why.save(tmp_path, overlays=False)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["manifest.json", "query-0.npz", "query-1.npz"]
+    assert sorted(path.name for path in tmp_path.glob("[!p]*")) == ["manifest.json", "query-0.npz", "query-1.npz"]
+    assert {path.suffix for path in tmp_path.glob("p*")} == {".jpg"}  # of the supports
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     assert [list(query["methods"]["fam"]) for query in manifest["queries"]] == [
         ["map_size", "layer_size", "flat", "account"]
     ] * 2
     (tmp_path / "one").mkdir()
-    assert "overlay" not in write_query([why], 1, tmp_path / "one", overlays=False)["methods"]["fam"]
+    written = write_query([why, *why.beside], 1, tmp_path / "one", overlays=False)["methods"]
+    assert all("overlay" not in written[method] for method in ("similarity-cam", "fam"))
 
 
 def test_what_the_run_noticed_is_in_the_manifest(

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from captum_fam import Explanation, MemoryBank, Neighbors, SupportSet, explain
-from captum_fam.explanation.thumbnails import ListPictures, RowPictures, shown_pictures
+from captum_fam.explanation.reading.thumbnails import ListPictures, RowPictures, shown_pictures
 from tests.explanation.by_hand import as_input, cosines, embeddings, picture, small_model, write_pictures
 
 QUERIES = [picture(0), picture(1)]
@@ -58,7 +58,10 @@ def test_supports_of_the_class_and_the_runner_up_the_most_similar_first(form: st
         best = max(means, key=means.__getitem__)
         assert are_equal(foils, by_similarity(QUERIES[index], CLASSES[best]))
         assert titles(why, index)[1:3] == [f"support\n{target}", f"foil: runner-up\n{best}"]
-    assert titles(why, supports=[], foils=[])[1].startswith("fam\nfoil: runner-up")
+    maps = titles(why, supports=[], foils=[])[1:]
+    assert [title.split("\n")[:2] for title in maps] == [
+        [name, "foil: runner-up"] for name in ("similarity-cam", "fam")
+    ]
 
 
 def test_the_pictures_of_a_foil_without_the_query_itself() -> None:
@@ -68,11 +71,11 @@ def test_the_pictures_of_a_foil_without_the_query_itself() -> None:
     assert are_equal(shown_pictures(why, 1)[1], [foil[0], foil[2]])
     made = embeddings(QUERIES)
     own, against = cosines(made, embeddings(JAYS)).mean(1), cosines(made[1:], embeddings(foil)[[0, 2]]).mean()
-    difference = f"= {float(own[1]):#.3g} - {float(against):#.3g} of the foil"
+    score = f"score {float(own[1] - against):#.3g} (plain score {float(own[1]):#.3g})"
     _, support_title, foil_title, title = titles(why, 1)
     assert (support_title, foil_title) == ("support", "foil: 3 supports")
     assert title.split("\n")[1] == "foil: 3 supports"
-    assert title.split("\n")[3] == difference
+    assert title.replace("(plain score\n", "(plain score ").split("\n")[2] == score
 
 
 def test_a_query_among_its_supports_is_not_shown_there() -> None:
@@ -151,7 +154,7 @@ def test_what_has_no_pictures_is_not_shown() -> None:
     for support in (made, MemoryBank(made, ["jay"] * 3), Neighbors([[0, 1]] * 2, embeddings=made)):
         why = explain(small_model(), QUERIES, support)
         assert shown_pictures(why, 0) == ([], [])
-        assert titles(why)[1].startswith("fam")
+        assert [title.split("\n")[0] for title in titles(why)] == ["query", "similarity-cam", "fam"]
 
 
 def test_large_pictures_are_kept_small_and_few() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +16,19 @@ from captum_fam.attr.account import ZERO_EMBEDDING
 MOST_SCORES = 100
 """How many scores of classes the entry of a query has at most: the largest, and that of the target."""
 
+_LONGEST_STEM = 160  # bytes; names of files are longer, and most file systems hold names of 255 bytes
+
 if TYPE_CHECKING:
     from captum_fam.explanation.result import Explanation
 
 
 def write_query(
-    explanations: Sequence[Explanation], index: int, folder: Path, *, overlays: bool = True
+    explanations: Sequence[Explanation],
+    index: int,
+    folder: Path,
+    *,
+    overlays: bool = True,
+    more: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write the arrays and overlays of one query, explained by one or more methods.
 
@@ -28,6 +37,7 @@ def write_query(
         index: the position of the query.
         folder: an existing folder.
         overlays: whether to draw each map over its query. Default: True.
+        more: further arrays for the file, by name. Default: None.
 
     Returns:
         The entry of the query in the manifest, as JSON can represent it.
@@ -40,25 +50,51 @@ def write_query(
         >>> from pathlib import Path
         >>> from captum_fam.explanation import write_query
         >>> why = explain(model, queries, support, layer="layer4", names=[f"bird-{i}" for i in range(8)])
-        >>> entry = write_query([why], 0, Path("."))
+        >>> entry = write_query([why, *why.beside], 0, Path("."))
         >>> entry["arrays"], entry["methods"]["fam"]["overlay"]
         ('bird-0.npz', 'bird-0.fam.png')
     """
     entry = query_entry(explanations, index)
     arrays: dict[str, Any] = {}
+    stem = file_stem(entry["name"])
     for explanation in explanations:
         arrays |= _arrays(explanation, index)
         if overlays:
             from captum_fam.visualization.figure import PNG_LEVEL  # imported here, because arrays need no matplotlib
 
-            overlay = f"{entry['name']}.{explanation.method}.png"
+            overlay = f"{stem}.{explanation.method}.png"
             explanation.overlay(index).save(folder / overlay, compress_level=PNG_LEVEL)
             # First in the entry, where a reader of the manifest looks for it.
             entry["methods"][explanation.method] = {"overlay": overlay, **entry["methods"][explanation.method]}
-    name = f"{entry['name']}.npz"
-    np.savez_compressed(folder / name, **{key: value.cpu().numpy() for key, value in arrays.items()})
+    name = f"{stem}.npz"
+    np.savez_compressed(folder / name, **{key: value.cpu().numpy() for key, value in arrays.items()}, **(more or {}))
     methods = entry.pop("methods")
     return {**entry, "arrays": name, "methods": methods}
+
+
+def file_stem(name: str) -> str:
+    """The name of a query as the beginning of the names of its files.
+
+    Args:
+        name: the name, without a path separator.
+
+    Returns:
+        The name itself where a file can have it; else its first 150 bytes, with escapes for what no file name can hold,
+        and a hash of the whole name.
+
+    Example:
+        >>> file_stem("wren"), file_stem("wren" * 50)[-14:]
+        ('wren', 'renwr-c110a547')
+    """
+    whole = name.encode("utf-8", "surrogatepass")
+    try:
+        is_fitting = len(os.fsencode(name)) <= _LONGEST_STEM and "\0" not in name
+    except UnicodeEncodeError:  # a lone surrogate that stands for no byte
+        is_fitting = False
+    if is_fitting:
+        return name
+    shown = name.replace("\0", "\\0").encode("utf-8", "backslashreplace")[: _LONGEST_STEM - 10]
+    return f"{shown.decode('utf-8', 'ignore')}-{hashlib.sha256(whole).hexdigest()[:8]}"
 
 
 def query_entry(explanations: Sequence[Explanation], index: int) -> dict[str, Any]:
@@ -69,12 +105,13 @@ def query_entry(explanations: Sequence[Explanation], index: int) -> dict[str, An
         index: the position of the query.
 
     Returns:
-        Name, scores, predicted class, target and the account of each method, as JSON can represent them. Of more than
-        100 classes, the largest 100 scores and the score of the target are in it.
+        Name, scores, predicted class, target, its score without any contrast and the account of each method, as JSON
+        can represent them. Of more than 100 classes, the largest 100 scores and the score of the target are in it.
 
     Example:
         >>> from captum_fam.explanation import query_entry
-        >>> query_entry([explain(model, queries, support, layer="layer4")], 0)["methods"]["fam"]["account"]
+        >>> why = explain(model, queries, support, layer="layer4")
+        >>> query_entry([why, *why.beside], 0)["methods"]["fam"]["account"]
         'no account of the score'
     """
     first = explanations[0]
@@ -92,6 +129,7 @@ def query_entry(explanations: Sequence[Explanation], index: int) -> dict[str, An
         },
         "predicted": first.class_names[int(first.predicted[index])],
         "target": first.class_names[target],
+        "plain_score": float(first.plain_scores[index]),
         "methods": {explanation.method: _method_entry(explanation, index) for explanation in explanations},
     }
 

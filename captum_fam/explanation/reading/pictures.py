@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from captum_fam.explanation.model import PreprocessingLike
+from captum_fam.explanation.reading.model import PreprocessingLike
 from captum_fam.images import UnreadableImageError, as_rgb, image_from_bytes, read_image
 
 Picture = str | Path | bytes | Image.Image | npt.NDArray[Any]

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from captum_fam.explanation.queries import OwnSupports
-from captum_fam.support import FoilName, LeaveOutSupport, Members, Support, SupportPerQuery, SupportSet
+from captum_fam.explanation.reading.queries import OwnSupports
+from captum_fam.support import FoilName, Gallery, LeaveOutSupport, Members, Support, SupportPerQuery, SupportSet
 from captum_fam.support.members import LackingSupportError
 
 
@@ -30,7 +30,7 @@ class Part:
 
     queries: slice
     support: Support
-    foil: FoilName | SupportSet | None
+    foil: FoilName | SupportSet | Gallery | None
     n_supports: int | None = None
     rows: Tensor | None = None
     foil_rows: Tensor | None = None
@@ -62,7 +62,7 @@ class Part:
 def split_queries(
     support: Support,
     own: OwnSupports,
-    foil: FoilName | SupportSet | None,
+    foil: FoilName | SupportSet | Gallery | None,
     own_foil: OwnSupports,
     n_queries: int,
     batch_size: int,
@@ -70,7 +70,8 @@ def split_queries(
 ) -> Iterator[Part]:
     """Split queries into batches, and leave out of the support and the foil of each query what is the query itself.
 
-    A query of whose foil something is left out is alone in its batch.
+    A query of whose foil something is left out is alone in its batch, unless the foil is a gallery: its mean is
+    computed for each query.
 
     Args:
         support: the support of all queries.
@@ -96,7 +97,13 @@ def split_queries(
     elif left_out is not None and embedder is not None:
         assert isinstance(support, SupportSet)
         support, left_out = LeaveOutSupport(support.embed(embedder), left_out), None
-    if foil_left_out is not None and embedder is not None:
+    if isinstance(foil, Gallery) and embedder is not None:
+        # Supports of each query get scores of their own for every batch, which must not embed the gallery again.
+        foil = foil.embed(embedder) if support.per_query or foil_left_out is not None else foil
+        if foil_left_out is not None:
+            foil = foil.without([one.nonzero().flatten().tolist() for one in foil_left_out])
+            foil_left_out = None
+    elif foil_left_out is not None and embedder is not None:
         assert isinstance(foil, SupportSet)
         foil = foil.embed(embedder)
     alone = torch.zeros(n_queries, dtype=torch.bool)
@@ -105,17 +112,18 @@ def split_queries(
             alone |= mask.any(1).cpu()
     for start, stop in _runs(alone.tolist(), batch_size):
         queries = slice(start, stop)
+        part_foil = foil.for_queries(start, stop) if isinstance(foil, Gallery) else foil
         if not alone[start]:
-            yield Part(queries, support.for_queries(start, stop), foil)
+            yield Part(queries, support.for_queries(start, stop), part_foil)
             continue
-        own_support, rows, own_foil_set, foil_rows = support.for_queries(start, stop), None, foil, None
+        own_support, kept, foil_rows = support.for_queries(start, stop), None, None
         if left_out is not None and left_out[start].any():
-            rows = (~left_out[start]).nonzero().flatten().cpu()
-            own_support = _rows_of(support, rows)
+            kept = (~left_out[start]).nonzero().flatten().cpu()
+            own_support = _rows_of(support, kept)
         if foil_left_out is not None and foil_left_out[start].any():
             foil_rows = (~foil_left_out[start]).nonzero().flatten().cpu()
-            own_foil_set = _foil_of(foil, foil_rows)
-        yield Part(queries, own_support, own_foil_set, n_supports, rows, foil_rows)
+            part_foil = _foil_of(foil, foil_rows)
+        yield Part(queries, own_support, part_foil, n_supports, kept, foil_rows)
 
 
 @contextmanager
@@ -153,7 +161,7 @@ def check_classes(support: Support, own: OwnSupports, foil: object, target: Tens
         members = part.members()
     else:
         return
-    if isinstance(foil, str):
+    if isinstance(foil, str) and foil != "gallery":
         members.require_others()
     if target is not None:
         members.weights(target)
@@ -184,9 +192,11 @@ def _rows_of(support: Support, rows: Tensor) -> SupportSet:
     return SupportSet(support.inputs[rows.to(support.inputs.device)], labels, support.class_names, support.batch_size)
 
 
-def _foil_of(foil: object, rows: Tensor) -> SupportSet:
-    """Some supports of a foil, with the classes that are left."""
-    assert isinstance(foil, SupportSet)
-    classes, labels = foil.labels.cpu()[rows].unique(return_inverse=True)
-    names = [foil.class_names[label] for label in classes.tolist()]
-    return SupportSet(foil.inputs[rows.to(foil.inputs.device)], labels, names, foil.batch_size)
+def _foil_of(foil: object, rows: Tensor) -> SupportSet | Gallery:
+    """Some supports of a foil, with the classes that are left; or some images of a gallery."""
+    support = foil.source if isinstance(foil, Gallery) else foil
+    assert isinstance(support, SupportSet)
+    classes, labels = support.labels.cpu()[rows].unique(return_inverse=True)
+    names = [support.class_names[label] for label in classes.tolist()]
+    kept = SupportSet(support.inputs[rows.to(support.inputs.device)], labels, names, support.batch_size)
+    return Gallery(kept) if isinstance(foil, Gallery) else kept

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from captum_fam._files import sha256_of
 from captum_fam.embedding.forward import embed_images
-from captum_fam.explanation.model import PreprocessingLike
-from captum_fam.explanation.pictures import Picture, as_pictures, check_sizes, kind_in_words, read_batches
-from captum_fam.explanation.thumbnails import MOST_SHOWN, ListPictures, ThumbnailCollector
+from captum_fam.explanation.reading.model import PreprocessingLike
+from captum_fam.explanation.reading.pictures import Picture, as_pictures, check_sizes, kind_in_words, read_batches
+from captum_fam.explanation.reading.thumbnails import MOST_SHOWN, ListPictures, ThumbnailCollector
 from captum_fam.image_files import find_classes
 from captum_fam.support import Support, SupportPerQuery, SupportSet
 

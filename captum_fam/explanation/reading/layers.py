@@ -12,7 +12,7 @@ from captum_fam.attr.layer_lookup import resolve_layer
 from captum_fam.attr.layer_search import find_layer, measure_layer
 from captum_fam.attr.registry import MapMethod
 from captum_fam.attr.tokens import TokenGridLike
-from captum_fam.explanation.model import ExplainedModel
+from captum_fam.explanation.reading.model import ExplainedModel
 
 LayerLike = nn.Module | str | Sequence[nn.Module | str]
 """A module or its dotted name, or a list of these."""
@@ -46,7 +46,7 @@ class ChosenLayers:
 
 
 def choose_layers(
-    model: ExplainedModel, layer: LayerLike | None, method: MapMethod, inputs: Tensor, *, measures_grid: bool
+    model: ExplainedModel, layer: LayerLike | None, methods: Sequence[MapMethod], inputs: Tensor, *, measures_grid: bool
 ) -> ChosenLayers:
     """Choose the layers of an explanation.
 
@@ -54,7 +54,7 @@ def choose_layers(
         model: the model.
         layer: what the user named; None for the layer of the model, or else the layer that
             :func:`~captum_fam.find_layer` finds.
-        method: the method of the maps.
+        methods: the methods of the maps.
         inputs: queries, ``(B, C, *spatial)``; the first is used to measure.
         measures_grid: whether the token grid of a layer that the user named is measured.
 
@@ -75,9 +75,10 @@ def choose_layers(
     elif measures_grid:
         grid = _grid_of(model.forward_func, layer if isinstance(layer, nn.Module | str) else layer[0], inputs)
     is_list = not isinstance(layer, nn.Module | str)
-    if is_list and not method.adds_up:
+    without_mean = next((method.name for method in methods if not method.adds_up), None)
+    if is_list and without_mean is not None:
         raise ValueError(
-            f"layer is a list, but the maps of {method.name} have no mean over layers: only maps that add up to the "
+            f"layer is a list, but the maps of {without_mean} have no mean over layers: only maps that add up to the "
             "score have one, such as those of similarity-cam; name one layer"
         )
     layers = [layer] if isinstance(layer, nn.Module | str) else list(layer)

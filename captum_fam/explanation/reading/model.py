@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from captum_fam.attr.tokens import TokenGridLike
-from captum_fam.explanation.arguments import stretch
+from captum_fam.explanation.reading.arguments import stretch
 from captum_fam.found_preprocessing import found_or_assumed
 from captum_fam.images import tensor_to_image
 from captum_fam.preprocessing import Preprocessing

@@ -13,11 +13,11 @@ from PIL.Image import Image
 from torch import Tensor
 
 from captum_fam._files import sha256_of
-from captum_fam.explanation.arguments import check_inputs
-from captum_fam.explanation.model import PreprocessingLike
-from captum_fam.explanation.pictures import as_pictures, check_sizes, kind_in_words, read_batches
+from captum_fam.explanation.reading.arguments import check_inputs
+from captum_fam.explanation.reading.model import PreprocessingLike
+from captum_fam.explanation.reading.pictures import as_pictures, check_sizes, kind_in_words, read_batches
 from captum_fam.image_files import find_queries, names_of_files
-from captum_fam.support import MemoryBank, Neighbors, ShardedMemoryBank, Support, SupportPerQuery, SupportSet
+from captum_fam.support import Gallery, MemoryBank, Neighbors, ShardedMemoryBank, Support, SupportPerQuery, SupportSet
 from captum_fam.support.leave_out import same_ids, same_inputs
 
 Inputs = Any
@@ -107,8 +107,8 @@ def find_queries_among(
     """Find the supports that are a query themselves, by equal inputs of the model.
 
     Args:
-        support: the support, or the foil; only the supports of a :class:`~captum_fam.SupportSet` and of a
-            :class:`~captum_fam.SupportPerQuery` can be found.
+        support: the support, or the foil; only the supports of a :class:`~captum_fam.SupportSet`, a
+            :class:`~captum_fam.SupportPerQuery` and a :class:`~captum_fam.support.Gallery` of a set can be found.
         ids: hashes of the inputs of the K supports, or one list of hashes per query; None if only the support has them.
         queries: inputs of the model, ``(B, ...)``.
         notes: the list to which a note for the user is added.
@@ -117,11 +117,14 @@ def find_queries_among(
     Returns:
         The supports to leave out, and the queries for which none would be left.
     """
+    is_gallery = isinstance(support, Gallery)
+    support = support.source if isinstance(support, Gallery) else support
     if not isinstance(support, SupportSet | SupportPerQuery) or (ids is None and support.holds_embeddings):
         return OwnSupports(None, torch.zeros(len(queries), dtype=torch.bool))
     same, is_support = _same(support, ids, queries)
     is_only = (same | ~is_support).all(1)
     whole, part = ("foil", "in their own foil") if is_foil else ("supports", "among their own supports")
+    whole, part = ("image of the gallery", "in the gallery") if is_gallery else (whole, part)
     if is_only.any():
         notes.append(
             f"{int(is_only.sum())} of {len(queries)} queries are their own only {whole}: the score of an image "

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 from torch import Tensor
 
-from captum_fam.explanation.arguments import for_display
+from captum_fam.explanation.reading.arguments import for_display
 from captum_fam.images import read_image, tensor_to_image
 from captum_fam.support import Neighbors, SupportPerQuery, SupportSet
 
@@ -50,6 +50,18 @@ class RowPictures:
         pictures = self.by_row.get(row, ())
         kept = [image for one, image in pictures if self.left_out is None or not self.left_out[query, one]]
         return list(map(_drawable, kept[:MOST_SHOWN]))
+
+    def rows(self, query: int) -> list[int]:
+        """The positions with a picture, the same for all queries."""
+        return sorted(self.by_row)
+
+    def of_queries(self, queries: Sequence[int]) -> RowPictures:
+        """The pictures for some of the queries.
+
+        Args:
+            queries: the positions of the queries.
+        """
+        return self if self.left_out is None else replace(self, left_out=self.left_out[list(queries)])
 
     def by_class(self, labels: Tensor) -> RowPictures:
         """The pictures of prototypes: those of all supports of a class, by class.
@@ -101,6 +113,62 @@ class HitPictures:
         if isinstance(image, str | Path):
             image = read_image(image)
         return [] if image is None else [thumbnail_of(image) if isinstance(image, Image.Image) else image]
+
+
+@dataclass(frozen=True)
+class SelectedPictures:
+    """The pictures of supports for some of the queries.
+
+    Attributes:
+        pictures: the pictures for all queries.
+        queries: the positions of the queries among all.
+
+    Example:
+        >>> SelectedPictures(ListPictures([["a.jpg"], ["b.jpg"]]), [1])(query=0, row=0)
+        ['b.jpg']
+    """
+
+    pictures: Pictures
+    queries: Sequence[int]
+
+    def __call__(self, query: int, row: int) -> Sequence[Any]:
+        """The pictures of a support."""
+        return self.pictures(self.queries[query], row)
+
+
+@dataclass(frozen=True)
+class KeptPictures:
+    """Pictures of the supports that are shown of each query, as they were saved.
+
+    Attributes:
+        by_row: for each query the pictures by the position of the support.
+
+    Example:
+        >>> KeptPictures([{}, {3: ["wren.jpg"]}])(query=1, row=3)
+        ['wren.jpg']
+    """
+
+    by_row: Sequence[Mapping[int, Sequence[Any]]]
+
+    def __call__(self, query: int, row: int) -> list[Any]:
+        """The pictures of a support; none if none were shown."""
+        return list(self.by_row[query].get(row, ()))
+
+    def rows(self, query: int) -> list[int]:
+        """The positions with a picture, in the order in which they are shown."""
+        return list(self.by_row[query])
+
+    def of_queries(self, queries: Sequence[int]) -> KeptPictures:
+        """The pictures for some of the queries.
+
+        Args:
+            queries: the positions of the queries.
+        """
+        return KeptPictures([self.by_row[query] for query in queries])
+
+
+FoilPictures = RowPictures | KeptPictures
+"""Pictures of the supports of a foil that is no class of the support."""
 
 
 @dataclass
@@ -222,19 +290,33 @@ def shown_pictures(why: Explanation, index: int) -> tuple[list[ImageLike], list[
         The supports of the explained class, and those of the foil; the most similar first. Supports without a known
         picture are left out.
     """
+    supports, foils = (
+        [image for images in by_row.values() for image in images][:MOST_SHOWN] for by_row in shown_by_row(why, index)
+    )
+    return supports, foils
+
+
+def shown_by_row(why: Explanation, index: int) -> tuple[dict[int, list[ImageLike]], dict[int, list[ImageLike]]]:
+    """The pictures of :func:`shown_pictures`, by the position of the support and of the support of the foil.
+
+    Args:
+        why: the explanation.
+        index: the position of the query.
+    """
     found, pictures = why.supports_of(index), why.support_pictures
     supports = _first(pictures, index, [one.row for one in found if one.weight > 0])
     if why.foil_pictures is not None:
-        return supports, _first(why.foil_pictures, index, sorted(why.foil_pictures.by_row))
+        return supports, _first(why.foil_pictures, index, why.foil_pictures.rows(index))
     return supports, _first(pictures, index, [one.row for one in found if one.weight < 0])
 
 
-def _first(pictures: Pictures | None, index: int, rows: Sequence[int]) -> list[ImageLike]:
-    """The first nine pictures of the supports at some rows."""
-    shown: list[ImageLike] = []
+def _first(pictures: Pictures | None, index: int, rows: Sequence[int]) -> dict[int, list[ImageLike]]:
+    """The pictures of the supports at some rows, as many rows as nine pictures need."""
+    shown: dict[int, list[ImageLike]] = {}
     if pictures is not None:
         for row in rows:
-            shown += pictures(index, row)
-            if len(shown) >= MOST_SHOWN:
+            images = list(pictures(index, row))
+            shown |= {row: images} if images else {}
+            if sum(map(len, shown.values())) >= MOST_SHOWN:
                 break
-    return shown[:MOST_SHOWN]
+    return shown

@@ -1,0 +1,1 @@
+"""What people give: models, layers, queries, supports and pairs of images, read into tensors."""

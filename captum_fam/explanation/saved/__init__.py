@@ -1,0 +1,1 @@
+"""The folder of an explanation, written and read."""
