@@ -72,7 +72,8 @@ benchmarks: $(INSTALLED)  ## write the benchmark tables of docs/
 	$(BIN)/python -m benchmarks.explain_files
 
 figures: $(BASE)  ## draw the figures of docs/ again
-	$(BIN)/captum-fam demo --out docs/figures
+	$(BIN)/captum-fam demo --out out/figures
+	cp out/figures/demo.png docs/figures/
 
 clean:  ## remove builds and caches, and leave the virtual environment
 	rm -rf $(OLDEST_DIR) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -29,7 +29,7 @@ from captum_fam._text import printable_path
 from captum_fam.cli.explain import ExplainJob
 from captum_fam.cli.explain_supports import JobSupport, paths_as_text
 from captum_fam.explanation import Explanation, compare_figure, query_entry, write_query
-from captum_fam.explanation.thumbnails import MOST_SHOWN
+from captum_fam.explanation.reading.thumbnails import MOST_SHOWN
 from captum_fam.image_folders import OUTPUT_MARK
 from captum_fam.images import UnreadableImageError, read_image
 from captum_fam.models import EmbeddingModel
@@ -169,7 +169,7 @@ class QueryWriter:
         manifest = {
             **self._about,
             "model": job.model.model,
-            "weights": _describe_weights(job.model.weights or "DEFAULT", net.layout),
+            "weights": describe_weights(job.model.weights or "DEFAULT", net.layout),
             "preprocessing": net.preprocessing.describe(),
             **self._support.describe(),
             "foil_files": {} if foil is None or isinstance(foil, str) else paths_as_text(foil),
@@ -309,8 +309,20 @@ def _write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         writer.writerows(rows)
 
 
-def _describe_weights(weights: str, layout: str | None) -> dict[str, str]:
-    """The name of the weights; for a file its path, its hash and its layout of parameter names, if that is known."""
+def describe_weights(weights: str, layout: str | None) -> dict[str, str]:
+    """The weights for a manifest.
+
+    Args:
+        weights: the value of ``--weights``.
+        layout: the layout of the parameter names in a file; None if it is not known.
+
+    Returns:
+        The name of the weights; for a file its path, its hash and its layout.
+
+    Example:
+        >>> describe_weights("DEFAULT", None)
+        {'name': 'DEFAULT'}
+    """
     if not is_there(weights):
         return {"name": weights}
     path, part = split_weights(weights)

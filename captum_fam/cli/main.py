@@ -48,6 +48,9 @@ class Command(NamedTuple):
 COMMANDS = {
     "demo": Command("captum_fam.cli.demo", "explain a match of the built-in few-shot network, offline"),
     "explain": Command("captum_fam.cli.explain", "explain why images match their supports"),
+    "report": Command(
+        "captum_fam.cli.report", "show both sides of matches in one HTML file, for retrieval, few-shot, k-NN and pairs"
+    ),
     "evaluate": Command(
         "captum_fam.experiments.cli.evaluate",
         "measure maps on images with boxes: few-shot, contrastive, retrieval, mosaic",

@@ -14,8 +14,10 @@ from captum_fam._tables import align_columns
 from captum_fam.demo.network import load_demo_network
 from captum_fam.demo.scene_classes import CLASSES
 from captum_fam.demo.scene_episodes import Episode
+from captum_fam.demo.scene_report import write_scene_report
 from captum_fam.demo.scenes import PlantedScenes
 from captum_fam.explanation import Explanation, explain
+from captum_fam.explanation.figure_words import unit_in_words
 from captum_fam.metrics import energy_proportion
 from captum_fam.support import SupportSet
 from captum_fam.visualization import visualize_match
@@ -105,16 +107,18 @@ class DemoRow:
 
 @dataclass(frozen=True)
 class DemoResult:
-    """The result of the demo; printed, it is a table.
+    """The result of the demo; printed, it is a table, and its last line is the file of the report.
 
     Attributes:
         figure: the file with the figure of the first query that was matched correctly.
+        report: the file with the report of right and wrong matches.
         rows: one row per method, and last a row for a constant map.
         n_matched: the number of queries that were matched correctly; the rows are averages over these queries.
         n_queries: the number of all queries.
     """
 
     figure: Path
+    report: Path
     rows: tuple[DemoRow, ...]
     n_matched: int
     n_queries: int
@@ -127,7 +131,8 @@ class DemoResult:
         )
         head = ["", "energy inside", "maximum inside", ""]
         table = align_columns([head, *(row.cells for row in self.rows)], "<>><")
-        return "\n".join([*textwrap.wrap(introduction, 88), "", *table, "", f"figure: {self.figure}"])
+        files = [f"figure: {self.figure}", "report of both sides of matches, for a browser:", str(self.report)]
+        return "\n".join([*textwrap.wrap(introduction, 88), "", *table, "", *files])
 
 
 @dataclass
@@ -160,18 +165,18 @@ class _Measured:
 
 
 def run_demo(out: str | Path = "captum-fam-demo", *, seed: int = 0, episodes: int = 24) -> DemoResult:
-    """Explain matches of the built-in network on planted scenes, measure the maps, and draw the first match.
+    """Explain matches of the built-in network on planted scenes, measure the maps, draw one match, and write a report.
 
     Each query shares one object, and nothing else, with the support of its class. The foil is the support of the four
     other classes. Only queries that the network matches correctly are measured.
 
     Args:
-        out: the folder for the figure ``demo.png``. Default: ``captum-fam-demo``.
+        out: the folder for the figure ``demo.png`` and the report ``report.html``. Default: ``captum-fam-demo``.
         seed: the seed of the scenes. Default: 0.
         episodes: the number of episodes, each of five classes with one support and one query. Default: 24.
 
     Returns:
-        The averages, and the file of the figure.
+        The averages, and the files of the figure and the report.
 
     Raises:
         RuntimeError: if the network matches no query, which means that its weights are not those of the package.
@@ -213,14 +218,15 @@ def run_demo(out: str | Path = "captum-fam-demo", *, seed: int = 0, episodes: in
     area = torch.cat(areas)
     # For a constant map, the energy inside the object and the chance of a hit both equal the area of the object.
     rows = [*(measured[method].row(method.title) for method in _METHODS), DemoRow.of("constant map (area)", area, area)]
-    return DemoResult(figure, tuple(rows), len(area), _WAY * episodes)
+    report = write_scene_report(network, scenes, Path(out) / "report.html")
+    return DemoResult(figure, report, tuple(rows), len(area), _WAY * episodes)
 
 
 def _draw(explanations: dict[_Method, Explanation], episode: Episode, index: int, out: Path) -> Path:
     """Draw the maps of one query, and return the file."""
     label = episode.classes[int(episode.query_labels[index])]
     mask = episode.query[index].mask
-    maps, scores, notes = {}, {}, {}
+    maps, scores, notes, units = {}, {}, {}, {}
     for method, explanation in explanations.items():
         if method.is_drawn:
             inside = float(energy_proportion(explanation.maps[index], mask[None], energy="positive"))
@@ -228,6 +234,7 @@ def _draw(explanations: dict[_Method, Explanation], episode: Episode, index: int
             maps[title] = explanation.maps[index]
             scores[title] = float(explanation.target_scores[index])
             notes[title] = explanation.account_text(index)
+            units[title] = unit_in_words(explanation)
     path = out / "demo.png"
     visualize_match(
         episode.query_images[index],
@@ -236,6 +243,8 @@ def _draw(explanations: dict[_Method, Explanation], episode: Episode, index: int
         foils=[scene.image for scene in episode.support if scene.label != label],
         scores=scores,
         notes=notes,
+        units=units,
+        caption="the network of the demo, layer features, cosine of the embeddings",
         scale="own",
         mask=mask,
         titles={

@@ -11,7 +11,7 @@ from torch import Tensor
 from captum_fam.attr.layer_similarity_cam import LayerSimilarityCAM
 from captum_fam.attr.registry import MapMethod
 from captum_fam.explanation.reading.layers import ChosenLayers, LayerLike, choose_layers
-from captum_fam.explanation.reading.methods import options_of
+from captum_fam.explanation.reading.methods import options_in_words, options_of
 from captum_fam.explanation.reading.model import ExplainedModel
 from captum_fam.explanation.reading.parts import Part
 from captum_fam.similarity import Similarity
@@ -95,5 +95,4 @@ class Attributions:
         Args:
             method: one of the methods.
         """
-        options = options_of(method, self.options)
-        return {key: value if isinstance(value, str) else repr(value) for key, value in options.items()}
+        return options_in_words(method, self.options)

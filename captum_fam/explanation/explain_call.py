@@ -10,9 +10,10 @@ from torch import Tensor
 
 from captum_fam.explanation.attributions import Attributions
 from captum_fam.explanation.batch import ExplainedBatch, explain_batch_by_all, join_batches
+from captum_fam.explanation.reading.compared import ReadFoil
 from captum_fam.explanation.reading.parts import numbered_from, split_queries
 from captum_fam.explanation.reading.queries import OwnSupports
-from captum_fam.support import Comparison, FoilName, Gallery, Support, SupportSet
+from captum_fam.support import Comparison, Support
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class ExplainCall:
     names: tuple[str, ...]
     images: Any
     support: Support
-    foil: FoilName | SupportSet | Gallery | None
+    foil: ReadFoil
     is_shared: bool
     own: OwnSupports
     own_foil: OwnSupports

@@ -14,10 +14,11 @@ from captum_fam.attr.registry import MapMethod
 from captum_fam.embedding.forward import device_of
 from captum_fam.explanation.attributions import Attributions
 from captum_fam.explanation.explain_call import ExplainCall
+from captum_fam.explanation.pairs.pair_runs import PairRuns
 from captum_fam.explanation.pairs.pairs_of_queries import make_pairs
 from captum_fam.explanation.reading.arguments import (
     INTERPOLATION,
-    check_at_least_one,
+    check_at_least,
     check_names,
     class_indices,
     for_display,
@@ -64,8 +65,8 @@ class Explainer:
 
     Args:
         model, support, layer, method, similarity, foil, gallery, against, threshold, aggregate, sides, top,
-            class_names, batch_size, preprocess, output, **method_kwargs: the arguments of :func:`explain` with the same
-            names.
+            top_matches, class_names, batch_size, preprocess, output, **method_kwargs: the arguments of :func:`explain`
+            with the same names.
 
     Raises:
         ValueError, TypeError: as :func:`explain`.
@@ -90,13 +91,15 @@ class Explainer:
         aggregate: Aggregate = "mean",
         sides: Sides = "query",
         top: int = 5,
+        top_matches: int = 16,
         class_names: Sequence[str] | None = None,
         batch_size: int = 32,
         preprocess: PreprocessingLike | Callable[[Image], Tensor] | None = None,
         output: Any = None,
         **method_kwargs: Any,
     ) -> None:
-        check_at_least_one(batch_size=batch_size, top=top)
+        check_at_least(1, batch_size=batch_size, top=top)
+        check_at_least(0, top_matches=top_matches)
         if sides not in get_args(Sides):
             raise ValueError(f'sides must be "query" or "both", got {sides!r}')
         named = read_methods(method)
@@ -104,6 +107,7 @@ class Explainer:
         self._class_names = None if class_names is None else check_class_names(class_names)
         self._batch_size = batch_size
         self._top = top if sides == "both" else 0
+        self._top_matches = top_matches
         self._reader = SupportReader(
             self._model.forward_func,
             self._model.preprocessing,
@@ -250,19 +254,23 @@ class Explainer:
         notes: Sequence[list[str]],
     ) -> list[Explanation]:
         """The explanations with the pairs of queries and supports, for both sides."""
-        assert self._attributions.layers is not None
+        runs = PairRuns(
+            self._model,
+            self._attributions.choose(call.queries),
+            self._chosen.methods,
+            self._attributions.options,
+            self._attributions.similarity,
+            self._batch_size,
+            notes,
+            self._top_matches,
+        )
         pairs = make_pairs(
             explained[0],
             comparisons,
             call.queries,
             call.support,
-            model=self._model,
-            layers=self._attributions.layers,
-            methods=self._chosen.methods,
-            options=self._attributions.options,
+            runs=runs,
             top=self._top,
-            batch_size=self._batch_size,
-            notes=notes,
             against=self._compared.against,
             threshold=self._compared.threshold,
         )
@@ -308,15 +316,15 @@ class Explainer:
 
     def _about(self, call: ExplainCall, method: MapMethod) -> dict[str, Any]:
         """Model, preprocessing, layer, similarity, foil, supports and options, as JSON can represent them."""
-        layers, options = self._attributions.layers, self._attributions.score_options
-        assert layers is not None
+        attributions = self._attributions
         return {
             "model": self._model.name,
             "preprocessing": self._model.used_preprocessing(),
-            "layer": layers.name,
-            "similarity": repr(self._attributions.similarity),
+            "layer": attributions.choose(call.queries).name,
+            "similarity": repr(attributions.similarity),
             **self._compared.about(call.support),
-            "aggregate": options["aggregate"],
+            "aggregate": attributions.score_options["aggregate"],
             "supports": dict(zip(call.classes, call.support.class_counts, strict=True)),
-            "options": self._attributions.about(method),
+            **({"top_matches": self._top_matches} if self._top else {}),
+            "options": attributions.about(method),
         }

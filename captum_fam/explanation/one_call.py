@@ -40,6 +40,7 @@ def explain(
     aggregate: Aggregate = "mean",
     sides: Sides = "query",
     top: int = 5,
+    top_matches: int = 16,
     images: Sequence[ImageLike] | Tensor | None = None,
     names: Sequence[str] | None = None,
     class_names: Sequence[str] | None = None,
@@ -91,7 +92,13 @@ def explain(
             :class:`~captum_fam.SimilarityToSupport`. Default: ``"mean"``.
         sides: ``"both"`` also makes the maps of the supports, and finds which positions match:
             :attr:`Explanation.pairs`. The support must hold images. Default: ``"query"``.
-        top: for how many supports of each query, the most similar first. Default: 5.
+        top: for how many supports of each query ``sides="both"`` makes maps, the most similar first. Default: 5.
+        top_matches: how many matches of positions each of these supports lists, those with the largest shares. They
+            take one way back through the layers behind the explained layer for each of its positions, or for each
+            feature of the embedding, whichever is less: behind many layers, such as the blocks of a transformer, this
+            is most of the time. 0 leaves the matches out: :attr:`Pair.matches
+            <captum_fam.explanation.pairs.pair.Pair.matches>` is empty and there is no decomposition; the maps of both
+            sides and their accounts stay. Default: 16.
         images: the queries for display: tensors or arrays in [0, 1], images of PIL or paths, of any sizes. Default:
             None, the pictures; for tensors the inputs, each scaled to [0, 1] by its smallest and largest value.
         names: names of the queries, which become file names. Default: None, the names of files without their suffix,
@@ -134,6 +141,7 @@ def explain(
         aggregate=aggregate,
         sides=sides,
         top=top,
+        top_matches=top_matches,
         class_names=class_names,
         batch_size=batch_size,
         preprocess=preprocess,

@@ -213,7 +213,7 @@ def test_a_class_of_a_bank_is_explained_by_name_or_number(target: str, explain_s
 
 
 @pytest.mark.parametrize("support", ["gallery", "bank"])
-@pytest.mark.parametrize("foil", ["others", "runner-up", "queries/q5.png"])
+@pytest.mark.parametrize("foil", ["others", "runner-up", "gallery", "queries/q5.png"])
 def test_neighbors_have_a_foil(support: str, foil: str, explain_small: Explain) -> None:
     files = files_of("gallery")
     words: list[object] = ["--gallery", "gallery", "--top", 12]
@@ -226,15 +226,49 @@ def test_neighbors_have_a_foil(support: str, foil: str, explain_small: Explain) 
     against = {
         "others": row[[0, 1, 2, 3, 8, 9, 10, 11]].mean(),
         "runner-up": means[[0, 2]].max(),
+        "gallery": row[:12].mean(),
         "queries/q5.png": row[12],
     }[foil]
     score = manifest()["queries"][0]["scores"]["jay"]
     assert score == pytest.approx(float(means[1] - against), abs=1e-5)
 
 
+def test_a_query_in_the_gallery_is_left_out_of_its_mean(explain_small: Explain) -> None:
+    files = files_of("flat")
+    assert explain_small(files[0], files[3], "--gallery", "flat", "--top", 2, "--foil", "gallery") == 0
+    for query, own in zip(manifest()["queries"], (0, 3), strict=True):
+        row = cosines(embeddings([files[own]]), embeddings(files))[0]
+        others = torch.cat([row[:own], row[own + 1 :]])
+        (score,) = query["scores"].values()
+        assert score == pytest.approx(float(others.topk(2).values.mean() - others.mean()), abs=1e-5)
+
+
+@pytest.mark.parametrize(("words", "sign"), [(["threshold", "--threshold", "0.4"], 1), (["identity"], -1)])
+def test_scores_against_a_number(words: list[str], sign: int, explain_small: Explain) -> None:
+    files = files_of("flat")
+    assert explain_small("queries/q0.png", "--support", *files[:2], "--against", *words) == 0
+    cosine = float(cosines(embeddings([Path("queries/q0.png")]), embeddings(files[:2])).mean())
+    (query,) = manifest()["queries"]
+    (score,) = query["scores"].values()
+    assert score == pytest.approx(cosine - 0.4 if sign == 1 else 1 - cosine, abs=1e-5)
+    assert list(query["methods"]) == ["similarity-cam", "fam"]
+    shares = query["methods"]["similarity-cam"]["shares"]
+    assert sum(shares.values()) == pytest.approx(score, abs=1e-4)
+    assert "zero embedding" not in shares
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (
+            ["--support", "flat", "--foil", "gallery"],
+            "--foil gallery needs supports of at least two classes.*--gallery",
+        ),
+        (["--support", "flat", "--threshold", "0.5"], "--threshold belongs to --against threshold"),
+        (["--support", "flat", "--against", "threshold"], "--against threshold: .*needs threshold="),
+        (["--support", "flat", "--against", "identity", "--threshold", "0.5"], "--against identity: threshold= needs"),
+        (["--support", "gallery", "--against", "identity", "--foil", "others"], "--against and --foil exclude"),
+        (["--support", "flat", "--against", "identity", "--methods", "correspondence"], "correspondence compares"),
         (["--support", "flat", "--top", "3"], "--top is for --gallery and --bank"),
         (["--gallery", "flat", "--methods", "correspondence"], "--methods correspondence: .*--support"),
         (["--bank", "birds.safetensors", "--methods", "correspondence"], "--methods correspondence: .*--support"),

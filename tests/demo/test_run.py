@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,20 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> DemoResult:
 def test_the_demo_draws_a_figure(result: DemoResult) -> None:
     assert result.figure.name == "demo.png"
     width, height = Image.open(result.figure).size
-    assert width > 3 * height  # query, support, foil and three maps in a row
+    assert 0.9 * height < width < 1.5 * height  # query, support and foil above three maps
+
+
+def test_the_demo_writes_a_report_of_right_and_wrong_matches(result: DemoResult) -> None:
+    assert result.report.name == "report.html"
+    page = result.report.read_text("utf-8")
+    assert page.count("<article") == 10
+    verdicts = re.findall(r"<strong>(Right|Wrong)</strong>", page)
+    assert len(verdicts) == 10
+    assert verdicts == sorted(verdicts, reverse=True)  # wrong ones first
+    assert len({*verdicts}) == 2
+    methods = re.findall(r'name="method" value="\d"[^>]*><span><bdi>([\w-]+)', page)
+    assert methods == ["similarity-cam", "fam"]
+    assert "less the other classes" in page
 
 
 def test_most_queries_of_unseen_classes_are_matched(result: DemoResult) -> None:
@@ -41,7 +55,8 @@ def test_every_row_is_printed_with_its_numbers(result: DemoResult) -> None:
         assert (row.coverage is not None) is row.title.startswith("SimilarityCAM")
     assert text.count("(explains 100 % of the score)") == 2
     assert f"{result.n_matched} " in text
-    assert text.endswith(f"figure: {result.figure}")
+    assert f"figure: {result.figure}\n" in text
+    assert text.splitlines()[-1] == str(result.report)
 
 
 def test_the_same_seed_gives_the_same_numbers(tmp_path: Path) -> None:
@@ -68,4 +83,7 @@ def test_the_command_runs_the_demo(
     monkeypatch.setattr("captum_fam.cli.demo.run_demo", short)
     assert main(["demo", "--out", str(tmp_path / "new"), "--seed", "1"]) == 0
     assert (tmp_path / "new" / "demo.png").is_file()
-    assert "energy inside" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "energy inside" in out
+    assert out.splitlines()[-1] == str(tmp_path / "new" / "report.html")
+    assert (tmp_path / "new" / "report.html").is_file()

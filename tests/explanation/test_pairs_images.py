@@ -15,8 +15,8 @@ from torch import Tensor
 
 from captum_fam.attr.image_run import ImageRun
 from captum_fam.attr.layer_pairs import LayerPairs
-from captum_fam.explanation.reading import pair_images
 from captum_fam.explanation.pairs.one_call_for_pairs import explain_pairs
+from captum_fam.explanation.reading import pair_images
 from captum_fam.models import EmbeddingModel
 from tests.explanation.by_hand import (
     HEIGHT,

@@ -18,10 +18,17 @@ from captum_fam.explanation.batch import join_shares
 from captum_fam.explanation.pairs.pair import Pair
 from captum_fam.explanation.pairs.pair_runs import PairRuns
 from captum_fam.explanation.pairs.pair_sides import ExplainedPairs, PairFoil, PairGallery, PairLinks
-from captum_fam.explanation.pairs.pairs_of_queries import TOP_MATCHES, make_pair
-from captum_fam.explanation.reading.arguments import INTERPOLATION, check_at_least_one
+from captum_fam.explanation.pairs.pairs_of_queries import make_pair
+from captum_fam.explanation.reading.arguments import INTERPOLATION, check_at_least
+from captum_fam.explanation.reading.compared import read_foil
 from captum_fam.explanation.reading.layers import LayerLike, choose_layers
-from captum_fam.explanation.reading.methods import MethodsLike, check_options, choose_methods, options_of, read_methods
+from captum_fam.explanation.reading.methods import (
+    MethodsLike,
+    check_options,
+    choose_methods,
+    options_in_words,
+    read_methods,
+)
 from captum_fam.explanation.reading.model import ModelLike, PreprocessingLike, read_model
 from captum_fam.explanation.reading.pair_images import PairImages, read_pair_images
 from captum_fam.explanation.reading.queries import Inputs
@@ -31,7 +38,6 @@ from captum_fam.explanation.result import Explanation
 from captum_fam.functional import widen
 from captum_fam.similarity import SimilarityLike, get_similarity
 from captum_fam.support import Against, FoilLike, Gallery, SupportSet
-from captum_fam.support.foil import as_foil
 from captum_fam.support.threshold import check_against
 
 if TYPE_CHECKING:
@@ -58,7 +64,7 @@ def explain_pairs(
     batch_size: int = 32,
     preprocess: PreprocessingLike | Callable[[Image], Tensor] | None = None,
     output: Any = None,
-    top_matches: int = TOP_MATCHES,
+    top_matches: int = 16,
     **method_kwargs: Any,
 ) -> Explanation:
     """Explain why the two images of each pair are similar, or why they are not, with a map of both images.
@@ -100,10 +106,8 @@ def explain_pairs(
         batch_size: how many images go through the model at once. Default: 32.
         preprocess: as for :func:`~captum_fam.explain`. Default: None.
         output: as for :func:`~captum_fam.explain`. Default: None.
-        top_matches: how many pairs of positions each pair lists, those with the largest shares. They take one way back
-            through the network behind the layer for each position of the layer (or for each feature of the embedding,
-            if these are fewer); for an early layer of a large network this is most of the time. 0 leaves them out.
-            Default: 16.
+        top_matches: how many matches of positions each pair lists, as for :func:`~captum_fam.explain`, with their cost;
+            0 leaves them out. Default: 16.
         **method_kwargs: further arguments of the constructors of the methods; each method gets those that it takes.
 
     Returns:
@@ -123,9 +127,8 @@ def explain_pairs(
         >>> pair.query_map.shape, pair.support_map.shape, len(pair.matches)
         (torch.Size([7, 7]), torch.Size([7, 7]), 16)
     """
-    check_at_least_one(batch_size=batch_size)
-    if isinstance(top_matches, bool) or not isinstance(top_matches, int) or top_matches < 0:
-        raise ValueError(f"top_matches must be a whole number of at least 0, got {top_matches!r}")
+    check_at_least(1, batch_size=batch_size)
+    check_at_least(0, top_matches=top_matches)
     check_against(against, threshold)
     named = read_methods(method)
     with collected_notes(1) as notes:
@@ -152,9 +155,9 @@ def explain_pairs(
                 "neither gallery nor against"
             )
         of_methods: list[list[str]] = [[] for _ in chosen.methods]
-        runs = PairRuns(net, layers, chosen.methods, options, measure, batch_size, of_methods, top_matches > 0)
+        runs = PairRuns(net, layers, chosen.methods, options, measure, batch_size, of_methods, top_matches)
         found = runs.explain(links)
-        of_pairs = [_pairs_of(read, found, number, top_matches) for number in range(len(chosen.methods))]
+        of_pairs = [_pairs_of(read, found, number) for number in range(len(chosen.methods))]
         for pairs_of_method, own_notes in zip(of_pairs, of_methods, strict=True):
             own_notes += _low_coverage(read, pairs_of_method)
         net.tell(notes)
@@ -170,6 +173,7 @@ def explain_pairs(
             "threshold": threshold,
             "aggregate": "mean",
             "supports": {ONE_CLASS: 1},
+            "top_matches": top_matches,
         }
         explained = [
             _explanation(
@@ -178,7 +182,7 @@ def explain_pairs(
                 method=one.name,
                 support_blind=one.support_blind,
                 notes=tuple(dict.fromkeys([*net.told, *notes, *of_methods[number]])),
-                about={**about, "options": _in_words(options_of(one, options))},
+                about={**about, "options": options_in_words(one, options)},
             )
             for number, one in enumerate(chosen.methods)
         ]
@@ -209,11 +213,9 @@ def _contrast(
             f'foil must be "gallery", images or embeddings to contrast with, or None, got {foil!r}: a pair has no '
             "other classes"
         )
-    name, given = ("foil", foil) if gallery is None else ("gallery", gallery)
-    read_foil = given if isinstance(given, Gallery) else reader.read(given, name)
-    made = as_foil(read_foil) if gallery is None else as_foil(foil, read_foil)
+    made, ids, _ = read_foil(reader, foil, gallery)
     if isinstance(made, Gallery):
-        return {"gallery": PairGallery(made.embed(reader.model), _own_rows(read, reader.ids, made))}
+        return {"gallery": PairGallery(made.embed(reader.model), _own_rows(read, ids, made))}
     assert isinstance(made, SupportSet)
     embedded = made.embed(reader.model)
     vectors = embedded.embeddings()
@@ -231,11 +233,6 @@ def _own_rows(read: PairImages, ids: Any, gallery: Gallery) -> list[list[int]]:
     return [sorted({*own[one], *own[other]}) for one, other in zip(read.left, read.right, strict=True)]
 
 
-def _in_words(options: Mapping[str, Any]) -> dict[str, str]:
-    """Options as JSON can represent them."""
-    return {key: value if isinstance(value, str) else repr(value) for key, value in options.items()}
-
-
 def _foil_in_words(links: PairLinks) -> str | None:
     """The foil, for the manifest."""
     if links.gallery is not None:
@@ -244,13 +241,11 @@ def _foil_in_words(links: PairLinks) -> str | None:
     return f"{count} support{'s' * (count != 1)}" if count else None
 
 
-def _pairs_of(read: PairImages, found: ExplainedPairs, method: int, top_matches: int) -> list[Pair]:
+def _pairs_of(read: PairImages, found: ExplainedPairs, method: int) -> list[Pair]:
     """The pairs by one method."""
     supports = zip(read.right_names, read.right_shown, strict=True)
     return [
-        make_pair(
-            found, method, number, row=0, name=name, label=ONE_CLASS, weight=1.0, image=shown, top_matches=top_matches
-        )
+        make_pair(found, method, number, row=0, name=name, label=ONE_CLASS, weight=1.0, image=shown)
         for number, (name, shown) in enumerate(supports)
     ]
 

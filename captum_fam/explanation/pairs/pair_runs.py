@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from captum_fam._arithmetic import plain_arithmetic
+from captum_fam._progress import shows_bars
 from captum_fam.attr.account import Shares
 from captum_fam.attr.base import SimilarityLayerAttribution
 from captum_fam.attr.embedding_parts import EmbeddingParts
@@ -113,7 +115,7 @@ class PairRuns:
         similarity: the similarity that the model decides with.
         batch_size: how many images go through the model at once.
         notes: for each method the list to which its warnings are added.
-        with_matches: whether the exact map comes with the pair decomposition. Default: True.
+        top_matches: how many matches of positions each pair lists; 0 for none, and no pair decomposition.
     """
 
     model: ExplainedModel
@@ -123,7 +125,7 @@ class PairRuns:
     similarity: Similarity
     batch_size: int
     notes: Sequence[list[str]]
-    with_matches: bool = True
+    top_matches: int
 
     def explain(self, links: PairLinks) -> ExplainedPairs:
         """Make the maps of both sides of all pairs, by all methods.
@@ -139,21 +141,23 @@ class PairRuns:
         known = _Known(links, self.similarity)
         exact, numbers = self._exact, range(len(self.methods))
         kept = [number for number in numbers if number != exact and self._keeps_run(self.methods[number])]
-        self._run_images(known, kept)
-        for number in numbers:
-            if number != exact and number not in kept:
-                self._run_again(number, known)
+        others = [number for number in numbers if number != exact and number not in kept]
+        total = len(links.images) + 2 * len(links.pairs) * len(others)
+        with tqdm(total=total, desc="pairs", unit="image", leave=False, disable=not shows_bars()) as bar:
+            self._run_images(known, kept, bar.update)
+            for number in others:
+                self._run_again(number, known, bar.update)
         similarities, scores = self._compare(known)
         decompositions = None
         if exact is not None:
             layer_pairs = self._layer_pairs()
             decompositions = [layer_pairs.decompose(*(known.parts[row] for row in pair)) for pair in links.pairs]
-        return ExplainedPairs(similarities, scores, known.sides, decompositions, exact)
+        return ExplainedPairs(similarities, scores, known.sides, decompositions, exact, self.top_matches)
 
     @property
     def _exact(self) -> int | None:
         """The number of the method whose maps follow from the parts of the embeddings; None without matches."""
-        if not self.with_matches:
+        if not self.top_matches:
             return None
         makes = [method.make for method in self.methods]
         are_exact = [isinstance(make, type) and issubclass(make, LayerSimilarityCAM) for make in makes]
@@ -179,7 +183,7 @@ class PairRuns:
         made = method.create(self.model.forward_func, self.layers.argument, **options_of(method, self.options))
         return self._layer_pairs().gives_maps_of(made) and not method.needs_images
 
-    def _run_images(self, known: _Known, kept: Sequence[int]) -> None:
+    def _run_images(self, known: _Known, kept: Sequence[int], count: Callable[[int], object]) -> None:
         """Run each image once, and make the maps of the methods that are made from the runs."""
         images, uses = known.links.images, known.links.uses
         if known.links.gallery == "others" and kept and len(images) > self.batch_size:
@@ -198,6 +202,7 @@ class PairRuns:
             waiting = [one for one in waiting if one not in ready]
             while ready:
                 self._map_run(*ready.pop(), uses, known, kept)
+            count(len(rows))
 
     def _map_run(
         self,
@@ -243,7 +248,7 @@ class PairRuns:
             maps = method.without_noise(maps, lambda: comparison.magnitude)
         return _sides_of(maps, details.coverage, details.shares)
 
-    def _run_again(self, number: int, known: _Known) -> None:
+    def _run_again(self, number: int, known: _Known, count: Callable[[int], object]) -> None:
         """The maps of a method that runs the model itself, batch by batch of images of one size."""
         method, links = self.methods[number], known.links
         options = options_of(method, self.options)
@@ -262,6 +267,7 @@ class PairRuns:
                     made = _sides_of(batch.attributions, batch.coverage, batch.shares)
                     for pair, one in zip(pairs, made, strict=True):
                         known.sides[number, pair, side, is_contrasted] = one
+                count(len(pairs))
 
     def _compare(self, known: _Known) -> tuple[Tensor, Tensor]:
         """Similarities ``(n,)`` and explained scores ``(n, 2)``; and the exact maps."""

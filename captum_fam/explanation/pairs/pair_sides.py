@@ -174,6 +174,7 @@ class ExplainedPairs:
         sides: the maps; without a contrast only those that are not contrasted.
         decompositions: the pair decomposition of each pair; None without the exact map.
         exact: the number of the method that has the decompositions; None without one.
+        top_matches: how many matches each pair lists.
     """
 
     similarities: Tensor
@@ -181,6 +182,7 @@ class ExplainedPairs:
     sides: Sides
     decompositions: Sequence[PairDecomposition] | None
     exact: int | None
+    top_matches: int
 
     def side(self, method: int, number: int, side: int) -> tuple[Side, Side]:
         """One side of a pair by one method, with the contrast and without.

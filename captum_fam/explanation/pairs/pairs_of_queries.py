@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from captum_fam.attr.registry import MapMethod
 from captum_fam.embedding.forward import device_of
 from captum_fam.explanation.pairs.pair import Pair
 from captum_fam.explanation.pairs.pair_runs import PairRuns
 from captum_fam.explanation.pairs.pair_sides import ExplainedPairs, PairLinks, foils_of
 from captum_fam.explanation.reading.arguments import for_display
-from captum_fam.explanation.reading.layers import ChosenLayers
-from captum_fam.explanation.reading.model import ExplainedModel
 from captum_fam.explanation.reading.pair_images import DistinctImages
 from captum_fam.explanation.reading.support_images import SupportImages
 from captum_fam.explanation.reading.supports import float_type_of
@@ -22,9 +19,6 @@ from captum_fam.support import Against, Comparison, Support
 
 if TYPE_CHECKING:
     from captum_fam.explanation.result import Explanation
-
-TOP_MATCHES = 16
-"""How many pairs of positions a pair of images lists."""
 
 _OTHER_IMAGE = 1e-3
 """Difference of two similarities, relative to their size, above which they are not those of the same two images."""
@@ -36,13 +30,8 @@ def make_pairs(
     queries: Tensor,
     support: Support,
     *,
-    model: ExplainedModel,
-    layers: ChosenLayers,
-    methods: Sequence[MapMethod],
-    options: Mapping[str, Any],
+    runs: PairRuns,
     top: int,
-    batch_size: int,
-    notes: Sequence[list[str]],
     against: Against | None = None,
     threshold: float | None = None,
 ) -> list[tuple[tuple[Pair, ...], ...]]:
@@ -60,13 +49,9 @@ def make_pairs(
         comparisons: the comparison of each batch of queries with the support, in the order of the queries.
         queries: inputs of the model, ``(B, ...)``.
         support: the whole support, which must have images.
-        model: the model.
-        layers: the layer.
-        methods: the methods.
-        options: arguments of the constructors of the methods by name.
+        runs: runs the images, and makes the maps of both sides. The notes of its first method get those that concern
+            all methods.
         top: how many supports each query gets.
-        batch_size: how many images go through the model at once.
-        notes: for each method the list to which its warnings are added; the first gets those that concern all methods.
         against: what the scores are compared with, as for :class:`~captum_fam.SimilarityToSupport`. Default: None.
         threshold: the threshold. Default: None.
 
@@ -79,8 +64,9 @@ def make_pairs(
     """
     if explanation.about.get("aggregate") == "prototype":
         raise ValueError('sides="both" compares images, and a prototype is none; use aggregate="mean"')
-    forward_func = model.forward_func
-    images = SupportImages(support, model.preprocessing, device_of(forward_func), float_type_of(forward_func))
+    model = runs.model
+    device, dtype = device_of(model.forward_func), float_type_of(model.forward_func)
+    images = SupportImages(support, model.preprocessing, device, dtype)
     foils = [foil for comparison in comparisons for foil in foils_of(comparison)]
     distinct, links, entries = DistinctImages(), [], []
     n_missing = 0
@@ -94,45 +80,42 @@ def make_pairs(
             links.append((distinct.add(inputs), distinct.add(image)))
             entries.append((query, column, row))
     if n_missing:
-        notes[0].append(f"{n_missing} supports have no image, so that they have no map")
+        runs.notes[0].append(f"{n_missing} supports have no image, so that they have no map")
     if not links:
-        return [((),) * len(queries) for _ in methods]
-    runs = PairRuns(model, layers, methods, options, comparisons[0].similarity, batch_size, notes)
+        return [((),) * len(queries) for _ in runs.methods]
     of_pairs = [foils[query] for query, _, _ in entries]
     found = runs.explain(PairLinks(distinct, links, of_pairs, against=against, threshold=threshold))
-    _note_other_images(explanation, found, entries, notes[0])
+    _note_other_images(explanation, found, entries, runs.notes[0])
+    # Made once for all methods: the picture of a hit is read from its file.
+    supports = []
+    for (query, column, row), (_, inputs) in zip(entries, links, strict=True):
+        label = images.label(query, row, explanation.class_names, int(explanation.target[query]))
+        pictures = [] if explanation.support_pictures is None else explanation.support_pictures(query, row)
+        supports.append(
+            {
+                "row": row,
+                "name": images.name(query, row, label),
+                "label": label,
+                "weight": float(explanation.support_weights[query, column]),  # type: ignore[index]
+                "image": pictures[0] if pictures else for_display(distinct.inputs[inputs][None])[0],
+            }
+        )
     made: list[tuple[tuple[Pair, ...], ...]] = []
-    for method in range(len(methods)):
+    for method in range(len(runs.methods)):
         of_queries: list[list[Pair]] = [[] for _ in queries]
-        for number, (query, column, row) in enumerate(entries):
-            label = images.label(query, row, explanation.class_names, int(explanation.target[query]))
-            pictures = [] if explanation.support_pictures is None else explanation.support_pictures(query, row)
-            shown = pictures[0] if pictures else for_display(distinct.inputs[links[number][1]][None])[0]
-            weight = float(explanation.support_weights[query, column])  # type: ignore[index]
-            of_queries[query].append(
-                make_pair(
-                    found,
-                    method,
-                    number,
-                    row=row,
-                    name=images.name(query, row, label),
-                    label=label,
-                    weight=weight,
-                    image=shown,
-                )
-            )
+        for number, ((query, _, _), support_of_pair) in enumerate(zip(entries, supports, strict=True)):
+            of_queries[query].append(make_pair(found, method, number, **support_of_pair))
         made.append(tuple(map(tuple, of_queries)))
     return made
 
 
-def make_pair(found: ExplainedPairs, method: int, number: int, *, top_matches: int = TOP_MATCHES, **known: Any) -> Pair:
+def make_pair(found: ExplainedPairs, method: int, number: int, **known: Any) -> Pair:
     """Put one pair together.
 
     Args:
         found: all pairs.
         method: the number of the method.
         number: the number of the pair.
-        top_matches: how many pairs of positions the pair lists. Default: 16.
         **known: the fields of the pair that are no result: row, name, label, weight and image.
     """
     query, plain_query = found.side(method, number, 0)
@@ -151,7 +134,7 @@ def make_pair(found: ExplainedPairs, method: int, number: int, *, top_matches: i
         support_coverage=support.coverage,
         query_shares=query.shares,
         support_shares=support.shares,
-        matches=() if decomposition is None else tuple(decomposition.top_matches(top_matches)),
+        matches=() if decomposition is None else tuple(decomposition.top_matches(found.top_matches)),
         decomposition=decomposition,
     )
 

@@ -31,21 +31,22 @@ def check_inputs(inputs: Tensor) -> None:
         raise ValueError(f"inputs must be a batch of queries (B, C, H, W), got shape {tuple(inputs.shape)}")
 
 
-def check_at_least_one(**numbers: object) -> None:
-    """Check that arguments are whole numbers of at least 1.
+def check_at_least(least: int, **numbers: object) -> None:
+    """Check that arguments are whole numbers that are large enough.
 
     Args:
+        least: the smallest number that an argument may be.
         **numbers: the arguments by name.
 
     Raises:
         ValueError: for anything else; the message names the argument.
 
     Example:
-        >>> check_at_least_one(batch_size=32)
+        >>> check_at_least(1, batch_size=32)
     """
     for name, number in numbers.items():
-        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-            raise ValueError(f"{name} must be a whole number of at least 1, got {number!r}")
+        if isinstance(number, bool) or not isinstance(number, int) or number < least:
+            raise ValueError(f"{name} must be a whole number of at least {least}, got {number!r}")
 
 
 def check_names(names: Sequence[str] | None, count: int) -> tuple[str, ...]:

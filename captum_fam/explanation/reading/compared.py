@@ -25,6 +25,7 @@ from captum_fam.support.threshold import check_against
 
 Ids = list[str] | list[list[str]] | None
 Thumbnails = Mapping[int, Image] | ListPictures | None
+ReadFoil = FoilName | SupportSet | Gallery | None
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Compared:
     support: Support | Tensor
     ids: Ids
     thumbnails: Thumbnails
-    foil: FoilName | SupportSet | Gallery | None
+    foil: ReadFoil
     foil_ids: Ids
     foil_thumbnails: Thumbnails
     against: Against | None
@@ -89,12 +90,28 @@ def read_compared(
     if against is None and isinstance(read, ThresholdedSupport):
         against, threshold, read = read.against, read.threshold, read.support
     threshold = check_against(against, threshold)
+    return Compared(read, ids, thumbnails, *read_foil(reader, foil, gallery), against, threshold)
+
+
+def read_foil(reader: SupportReader, foil: Any, gallery: Any) -> tuple[ReadFoil, Ids, Thumbnails]:
+    """Read a foil.
+
+    Args:
+        reader: makes supports of pictures.
+        foil: as for :func:`~captum_fam.explain`.
+        gallery: as for :func:`~captum_fam.explain`.
+
+    Returns:
+        The foil; and the hashes and the small copies of the pictures that it was made of.
+
+    Raises:
+        ValueError, TypeError: for arguments that do not fit; the message names the argument.
+    """
     given, name = (foil, "foil") if gallery is None else (gallery, "gallery")
     is_named = name == "foil" and isinstance(given, str) and given in get_args(FoilName)
-    foil_ids: Ids = None
-    foil_thumbnails: Thumbnails = None
+    ids: Ids = None
+    thumbnails: Thumbnails = None
     if given is not None and not is_named and not isinstance(given, Gallery):
         given = reader.read(given, name)
-        foil_ids, foil_thumbnails = reader.ids, reader.thumbnails
-    made = as_foil(given) if gallery is None else as_foil(foil, given)
-    return Compared(read, ids, thumbnails, made, foil_ids, foil_thumbnails, against, threshold)
+        ids, thumbnails = reader.ids, reader.thumbnails
+    return (as_foil(given) if gallery is None else as_foil(foil, given)), ids, thumbnails

@@ -140,6 +140,21 @@ def options_of(method: MapMethod, options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if _takes(method, name)}
 
 
+def options_in_words(method: MapMethod, options: Mapping[str, Any]) -> dict[str, str]:
+    """Those of some arguments that one method takes, as JSON can represent them.
+
+    Args:
+        method: the method.
+        options: arguments by name.
+
+    Example:
+        >>> options_in_words(get_method("similarity-cam"), {"biases": "apart", "token_grid": (7, 7)})
+        {'biases': 'apart', 'token_grid': '(7, 7)'}
+    """
+    taken = options_of(method, options)
+    return {name: value if isinstance(value, str) else repr(value) for name, value in taken.items()}
+
+
 def _takes(method: MapMethod, name: str) -> bool:
     """Whether the constructor of a method has an argument; every method explains the grid of its tokens."""
     parameters = inspect.signature(method.make).parameters

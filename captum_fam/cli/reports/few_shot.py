@@ -1,0 +1,71 @@
+"""The rows of ``captum-fam report few-shot``: queries with the support images of their class."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from captum_fam.cli.explain_supports import paths_as_text, report_unreadable
+from captum_fam.cli.reports.images import ImageEmbedder
+from captum_fam.cli.reports.jobs import FewShotJob
+from captum_fam.cli.reports.rows import JobRows, make_explainer, queries_to_show, read_queries_ahead, renamed
+from captum_fam.explanation import Explanation
+from captum_fam.explanation.reading.pictures import PictureBatch
+from captum_fam.explanation.reading.queries import find_queries_among
+from captum_fam.explanation.reading.supports import PictureSupport, SupportReader
+from captum_fam.support import LeaveOutSupport, SimilarityToSupport
+
+
+def few_shot_rows(job: FewShotJob, embedder: ImageEmbedder) -> JobRows:
+    """The queries of a job with the supports of their class.
+
+    Args:
+        job: the job.
+        embedder: embeds images with the model of the job.
+
+    Raises:
+        ValueError: for a class without an image that can be read.
+    """
+    support, files = _read_support(job, embedder)
+    explainer = make_explainer(job, embedder, support)
+    notes: list[str] = []
+    embedded = cache(lambda: support.support.embed(embedder.net.model))
+
+    def predict(paths: Sequence[Path], batch: PictureBatch) -> Mapping[Path, str]:
+        own = find_queries_among(support.support, support.ids, batch.inputs, [])
+        members = embedded()
+        others = members if own.left_out is None else LeaveOutSupport(members, own.left_out)
+        scores = SimilarityToSupport(embedder.net.model, others, similarity=embedder.net.similarity)
+        with torch.no_grad():
+            labels = scores.predict(batch.inputs)[1].tolist()
+        return {path: members.class_names[label] for path, label in zip(paths, labels, strict=True)}
+
+    def explanations(chosen: Sequence[Path]) -> Iterator[Explanation]:
+        for paths, batch in read_queries_ahead(chosen, job, embedder, "explaining"):
+            names = [job.queries.names[path] for path in paths]
+            why = explainer.noted(notes, batch.inputs, target=job.target, images=batch.photos, names=names)
+            for index in range(len(why)):
+                yield renamed(why[index], files)
+
+    chosen = queries_to_show(job, embedder, predict)
+    truth = {job.queries.names[path]: name for path, name in job.queries.truth.items()}
+    about = {"support_files": paths_as_text(job.support)}
+    return JobRows(explanations(chosen), len(job.queries.names), len(chosen), truth, about, notes)
+
+
+def _read_support(job: FewShotJob, embedder: ImageEmbedder) -> tuple[PictureSupport, list[Path]]:
+    """The support with its images, and the files of its rows."""
+    net, device = embedder.net, torch.device(embedder.device)
+    reader = SupportReader(net.model, lambda: net.preprocessing, job.run.batch_size, device, keep_images=True)
+    reasons: dict[Path, str] = {}
+    total = sum(map(len, job.support.values()))
+    with tqdm(total=total, desc="reading --support", unit="image", disable=job.run.quiet or None) as bar:
+        try:
+            support = reader.of_classes(job.support, "--support", reasons, bar.update)
+        finally:
+            report_unreadable(reasons, embedder.unreadable)
+    return support, [path for members in job.support.values() for path in members if path not in reasons]

@@ -1,0 +1,119 @@
+"""The rows of ``captum-fam report pairs``: the pairs of a list."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from captum_fam._warnings import warn_user
+from captum_fam.cli.explain_supports import paths_as_text, report_unreadable
+from captum_fam.cli.reports.images import ImageEmbedder, read_foil_images
+from captum_fam.cli.reports.jobs import PairsJob
+from captum_fam.cli.reports.pair_list import ListedPair
+from captum_fam.cli.reports.queries import choose_rows
+from captum_fam.cli.reports.rows import JobRows, classified, renamed
+from captum_fam.explanation import Explanation
+from captum_fam.explanation.pairs.one_call_for_pairs import FEWEST_OTHERS, explain_pairs
+from captum_fam.explanation.reading.supports import PictureSupport
+from captum_fam.image_files import names_of_files
+from captum_fam.images import UnreadableImageError, read_image
+from captum_fam.similarity import get_similarity
+
+_WORDS = {True: "same", False: "different"}
+
+
+def pair_rows(job: PairsJob, embedder: ImageEmbedder) -> JobRows:
+    """The pairs of a job.
+
+    Args:
+        job: the job.
+        embedder: embeds images with the model of the job.
+
+    Raises:
+        ValueError: if no image of the list, or of the gallery, can be read.
+    """
+    chosen = _choose(job, embedder)
+    unreadable = _unreadable(_files_of(chosen))
+    if len(unreadable) == len(_files_of(chosen)):
+        raise ValueError(
+            f"{next(iter(unreadable.values()))}; no image of the list can be read. Its paths are relative to its folder"
+        )
+    report_unreadable(unreadable, embedder.unreadable)
+    pairs = [pair for pair in chosen if pair.left not in unreadable and pair.right not in unreadable]
+    names = names_of_files([Path(f"{pair.left.stem} - {pair.right.stem}.jpg") for pair in pairs])
+    about: dict[str, Any] = {"pairs": str(job.source), "threshold": job.threshold}
+    gallery = None
+    if job.gallery is not None:
+        about["gallery_files"] = paths_as_text(job.gallery)
+        files = [file for members in job.gallery.values() for file in members]
+        gallery = read_foil_images(files, job.page.seed, embedder)
+    elif job.foil == "gallery" and len(chosen) < len(job.pairs) and len(_files_of(job.pairs)) - 2 >= FEWEST_OTHERS:
+        # The average of all images of the list, as without a limit of rows.
+        gallery = read_foil_images(_files_of(job.pairs), job.page.seed, embedder)
+    has_truth = job.threshold is not None
+    truth = {name: _WORDS[pair.same] for name, pair in zip(names, pairs, strict=True) if pair.same is not None}
+    explanations = _explanations(job, embedder, pairs, names, gallery)
+    return JobRows(explanations, len(job.pairs), len(chosen), truth if has_truth else {}, about)
+
+
+def _explanations(
+    job: PairsJob,
+    embedder: ImageEmbedder,
+    pairs: Sequence[ListedPair],
+    names: Sequence[str],
+    gallery: PictureSupport | None,
+) -> Iterator[Explanation]:
+    """The explanations of the pairs; all in one call, because the other images of the call are the foil."""
+    if not pairs:
+        return
+    why = explain_pairs(
+        embedder.net,
+        [pair.left for pair in pairs],
+        [pair.right for pair in pairs],
+        method=job.methods,
+        foil=job.foil,
+        gallery=gallery,
+        against=job.against,
+        threshold=job.threshold if job.against == "threshold" else None,
+        names=names,
+        batch_size=job.run.batch_size,
+    )
+    for index, pair in enumerate(pairs):
+        one = renamed(why[index], [pair.right], [""])
+        if job.threshold is not None:
+            one = classified(one, list(_WORDS.values()), _WORDS[float(one.plain_scores[0]) >= job.threshold])
+        yield one
+
+
+def _choose(job: PairsJob, embedder: ImageEmbedder) -> list[ListedPair]:
+    """The pairs that get a row, in the order of the rows."""
+    page = job.page
+    if not page.wrong_first or job.threshold is None:
+        return choose_rows(job.pairs, page.max_rows, page.seed)
+    vectors = embedder.embed(_files_of(job.pairs))
+    similarity = get_similarity(embedder.net.similarity or "cosine")
+    known = [pair for pair in job.pairs if pair.left in vectors and pair.right in vectors]
+    wrong = set()
+    for pair in known:
+        score = float(similarity.score(vectors[pair.left][None], vectors[pair.right][None, None]))
+        if (score >= job.threshold) != pair.same:
+            wrong.add(pair)
+    warn_user(f"{len(wrong)} of {len(known)} pairs are on the wrong side of the threshold", 1)
+    return choose_rows(known or job.pairs, page.max_rows, page.seed, wrong)
+
+
+def _files_of(pairs: Sequence[ListedPair]) -> list[Path]:
+    """The different files of pairs."""
+    return list(dict.fromkeys(file for pair in pairs for file in (pair.left, pair.right)))
+
+
+def _unreadable(files: Sequence[Path]) -> dict[Path, str]:
+    """Why files cannot be read, by file."""
+    reasons = {}
+    for file in files:
+        try:
+            read_image(file)
+        except UnreadableImageError as error:
+            reasons[file] = str(error)
+    return reasons
