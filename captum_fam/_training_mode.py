@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -50,6 +51,31 @@ def module_in_training_mode(forward_func: Callable[..., Any]) -> str | None:
     return None
 
 
+@contextmanager
+def buffers_kept(forward_func: Callable[..., Any]) -> Iterator[None]:
+    """Give a model in training mode its buffers back at the end: every pass changes the statistics of batch norms.
+
+    Args:
+        forward_func: as for :func:`module_in_training_mode`. The buffers of a model in eval mode are not copied.
+
+    Example:
+        >>> norm = nn.BatchNorm1d(1)
+        >>> with buffers_kept(norm):
+        ...     _ = norm(torch.tensor([[3.0], [5.0]]))
+        >>> norm.running_mean
+        tensor([0.])
+    """
+    model = getattr(forward_func, "__self__", forward_func)
+    buffers = model.buffers() if isinstance(model, nn.Module) and module_in_training_mode(model) is not None else ()
+    kept = [(buffer, buffer.clone()) for buffer in buffers]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in kept:
+                buffer.copy_(value)
+
+
 def training_mode_in_words(forward_func: Callable[..., Any]) -> str | None:
     """The warning for a model that is explained in training mode.
 
@@ -68,5 +94,5 @@ def training_mode_in_words(forward_func: Callable[..., Any]) -> str | None:
         return None
     return (
         f"the model is in training mode ({name}): call model.eval(); otherwise dropout and batch statistics change "
-        "the map, and every call changes the batch norms"
+        "the map, and every call of a method changes the batch norms, which only explain and explain_pairs restore"
     )

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from captum_fam._text import printable
+from captum_fam._warnings import warn_user
 
 _WHITE_IS_ZERO = 0  # a value of the tag PhotometricInterpretation
 # Turns that undo the orientation tag; 1 is upright.
@@ -71,7 +72,8 @@ def as_rgb(image: Image.Image, name: str = "image", *, upright: bool = True) -> 
 
     Args:
         image: the image, which does not change. Pixels of mode ``"I"`` are taken for 16-bit pixels, which Pillow reads
-            in this mode too.
+            in this mode too; but for 8-bit pixels if the image is made of numbers that are at most 255, as
+            ``Image.fromarray`` of whole numbers gives it. A warning says so.
         name: name of the image, for messages. Default: ``"image"``.
         upright: whether the image is rotated by its orientation tag. Default: True.
 
@@ -133,6 +135,13 @@ def _convert_deep_gray(image: Image.Image, name: str) -> Image.Image:
         raise UnreadableImageError(
             f"{name}: pixels from {low} to {high}, expected the range of 16 bits; save it with 8 or 16 bits"
         )
+    if image.mode == "I" and image.format is None and 0 < high <= 255:
+        warn_user(
+            f"{name}: pixels of mode 'I' from {low} to {high} are taken for 8-bit pixels; for a dark image of 16 bits, "
+            'pass a uint16 array to Image.fromarray, which gives the mode "I;16"',
+            1,
+        )
+        return Image.fromarray(pixels.astype(np.uint8)).convert("RGB")
     # Pillow gives the numbers of a TIFF file unchanged, also where white is 4095 (12 bits), or where white is zero.
     if tags.get(ExifTags.Base.BitsPerSample) == (12,):
         gray = (pixels.astype(np.int32) * 255 // 4095).astype(np.uint8)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import struct
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -113,6 +114,27 @@ def test_16_bit_gray_keeps_its_brightness(image: Image.Image) -> None:
     rgb = np.asarray(as_rgb(image))
     assert rgb[..., 0].tolist() == SHALLOW
     assert (rgb == rgb[..., :1]).all()
+
+
+@pytest.mark.parametrize("pixels", [[[0, 1, 128, 255]], [[7, 7]]])
+def test_whole_numbers_of_8_bits_keep_their_brightness_and_a_warning_says_so(pixels: list[list[int]]) -> None:
+    image = Image.fromarray(np.array(pixels, dtype=np.int32))
+    assert image.mode == "I"
+    with pytest.warns(UserWarning, match=r"moon: pixels of mode 'I' from \d+ to \d+ are taken for 8-bit pixels; for a"):
+        rgb = np.asarray(as_rgb(image, "moon"))
+    assert rgb[..., 0].tolist() == rgb[..., 2].tolist() == pixels
+
+
+def test_dark_images_of_16_bits_stay_dark() -> None:
+    dark = np.full((3, 5), 255, dtype=np.uint16)
+    for image in (
+        Image.fromarray(dark),
+        saved(Image.fromarray(dark), "PNG"),
+        opened(b"P5 5 3 65535\n" + b"\0\xff" * 15),
+    ):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert (np.asarray(as_rgb(image)) == 0).all()
 
 
 def test_12_bit_gray_keeps_its_brightness() -> None:

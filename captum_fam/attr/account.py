@@ -186,16 +186,17 @@ def coverage_in_words(coverage: float, shares: Mapping[str, float]) -> str:
         >>> coverage_in_words(0.12, {"map": 0.12, "class token": 0.85, "bias": 0.03, "rest": 0.0})
         'explains 12 % of the score; class token 85 %, bias 3 %'
         >>> coverage_in_words(1.0, {"map": 11.0, "zero embedding": -14.0, "rest": 0.0})
-        'explains 100 % of the difference of 11.0'
+        'explains 100 % of the difference of 11.0 from an embedding of zeros'
     """
     parts = {name: value for name, value in shares.items() if name != ZERO_EMBEDDING}
     total = sum(parts.values())
     is_distance = ZERO_EMBEDDING in shares
     if coverage != coverage:  # NaN
-        return "the difference is zero" if is_distance else "the score is zero"
+        return "the difference from an embedding of zeros is zero" if is_distance else "the score is zero"
     others = sorted(((name, value) for name, value in parts.items() if name != MAP), key=lambda pair: -abs(pair[1]))
     words = [f"{name} {_percent(value / total)}" for name, value in others if total and abs(value / total) >= 0.005]
-    whole = f"the difference of {number_in_words(total)}" if is_distance else "the score"
+    difference = f"the difference of {number_in_words(total)} from an embedding of zeros"
+    whole = difference if is_distance else "the score"
     return "; ".join([f"explains {_percent(coverage)} of {whole}", *([", ".join(words)] if words else [])])
 
 
@@ -206,7 +207,7 @@ def number_in_words(value: float) -> str:
         >>> number_in_words(0.7312), number_in_words(-3.0), number_in_words(-61000)
         ('0.731', '-3.00', '-61,000')
     """
-    rounded = f"{value:#.3g}".removesuffix(".")
+    rounded = f"{value + 0.0:#.3g}".removesuffix(".")  # never "-0.00"
     return f"{float(rounded):,.0f}" if 1000 <= abs(value) < 1e9 else rounded
 
 

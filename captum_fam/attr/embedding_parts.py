@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from dataclasses import dataclass
 
 import torch
@@ -16,9 +17,6 @@ from captum_fam.attr.way_back.way import Way
 
 # How closely two computations of one account agree, in roundings of its sums; see _by_positions.
 _AGREEMENT = 64
-
-# The time of one derivative of the account, in backward passes: measured with convolutions and transformers.
-_COST = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,9 +54,17 @@ class EmbeddingParts:
         return len(self.embedding)
 
     def __getitem__(self, index: int | slice) -> EmbeddingParts:
-        """The parts of one embedding, as a batch of one, or of a slice of the batch."""
-        if isinstance(index, int):
-            position = range(len(self))[index]
+        """The parts of one embedding, as a batch of one, or of a slice of the batch.
+
+        Raises:
+            TypeError: for an index that is no whole number and no slice.
+            IndexError: for an image that is not in the batch.
+        """
+        if not isinstance(index, slice):
+            number = operator.index(index)
+            if not -len(self) <= number < len(self):
+                raise IndexError(f"index {number} is out of range: these are the parts of {len(self)} images")
+            position = number % len(self)
             index = slice(position, position + 1)
         return EmbeddingParts(
             self.embedding[index],
@@ -76,10 +82,16 @@ class EmbeddingParts:
 
         Returns:
             The map, ``(B, 1, *grid)``, and the share of each other part, ``(B,)``; together they sum to the score.
+
+        Raises:
+            ValueError: for weights of another shape.
         """
-        weights = weights.to(self.positions)
-        map_ = torch.einsum("bpj,bj->bp", self.positions, weights)
-        shares = {name: (part * weights).sum(1) for name, part in self.others.items()}
+        if weights.shape != self.embedding.shape:
+            raise ValueError(f"weights must be (B, J) = {tuple(self.embedding.shape)}, got {tuple(weights.shape)}")
+        with plain_arithmetic(self.positions.device):
+            weights = weights.to(self.positions)
+            map_ = torch.einsum("bpj,bj->bp", self.positions, weights)
+            shares = {name: (part * weights).sum(1) for name, part in self.others.items()}
         return map_.unflatten(1, self.grid).unsqueeze(1), shares
 
 
@@ -100,11 +112,20 @@ def split_embedding(
     embedding = F.widen(embedding)
     with plain_arithmetic(embedding.device):
         split = None
-        if _COST * math.prod(grid) <= embedding.shape[1] and torch.finfo(way.origin.dtype).bits > 16:
+        if _cost(account) * math.prod(grid) <= embedding.shape[1] and torch.finfo(way.origin.dtype).bits > 16:
             split = _by_positions(account, way, embedding)
         positions, others = split or _by_features(account, way, embedding)
         rest = embedding - positions.sum(1) - sum(others.values())
     return positions, {**others, REST: rest}
+
+
+def _cost(account: LayerAccount) -> int:
+    """The time of one derivative of the account, in backward passes, as measured.
+
+    The derivative of a convolution's gradient takes longer than the gradient; that of a product of tokens with a matrix
+    does not.
+    """
+    return 2 if account.token_grid is None else 1
 
 
 def _by_features(account: LayerAccount, way: Way, embedding: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -140,17 +161,17 @@ def _by_positions(account: LayerAccount, way: Way, embedding: Tensor) -> tuple[T
             (map_,), parts = account.of(way, probe.requires_grad_())
             values = map_.flatten(1)
         one_hot = torch.zeros_like(values)
-        rows = []
+        positions = embedding.new_empty(*values.shape, embedding.shape[1])
         for position in range(values.shape[1]):
             one_hot.zero_()[:, position] = 1
-            rows.append(torch.autograd.grad(values, probe, one_hot, retain_graph=True)[0])
+            positions[:, position] = torch.autograd.grad(values, probe, one_hot, retain_graph=True)[0]
         others = {
             name: torch.autograd.grad(share, probe, torch.ones_like(share), retain_graph=True)[0]
             for name, share in parts.items()
         }
     except RuntimeError:
         return None
-    positions, probe = torch.stack(rows, 1), probe.detach()
+    probe = probe.detach()
     computed = torch.cat([values.detach(), *(share.detach().unsqueeze(1) for share in parts.values())], 1)
     vectors = torch.cat([positions, *(part.unsqueeze(1) for part in others.values())], 1)
     error = (torch.einsum("bpj,bj->bp", vectors, probe) - computed).abs()

@@ -23,7 +23,8 @@ class ImageRun:
     """One forward pass of B images, with the recorded way back from the embedding to a layer.
 
     :meth:`LayerPairs.run <captum_fam.attr.LayerPairs.run>` makes the object. The graph of the layers behind the
-    explained layer is in memory as long as the object is.
+    explained layer is in memory as long as the object is. Threads that share the object go the way back one after the
+    other.
 
     Args:
         cam: the exact map of the layer, which knows the model, the layer and the token grid.
@@ -60,8 +61,8 @@ class ImageRun:
     def parts(self) -> EmbeddingParts:
         """The embeddings as sums over the positions of the layer, computed on first use.
 
-        This takes one backward pass from the embedding to the layer for each position or for each feature of the
-        embedding, whichever is less, for all images at once.
+        For all images at once, this takes one pass through the layers behind the explained layer for each position or
+        for each feature of the embedding, whichever is expected to take less time.
 
         Raises:
             ValueError: for a layer that gives several tensors; for a run without its graph, see :meth:`detach`.
@@ -93,6 +94,7 @@ class ImageRun:
             What ``attribution.details(images, support, target)`` returns.
 
         Raises:
+            TypeError: for anything but a method of this package.
             ValueError: for a method of another model or layer; for a method that records something else in the forward
                 pass than this run has recorded, such as ``LayerFAM(transform=module)``; for a run without its graph;
                 as ``attribution.details``.
@@ -115,7 +117,8 @@ class ImageRun:
 
     def detach(self) -> ImageRun:
         """The run without its graph: embeddings, and parts if they have been computed, but no further maps."""
-        detached = ImageRun(self._cam, self._inputs, self._args, replace(self._run, ways=[]))
+        # Without the way back neither inputs nor activations are of use.
+        detached = ImageRun(self._cam, (), None, replace(self._run, passes=[], ways=[]))
         detached._parts = self._parts
         return detached
 
@@ -125,6 +128,11 @@ class ImageRun:
 
     def _check_method(self, attribution: SimilarityLayerAttribution) -> None:
         """Refuse a method whose forward pass would not be this one."""
+        if not isinstance(attribution, SimilarityLayerAttribution):
+            raise TypeError(
+                "attribution must be a method of this package, such as LayerFAM(model, layer), "
+                f"got {type(attribution).__name__}"
+            )
         name = type(attribution).__name__
         if attribution.model != self._cam.model or attribution.layers != self._cam.layers:
             raise ValueError(f"attribution: {name} explains another model or layer than this run has recorded")

@@ -20,7 +20,7 @@ from captum_fam.attr.call import LayerCall, LayerMaps
 from captum_fam.attr.matching import best_match, descriptors, soft_best_match
 from captum_fam.attr.tokens import TokenGridLike
 from captum_fam.similarity import SimilarityLike
-from captum_fam.support import Gallery, Support, SupportSet
+from captum_fam.support import Gallery, SupportSet
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,8 @@ class LayerCorrespondence(SimilarityLayerAttribution):
             if isinstance(foil, SupportSet):
                 map_ = map_ - self._class_maps(query, foil, call).mean(2, keepdim=True)
             elif isinstance(foil, Gallery):
-                map_ = map_ - self._mean_map(self._class_maps(query, _gallery_images(foil), call), foil.source)
+                images = _gallery_images(foil)
+                map_ = map_ - self._mean_map(self._class_maps(query, images, call), images)
             elif foil == "gallery":
                 map_ = map_ - self._mean_map(classes, support)
             elif foil is not None:
@@ -205,9 +206,8 @@ class LayerCorrespondence(SimilarityLayerAttribution):
         return total
 
     @staticmethod
-    def _mean_map(classes: Tensor, images: Support | None) -> Tensor:
+    def _mean_map(classes: Tensor, images: SupportSet) -> Tensor:
         """The mean match with all images, ``(B, P, 1)``, from the matches with each class, ``(B, P, classes)``."""
-        assert images is not None
         counts = classes.new_tensor(images.class_counts)
         return (classes * counts).sum(2, keepdim=True) / counts.sum()
 
@@ -231,10 +231,11 @@ def _gallery_images(gallery: Gallery) -> SupportSet:
             "gallery must be images (M, C, H, W), or a SupportSet of them, the same for all queries: "
             "LayerCorrespondence compares positions"
         )
+    _images(gallery.source, "gallery")
     return gallery.source
 
 
-def _images(support: SupportSet) -> Tensor:
+def _images(support: SupportSet, name: str = "support") -> Tensor:
     if support.holds_embeddings:
-        raise ValueError("support holds embeddings, which have no positions to match; pass its images")
+        raise ValueError(f"{name} holds embeddings, which have no positions to match; pass its images")
     return support.inputs

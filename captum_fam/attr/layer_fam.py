@@ -49,7 +49,9 @@ class LayerFAM(SimilarityLayerAttribution):
     - Eq. 12 gives channels without a contribution the weight -min C / (max C - min C). Where contributions have both
       signs (linear heads, leaky activations), most of the map can be the plain sum of the activations, which is the
       same for every support. A warning is given where this part is more than half of the map.
-    - :math:`1/|s_k|` in Eq. 15 gives the least similar of several supports the largest weight.
+    - :math:`1/|s_k|` in Eq. 15 gives the least similar of several supports the largest weight. The gallery of
+      ``foil="gallery"`` is one support, whose score is the mean similarity; a :class:`~captum_fam.SupportSet` of the
+      same images as the foil has this factor for each image, and another map.
     - Maps are as coarse as the layer. The receptive field of a unit is larger than the cell of the unit in the map.
 
     A score with a foil (:class:`~captum_fam.SimilarityToSupport`) is signed. All equations but Eq. 12 apply to such a
@@ -178,7 +180,7 @@ class LayerFAM(SimilarityLayerAttribution):
         """Eq. 15: contributions c' of the features of the embedding, or their linear weights u; ``(B, J)``."""
         return comparison.of_features(self._of_supports, are_weights=self.weighting != "paper")
 
-    def _of_supports(self, comparison: Comparison) -> tuple[Tensor, Tensor]:
+    def _of_supports(self, comparison: Comparison, as_one: bool) -> tuple[Tensor, Tensor]:
         """The weights of the supports ``(B, K)``, and what they give to the features ``(B, J)``."""
         are_weights = self.weighting != "paper"
         measure = self.similarity.weights if are_weights else self.similarity.contributions
@@ -188,9 +190,13 @@ class LayerFAM(SimilarityLayerAttribution):
         query, explained = comparison.query, comparison.explained
         ones = torch.ones_like(weights)
         bound = comparison.over_supports(lambda query, support, _: self.similarity.bound(query, support), ones)
+        if as_one:
+            scores, largest = (weights * explained).sum(1, keepdim=True), (weights * bound).sum(1, keepdim=True)
+        else:
+            scores, largest = explained, bound
         # w_k / |s_k|, and the error that the rounding of a small s_k makes in these shares.
-        shares = F.support_shares(weights, explained, bound)
-        errors = shares.abs() * F.shares_rounding(explained, query.shape[1], bound)
+        shares = F.support_shares(weights, scores, largest)
+        errors = shares.abs() * F.shares_rounding(scores, query.shape[1], largest)
         values = drop_rounding(
             comparison.over_supports(measure, shares),
             query,
@@ -271,9 +277,10 @@ class LayerFAM(SimilarityLayerAttribution):
         ).any(0)
         if (blind & ~call.comparison.with_foil if self.normalization == "auto" else blind).any():
             self._warned = True
+            other = "LayerSimilarityCAM, or " if call.comparison.similarity.has_weights else ""
             call.notes.append(
                 "more than half of a map's energy is the plain sum of activations, the same for every support: "
-                "Eq. 12 lifts contributions of both signs. Use LayerSimilarityCAM, or a foil with normalization='auto'"
+                f"Eq. 12 lifts contributions of both signs. Use {other}a foil with normalization='auto'"
             )
 
 

@@ -124,6 +124,7 @@ class LayerPairs:
             support: the parts of one image, of the same or another run.
 
         Raises:
+            TypeError: for anything but parts.
             ValueError: for parts of several images, or of embeddings that do not fit together.
         """
         return PairDecomposition(query, support, self._cam.similarity)

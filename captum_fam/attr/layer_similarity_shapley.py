@@ -45,9 +45,9 @@ class LayerSimilarityShapley(SimilarityLayerAttribution):
 
     .. math:: \phi_p = \sum_{T \not\ni p} \frac{|T|!\,(P-|T|-1)!}{P!}\, \bigl(v(T \cup p) - v(T)\bigr),
 
-    and sums to v(all) - v(none), for any head. The score without any position, v(none), is the share ``"empty"``: the
-    score of the embedding of zeros, which for the cosine is 0 unless a bias of the head makes this embedding non-zero.
-    A threshold changes the value of every set by one number, which is part of this share.
+    and sums to v(all) - v(none), for any head. The share ``"empty"`` is the score without any position, v(none): for
+    the cosine 0, unless a bias of the head makes the embedding non-zero. It holds the number that ``against=`` adds to
+    the value of every set: against the identity, the map is the negative of the map of the plain score.
 
     Use this method where the tail, the part of the model behind the layer, is more than a pooling and a linear head.
     :class:`LayerSimilarityCAM` makes such a tail linear by holding its scales; this method runs the tail. A position

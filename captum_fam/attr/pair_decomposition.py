@@ -15,6 +15,7 @@ from captum_fam._arithmetic import plain_arithmetic
 from captum_fam.attr.account import MAP, NOISE, REST, ZERO_EMBEDDING, Shares, drop_noise
 from captum_fam.attr.embedding_parts import EmbeddingParts
 from captum_fam.similarity import Similarity
+from captum_fam.support.checks import whole_number
 
 OWN_LENGTH = "own length"
 """The name of the share that no part of the support gives: the length of the query, in a distance."""
@@ -30,7 +31,8 @@ class PointMatch(NamedTuple):
         query: row, column, ... of the position in the layer's grid of the query.
         support: row, column, ... of the position in the layer's grid of the support image.
         share: how much of the similarity comes from the two positions, in the unit of the similarity.
-        cosine: cosine of the descriptors of the two positions, as in :class:`~captum_fam.LayerCorrespondence`.
+        cosine: cosine of the descriptors of the two positions, features of the layer averaged over 3 x 3 positions, as
+            in :class:`~captum_fam.LayerCorrespondence`.
         mutual: whether each position is the best match of the other, by share.
     """
 
@@ -68,6 +70,7 @@ class PairDecomposition:
         query_coverage, support_coverage: the sum of the map divided by the explained score; NaN for a score of zero.
 
     Raises:
+        TypeError: for anything but parts.
         ValueError: for parts of several images, for embeddings of different sizes, for a similarity without linear
             weights.
 
@@ -84,6 +87,8 @@ class PairDecomposition:
     def __init__(self, query: EmbeddingParts, support: EmbeddingParts, similarity: Similarity) -> None:
         similarity.require_weights()
         for name, parts in (("query", query), ("support", support)):
+            if not isinstance(parts, EmbeddingParts):
+                raise TypeError(f"{name} must be the parts of one image, run.parts()[i], got {type(parts).__name__}")
             if len(parts) != 1:
                 raise ValueError(f"{name} holds the parts of {len(parts)} images; pass those of one, parts[i]")
         if query.embedding.shape != support.embedding.shape:
@@ -113,7 +118,7 @@ class PairDecomposition:
             if own.abs() > NOISE * magnitude:
                 support_shares[OWN_LENGTH] = own
             query_map, support_map = drop_noise(query_map, magnitude), drop_noise(support_map, magnitude)
-        self.score = float(score)
+        self.score = float(score) + 0.0  # never -0.0
         self.query_map, self.support_map = query_map[0, 0], support_map[0, 0]
         self.query_shares = _shares(self.query_map, query_shares, zero_embedding, self.score)
         self.support_shares = _shares(self.support_map, support_shares, zero_embedding, self.score)
@@ -127,11 +132,13 @@ class PairDecomposition:
 
     def rows(self, start: int, stop: int) -> Tensor:
         """The rows ``start`` to ``stop`` of D, one for each position of the query, ``(stop - start, P)``."""
-        return self._query_vectors[start:stop] @ self._support_weights.T
+        with plain_arithmetic(self._query_vectors.device):
+            return self._query_vectors[start:stop] @ self._support_weights.T
 
     def columns(self, start: int, stop: int) -> Tensor:
         """The columns ``start`` to ``stop`` of D, as rows: ``(stop - start, Q)``."""
-        return self._support_weights[start:stop] @ self._query_vectors.T
+        with plain_arithmetic(self._query_vectors.device):
+            return self._support_weights[start:stop] @ self._query_vectors.T
 
     def cosines(self, start: int, stop: int) -> Tensor:
         """The cosines of the descriptors of some positions of the query with all of the support.
@@ -144,7 +151,8 @@ class PairDecomposition:
             ``(stop - start, P)``.
         """
         query, support = self._descriptors
-        return (query[start:stop] @ support.T).clamp(-1, 1)
+        with plain_arithmetic(query.device):
+            return (query[start:stop] @ support.T).clamp(-1, 1)
 
     def matrix(self, max_bytes: int = 2**28) -> Tensor:
         """All of D, ``(Q, P)``.
@@ -171,10 +179,10 @@ class PairDecomposition:
             mutual: only pairs of which each position is the best match of the other. Default: False.
 
         Raises:
+            TypeError: for a count that is no whole number.
             ValueError: for a count below 1.
         """
-        if count < 1:
-            raise ValueError(f"count must be positive, got {count}")
+        count = whole_number(count, "count")
         best = self._best
         if mutual:
             queries = torch.arange(self.shape[0], device=best.support_of.device)
@@ -208,6 +216,10 @@ class PairDecomposition:
 
         Returns:
             Positions of the support as numbers in [0, P), and the shares, both ``(Q, k)``.
+
+        Raises:
+            TypeError: for a ``k`` that is no whole number.
+            ValueError: for a ``k`` below 1.
         """
         return self._best_of_each(self.rows, *self.shape, k)
 
@@ -219,8 +231,7 @@ class PairDecomposition:
     def _best_of_each(
         self, block: Callable[[int, int], Tensor], count: int, width: int, k: int
     ) -> tuple[Tensor, Tensor]:
-        if k < 1:
-            raise ValueError(f"k must be positive, got {k}")
+        k = whole_number(k, "k")
         best = [block(start, stop).topk(min(k, width)) for start, stop in _blocks(count, width)]
         return torch.cat([found.indices for found in best]), torch.cat([found.values for found in best])
 
@@ -244,7 +255,8 @@ class PairDecomposition:
     def _largest(self, count: int) -> tuple[Tensor, Tensor]:
         """The largest shares, and their numbers in the flattened matrix."""
         rows, width = self.shape
-        shares, numbers = self._query_vectors.new_empty(0), torch.empty(0, dtype=torch.long).to(self.query_map.device)
+        shares = self._query_vectors.new_empty(0)
+        numbers = shares.new_empty(0, dtype=torch.long)
         for start, stop in _blocks(rows, width):
             block = self.rows(start, stop).flatten()
             found = block.topk(min(count, len(block)))

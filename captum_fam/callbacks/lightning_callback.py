@@ -53,6 +53,7 @@ class SimilarityExplanationCallback(_Base):
 
     Raises:
         ModuleNotFoundError: if Lightning is not installed; the message names the extra.
+        TypeError: for something that is no panel, or ``every_n_epochs`` that is no whole number.
         ValueError: for ``every_n_epochs`` below 1, or another ``on_error``.
 
     Example:
@@ -77,6 +78,10 @@ class SimilarityExplanationCallback(_Base):
         folder: str | Path | None = None,
         on_error: str = "raise",
     ) -> None:
+        if not isinstance(panel, ExplanationPanel):
+            raise TypeError(f"panel must be an ExplanationPanel, got {type(panel).__name__}")
+        if not isinstance(every_n_epochs, int):
+            raise TypeError(f"every_n_epochs must be a whole number, got {every_n_epochs!r}")
         if every_n_epochs < 1:
             raise ValueError(f"every_n_epochs must be at least 1, got {every_n_epochs}")
         if on_error not in ("raise", "warn"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ def log_similarity_explanations(
         What the panel says; None in a step that is passed over, and in other processes than the first.
 
     Raises:
-        TypeError: for another writer.
+        TypeError: for another panel or writer, or a step or ``every`` that is no whole number.
         ValueError: for a step below 0, ``every`` below 1, or a sharded model.
         ValueError, TypeError: as for a call of the panel.
         OSError: if files cannot be written.
@@ -44,6 +45,11 @@ def log_similarity_explanations(
         >>> sorted(path.name for path in Path("panel").glob("*.png"))
         ['0002-query-0.png', '0002-query-7.png', '0004-query-0.png', '0004-query-7.png']
     """
+    if not isinstance(panel, ExplanationPanel):
+        raise TypeError(f"panel must be an ExplanationPanel, got {type(panel).__name__}")
+    counts: tuple[object, ...] = (step, every)
+    if not all(isinstance(count, Integral) for count in counts):
+        raise TypeError(f"step and every must be whole numbers, got step={step!r} and every={every!r}")
     if step < 0 or every < 1:
         raise ValueError(f"step must be at least 0 and every at least 1, got step={step} and every={every}")
     writers = writer if isinstance(writer, list | tuple) else [writer]

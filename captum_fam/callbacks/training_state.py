@@ -36,7 +36,9 @@ def training_paused(*modules: object) -> Iterator[None]:
     """
     parts = {part: None for module in modules if isinstance(module, nn.Module) for part in module.modules()}
     flags = {part: part.training for part in parts}
-    buffers = {buffer: buffer.clone() for part in parts for buffer in part.buffers(recurse=False)}
+    buffers = [
+        (part, name, buffer, buffer.clone()) for part in parts for name, buffer in part.named_buffers(recurse=False)
+    ]
     tensors = [tensor for part in parts for tensor in (*part.parameters(False), *part.buffers(False))]
     with _own_random_numbers(list({tensor.device for tensor in tensors if tensor.is_cuda})):
         try:
@@ -48,7 +50,8 @@ def training_paused(*modules: object) -> Iterator[None]:
             for part, flag in flags.items():
                 part.training = flag
             with torch.no_grad():
-                for buffer, before in buffers.items():
+                for part, name, buffer, before in buffers:
+                    setattr(part, name, buffer)  # a forward pass may have put another tensor in its place
                     if not torch.equal(buffer, before):
                         buffer.copy_(before)
 

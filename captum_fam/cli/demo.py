@@ -7,6 +7,7 @@ from pathlib import Path
 
 from captum_fam._files import try_folder
 from captum_fam.cli.options import default_out, number_reader
+from captum_fam.cli.out_files import check_results_folder, report_place
 from captum_fam.cli.ranges import at_least
 from captum_fam.demo.run import run_demo
 
@@ -54,8 +55,12 @@ def run(options: argparse.Namespace) -> int:
         The exit code 0.
 
     Raises:
+        ValueError: if the folder holds other files with the names of the results.
         OSError: if the folder of the results cannot be written.
     """
     try_folder(options.out)
+    report = options.out / "report.html"
+    if not report_place(report).exists():
+        check_results_folder(options.out, ["demo.png"])
     print(run_demo(options.out, seed=options.seed))
     return 0

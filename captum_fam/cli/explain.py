@@ -18,11 +18,14 @@ from captum_fam.cli.ranges import at_least
 from captum_fam.cli.shards import Shard, shard, shard_of_process
 from captum_fam.image_files import FoundFiles, check_output_apart, find_classes, find_queries
 from captum_fam.image_folders import skipped_in_words
-from captum_fam.support.threshold import Against, check_against
+from captum_fam.support.threshold import Against
 
 Foil = Literal["others", "runner-up", "gallery"]
 FOILS = get_args(Foil)
 Classes = FoundFiles[str, list[Path]]
+
+DEFAULT_METHODS = ("similarity-cam", "fam")
+"""The default of ``explain()``, which is not loaded before the options are checked."""
 
 
 @dataclass(frozen=True)
@@ -170,7 +173,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--threshold",
-        type=float,
+        type=number_reader(float),
         metavar="T",
         help="the threshold of --against threshold, in the unit of the similarity: negative values of the map are what "
         "the query has and the support lacks",
@@ -179,9 +182,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--methods",
         type=names_of(list_methods(), "method"),
-        default=("similarity-cam", "fam"),
+        default=DEFAULT_METHODS,
         metavar="NAME,NAME,...",
-        help=f"methods that compute the maps: {', '.join(list_methods())}; default: similarity-cam,fam",
+        help=f"methods that compute the maps: {', '.join(list_methods())}; default: {','.join(DEFAULT_METHODS)}",
     )
     add_fields(parser, ModelOptions)
     add_fields(parser, RunOptions)
@@ -318,10 +321,10 @@ def _check_against(options: argparse.Namespace, foil: object, positional: Sequen
     """Check the options of a comparison with a number."""
     if options.against is None and options.threshold is not None:
         raise ValueError("--threshold belongs to --against threshold")
-    try:
-        check_against(options.against, options.threshold)
-    except ValueError as error:
-        raise ValueError(f"--against {options.against}: {error}") from error
+    if options.against == "threshold" and options.threshold is None:
+        raise ValueError("--against threshold needs --threshold T, a number in the unit of the similarity")
+    if options.against != "threshold" and options.threshold is not None:
+        raise ValueError(f"--threshold belongs to --against threshold, got --against {options.against}")
     if options.against is not None and foil is not None:
         raise ValueError("--against and --foil exclude each other; leave one of them out")
     if options.against is not None and positional:

@@ -26,16 +26,18 @@ from captum_fam._files import (
     write_json,
 )
 from captum_fam._text import printable_path
+from captum_fam.cli.advice import in_options
+from captum_fam.cli.class_files import paths_as_text
 from captum_fam.cli.explain import ExplainJob
-from captum_fam.cli.explain_supports import JobSupport, paths_as_text
+from captum_fam.cli.explain_supports import JobSupport
 from captum_fam.explanation import Explanation, compare_figure, query_entry, write_query
-from captum_fam.explanation.reading.thumbnails import MOST_SHOWN
+from captum_fam.explanation.reading.thumbnails import MOST_SHOWN, thumbnail_of
+from captum_fam.explanation.saved.saving import file_stem
 from captum_fam.image_folders import OUTPUT_MARK
 from captum_fam.images import UnreadableImageError, read_image
 from captum_fam.models import EmbeddingModel
 from captum_fam.models.weights_file import is_there, split_weights
 
-_THUMBNAIL_SIDE = 160  # pixels
 _MOST_NEIGHBORS = 10  # in the table
 _SHARDS = "shards.json"
 
@@ -62,11 +64,9 @@ class Thumbnails:
 def _read_thumbnail(path: Path) -> Image | None:
     """A thumbnail; None for a file that cannot be read, which the run has reported when it embedded the supports."""
     try:
-        thumbnail = read_image(path)
+        return thumbnail_of(read_image(path))
     except UnreadableImageError:
         return None
-    thumbnail.thumbnail((_THUMBNAIL_SIDE, _THUMBNAIL_SIDE))
-    return thumbnail
 
 
 class QueryWriter:
@@ -86,6 +86,7 @@ class QueryWriter:
     def __init__(self, job: ExplainJob, support: JobSupport) -> None:
         self.n_written = 0
         self._job = job
+        self._manifest, self._table, self._all_maps = _names_of_all(job)
         self._support = support
         self._thumbnails = Thumbnails()
         self._queries: list[dict[str, Any]] = []
@@ -105,19 +106,6 @@ class QueryWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool | None:
         return self._stack.__exit__(kind, error, traceback)
-
-    @property
-    def _table(self) -> str:
-        return self._job.shard.file_name("results", f".{self._job.output.table}")
-
-    @property
-    def _all_maps(self) -> str:
-        return self._job.shard.file_name("maps", ".npz")
-
-    @property
-    def _manifest(self) -> str:
-        stem, dot, suffix = MANIFEST.partition(".")
-        return self._job.shard.file_name(stem, dot + suffix)
 
     def write(
         self, explanations: Sequence[Explanation], files: Sequence[Path], sizes: Sequence[tuple[int, int]]
@@ -148,7 +136,8 @@ class QueryWriter:
         first = explanations[0]
         options = {explanation.method: explanation.about["options"] for explanation in explanations}
         notes = [note for explanation in explanations for note in explanation.notes]
-        notes = list(dict.fromkeys([*self._support.notes, *self._about.get("notes", ()), *notes]))
+        notes = [*self._support.notes, *self._about.get("notes", ()), *filter(None, map(in_options, notes))]
+        notes = list(dict.fromkeys(notes))
         self._about = {**first.about, "options": options, "classes": list(first.class_names), "notes": notes}
         self.n_written += len(lines)
         return lines
@@ -257,6 +246,27 @@ class QueryWriter:
         files = [path for files_of_round in rounds for path in files_of_round if path]
         name = ", ".join(foil)
         return "foil" if name == "foil" else f"foil\n{name}", self._thumbnails.of(files)
+
+
+def _names_of_all(job: ExplainJob) -> tuple[str, str, str]:
+    """The names of the manifest, of the table and of the file of all maps."""
+    stem, dot, suffix = MANIFEST.partition(".")
+    return (
+        job.shard.file_name(stem, dot + suffix),
+        job.shard.file_name("results", f".{job.output.table}"),
+        job.shard.file_name("maps", ".npz"),
+    )
+
+
+def names_of_results(job: ExplainJob) -> list[str]:
+    """The names of the files that a job may write, replace or remove.
+
+    Args:
+        job: the job.
+    """
+    endings = [".npz", ".figure.png", *(f".{method.name}.png" for method in job.methods)] if job.output.figures else []
+    of_queries = [f"{file_stem(name)}{ending}" for name in job.queries.values() for ending in endings]
+    return [*_names_of_all(job), *of_queries]
 
 
 def _line(explanations: Sequence[Explanation], index: int) -> str:

@@ -12,9 +12,12 @@ from tqdm import tqdm
 
 from captum_fam._files import lock_folder, try_folder
 from captum_fam._warnings import warn_user
+from captum_fam.cli.advice import in_options
+from captum_fam.cli.class_files import report_unreadable
 from captum_fam.cli.explain import ExplainJob
-from captum_fam.cli.explain_files import QueryWriter
-from captum_fam.cli.explain_supports import JobSupport, class_support, make_support, report_unreadable
+from captum_fam.cli.explain_files import QueryWriter, names_of_results
+from captum_fam.cli.explain_supports import JobSupport, class_support, make_support
+from captum_fam.cli.out_files import check_results_folder
 from captum_fam.embedding.ranks import joined
 from captum_fam.explanation import Explainer
 from captum_fam.explanation.reading.pictures import PictureBatch, read_batches
@@ -34,11 +37,12 @@ def explain_files(job: ExplainJob) -> tuple[int, int]:
         The number of explained queries, and the number of images that could not be read, supports included.
 
     Raises:
-        ValueError: for a model that cannot be loaded, a method that cannot explain the model, an unknown target, or a
-            class without readable images.
+        ValueError: for a model that cannot be loaded, a method that cannot explain the model, an unknown target, a
+            class without readable images, or a folder with files of somebody else that have the names of results.
         OSError: if the results cannot be written, or another process works in their folder.
     """
     try_folder(job.out)
+    check_results_folder(job.out, names_of_results(job))
     net = job.model.load()
     with ExitStack() as stack:
         # Processes that share the queries share the folder, and each locks its own part.
@@ -91,6 +95,7 @@ def _explain_batches(
                 names=[job.queries[path] for path in files],
                 support=support.without(files),
             )
+            notes = [*filter(None, map(in_options, notes))]
             for note in dict.fromkeys(notes):
                 if note not in told:
                     warn_user(note, 1)

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
 from PIL.Image import Image
 from torch.utils.data import Dataset
-from tqdm import tqdm
 
 from captum_fam._files import lock_folder, sha256_of, sha256_of_weights
-from captum_fam._text import printable, printable_path
+from captum_fam._text import printable_path
 from captum_fam._warnings import warn_user
+from captum_fam.cli.class_files import paths_as_text, read_classes, report_unreadable
 from captum_fam.cli.explain import Classes, ExplainJob, class_name
 from captum_fam.cli.shards import shard_of_process
 from captum_fam.explanation import Explanation
-from captum_fam.explanation.reading.supports import PictureSupport, SupportReader
+from captum_fam.explanation.reading.supports import PictureSupport
 from captum_fam.explanation.reading.thumbnails import MOST_SHOWN
 from captum_fam.explanation.result import UsedSupport
 from captum_fam.image_files import same_files
@@ -228,14 +226,7 @@ def class_support(
         ValueError: if no image of a class can be read.
     """
     keep_images = any(method.needs_images for method in job.methods)
-    reader = SupportReader(net.model, lambda: net.preprocessing, job.run.batch_size, torch.device(device), keep_images)
-    reasons: dict[Path, str] = {}
-    total = sum(map(len, classes.values()))
-    with tqdm(total=total, desc=f"reading {option}", unit="image", disable=job.run.quiet or None) as bar:
-        try:
-            support = reader.of_classes(classes, option, reasons, bar.update)
-        finally:
-            report_unreadable(reasons, unreadable)
+    support = read_classes(classes, option, net, device, job.run, unreadable, keep_images=keep_images)
     return ClassSupport(support, classes, job.target)
 
 
@@ -259,7 +250,8 @@ def _gallery_support(
 ) -> BankSupport:
     """Embed a gallery, or read the embeddings of an earlier run."""
     gallery = _Gallery(classes)
-    path = job.out.with_name(f"{job.out.name}.gallery-{_hash_of(gallery.paths, net)}.safetensors")
+    # Beside --out, and without its name: further runs with other results in the same place find the embeddings.
+    path = job.out.parent / f"captum-fam-gallery-{_hash_of(classes, net, job)}.safetensors"
     # Other shards of the same work wait for the embeddings instead of making them too. The processes of torchrun make
     # them together.
     with lock_folder(path.with_suffix(".lock"), holds=shard_of_process().number == 1, waits=True):
@@ -281,16 +273,27 @@ def _gallery_support(
             path.unlink(missing_ok=True)
             bank = MemoryBank.from_dataset(net, gallery, path, **options)
     report_unreadable({gallery.paths[item]: reason for item, reason in bank.skipped.items()}, unreadable)
-    row_of_item = {item: row for row, item in enumerate(bank.items.tolist())}
-    own_rows: dict[Path, list[int]] = {}
-    queries = list(job.queries)
-    for query, item in same_files(queries, gallery.paths):
-        if item in row_of_item:
-            own_rows.setdefault(queries[query], []).append(row_of_item[item])
+    own_rows = rows_of_queries(bank, gallery.paths, list(job.queries))
     about = {"gallery_files": paths_as_text(classes), "gallery_embeddings": str(path)}
     support = BankSupport(bank.to(device), about, gallery.paths, job.target, own_rows, job.top)
     _warn_of(support)
     return support
+
+
+def rows_of_queries(bank: MemoryBank, gallery: Sequence[Path], queries: Sequence[Path]) -> dict[Path, list[int]]:
+    """The rows of a bank that are a query itself, by the file of the query.
+
+    Args:
+        bank: the bank of a gallery.
+        gallery: the files of the gallery, one per item of the bank.
+        queries: the files of the queries.
+    """
+    row_of_item = {item: row for row, item in enumerate(bank.items.tolist())}
+    rows: dict[Path, list[int]] = {}
+    for query, item in same_files(queries, gallery):
+        if item in row_of_item:
+            rows.setdefault(queries[query], []).append(row_of_item[item])
+    return rows
 
 
 def _warn_of(support: BankSupport) -> None:
@@ -298,30 +301,14 @@ def _warn_of(support: BankSupport) -> None:
         warn_user(note, 1)
 
 
-def _hash_of(paths: Sequence[Path], net: EmbeddingModel) -> str:
-    """A hash of the files of a gallery, by path, size and time of change, and of the weights and the preprocessing."""
-    files = [f"{path.absolute()} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in paths if path.is_file()]
+def _hash_of(classes: Classes, net: EmbeddingModel, job: ExplainJob) -> str:
+    """A hash of the files of a gallery, by class, path, size and time of change, and of all that makes an embedding."""
+    files = [
+        f"{name} {path.absolute()} {path.stat().st_size} {path.stat().st_mtime_ns}"
+        for name, paths in classes.items()
+        for path in paths
+        if path.is_file()
+    ]
     text = "\n".join(files).encode("utf-8", "surrogateescape").hex()
-    return sha256_of(text, repr(net.preprocessing.describe()), sha256_of_weights(net.model))[:16]
-
-
-def report_unreadable(reasons: Mapping[Path, str], unreadable: dict[Path, str]) -> None:
-    """Print why files cannot be read, and remember it.
-
-    Args:
-        reasons: reasons by file.
-        unreadable: gets the reasons.
-    """
-    for path, reason in reasons.items():
-        if path not in unreadable:
-            tqdm.write(f"captum-fam: {printable(reason, limit=5000)}", file=sys.stderr)
-    unreadable.update(reasons)
-
-
-def paths_as_text(classes: Mapping[str, Sequence[Path]]) -> dict[str, list[str]]:
-    """Files by class, as JSON can represent them.
-
-    Args:
-        classes: files by class.
-    """
-    return {name: [str(path) for path in paths] for name, paths in classes.items()}
+    model = [repr(net.preprocessing.describe()), sha256_of_weights(net.model), repr(job.model.output)]
+    return sha256_of(text, *model)[:16]

@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import NamedTuple
 
 from captum_fam import __version__
+from captum_fam.cli.advice import in_options
 from captum_fam.cli.console import console_streams, say
 from captum_fam.cli.parser import CommandParser
 from captum_fam.cli.plugins import load_plugin
@@ -29,6 +30,7 @@ exit codes:
   143  ended by SIGTERM
 A pipe that is closed early, as by "| head", changes neither the work nor the code."""
 
+_EXPECTED = (ValueError, RuntimeError, OSError, ImportError, MemoryError)
 _REPORT = "If your own code is not the cause, report it with the lines above"
 
 
@@ -90,14 +92,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             except KeyboardInterrupt:
                 print("captum-fam: interrupted", file=sys.stderr)
                 return 130
-            except (ValueError, RuntimeError, OSError, ImportError, MemoryError) as error:
-                if program_options.traceback:
-                    raise
-                say("error", error if not isinstance(error, MemoryError) else f"out of memory ({error})")
-                return 2
             except Exception as error:
                 if program_options.traceback:
                     raise
+                if isinstance(error, _EXPECTED) and not _is_own_fault(error):
+                    is_memory = isinstance(error, MemoryError)
+                    say("error", f"out of memory ({error})" if is_memory else in_options(str(error)))
+                    return 2
                 traceback.print_exc()
                 say("error", f"{type(error).__name__}, which captum-fam does not expect. {_REPORT}")
                 return 70
@@ -159,5 +160,15 @@ def _program_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _is_own_fault(error: Exception) -> bool:
+    """Whether a module of this package lacks what another one imports.
+
+    Errors of the code of a user, and of extras that are not installed, have a cause, and say what to do.
+    """
+    is_own = isinstance(error, ImportError) and (error.name or "").partition(".")[0] == "captum_fam"
+    return is_own and error.__cause__ is None
+
+
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    say("note", message)
+    if text := in_options(str(message)):
+        say("note", text)

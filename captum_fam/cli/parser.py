@@ -28,6 +28,8 @@ class CommandParser(argparse.ArgumentParser):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **{"allow_abbrev": False, **options})
+        # argparse itself takes -1e-3 and -inf for options, and then says that a value is missing.
+        self._negative_number_matcher = re.compile(r"-(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$|-(inf|nan)", re.IGNORECASE)
 
     def error(self, message: str) -> NoReturn:
         """Print a line, and exit with code 2.

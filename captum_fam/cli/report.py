@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from captum_fam.attr.registry import list_methods
+from captum_fam.cli.explain import DEFAULT_METHODS
 from captum_fam.cli.loading import ModelOptions, RunOptions
 from captum_fam.cli.options import add_fields, default_out, names_of, number_reader
 from captum_fam.cli.ranges import at_least
 from captum_fam.cli.reports.jobs import PageOptions, read_report_job
 
-_DEFAULT_METHODS = ("similarity-cam", "fam")
 _FOLDERS: dict[str, Any] = {"nargs": "+", "type": Path}
 _EXIT_CODES = (
     "Writes one HTML file that needs no server and no network. Exit code: 0 if all is shown; 1 if some images could "
@@ -190,7 +190,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         "--methods",
         type=names_of(list_methods(), "method"),
         metavar="NAME,NAME,...",
-        help=f"methods that compute the maps: {', '.join(list_methods())}; default: {','.join(_DEFAULT_METHODS)}",
+        help=f"methods that compute the maps: {', '.join(list_methods())}; default: {','.join(DEFAULT_METHODS)}",
     )
     add_fields(parser, ModelOptions)
     add_fields(parser, RunOptions)
@@ -199,7 +199,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=default_out(parser, ".html"),
         metavar="FILE.html",
-        help="the report; default: %(default)s",
+        help="the report, which replaces an earlier report, and no other file; default: %(default)s",
     )
 
 

@@ -226,14 +226,13 @@ def _draw(explanations: dict[_Method, Explanation], episode: Episode, index: int
     """Draw the maps of one query, and return the file."""
     label = episode.classes[int(episode.query_labels[index])]
     mask = episode.query[index].mask
-    maps, scores, notes, units = {}, {}, {}, {}
+    maps, notes, units = {}, {}, {}
     for method, explanation in explanations.items():
         if method.is_drawn:
             inside = float(energy_proportion(explanation.maps[index], mask[None], energy="positive"))
             title = f"{method.title}\n{inside:.0%} inside the object"
             maps[title] = explanation.maps[index]
-            scores[title] = float(explanation.target_scores[index])
-            notes[title] = explanation.account_text(index)
+            notes[title] = f"score {explanation.score_text(index)}\n{explanation.account_text(index)}"
             units[title] = unit_in_words(explanation)
     path = out / "demo.png"
     visualize_match(
@@ -241,7 +240,6 @@ def _draw(explanations: dict[_Method, Explanation], episode: Episode, index: int
         maps,
         supports=[scene.image for scene in episode.support if scene.label == label],
         foils=[scene.image for scene in episode.support if scene.label != label],
-        scores=scores,
         notes=notes,
         units=units,
         caption="the network of the demo, layer features, cosine of the embeddings",

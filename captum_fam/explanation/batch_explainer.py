@@ -87,7 +87,7 @@ class BatchExplainer:
         if methods is None:
             raise ValueError("method is None, expected a method or a sequence of methods, whose names the columns get")
         taken = inspect.signature(Explainer).parameters
-        check_options(methods, {name: value for name, value in options.items() if name not in taken})
+        check_options(methods, {name: value for name, value in options.items() if name not in taken}, "BatchExplainer")
         self.model = model
         self.support = support
         self.column = column

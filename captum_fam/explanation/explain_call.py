@@ -10,9 +10,9 @@ from torch import Tensor
 
 from captum_fam.explanation.attributions import Attributions
 from captum_fam.explanation.batch import ExplainedBatch, explain_batch_by_all, join_batches
-from captum_fam.explanation.reading.compared import ReadFoil
+from captum_fam.explanation.reading.compared import Ids, ReadFoil
 from captum_fam.explanation.reading.parts import numbered_from, split_queries
-from captum_fam.explanation.reading.queries import OwnSupports
+from captum_fam.explanation.reading.queries import OwnSupports, are_made_by_a_model
 from captum_fam.support import Comparison, Support
 
 
@@ -31,7 +31,7 @@ class ExplainCall:
         own_foil: the supports of the foil that are a query themselves.
         classes: the names of the classes.
         targets: the class of each query; None for the predicted classes.
-        embeds_supports: whether the embeddings of the supports come from the model too.
+        ids: hashes of the pictures that the support was made of; None if there are none.
     """
 
     queries: Tensor
@@ -44,7 +44,12 @@ class ExplainCall:
     own_foil: OwnSupports
     classes: tuple[str, ...]
     targets: Tensor | None
-    embeds_supports: bool
+    ids: Ids
+
+    @property
+    def placed(self) -> list[tuple[str, Tensor]]:
+        """The queries, each with the words for its place."""
+        return [(f"inputs: image {n}", one) for n, one in enumerate(self.queries)]
 
     def explain(
         self,
@@ -85,7 +90,7 @@ class ExplainCall:
                     self.queries[part.queries],
                     None if self.targets is None else self.targets[part.queries],
                     notes,
-                    embeds_supports=self.embeds_supports,
+                    embeds_supports=self.ids is not None or are_made_by_a_model(self.support),
                 )
             comparison = explained[0].comparison
             comparisons += [comparison] if keeps_comparisons and comparison is not None else []

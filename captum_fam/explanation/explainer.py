@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from captum.attr import LayerAttribution
 from torch import Tensor
 
+from captum_fam._training_mode import buffers_kept
 from captum_fam._warnings import collected_notes
 from captum_fam.attr.registry import MapMethod
 from captum_fam.embedding.forward import device_of
 from captum_fam.explanation.attributions import Attributions
 from captum_fam.explanation.explain_call import ExplainCall
+from captum_fam.explanation.pairs.own_images import SharedContrast
 from captum_fam.explanation.pairs.pair_runs import PairRuns
 from captum_fam.explanation.pairs.pairs_of_queries import make_pairs
 from captum_fam.explanation.reading.arguments import (
@@ -22,6 +24,7 @@ from captum_fam.explanation.reading.arguments import (
     check_names,
     class_indices,
     for_display,
+    misfits_named,
 )
 from captum_fam.explanation.reading.compared import read_compared
 from captum_fam.explanation.reading.layers import LayerLike
@@ -31,7 +34,6 @@ from captum_fam.explanation.reading.parts import check_classes
 from captum_fam.explanation.reading.pictures import images_for_display
 from captum_fam.explanation.reading.queries import (
     Inputs,
-    are_made_by_a_model,
     find_queries_among,
     own_embedding_in_words,
     read_queries,
@@ -46,9 +48,11 @@ from captum_fam.support import (
     Comparison,
     FoilLike,
     Support,
+    WeightedSupport,
     support_from_tensor,
 )
 from captum_fam.support.labels import check_class_names
+from captum_fam.support.threshold import check_in_range
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -115,10 +119,13 @@ class Explainer:
             device_of(self._model.forward_func),
             sides == "both" or any(one.needs_images for one in named or ()),
         )
-        self._compared = read_compared(self._reader, support, foil, gallery, against, threshold)
+        with buffers_kept(self._model.forward_func):
+            self._compared = read_compared(self._reader, support, foil, gallery, against, threshold)
         if isinstance(self._compared.support, Support):
             self._classes_of(self._compared.support)
         similarity = self._similarity_for(similarity)
+        if not isinstance(self._compared.support, WeightedSupport):  # its weights need not sum to one
+            check_in_range(self._compared.threshold, self._measure(similarity))
         self._chosen = choose_methods(named, self._measure(similarity), layer)
         check_options(self._chosen.methods, method_kwargs)
         self._attributions = Attributions(
@@ -180,32 +187,37 @@ class Explainer:
         Raises:
             ValueError, TypeError: for arguments that do not fit; the message names the argument.
         """
-        call = self._read(inputs, target, images, names, support, notes)
-        of_methods: list[list[str]] = [[] for _ in self._chosen.methods]
-        joined, comparisons = call.explain(
-            self._attributions,
-            of_methods,
-            batch_size=self._batch_size,
-            embedder=None if self._chosen.needs_images else self._model.forward_func,
-            keeps_comparisons=self._top > 0,
-        )
-        explained = [
-            self._explanation(call, method, values) for method, values in zip(self._chosen.methods, joined, strict=True)
-        ]
-        if self._top:
-            explained = self._with_pairs(call, explained, comparisons, of_methods)
-        self._model.tell(notes)
-        notes += [] if self._chosen.note is None else [self._chosen.note]
-        notes += [note for of_method in of_methods[: self._chosen.n_asked] for note in of_method]
-        unsaid = ~call.own.is_only & ~call.own_foil.is_only
-        for name in ("has_own_embedding", "foil_has_own_embedding"):
-            if (joined[0][name].cpu() & unsaid).any():
-                notes.append(own_embedding_in_words(call.support, self._compared.foil, is_foil=name.startswith("foil")))
-        explained = [
-            replace(one, notes=tuple(dict.fromkeys([*self._model.told, *notes, *of_method])))
-            for one, of_method in zip(explained, of_methods, strict=True)
-        ]
-        return replace(explained[0], beside=tuple(explained[1:]))
+        with buffers_kept(self._model.forward_func):
+            call = self._read(inputs, target, images, names, support, notes)
+            of_methods: list[list[str]] = [[] for _ in self._chosen.methods]
+            with misfits_named(call.placed, float_type_of(self._model.forward_func)):
+                joined, comparisons = call.explain(
+                    self._attributions,
+                    of_methods,
+                    batch_size=self._batch_size,
+                    embedder=None if self._chosen.needs_images else self._model.forward_func,
+                    keeps_comparisons=self._top > 0,
+                )
+            explained = [
+                self._explanation(call, method, values)
+                for method, values in zip(self._chosen.methods, joined, strict=True)
+            ]
+            if self._top:
+                explained = self._with_pairs(call, explained, comparisons, of_methods)
+            self._model.tell(notes)
+            notes += [] if self._chosen.note is None else [self._chosen.note]
+            notes += [note for of_method in of_methods[: self._chosen.n_asked] for note in of_method]
+            unsaid = ~call.own.is_only & ~call.own_foil.is_only
+            for name in ("has_own_embedding", "foil_has_own_embedding"):
+                if (joined[0][name].cpu() & unsaid).any():
+                    notes.append(
+                        own_embedding_in_words(call.support, self._compared.foil, is_foil=name.startswith("foil"))
+                    )
+            explained = [
+                replace(one, notes=tuple(dict.fromkeys([*self._model.told, *notes, *of_method])))
+                for one, of_method in zip(explained, of_methods, strict=True)
+            ]
+            return replace(explained[0], beside=tuple(explained[1:]))
 
     def _read(
         self, inputs: Inputs, target: Any, images: Any, names: Any, support: Support | None, notes: list[str]
@@ -243,7 +255,7 @@ class Explainer:
             own_foil,
             classes,
             targets,
-            ids is not None or are_made_by_a_model(support),
+            ids,
         )
 
     def _with_pairs(
@@ -271,6 +283,8 @@ class Explainer:
             call.support,
             runs=runs,
             top=self._top,
+            contrast=SharedContrast(call.foil, self._compared.foil_ids, call.own_foil.left_out, call.support, call.ids),
+            names=self._compared.names if call.is_shared else None,
             against=self._compared.against,
             threshold=self._compared.threshold,
         )

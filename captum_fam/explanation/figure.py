@@ -9,21 +9,18 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from captum_fam.attr.account import coverage_in_words, number_in_words
-from captum_fam.explanation.figure_words import caption_of, contrast_in_words, unit_in_words
+from captum_fam.attr.account import ZERO_EMBEDDING, number_in_words
+from captum_fam.explanation.figure_words import account_in_words, caption_of, contrast_in_words, unit_in_words
 
 if TYPE_CHECKING:
+    from captum_fam.attr.pair_decomposition import PointMatch
     from captum_fam.explanation.pairs.pair import Pair
     from captum_fam.explanation.result import Explanation
     from captum_fam.visualization import ImageLike, MapFigure, PairLines, SupportMap
-    from captum_fam.visualization.match_lines import MatchedCells
     from captum_fam.visualization.style import StyleLike
 
 MOST_SUPPORT_MAPS = 3
 """How many supports have a map in the figure of a query."""
-
-MOST_LINES = 12
-"""How many lines join a query and a support."""
 
 
 def compare_figure(
@@ -35,10 +32,11 @@ def compare_figure(
     *,
     style: StyleLike = "overlay",
 ) -> MapFigure:
-    """Draw one query with the maps of several methods; maps of one unit share a color scale.
+    """Draw one query with the maps of several methods; maps of the query in one unit share a color scale.
 
     Where the first explanation has pairs, the maps of the first three supports follow, and the lines between the
-    positions of the query and of the first support that match.
+    positions of the query and of the first support that match. The maps of the supports share a color scale of their
+    own: each explains the similarity to one support, and the maps of the query explain the whole score.
 
     Args:
         explanations: explanations of the same queries, one per method.
@@ -68,6 +66,7 @@ def compare_figure(
     target, predicted = (first.class_names[int(labels[index])] for labels in (first.target, first.predicted))
     caption, with_layer = caption_of(explanations)
     by_title = _by_title(explanations, with_layer)
+    query = _query_name(first, index)
     support_title = "support" if target == "support" else f"support\n{target}"
     count = max(first.about.get("supports", {}).get(target, 0), len(supports))
     supports = supports[:MOST_THUMBNAILS]
@@ -80,7 +79,7 @@ def compare_figure(
         notes={title: _notes(explanation, index) for title, explanation in by_title.items()},
         units={title: unit_in_words(explanation) for title, explanation in by_title.items()},
         titles={
-            "query": f"query\npredicted: {predicted}" if len(first.class_names) > 1 else "query",
+            "query": f"{query}\npredicted: {predicted}" if len(first.class_names) > 1 else query,
             "supports": f"{support_title}\n{len(supports)} of {count}" if len(supports) < count else support_title,
             "foils": _foil_title(first, index) if foil_title is None else foil_title,
         },
@@ -120,6 +119,7 @@ def pair_figure(
         raise ValueError('explanation has no pairs; use explain(..., sides="both") or explain_pairs')
     pair = explanation.pairs[index][support]
     query_map, support_map, lines = pair.query_map, pair.support_map, _strongest(pair)
+    query_name, support_name = _query_name(explanation, index), _support_name(pair)
     return visualize_pair(
         explanation.images[index],
         pair.image,
@@ -128,11 +128,11 @@ def pair_figure(
         lines,
         grids=(tuple(query_map.shape), tuple(support_map.shape)),
         titles={
-            "lines": _lines_title(pair, lines),
-            "query": "query",
-            "support": _named(pair),
-            "query map": _pair_title(explanation, pair, "query"),
-            "support map": _pair_title(explanation, pair, "support"),
+            "lines": _lines_title(query_name, pair, lines),
+            "query": query_name,
+            "support": support_name,
+            "query map": _pair_title(explanation, pair, "query", query_name),
+            "support map": _pair_title(explanation, pair, "support", support_name),
         },
         unit=unit_in_words(explanation),
         style=style,
@@ -168,25 +168,34 @@ def _notes(explanation: Explanation, index: int) -> str:
     return "\n".join([*score, explanation.account_text(index)])
 
 
-def _named(pair: Pair) -> str:
-    """The name of a support, and its class where the name does not say it."""
-    return pair.name if pair.label in pair.name or pair.label == "support" else f"{pair.name}\n{pair.label}"
+def _query_name(explanation: Explanation, index: int) -> str:
+    """The word "query" and its name; of the names of two images only the first."""
+    pairs = explanation.pairs[index] if explanation.pairs is not None else ()
+    name = explanation.names[index]
+    name = name.removesuffix(f" - {pairs[0].name}") if pairs else name
+    return name if name.startswith("query") else f"query {name}"
+
+
+def _support_name(pair: Pair) -> str:
+    """The word "support" and its name, and its class where the name does not say it."""
+    name = pair.name if pair.name.startswith("support") else f"support {pair.name}"
+    return name if pair.label in name else f"{name}\n{pair.label}"
 
 
 def _support_map(explanation: Explanation, pair: Pair) -> SupportMap:
     """The map of a support for the figure of its query."""
     from captum_fam.visualization import SupportMap
 
-    title = f"map of the support\n{_named(pair)}\n{_pair_notes(explanation, pair, 'support')}"
-    return SupportMap(pair.image, pair.support_map, title, unit_in_words(explanation))
+    title = f"map of {_support_name(pair)}\n{_pair_notes(explanation, pair, 'support')}"
+    return SupportMap(pair.image, pair.support_map, title, f"{unit_in_words(explanation)}, scale of the supports")
 
 
-def _pair_title(explanation: Explanation, pair: Pair, side: str) -> str:
+def _pair_title(explanation: Explanation, pair: Pair, side: str, name: str) -> str:
     """The lines above a map of a pair."""
     lines = (
         explanation.method,
         contrast_in_words(explanation),
-        f"map of the {side}",
+        f"map of {name}",
         _pair_notes(explanation, pair, side),
     )
     return "\n".join(filter(None, lines))
@@ -204,8 +213,7 @@ def _pair_notes(explanation: Explanation, pair: Pair, side: str) -> str:
     lines = [f"score {number_in_words(score)}"]
     if contrast_in_words(explanation):
         lines.append(f"similarity {number_in_words(pair.similarity)}")
-    lines.append("no account of the score" if coverage is None else coverage_in_words(coverage, shares or {}))
-    return "\n".join(lines)
+    return "\n".join([*lines, account_in_words(coverage, shares)])
 
 
 def _lines(explanation: Explanation, index: int, pair: Pair) -> PairLines | None:
@@ -219,24 +227,35 @@ def _lines(explanation: Explanation, index: int, pair: Pair) -> PairLines | None
         return None
     notes = dict.fromkeys(drawing.thumbnail.note for drawing in drawings)
     lines = _strongest(pair)
-    title = "\n".join(filter(None, (_lines_title(pair, lines), *notes)))
+    title = "\n".join(filter(None, (_lines_title(_query_name(explanation, index), pair, lines), *notes)))
     return PairLines.of(image, pair.image, lines, *grids, title)
 
 
-def _strongest(pair: Pair) -> Sequence[MatchedCells]:
-    """The matches that have a line: of positions that are each other's best, so that the lines can be told apart."""
-    from captum_fam.visualization.match_lines import one_per_cell
-
-    if pair.decomposition is not None:
-        return pair.decomposition.top_matches(MOST_LINES, mutual=True)
-    return one_per_cell(pair.matches)
+def _strongest(pair: Pair) -> Sequence[PointMatch]:
+    """The matches that have a line: positions that are each other's best, so that the lines can be told apart."""
+    # Two positions can be each other's best and still bring nothing.
+    return [match for match in pair.mutual_matches if match.share > 0]
 
 
-def _lines_title(pair: Pair, lines: Sequence[MatchedCells]) -> str:
+def _lines_title(query_name: str, pair: Pair, lines: Sequence[PointMatch]) -> str:
     """The lines above a query and a support that are joined by lines."""
-    title = f"query and {_named(pair)}"
-    if not lines:
+    title = f"{query_name}, {_support_name(pair)}"
+    if not pair.matches:
         return title
+    if not lines:
+        return f"{title}\nno mutual match to draw"
     carried = number_in_words(sum(match.share for match in lines))
-    matches = f"{len(lines)} match{'es' * (len(lines) > 1)}"
-    return f"{title}\n{matches}, one per position: {carried} of the similarity {number_in_words(pair.similarity)}"
+    matches = f"{len(lines)} mutual match{'es' * (len(lines) > 1)}"
+    return f"{title}\n{matches}, each the best of the other: {carried} of {_whole(pair)}"
+
+
+def _whole(pair: Pair) -> str:
+    """What matches are shares of: the similarity, or for a distance the difference from an embedding of zeros."""
+    shares = pair.query_shares if pair.decomposition is None else pair.decomposition.query_shares
+    zero_embedding = (shares or {}).get(ZERO_EMBEDDING)
+    if zero_embedding is None:
+        return f"the similarity {number_in_words(pair.similarity)}"
+    words = "from an embedding of zeros"
+    if pair.decomposition is None:  # the part is then that of the contrasted score
+        return f"the difference {words}"
+    return f"the difference of {number_in_words(pair.similarity - zero_embedding)} {words}"

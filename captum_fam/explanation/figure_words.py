@@ -1,14 +1,18 @@
-"""The words of a figure: the unit of a map, the contrast, and what all maps have in common."""
+"""The words of a figure: the unit and the account of a map, the contrast, and what all maps have in common."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from captum_fam.attr.account import coverage_in_words
 from captum_fam.attr.registry import METHODS
 
 if TYPE_CHECKING:
     from captum_fam.explanation.result import Explanation
+
+NO_ACCOUNT = "no account of the score"
+"""The account text for a map whose sum is no part of the score."""
 
 # By the name of the class of a similarity: the quantity that its score is.
 _SIMILARITIES = {
@@ -67,6 +71,20 @@ def contrast_in_words(explanation: Explanation) -> str:
         return ""
     foil = explanation.about.get("foil")
     return f"against {contrast}" if foil is None else f"foil: {foil}"
+
+
+def account_in_words(coverage: float | None, shares: Mapping[str, float] | None) -> str:
+    """What a map explains of a score.
+
+    Args:
+        coverage: the sum of the map divided by the score; None for a method without an account.
+        shares: named parts of the score; None for a method without an account.
+
+    Example:
+        >>> account_in_words(0.12, {"map": 0.12, "bias": 0.88}), account_in_words(None, None)
+        ('explains 12 % of the score; bias 88 %', 'no account of the score')
+    """
+    return NO_ACCOUNT if coverage is None or shares is None else coverage_in_words(coverage, shares)
 
 
 def caption_of(explanations: Sequence[Explanation]) -> tuple[str, bool]:

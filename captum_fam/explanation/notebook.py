@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 MOST_FIGURES = 4
 """How many queries a notebook shows of an explanation."""
 
+_DPI = 72
+_QUALITY = 75
+
 
 def in_one_line(explanation: Explanation) -> str:
     """Number of queries, methods, layer and contrast.
@@ -65,10 +68,10 @@ def as_html(explanation: Explanation) -> str:
     parts = [f"<p><code>{html.escape(repr(explanation))}</code></p>"]
     for index in range(min(len(explanation), MOST_FIGURES)):
         caption = html.escape(line_of(explanation, index))
-        data = base64.b64encode(_png_of(explanation.figure(index))).decode("ascii")
+        data = base64.b64encode(_jpeg_of(explanation.figure(index))).decode("ascii")
         parts.append(
             f'<figure style="margin: 0 0 1em 0"><img alt="{caption}" style="max-width: 100%" '
-            f'src="data:image/png;base64,{data}"><figcaption>{caption}</figcaption></figure>'
+            f'src="data:image/jpeg;base64,{data}"><figcaption>{caption}</figcaption></figure>'
         )
     more = len(explanation) - MOST_FIGURES
     if more > 0:
@@ -119,7 +122,9 @@ def _is_notebook() -> bool:
     return ipython is not None and hasattr(ipython.get_ipython(), "kernel")
 
 
-def _png_of(figure: MapFigure) -> bytes:
+def _jpeg_of(figure: MapFigure) -> bytes:
+    """A figure as a small file: a notebook keeps it in its text, and photographs take much room as PNG."""
+    figure.set_dpi(_DPI)
     buffer = io.BytesIO()
-    figure.as_image().save(buffer, "png")
+    figure.as_image().save(buffer, "jpeg", quality=_QUALITY, optimize=True, progressive=True)
     return buffer.getvalue()

@@ -91,7 +91,8 @@ def explain(
         aggregate: ``"mean"``, or ``"prototype"`` to compare with the mean embedding of a class, as for
             :class:`~captum_fam.SimilarityToSupport`. Default: ``"mean"``.
         sides: ``"both"`` also makes the maps of the supports, and finds which positions match:
-            :attr:`Explanation.pairs`. The support must hold images. Default: ``"query"``.
+            :attr:`Explanation.pairs`. The support must hold images. As the query is left out of its own gallery, or of
+            its own foil of images, so is each support on its own side. Default: ``"query"``.
         top: for how many supports of each query ``sides="both"`` makes maps, the most similar first. Default: 5.
         top_matches: how many matches of positions each of these supports lists, those with the largest shares. They
             take one way back through the layers behind the explained layer for each of its positions, or for each

@@ -12,10 +12,11 @@ from torch import Tensor
 from captum_fam.attr.account import ZERO_EMBEDDING, coverage_in_words, number_in_words, score_in_words
 from captum_fam.explanation.dataframe import as_dataframe
 from captum_fam.explanation.figure import compare_figure
+from captum_fam.explanation.figure_words import NO_ACCOUNT
 from captum_fam.explanation.notebook import as_bundle, as_html, in_one_line, show_figure
 from captum_fam.explanation.reading.thumbnails import FoilPictures, Pictures, shown_pictures
 from captum_fam.explanation.saved.saved_explanation import read_explanation, save_explanation
-from captum_fam.explanation.selection import rows_of, select_queries
+from captum_fam.explanation.selection import row_of, rows_of, select_queries
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
     from captum_fam.explanation.pairs.pair import Pair
     from captum_fam.visualization import ImageLike, MapFigure
     from captum_fam.visualization.style import StyleLike
-
-NO_ACCOUNT = "no account of the score"
-"""The account text for a map whose sum is no part of the score."""
 
 
 class UsedSupport(NamedTuple):
@@ -46,9 +44,8 @@ class UsedSupport(NamedTuple):
 class Explanation:
     """Why each query of a batch matched its class.
 
-    ``why[0]``, ``why[-1]``, ``why[2:5]`` and ``why["name"]`` are explanations of some of the queries, and a loop goes
-    over explanations of one query each. A notebook shows the figures of the first four queries. Two explanations are
-    equal only if they are one object.
+    ``why[0]``, ``why[2:5]`` and ``why["name"]`` are explanations of some of the queries, and a loop goes over
+    explanations of one query each. A notebook shows the first four figures. Equal explanations are one object.
 
     Attributes:
         method: the name of the method.
@@ -165,11 +162,11 @@ class Explanation:
 
         return find_empty(self.attributions)
 
-    def supports_of(self, index: int = 0) -> list[UsedSupport]:
+    def supports_of(self, index: int | str = 0) -> list[UsedSupport]:
         """The supports that one query was compared with, the most similar first.
 
         Args:
-            index: the position of the query. Default: 0.
+            index: the position or the name of the query. Default: 0.
 
         Returns:
             The supports with a weight in the score, those of a foil among the supports with a negative one; none if
@@ -177,34 +174,37 @@ class Explanation:
         """
         if self.support_rows is None or self.support_similarities is None or self.support_weights is None:
             return []
+        index = row_of(self, index)
         columns = (self.support_rows, self.support_similarities, self.support_weights)
-        used = [UsedSupport(*values) for values in zip(*(column[index].tolist() for column in columns), strict=True)]
-        used = [one for one in used if one.row >= 0 and one.weight != 0]
+        every = (UsedSupport(*values) for values in zip(*(column[index].tolist() for column in columns), strict=True))
+        used = (one for one in every if one.row >= 0 and one.weight != 0)
         return sorted(used, key=lambda one: (-one.similarity, one.row))
 
-    def score_text(self, index: int = 0) -> str:
+    def score_text(self, index: int | str = 0) -> str:
         """The score of one query in words.
 
         Args:
-            index: the position of the query. Default: 0.
+            index: the position or the name of the query. Default: 0.
 
         Returns:
             For example ``"0.731"``; with a foil or a threshold ``"0.0312 (plain score 0.731)"``; for a distance
             ``"-3.00, which is 11.0 more than an embedding of zeros has (-14.0)"``.
         """
+        index = row_of(self, index)
         text = score_in_words(float(self.target_scores[index]), self._parts(index).get(ZERO_EMBEDDING))
         plain = f" (plain score {number_in_words(float(self.plain_scores[index]))})"
         return text if self.contrast is None else text + plain
 
-    def account_text(self, index: int = 0) -> str:
+    def account_text(self, index: int | str = 0) -> str:
         """What the map of one query explains of the score, in words.
 
         Args:
-            index: the position of the query. Default: 0.
+            index: the position or the name of the query. Default: 0.
 
         Returns:
             For example ``"explains 12 % of the score; class token 85 %, bias 3 %"``.
         """
+        index = row_of(self, index)
         if self.coverage is not None:
             return coverage_in_words(float(self.coverage[index]), self._parts(index))
         if self.convergence_delta is not None:
@@ -215,11 +215,11 @@ class Explanation:
         """The shares of one query."""
         return {name: float(share[index]) for name, share in (self.shares or {}).items()}
 
-    def overlay(self, index: int = 0, *, style: StyleLike = "overlay") -> Image:
+    def overlay(self, index: int | str = 0, *, style: StyleLike = "overlay") -> Image:
         """Draw the map of one query over its image; :mod:`captum_fam.visualization.colors` explains the colors.
 
         Args:
-            index: the position of the query. Default: 0.
+            index: the position or the name of the query. Default: 0.
             style: ``"overlay"``, ``"outline"`` or a :class:`~captum_fam.visualization.MapStyle`. Default: the colors.
 
         Returns:
@@ -231,11 +231,12 @@ class Explanation:
         """
         from captum_fam.visualization import overlay
 
+        index = row_of(self, index)
         return overlay(self.images[index], self.attributions[index], style=style)
 
     def figure(
         self,
-        index: int = 0,
+        index: int | str = 0,
         supports: Sequence[ImageLike] | Tensor | None = None,
         foils: Sequence[ImageLike] | Tensor | None = None,
         *,
@@ -244,26 +245,27 @@ class Explanation:
         """Draw one query with its supports, and with the map, score and account of each method.
 
         Args:
-            index: the position of the query. Default: 0.
+            index: the position or the name of the query. Default: 0.
             supports: images of the support, for display. Default: None, those that are known: pictures and images that
                 the support was made of, or the images of a :class:`~captum_fam.Neighbors`, the most similar first.
             foils: images of the foil, for display. Default: None, those that are known.
             style: as for :meth:`overlay`. Default: the colors.
         """
+        index = row_of(self, index)
         known_supports, known_foils = shown_pictures(self, index)
         supports, foils = known_supports if supports is None else supports, known_foils if foils is None else foils
         return compare_figure([self, *self.beside], index, supports, foils, style=style)
 
-    def show(self, index: int = 0) -> None:
+    def show(self, index: int | str = 0) -> None:
         """Show the figure of one query.
 
         In a notebook the figure appears below the cell. Elsewhere name, score and account are printed; and where
         matplotlib has an interactive backend, a window with the figure opens until it is closed.
 
         Args:
-            index: the position of the query. Default: 0.
+            index: the position or the name of the query. Default: 0.
         """
-        show_figure(self, range(len(self))[index])
+        show_figure(self, row_of(self, index))
 
     def to_dataframe(self) -> Any:
         """The explanation as a table of pandas.
@@ -312,7 +314,7 @@ class Explanation:
           sizes, notes of the run and versions.
 
         ``NAME`` is the name of the query; a name that no file can have is shortened or escaped, and is whole in the
-        manifest. :meth:`load` reads the folder again.
+        manifest. Files that an earlier manifest of the folder lists are removed. :meth:`load` reads the folder again.
 
         Args:
             folder: the folder to write to; it is created if it does not exist.
@@ -333,7 +335,7 @@ class Explanation:
 
         Returns:
             The explanation with all methods beside it. Tensors are on the CPU. Of the supports it has the pictures that
-            a figure shows; the pairs of ``sides="both"`` have their matches, but no ``decomposition``.
+            a figure shows; the pairs of ``sides="both"`` have their first matches, but no ``decomposition``.
 
         Raises:
             FileNotFoundError: for a folder without a manifest.

@@ -37,6 +37,8 @@ def rows_of(explanation: Explanation, key: Any) -> list[int]:
             raise KeyError(f"no query has the name '{printable(key)}'; the names are {first}")
         return [explanation.names.index(key)]
     try:
+        if isinstance(key, bool):
+            raise TypeError
         index = operator.index(key)
     except TypeError:
         raise TypeError(
@@ -45,6 +47,28 @@ def rows_of(explanation: Explanation, key: Any) -> list[int]:
     if not -count <= index < count:
         raise IndexError(f"index {index} is out of range for an explanation of {count} queries")
     return [index % count]
+
+
+def row_of(explanation: Explanation, index: Any) -> int:
+    """The position of one query.
+
+    Args:
+        explanation: the explanation.
+        index: its position, which may count from the end, or its name.
+
+    Raises:
+        IndexError: for a position that there is not.
+        KeyError: for an unknown name.
+        TypeError: for anything else.
+
+    Example:
+        >>> why = explain(model, queries, support, layer="layer4")
+        >>> row_of(why, -1), row_of(why, "query-2")
+        (7, 2)
+    """
+    if isinstance(index, slice):
+        raise TypeError("index must be the position or the name of one query, got a slice")
+    return rows_of(explanation, index)[0]
 
 
 def select_queries(explanation: Explanation, rows: Sequence[int]) -> Explanation:

@@ -4,6 +4,7 @@ from captum_fam.report.html import write_page
 from captum_fam.report.page import (
     CellMatch,
     CellMatches,
+    ColorMeaning,
     ReportMap,
     ReportMethod,
     ReportPage,
@@ -15,6 +16,7 @@ from captum_fam.report.page import (
 __all__ = [
     "CellMatch",
     "CellMatches",
+    "ColorMeaning",
     "ReportMap",
     "ReportMethod",
     "ReportPage",

@@ -10,19 +10,23 @@ from importlib import resources
 import numpy as np
 
 from captum_fam.report.encode import safe_json
-from captum_fam.report.page import ReportMethod, ReportPage
+from captum_fam.report.page import ColorMeaning, ReportMethod, ReportPage
 from captum_fam.report.text import counted, safe_name, safe_text
 from captum_fam.visualization.colors import STRENGTH, match_colors
 
 _COLORS = 257  # odd, so that zero has a color of its own
 _HINT = (
     "Point at a photograph, or tap it: the page marks the cells that match in the other photograph, and says how much "
-    "of the score the two cells carry."
+    "of the score the two cells carry, and the cosine of the 3\u00d73 cells around each of the two."
+)
+_HINT_OF_MAPS = (
+    "Point at a photograph, or tap it: the page says the value of the map there. This report has no cells that match."
 )
 _KEYS = (
-    "Keys: Tab goes to a photograph, arrows to a cell; Enter or a click keeps the cell, so that you choose its "
-    "partner; Escape lets it go; O takes the maps off."
+    "Keys: Tab goes from row to row, Page Down and Page Up, Home and End to the photographs of a row, arrows to a "
+    "cell; Enter or a click keeps the cell, so that you choose its partner; Escape lets it go; O takes the maps off."
 )
+_TAPS = "A tap keeps the cell: tap the other photograph to choose its partner, the cell again to let it go."
 
 
 def asset(name: str) -> str:
@@ -57,8 +61,8 @@ def page_head(page: ReportPage, count: int, wrong: int) -> str:
     data = {
         "methods": [{"name": one.name, "unit": one.unit, "account": one.is_account} for one in page.methods],
         "contrast": page.contrast,
+        "ends": {state: [one.below, one.above] for state, one in (("on", page.meaning), ("off", ColorMeaning()))},
         "colors": base64.b64encode(colors.tobytes()).decode("ascii"),
-        "strength": STRENGTH,
     }
     facts = "".join(
         f"<div><dt>{safe_text(name)}</dt><dd>{safe_name(value)}</dd></div>" for name, value in page.facts.items()
@@ -70,6 +74,7 @@ def page_head(page: ReportPage, count: int, wrong: int) -> str:
         '<html lang="en">',
         "<head>",
         '<meta charset="utf-8">',
+        '<meta name="generator" content="captum-fam">',  # the command line replaces no other file
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         '<meta name="color-scheme" content="light dark">',
@@ -82,11 +87,13 @@ def page_head(page: ReportPage, count: int, wrong: int) -> str:
         '<header class="top">',
         f'<div class="heading"><h1>{safe_name(page.title)}</h1>',
         f'<p class="count">{counted(count, "row", "rows")}{wrong_words}</p></div>',
-        _legend(),
+        _legend(page.meaning),
         _controls(page.methods, page.contrast),
         "</header>",
         '<section class="about" aria-label="About this report">',
-        f'<p class="hint">{_HINT} <span class="keys">{_KEYS}</span></p>',
+        f'<p class="hint">{_HINT if page.has_matches else _HINT_OF_MAPS} <span class="keys">{_KEYS}</span> '
+        f'<span class="taps">{_TAPS}</span></p>',
+        f'<p class="hint">{safe_text(page.contrast_note)}</p>' if page.contrast_note else "",
         f'<dl class="facts">{facts}</dl>' if facts else "",
         f'<ul class="notes">{notes}</ul>' if notes else "",
         "<noscript><p>The script of this file did not run, so that the photographs have no maps here. "
@@ -120,13 +127,13 @@ def _controls(methods: Iterable[ReportMethod], contrast: str | None) -> str:
     )
 
 
-def _legend() -> str:
-    """The scale of the colors; the script paints it and writes the unit."""
+def _legend(meaning: ColorMeaning) -> str:
+    """The scale of the colors; the script paints it, writes the unit, and keeps the words at its ends true."""
+    below, above = safe_text(meaning.below), safe_text(meaning.above)
     return (
-        '<div class="legend" id="legend"><span class="ends"><span>against</span><span>0</span><span>for the match'
-        '</span></span><canvas id="colors" width="257" height="1" role="img" aria-label="Color scale: blue is evidence '
-        'against the match, zero is transparent, orange is evidence for the match"></canvas>'
-        '<span id="unit"></span></div>'
+        f'<div class="legend" id="legend"><span class="ends"><span>{below}</span><span>0</span><span>{above}</span>'
+        f'</span><canvas id="colors" role="img" aria-label="Color scale: blue is {below}, zero is transparent, orange '
+        f'is {above}"></canvas><span id="unit"></span></div>'
     )
 
 

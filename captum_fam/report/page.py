@@ -29,6 +29,21 @@ class ReportMethod:
 
 
 @dataclass(frozen=True)
+class ColorMeaning:
+    """What the two ends of the color scale stand for.
+
+    Attributes:
+        below: what negative values are.
+        above: what positive values are.
+        most: what there is most of where a map is largest, for the texts of the images.
+    """
+
+    below: str = "against the match"
+    above: str = "for the match"
+    most: str = "evidence for the match"
+
+
+@dataclass(frozen=True)
 class ReportPage:
     """What all rows of a report share.
 
@@ -41,6 +56,9 @@ class ReportPage:
         notes: what the reader has to know about the run. They are read after the last row, so that the rows may add
             to them while they are made.
         manifest: all settings of the run, as JSON can represent them; shown on request.
+        has_matches: whether rows have cells that match, so that the page says how to see them. Default: True.
+        contrast_note: what the reader has to know of the numbers with the contrast; empty for nothing.
+        meaning: what the colors of the maps with the contrast stand for. Maps without it have the default.
     """
 
     title: str
@@ -49,6 +67,9 @@ class ReportPage:
     facts: Mapping[str, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
     manifest: Mapping[str, Any] = field(default_factory=dict)
+    has_matches: bool = True
+    contrast_note: str = ""
+    meaning: ColorMeaning = field(default_factory=ColorMeaning)
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +121,7 @@ class CellMatch(NamedTuple):
         query: row and column in the map of the query.
         support: row and column in the map of the support.
         share: what the two carry of the score, in the unit of the score.
-        cosine: the cosine of the descriptors of the two; None if it is not known.
+        cosine: the cosine of the features around the two cells, averaged over 3 x 3 cells; None if it is not known.
     """
 
     query: tuple[int, int]
@@ -149,9 +170,11 @@ class ReportPair:
         support: its image, with the maps of this image.
         label: its class; empty without classes.
         score: its plain score, in words.
-        contrasted: its score minus the contrast, in words; None without a contrast.
+        contrasted: its score minus the contrast of the query, in words; None without a contrast.
         query_maps: the maps of the query for this pair alone, one per method, with their accounts.
         matches: which cells match; None if this is not known.
+        support_contrasted: its score minus the contrast of the support, in words; None if it is the same.
+        remark: what else there is to say of the pair, such as its score by a search engine; empty for nothing.
     """
 
     support: ReportSide
@@ -160,6 +183,8 @@ class ReportPair:
     contrasted: str | None = None
     query_maps: Sequence[ReportMap | None] = ()
     matches: CellMatches | None = None
+    support_contrasted: str | None = None
+    remark: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,6 +199,8 @@ class ReportRow:
         predicted: the predicted class; empty without classes.
         target: the explained class; empty without classes.
         truth: the true class; None if it is not known.
+        score_of: what the score is, such as ``"mean of the 5 matches"``; empty where this needs no words.
+        decision: how the predicted class was found, such as ``"4 of 10 votes"``; empty for nothing to say.
     """
 
     query: ReportSide
@@ -183,6 +210,8 @@ class ReportRow:
     predicted: str = ""
     target: str = ""
     truth: str | None = None
+    score_of: str = ""
+    decision: str = ""
 
     @property
     def is_wrong(self) -> bool:

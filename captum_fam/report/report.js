@@ -5,7 +5,7 @@
   const page = JSON.parse(document.getElementById("page").textContent);
   const form = document.getElementById("view");
   const view = { method: 0, contrast: "on", sides: "both", look: "smooth", scale: "match" };
-  const NO_COSINE = -32768, LARGEST = 32767, FINE = 4, LEVEL = 0.5;
+  const NO_COSINE = -32768, LARGEST = 32767, FINE = 4, LEVEL = 0.5, GONE = "The cell is let go.";
   const colors = bytes(page.colors), steps = colors.length / 4 - 1;
   const table = new Uint32Array(colors.buffer); // one number per color, in the order of bytes that a canvas has
   let chosen = null; // the cell that is marked: {row, photo, cell, kept, partner}
@@ -45,9 +45,21 @@
     const rounded = value.toPrecision(3), size = Math.abs(value);
     return minus(value === 0 ? "0" : size >= 1000 && size < 1e9 ? Number(rounded).toLocaleString("en") : rounded);
   }
-  function percent(share) {
-    const value = 100 * share;
-    return minus(Math.abs(value) >= 10 ? value.toFixed(1) : value === 0 ? "0" : value.toPrecision(2)) + "\u00a0%";
+  const percent = (share, half = 0) => known(100 * share, 100 * half, rounded) + "\u00a0%";
+  function rounded(value) {
+    return minus(Math.abs(value) >= 10 ? value.toFixed(1) : value === 0 ? "0" : value.toPrecision(2));
+  }
+  // A value with its true digits, where `half` is half a step of the integers that it is read from.
+  function known(value, half, exact) {
+    const digits = (one, count) => minus(String(Number(one.toPrecision(count))));
+    const power = (one) => Math.log10(Math.abs(one));
+    if (!half) return exact(value);
+    if (Math.abs(value) <= half) {
+      const unit = 10 ** Math.floor(power(half));
+      return `less than ${digits(unit * Math.ceil(half / unit), 1)}`;
+    }
+    const count = Math.floor(power(value)) + 1 - Math.ceil(power(2 * half));
+    return count > 2 ? exact(value) : `about ${digits(value, Math.max(1, count))}`;
   }
   const words = (grid, cell) => `row ${Math.floor(cell / grid[1]) + 1}, column ${(cell % grid[1]) + 1}`;
 
@@ -152,7 +164,7 @@
     mark(cell, classes, [rows, columns] = this.grid) {
       const mark = make("div", "mark " + classes, this.element);
       Object.assign(mark.style, {
-        left: `${100 * (cell % columns) / columns}%`, top: `${100 * Math.floor(cell / columns) / rows}%`,
+        left: `${100 * (cell % columns + 0.5) / columns}%`, top: `${100 * (Math.floor(cell / columns) + 0.5) / rows}%`,
         width: `${100 / columns}%`, height: `${100 / rows}%`,
       });
       this.marks.push(mark);
@@ -226,7 +238,8 @@
 
     mapOf(maps) {
       const place = this.placeOf(maps);
-      return place && { rows: place.shape[0], columns: place.shape[1], values: this.numbers(place) };
+      const [rows, columns] = place ? place.shape : [];
+      return place && { rows, columns, values: this.numbers(place), half: place.scale / 2 };
     }
 
     numbers({ at, shape, scale }) {
@@ -234,10 +247,12 @@
     }
 
     // The magnitude of the full color. Both sides of a match share it, or all matches of the row, so that equal colors
-    // mean equal values. The map of the whole score is another quantity, and has its own.
+    // mean equal values. The map of the whole score is another quantity, and has its own, unless there is one match.
     limit(index) {
-      const pairs = view.scale === "row" ? this.data.pairs : [this.data.pairs[index]];
-      const maps = index === undefined ? [this.data.query] : pairs.flatMap((pair) => [pair.query, pair.support]);
+      const { query, pairs } = this.data, isOne = pairs.length === 1;
+      const used = view.scale === "row" || isOne ? pairs : [pairs[index]];
+      const matches = isOne || index !== undefined ? used.flatMap((pair) => [pair.query, pair.support]) : [];
+      const maps = isOne || index === undefined ? [query, ...matches] : matches;
       return Math.max(0, ...maps.map((one) => this.placeOf(one)).map((place) => place ? place.scale * LARGEST : 0));
     }
 
@@ -249,10 +264,16 @@
         : Float64Array.from({ length: count }, (_, q) => share(q, cell));
     }
 
+    // Half a step of the share of two cells.
+    half(matches, q) {
+      return this.numbers(matches.steps)[q] / 2;
+    }
+
     best(matches, side, cell) {
       const best = matches.best[side], cosine = this.wide[best.cosines.at + cell];
       return {
-        cell: this.wide[best.cells.at + cell], share: this.wide[best.shares.at + cell] * best.shares.scale,
+        cell: this.wide[best.cells.at + cell],
+        share: this.wide[best.shares.at + cell] * best.shares.scale, half: best.shares.scale / 2,
         cosine: cosine === NO_COSINE ? null : cosine / LARGEST,
       };
     }
@@ -286,64 +307,118 @@
 
   // ---- Which cells match
 
-  function sentence(subject, { share, cosine, score, what }) {
-    const angle = cosine === null ? "" : `; cosine of the two ${minus(cosine.toFixed(2))}`;
-    const of = `${number(share)} of ${number(score)}`;
-    return score > 0
-      ? `${subject} carries ${percent(share / score)} of ${what} (${of})${angle}.`
-      : `${subject} carries ${of}, ${what}${angle}.`;
+  // What two cells carry: `part` of the score, and `share` in its unit.
+  function amounts({ share, score, half = 0 }) {
+    return {
+      part: score > 0 ? percent(share / score, half / score) : "",
+      share: known(share, half, number),
+    };
   }
 
-  // Mark a cell and its match in the other photograph of one pair; returns the sentence about the two.
+  function sentence(subject, found) {
+    const { cosine, score, what } = found, { part, share } = amounts(found);
+    const angle = cosine === null ? "" : `; their surroundings have cosine ${minus(cosine.toFixed(2))}`;
+    const of = `${share} of ${number(score)}`;
+    return part ? `${subject} carries ${part} of ${what} (${of})${angle}.` : `${subject} carries ${of}, ${what}${angle}.`;
+  }
+
+  // The same in few words, behind the place of the partner.
+  function spoken(place, found) {
+    const { part, share } = amounts(found);
+    return `${place}, ${part ? `${part} of` : `${share},`} ${found.what}`;
+  }
+
+  // Mark a cell and its match in the other photograph of one pair. Returns the sentence about the two, and the same in
+  // few words.
   function matchIn(row, pair, photo, cell, partner) {
     const matches = row.data.pairs[pair].matches, side = photo.side === "query" ? 0 : 1;
     const other = row.photos.find((one) => side === 0 ? one.pair === pair && one.side === "support" : one.side === "query");
     const [grid, otherGrid] = side === 0 ? matches.grids : [...matches.grids].reverse();
-    if (matches.top) {
-      const [y, x] = [Math.floor(cell / grid[1]), cell % grid[1]];
-      const far = (one) => (Math.floor(one[side] / grid[1]) - y) ** 2 + (one[side] % grid[1] - x) ** 2;
-      const nearest = matches.top.reduce((a, b) => far(b) < far(a) ? b : a, matches.top[0]);
-      if (!nearest) return "";
-      photo.mark(nearest[side], "end", grid);
-      other.mark(nearest[1 - side], "end partner", otherGrid);
-      const subject = `The nearest of the ${matches.top.length} strongest pairs of cells`;
-      return sentence(subject, { ...matches, share: nearest[2], cosine: nearest[3] });
-    }
+    if (matches.top) return matchInTop(matches, side, photo, other, cell, partner);
     const shares = row.shares(matches, side, cell);
     let found = row.best(matches, side, cell);
-    if (partner !== null && partner !== found.cell) {
-      const back = row.best(matches, 1 - side, partner);
-      found = back.cell === cell ? { ...back, cell: partner } : { cell: partner, share: shares[partner], cosine: null };
+    if (partner !== null) {
+      // The cosine of two cells is known for best matches only, so that it is said of none that the reader chose.
+      const back = row.best(matches, 1 - side, partner), half = row.half(matches, side === 0 ? cell : partner);
+      if (partner !== found.cell) found = back.cell === cell ? back : { share: shares[partner], half };
+      found = { ...found, cell: partner, cosine: null };
     }
     other.tintBy(shares, otherGrid);
     other.mark(found.cell, "partner", otherGrid);
     const states = row.data.pairs[pair][side === 0 ? "query" : "support"][0];
     const isWhole = states && states[1] && page.methods[0].account && matches.score > 0;
-    const whole = isWhole ? row.numbers(states[1])[cell] / matches.score : null;
-    return sentence("This pair of cells", { ...matches, ...found })
-      + (isWhole ? ` With all cells of the other photograph: ${percent(whole)}.` : "");
+    const [whole, half] = isWhole ? [row.numbers(states[1])[cell], states[1].scale / 2] : [];
+    return {
+      text: sentence("This pair of cells", { ...matches, ...found })
+        + (isWhole ? ` With all cells of the other photograph: ${percent(whole / matches.score, half / matches.score)}.` : ""),
+      short: spoken(words(otherGrid, found.cell), { ...matches, ...found }),
+    };
+  }
+
+  // The same where only the strongest pairs of cells are known.
+  function matchInTop(matches, side, photo, other, cell, partner) {
+    const { top } = matches, [grid, otherGrid] = side === 0 ? matches.grids : [...matches.grids].reverse();
+    const count = top.length === 1 ? "the strongest pair of cells" : `the ${top.length} strongest pairs of cells`;
+    const isOf = (one) => one[side] === cell && (partner === null || one[1 - side] === partner);
+    const told = (subject, one) => sentence(subject, { ...matches, share: one[2], cosine: one[3] });
+    const of = top.find(isOf);
+    if (partner !== null || of) {
+      const at = of ? of[1 - side] : partner;
+      other.mark(at, "partner", otherGrid);
+      if (!of) return { text: `This is none of ${count}.`, short: `${words(otherGrid, at)}, none of ${count}` };
+      return {
+        text: told("This pair of cells", partner === null ? of : [...of.slice(0, 3), null]),
+        short: spoken(words(otherGrid, at), { ...matches, share: of[2] }),
+      };
+    }
+    const [y, x] = [Math.floor(cell / grid[1]), cell % grid[1]];
+    const far = (one) => (Math.floor(one[side] / grid[1]) - y) ** 2 + (one[side] % grid[1] - x) ** 2;
+    const nearest = top.reduce((a, b) => far(b) < far(a) ? b : a, top[0]);
+    const none = `This cell is in none of ${count}`;
+    if (nearest) {
+      photo.mark(nearest[side], "end", grid);
+      other.mark(nearest[1 - side], "end partner", otherGrid);
+    }
+    return {
+      text: nearest ? `${none}. ${told("The nearest of them", nearest)}` : "This report has no match of these two.",
+      short: nearest ? `in none of ${count}; the nearest is ${words(grid, nearest[side])} with `
+        + spoken(words(otherGrid, nearest[1 - side]), { ...matches, share: nearest[2] }) : "no match is known",
+    };
   }
 
   function render(aloud) {
     const { row, photo, cell, kept, partner } = chosen;
     row.clear();
-    const said = [], grid = photo.grid;
+    const said = [], grid = photo.grid, isMany = row.data.pairs.length > 1;
     row.data.pairs.forEach((pair, index) => {
       const touched = photo.side === "query" || photo.pair === index;
       if (!touched || !pair.matches) return;
-      const text = matchIn(row, index, photo, cell, partner && partner.pair === index ? partner.cell : null);
+      const at = partner && partner.pair === index ? partner.cell : null;
+      const { text, short } = matchIn(row, index, photo, cell, at);
       row.readouts[index].textContent = text;
       row.readouts[index].classList.remove("rest");
-      said.push(row.data.pairs.length > 1 ? `Match ${index + 1}: ${text}` : text);
+      const place = photo.side !== "query" ? "query" : isMany ? `match ${index + 1}` : "match";
+      if (!partner || at !== null) said.push(`${place}: ${short}.`);
     });
-    if (!photo.marks.length) photo.mark(cell, kept ? "kept" : "");
+    photo.mark(cell, kept ? "kept" : "", grid);
     if (photo.shown && !said.length) {
-      const text = `Cell in ${words(grid, cell)}: ${number(photo.shown.values[cell])}, ${page.methods[view.method].unit}.`;
+      const text = `Cell in ${words(grid, cell)}: ${known(photo.shown.values[cell], photo.shown.half, number)}, ${page.methods[view.method].unit}.`;
       said.push(text);
       const place = photo.side === "query" ? row.element.querySelector(".scale") : row.readouts[photo.pair];
       place.textContent = text;
     }
-    if (aloud) document.getElementById("said").textContent = `${words(grid, cell)}. ${said.slice(0, 3).join(" ")}`;
+    drawLegend();
+    const name = photo.side === "query" ? "query" : isMany ? `match ${photo.pair + 1}` : "match";
+    if (aloud) say([`${kept ? "kept: " : ""}${name}, ${words(grid, cell)}.`, ...said].map(sentenceCase).join(" "), true);
+  }
+
+  const sentenceCase = (text) => text[0].toUpperCase() + text.slice(1);
+
+  // Say a text to those who do not see the page. Narrow windows show it at their lower edge, while a cell is marked.
+  function say(text, isOpen) {
+    const line = document.getElementById("said");
+    line.textContent = text;
+    line.classList.toggle("open", isOpen);
   }
 
   function choose(photo, cell, { kept = false, aloud = false } = {}) {
@@ -362,12 +437,13 @@
     render(aloud);
   }
 
-  function letGo() {
+  function letGo(text = "") {
     if (!chosen) return;
     const { row } = chosen;
     chosen = null;
     row.clear();
-    document.getElementById("said").textContent = "";
+    drawLegend();
+    say(text, false);
   }
 
   function listen(photo) {
@@ -382,19 +458,26 @@
     element.addEventListener("click", (event) => {
       const cell = photo.grid && photo.cellAt(event);
       const again = chosen && chosen.kept && chosen.photo === photo && chosen.cell === cell;
-      again ? letGo() : choose(photo, cell, { kept: true, aloud: true });
+      again ? letGo(GONE) : choose(photo, cell, { kept: true, aloud: true });
     });
+    element.addEventListener("focus", () => photo.row.photos.forEach((one) => {
+      if (one.element.hasAttribute("tabindex")) one.element.tabIndex = one === photo ? 0 : -1;
+    }));
     element.addEventListener("keydown", (event) => {
       const move = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
       if (!photo.grid || event.ctrlKey || event.metaKey || event.altKey) return;
       const [rows, columns] = photo.grid, at = cellOf(photo);
       if (move) {
-        const [y, x] = at === null ? strongest(photo) : [Math.floor(at / columns) + move[0], at % columns + move[1]];
+        const [y, x] = at === null ? strongestCell(photo) : [Math.floor(at / columns) + move[0], at % columns + move[1]];
         const cell = Math.min(rows - 1, Math.max(0, y)) * columns + Math.min(columns - 1, Math.max(0, x));
         choose(photo, cell, { kept: Boolean(chosen && chosen.kept && chosen.photo === photo), aloud: true });
       } else if (event.key === "Enter" || event.key === " ") {
         const kept = chosen && chosen.kept && chosen.photo === photo;
-        kept ? letGo() : at !== null && choose(photo, at, { kept: true, aloud: true });
+        kept ? letGo(GONE) : at !== null && choose(photo, at, { kept: true, aloud: true });
+      } else if (["PageDown", "PageUp", "Home", "End"].includes(event.key)) {
+        const stops = photo.row.photos.filter((one) => one.element.hasAttribute("tabindex")), last = stops.length - 1;
+        const next = { PageDown: stops.indexOf(photo) + 1, PageUp: stops.indexOf(photo) - 1, Home: 0, End: last }[event.key];
+        stops[Math.min(last, Math.max(0, next))].element.focus();
       } else return;
       event.preventDefault();
     });
@@ -408,7 +491,8 @@
     return chosen.partner && (photo.side === "query" || photo.pair === chosen.partner.pair) ? chosen.partner.cell : null;
   }
 
-  function strongest(photo) {
+  // Row and column of the cell where the arrow keys begin.
+  function strongestCell(photo) {
     if (!photo.shown) return photo.grid.map((count) => Math.floor(count / 2));
     const cell = photo.shown.values.indexOf(Math.max(...photo.shown.values));
     return [Math.floor(cell / photo.shown.columns), cell % photo.shown.columns];
@@ -429,11 +513,24 @@
       line.hidden = Number(line.dataset.method) !== view.method || line.dataset.contrast !== view.contrast;
     }
     for (const line of document.querySelectorAll(".contrast")) line.hidden = view.contrast === "off";
-    const contrast = page.contrast && view.contrast === "on" ? `, ${page.contrast}` : "";
-    document.getElementById("unit").textContent = page.methods[view.method].unit + contrast;
     drawScale();
+    drawLegend();
     near.forEach((row) => row.draw());
     whenIdle();
+  }
+
+  // What the colors mean. The darkened photographs beside a marked cell have a scale each.
+  function drawLegend() {
+    const isTinted = chosen && chosen.row.photos.some((photo) => photo.element.classList.contains("tinted"));
+    const hasContrast = page.contrast && view.contrast === "on" && !isTinted;
+    const [below, above] = page.ends[hasContrast ? "on" : "off"], legend = document.getElementById("legend");
+    const [start, , end] = legend.querySelectorAll(".ends span");
+    [start.textContent, end.textContent] = [below, above];
+    legend.querySelector("canvas").setAttribute(
+      "aria-label", `Color scale: blue is ${below}, zero is transparent, orange is ${above}`);
+    document.getElementById("unit").textContent = isTinted
+      ? `dark photographs: ${page.methods[0].unit} with the marked cell, each photograph to its own maximum`
+      : page.methods[view.method].unit + (hasContrast ? `, ${page.contrast}` : "");
   }
 
   function drawScale() {
@@ -479,11 +576,11 @@
   form.addEventListener("input", change);
   form.addEventListener("submit", (event) => event.preventDefault());
   document.addEventListener("keydown", (event) => {
-    if (event.key === "Escape") letGo();
+    if (event.key === "Escape") letGo(GONE);
     if (event.key === "o" && !event.ctrlKey && !event.metaKey && !event.altKey) {
       document.getElementById("off").click();
     }
   });
-  window.addEventListener("beforeprint", () => rows.forEach((row) => row.draw()));
+  window.addEventListener("beforeprint", () => { letGo(); rows.forEach((row) => row.draw()); });
   change();
 })();

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import html
+import re
 
 from captum_fam._text import printable
 
 _LONGEST = 1000
+_MINUS = re.compile(r"(?:(?<!\w)|(?<=\de))-(?=\d)")
 
 
 def safe_text(text: object) -> str:
@@ -38,6 +40,19 @@ def safe_name(text: object) -> str:
     """
     # A line may break behind an underscore: names of files have few other places.
     return f"<bdi>{safe_text(text).replace('_', '_<wbr>')}</bdi>"
+
+
+def safe_numbers(text: object) -> str:
+    r"""A text with numbers that HTML shows, with the minus sign that the script of the page writes, too.
+
+    Args:
+        text: as for :func:`safe_text`.
+
+    Example:
+        >>> safe_numbers("-0.12 <1") == "\N{MINUS SIGN}0.12 &lt;1"
+        True
+    """
+    return _MINUS.sub("\N{MINUS SIGN}", safe_text(text))
 
 
 def counted(number: int, noun: str, plural: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -88,6 +89,17 @@ class Similarity(nn.Module, ABC):
     ignores_length: bool = False
     is_linear: bool = False
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        # The formula of a base class belongs to the weights of the base class, not to others that a subclass defines.
+        if min(map(cls._depth, ("score", "weights"))) < cls._depth("weights_of_parts"):
+            cls.weights_of_parts = Similarity.weights_of_parts  # type: ignore[method-assign]
+
+    @classmethod
+    def _depth(cls, method: str) -> int:
+        """How many classes are between this class and the base class that defines a method."""
+        return next(depth for depth, base in enumerate(cls.__mro__) if method in vars(base))
+
     def forward(self, query: Tensor, support: Tensor) -> Tensor:
         """The same as :meth:`score`."""
         return self.score(query, support)
@@ -157,8 +169,10 @@ class Similarity(nn.Module, ABC):
         give weights that sum to :meth:`weights`, less what the weights have without the support: a distance has such a
         term, the query itself.
 
-        By default a part gets ``parts / support`` of the weight of each feature, and nothing where the support is zero.
-        A similarity whose weights are linear in the support overrides this method by its own formula.
+        By default a part gets ``parts / support`` of the weight of each feature, and nothing where the support is zero
+        beside the part, up to rounding. A similarity whose weights are linear in the support overrides this method by
+        its own formula. A subclass with another ``score`` or ``weights`` does not inherit this formula, but the
+        default.
 
         Args:
             query: Z, ``(B, J)``.
@@ -176,7 +190,8 @@ class Similarity(nn.Module, ABC):
         pairs = zip(query.split(1), support.split(1), strict=True)
         weights = torch.cat([self.weights(z, t, query.new_ones(1, 1)) for z, t in pairs]).unsqueeze(1)
         whole = support.unsqueeze(1)
-        return torch.where(whole == 0, 0.0, weights * (parts / torch.where(whole == 0, 1.0, whole)))
+        is_zero = whole.abs() <= torch.finfo(whole.dtype).eps * parts.abs()
+        return torch.where(is_zero, 0.0, weights * (parts / torch.where(is_zero, 1.0, whole)))
 
     def require_weights(self) -> None:
         """Check that the similarity has linear weights.

@@ -18,7 +18,7 @@ def version_of(forward_func: object, *others: object) -> object | None:
 
     Args:
         forward_func: a module, or a method of a module.
-        others: modules and plain values that the result depends on as well.
+        others: modules, tensors and plain values that the result depends on as well.
 
     Returns:
         A value to compare with ``==``; None if ``forward_func`` is a plain function, whose weights cannot be seen.
@@ -44,6 +44,8 @@ def version_of(forward_func: object, *others: object) -> object | None:
 
 def _plain_state(part: object) -> tuple[object, ...]:
     """The version of a value that is no module: its identity, or the text itself, and its tensors and modules."""
+    if isinstance(part, Tensor):
+        return _version(part)
     values = list(getattr(part, "__dict__", {}).values())
     tensors = [_version(value) for value in values if isinstance(value, Tensor)]
     modules = [_state(value) for value in values if isinstance(value, nn.Module)]

@@ -26,6 +26,7 @@ class Support(ABC):
         similarity: the similarity of this support. None, the default, if the support works with any similarity.
         forms_gallery: whether all supports together are a gallery for ``foil="gallery"``, see :meth:`gallery_rows`.
             Default: False.
+        is_contrasted: whether a foil, a gallery or a number is subtracted from the scores already. Default: False.
 
     Example:
         >>> from captum_fam.support import Comparison, SameForAll, Support
@@ -47,6 +48,7 @@ class Support(ABC):
     class_names: tuple[str, ...] = ("support",)
     similarity: Similarity | None = None
     forms_gallery: bool = False
+    is_contrasted: bool = False
 
     @property
     def n_classes(self) -> int:
@@ -153,3 +155,23 @@ class Support(ABC):
                 "use the same similarity for both"
             )
         return similarity
+
+
+def require_plain(support: object, argument: str) -> None:
+    """Refuse to contrast what is no support, or a support whose scores are contrasted already.
+
+    Args:
+        support: the support to wrap.
+        argument: the argument that asks for the contrast, for the message.
+
+    Raises:
+        TypeError: for anything but a support.
+        ValueError: for a support with ``is_contrasted``.
+    """
+    if not isinstance(support, Support):
+        raise TypeError(f"support must be a Support (SupportSet, MemoryBank, ...), got {type(support).__name__}")
+    if support.is_contrasted:
+        raise ValueError(
+            f"{argument}: the support, a {type(support).__name__}, has a foil, a gallery or a threshold already; pass "
+            "the support without it"
+        )

@@ -232,13 +232,14 @@ def _integers(name: str, values: object) -> Tensor:
     return tensor.long()
 
 
-def check_exclusion(exclude: Tensor, n_queries: int, n_rows: int) -> Tensor:
-    """Check the rows of a bank that are excluded for each query.
+def check_exclusion(exclude: Tensor, n_queries: int, n_rows: int, name: str = "exclude") -> Tensor:
+    """Check the rows of a bank or gallery that are excluded for each query.
 
     Args:
         exclude: rows of the bank, int64 ``(B,)`` or ``(B, E)``; -1 excludes nothing.
         n_queries: B, the number of queries.
         n_rows: M, the number of rows of the bank.
+        name: the name of the argument, for the message. Default: ``"exclude"``.
 
     Returns:
         ``(B, E)``.
@@ -246,17 +247,31 @@ def check_exclusion(exclude: Tensor, n_queries: int, n_rows: int) -> Tensor:
     Raises:
         ValueError: for another number of queries, rows that the bank does not have, or if all rows are excluded.
     """
+    check_exclusion_batch(exclude, n_queries, name)
     excluded = exclude.reshape(len(exclude), -1)
-    if len(excluded) != n_queries:
-        raise ValueError(f"exclude is for {len(excluded)} queries but there are {n_queries}; set it for each batch")
     if excluded.numel() and (excluded.min() < -1 or excluded.max() >= n_rows):
         raise ValueError(
-            f"exclude must hold rows 0..{n_rows - 1}, or -1 for none, got {excluded.min()}..{excluded.max()}"
+            f"{name} must hold rows 0..{n_rows - 1}, or -1 for none, got {excluded.min()}..{excluded.max()}"
         )
     nothing_left = (count_excluded(excluded) >= n_rows).nonzero()
     if len(nothing_left):
-        raise ValueError(f"exclude leaves nothing of the {n_rows} rows for query {int(nothing_left[0])}")
+        raise ValueError(f"{name} leaves nothing of the {n_rows} rows for query {int(nothing_left[0])}")
     return excluded
+
+
+def check_exclusion_batch(exclude: Tensor, n_queries: int, name: str) -> None:
+    """Check that rows are excluded for the queries of this batch.
+
+    Args:
+        exclude: rows, ``(B,)`` or ``(B, E)``.
+        n_queries: the number of queries.
+        name: the name of the argument, for the message.
+
+    Raises:
+        ValueError: for another number of queries.
+    """
+    if len(exclude) != n_queries:
+        raise ValueError(f"{name} is for {len(exclude)} queries but there are {n_queries}; set it for each batch")
 
 
 def count_excluded(exclude: Tensor) -> Tensor:
@@ -277,12 +292,15 @@ def count_excluded(exclude: Tensor) -> Tensor:
     return is_new.sum(1)
 
 
-def as_exclusion(exclude: Tensor | Sequence[int] | Sequence[Sequence[int]], device: torch.device) -> Tensor:
+def as_exclusion(
+    exclude: Tensor | Sequence[int] | Sequence[Sequence[int]], device: torch.device, name: str = "exclude"
+) -> Tensor:
     """Convert rows of a bank that are excluded for each query to a tensor.
 
     Args:
         exclude: one row per query, or a list of rows per query; the lists may differ in length. -1 excludes nothing.
         device: the device of the bank.
+        name: the name of the argument, for the message. Default: ``"exclude"``.
 
     Returns:
         int64 ``(B,)`` or ``(B, E)``, in which -1 fills up the shorter lists.
@@ -298,10 +316,11 @@ def as_exclusion(exclude: Tensor | Sequence[int] | Sequence[Sequence[int]], devi
                 [ 1,  3]])
     """
     if isinstance(exclude, list | tuple) and all(isinstance(rows, list | tuple) for rows in exclude):
-        parts = [_integers("exclude", rows) if rows else torch.empty(0, dtype=torch.int64) for rows in exclude]
-        rows = pad_sequence(parts, batch_first=True, padding_value=-1)
+        nothing = torch.empty(0, dtype=torch.int64)
+        parts = [_integers(name, rows) if rows else nothing for rows in exclude]
+        rows = pad_sequence(parts, batch_first=True, padding_value=-1) if parts else nothing
     else:
-        rows = _integers("exclude", exclude)
+        rows = _integers(name, exclude)
     if rows.dim() not in (1, 2):
-        raise ValueError(f"exclude must be rows (B,) or (B, E), got shape {tuple(rows.shape)}")
+        raise ValueError(f"{name} must be rows (B,) or (B, E), got shape {tuple(rows.shape)}")
     return rows.to(device)

@@ -124,10 +124,8 @@ class Comparison(ClassScores):
 
     def _again(self, **changes: Any) -> Comparison:
         """The same comparison with other arguments of the constructor."""
-        if self._runner_up or self._foil is not None:
-            raise ValueError("foil: the support has a foil already; pass the support without it")
-        if self.contrast is not None:
-            raise ValueError("foil: the support has a gallery or a threshold already; pass the support without it")
+        if self._runner_up or self._foil is not None or self.contrast is not None:
+            raise ValueError("foil: the comparison has a foil, a gallery or a threshold already")
         arguments = {
             "support": self.support,
             "members": self.members,
@@ -198,13 +196,17 @@ class Comparison(ClassScores):
     @property
     def plain_score(self) -> Tensor:
         """The score of the target class without any foil or contrast, ``(B,)``."""
-        return (self.members.weights(self.target).to(self.similarities.dtype) * self.similarities).sum(1)
+        self.members.weights(self.target)  # refuses a class without supports
+        return self.class_scores.gather(1, self.target.unsqueeze(1)).squeeze(1)
 
     @property
     def score(self) -> Tensor:
         """The explained score of the target class: minus the score of its foil, or contrasted; ``(B,)``."""
-        score = (self.support_weights * self.similarities).sum(1)
-        return score if self.contrast is None else self.contrast.of_score(score)
+        weights = self.support_weights  # refuses a class without supports
+        score = self.scores.gather(1, self.target.unsqueeze(1)).squeeze(1)
+        # A sum over all supports rounds as the sum of a map does, and a difference of two means does not.
+        whole = (weights * self.similarities).sum(1) if self.contrast is None else score
+        return torch.where(score == 0, score, whole)
 
     @property
     def explained_score(self) -> Tensor:
@@ -213,43 +215,43 @@ class Comparison(ClassScores):
         For most similarities this is the whole score; for a distance it is the score minus the score of the zero
         embedding. A score against a number is explained as a whole.
         """
+        contrast = self.contrast
+        # Only similarities with a score of the zero embedding have a number that is not on the query.
+        if self.similarity.explains_whole_score or (contrast is not None and contrast.is_on_query):
+            return self.score
         explained = (self.support_weights * self.explained).sum(1)
-        if self.contrast is None:
-            return explained
-        return self.contrast.of_explained(explained, (self.support_weights * self.similarities).sum(1))
+        baseline = None if contrast is None else contrast.baseline
+        return explained if baseline is None else explained - baseline.explained_score
 
     def linear_weights(self) -> Tensor:
-        """The explained score as a linear classifier u of the query, ``(B, J)``.
-
-        ``query * u`` sums to :attr:`explained_score`.
+        """The linear weights u of the explained score, ``(B, J)``: ``query * u`` sums to :attr:`explained_score`.
 
         Raises:
             ValueError: for a similarity without linear weights.
         """
-        return self.of_features(
-            lambda one: (one.support_weights, one.over_supports(one.similarity.weights)), are_weights=True
-        )
+        return self.of_features(_weights_of_score, are_weights=True)
 
     def contributions(self) -> Tensor:
         """What each feature adds to :attr:`explained_score`, ``(B, J)``."""
         return self.of_features(_contributions_to_score, are_weights=False)
 
-    def of_features(self, make: Callable[[Comparison], tuple[Tensor, Tensor]], *, are_weights: bool) -> Tensor:
+    def of_features(self, make: Callable[[Comparison, bool], tuple[Tensor, Tensor]], *, are_weights: bool) -> Tensor:
         """Contributions of the features, or linear weights, with the contrast subtracted.
 
         Args:
             make: gives the weights of the supports ``(B, K)`` and the values ``(B, J)`` that they make, for this
-                comparison and for the baseline of the contrast.
+                comparison and for the baseline of the contrast. The second argument is whether all supports count as
+                one: those of the baseline do, because one vector can stand for all of its images.
             are_weights: whether the values are linear weights.
 
         Returns:
             ``(B, J)``.
         """
-        weights, values = make(self)
+        weights, values = make(self, False)
         contrast = self.contrast
         if contrast is None:
             return values
-        baseline = None if contrast.baseline is None else make(contrast.baseline)[1]
+        baseline = None if contrast.baseline is None else make(contrast.baseline, True)[1]
         return contrast.of_features(values, baseline, self, weights, are_weights=are_weights)
 
     def scorer(self, query: int) -> Callable[[Tensor], Tensor]:
@@ -339,9 +341,9 @@ class Comparison(ClassScores):
             self.members.require_others()
 
 
-def _weights_of_score(comparison: Comparison) -> tuple[Tensor, Tensor]:
+def _weights_of_score(comparison: Comparison, _: bool) -> tuple[Tensor, Tensor]:
     return comparison.support_weights, comparison.over_supports(comparison.similarity.weights)
 
 
-def _contributions_to_score(comparison: Comparison) -> tuple[Tensor, Tensor]:
+def _contributions_to_score(comparison: Comparison, _: bool) -> tuple[Tensor, Tensor]:
     return comparison.support_weights, comparison.over_supports(comparison.similarity.contributions)

@@ -56,22 +56,7 @@ class Contrast:
             subtracted = subtracted + self.baseline.class_scores
             noise = noise + self.baseline.noise
         difference = F.zero_within(scores - subtracted, noise)
-        return torch.where(scores == -torch.inf, scores, -difference) if self.is_reversed else difference
-
-    def of_score(self, score: Tensor) -> Tensor:
-        """The contrasted score of one class per query, ``(B,)``, from its score before the contrast, ``(B,)``."""
-        return self._signed(score - self.constant - (0 if self.baseline is None else self.baseline.score))
-
-    def of_explained(self, explained: Tensor, score: Tensor) -> Tensor:
-        """The part of the contrasted score that contributions of features sum to, ``(B,)``.
-
-        Args:
-            explained: the part of the score of the class that contributions sum to, ``(B,)``.
-            score: the score of the class, ``(B,)``.
-        """
-        if self.is_on_query:
-            return self.of_score(score)
-        return explained if self.baseline is None else explained - self.baseline.explained_score
+        return torch.where(scores == -torch.inf, scores, self._signed(difference))
 
     def of_features(
         self,
@@ -144,4 +129,4 @@ class Contrast:
         return self.constant.detach() * ratio - of_zero
 
     def _signed(self, values: Tensor) -> Tensor:
-        return -values if self.is_reversed else values
+        return 0 - values if self.is_reversed else values  # and never -0.0

@@ -10,17 +10,17 @@ from torch import Tensor
 from captum_fam import functional as F
 from captum_fam._captum import TargetType
 from captum_fam.similarity import Similarity
-from captum_fam.support.base import Support
+from captum_fam.support.base import Support, require_plain
 from captum_fam.support.checks import check_embedding_sizes
 from captum_fam.support.comparison import Comparison
-from captum_fam.support.gallery import Gallery, no_gallery
+from captum_fam.support.gallery import Gallery, features_of, no_gallery
 from captum_fam.support.leave_out import LeaveOutSupport
 from captum_fam.support.support_set import SupportSet
 
 FoilName = Literal["others", "runner-up", "gallery"]
 FoilLike = FoilName | SupportSet | Gallery | Tensor
 
-_KINDS = '"others", "runner-up", "gallery", a SupportSet, a tensor or None'
+_NAMES = '"others", "runner-up", "gallery"'
 
 
 class ContrastedSupport(Support):
@@ -34,8 +34,10 @@ class ContrastedSupport(Support):
             ``"gallery"``, the gallery of all supports.
 
     Raises:
+        TypeError: for a support or foil of another kind.
         ValueError: for an unknown foil, a foil of other classes for a support of one class, a support that is no
-            gallery for ``"gallery"``, or a foil whose embeddings have another length than those of the support.
+            gallery for ``"gallery"``, a foil whose embeddings have another length than those of the support, or a
+            support that has a foil, a gallery or a threshold already.
 
     Example:
         >>> support = SupportSet(torch.eye(3), ["jay", "tit", "wren"])
@@ -44,25 +46,28 @@ class ContrastedSupport(Support):
         tensor([[-0.2000, -0.8000,  0.2000]])
     """
 
+    is_contrasted = True
+
     def __init__(self, support: Support, foil: FoilName | SupportSet | Gallery) -> None:
+        require_plain(support, "foil")
         if isinstance(foil, str):
             if foil not in get_args(FoilName):
-                raise ValueError(f"foil must be {_KINDS}, got {foil!r}")
+                raise ValueError(f"foil must be {_NAMES}, a SupportSet or a Gallery, got {foil!r}")
             _check_classes(support, foil)
             support = support if foil == "gallery" else support.for_every_class()
         elif not isinstance(foil, SupportSet | Gallery):
-            raise TypeError(f"foil must be {_KINDS}, got {type(foil).__name__}")
-        elif (
-            isinstance(support, SupportSet)
-            and isinstance(foil, SupportSet)
-            and support.holds_embeddings
-            and foil.holds_embeddings
-        ):
+            raise TypeError(f"foil must be {_NAMES}, a SupportSet or a Gallery, got {type(foil).__name__}")
+        elif isinstance(foil, Gallery):
+            foil.check_features(features_of(support), "support")
+        elif isinstance(support, SupportSet) and support.holds_embeddings and foil.holds_embeddings:
             check_embedding_sizes(support.embeddings(), foil.embeddings(), "foil")
         self.support = support
         self.foil = foil
         self.class_names = support.class_names
         self.similarity = support.similarity
+
+    def __repr__(self) -> str:
+        return f"ContrastedSupport({self.support!r}, {self.foil!r})"
 
     @property
     def gallery(self) -> Gallery | None:
@@ -148,7 +153,7 @@ def as_foil(foil: object, gallery: object = None) -> FoilName | SupportSet | Gal
         return SupportSet(foil)
     if foil is None or isinstance(foil, str | SupportSet | Gallery):
         return foil  # type: ignore[return-value]  # ContrastedSupport refuses other texts
-    raise TypeError(f"foil must be {_KINDS}, got {type(foil).__name__}")
+    raise TypeError(f"foil must be {_NAMES}, a SupportSet, a Gallery, a tensor or None, got {type(foil).__name__}")
 
 
 def _check_classes(support: Support, foil: str) -> None:

@@ -11,10 +11,16 @@ from torch import Tensor, nn
 from captum_fam._arithmetic import plain_arithmetic
 from captum_fam.similarity import Similarity
 from captum_fam.support.base import Support
-from captum_fam.support.checks import as_exclusion, check_exclusion, check_support_tensor, plain_tensor
+from captum_fam.support.checks import (
+    as_exclusion,
+    check_exclusion,
+    check_exclusion_batch,
+    check_support_tensor,
+    plain_tensor,
+)
 from captum_fam.support.comparison import Comparison
 from captum_fam.support.contrast import Contrast
-from captum_fam.support.gallery_rows import GalleryRows, MeanOfRows
+from captum_fam.support.gallery_rows import NO_ROWS, GalleryRows, MeanOfRows
 from captum_fam.support.mean_form import MeanForm, MeanVectors, mean_form
 from captum_fam.support.members import SameForAll
 from captum_fam.support.support_set import SupportSet
@@ -39,7 +45,8 @@ class Gallery(nn.Module):
 
     Raises:
         TypeError: for a source that is no support and no tensor.
-        ValueError: for a support that is no gallery, an empty tensor, NaN or inf.
+        ValueError: for a support that is no gallery, an empty tensor, NaN or inf, or rows that are left out of a mean
+            vector.
 
     Example:
         >>> from captum_fam.support import ContrastedSupport
@@ -63,7 +70,7 @@ class Gallery(nn.Module):
             self.source = source if isinstance(source, Support) else SupportSet(check_support_tensor(source, "gallery"))
             if not self.source.forms_gallery:
                 raise ValueError(no_gallery(self.source))
-        self.left_out = None if left_out is None else as_exclusion(left_out, torch.device("cpu"))
+        self.left_out = None if left_out is None else self._as_left_out(left_out)
 
     @property
     def per_query(self) -> bool:
@@ -92,8 +99,11 @@ class Gallery(nn.Module):
 
         Returns:
             A gallery for this batch of queries.
+
+        Raises:
+            ValueError: for a mean vector.
         """
-        return self._with(self.source, as_exclusion(rows, torch.device("cpu")))
+        return self._with(self.source, self._as_left_out(rows))
 
     def embed(self, forward_func: Callable[..., Any], additional_forward_args: Any = None) -> Gallery:
         """Embed the images of the gallery.
@@ -122,6 +132,20 @@ class Gallery(nn.Module):
         """
         if self.source is not None:
             self.source.check_queries(inputs, args)
+        if self.left_out is not None:
+            check_exclusion_batch(self.left_out, len(inputs[0]), "left_out")
+
+    def check_features(self, features: int | None, name: str) -> None:
+        """Check that the embeddings of the gallery have the length of other embeddings.
+
+        Args:
+            features: the length of the other embeddings; None if it is not known yet.
+            name: what has the other embeddings, for the message.
+
+        Raises:
+            ValueError: for another length; a gallery of images is not checked.
+        """
+        _check_same(features_of(self.source) if self.mean is None else len(self.mean), features, name)
 
     def contrast(self, query: Tensor, similarity: Similarity) -> Contrast:
         """The mean similarity of each query to the gallery, as a contrast.
@@ -135,11 +159,7 @@ class Gallery(nn.Module):
                 a query for which every row is left out, or a mean vector where the rows are needed.
         """
         rows = MeanOfRows(self.mean) if self.mean is not None else self._rows()
-        if rows.features != query.shape[-1]:
-            raise ValueError(
-                f"gallery embeds to {rows.features} features but the query to {query.shape[-1]}; encode both with the "
-                "same model"
-            )
+        _check_same(rows.features, query.shape[-1], "query")
         left_out = self._left_out(rows, len(query))
         form = mean_form(similarity)
         with plain_arithmetic(query.device):
@@ -159,23 +179,38 @@ class Gallery(nn.Module):
 
     def _rows(self) -> GalleryRows:
         assert self.source is not None
+        if isinstance(self.source, SupportSet) and not self.source.holds_embeddings:
+            raise ValueError("gallery holds images but embeddings are needed; pass gallery.embed(model)")
         return self.source.gallery_rows()
+
+    def _as_left_out(self, rows: Tensor | Sequence[int] | Sequence[Sequence[int]]) -> Tensor:
+        left_out = as_exclusion(rows, torch.device("cpu"), "left_out")
+        if self.mean is not None and (left_out >= 0).any():
+            raise ValueError(NO_ROWS)
+        return left_out
 
     def _left_out(self, rows: GalleryRows, n_queries: int) -> Tensor | None:
         """The rows left out for each query, ``(B, E)``, by this gallery and by its source; None for none at all."""
         parts = [part for part in (self.left_out, rows.left_out) if part is not None]
         if not parts:
             return None
-        checked = [check_exclusion(part.cpu(), n_queries, len(rows)) for part in parts]
+        checked = [check_exclusion(part.cpu(), n_queries, len(rows), "left_out") for part in parts]
         joined = torch.cat(checked, 1)
         if len(parts) > 1:
-            joined = check_exclusion(joined, n_queries, len(rows))
+            joined = check_exclusion(joined, n_queries, len(rows), "left_out")
         return joined if (joined >= 0).any() else None
 
     def _with(self, source: Support | None, left_out: Tensor | None) -> Gallery:
         gallery = Gallery(self.mean if source is None else source)  # type: ignore[arg-type]  # one of both is there
         gallery.left_out = left_out
         return gallery
+
+
+def _check_same(own: int | None, features: int | None, name: str) -> None:
+    if own is not None and features is not None and own != features:
+        raise ValueError(
+            f"gallery embeds to {own} features but the {name} to {features}; encode both with the same model"
+        )
 
 
 def _means(rows: GalleryRows, left_out: Tensor | None, form: MeanForm) -> MeanVectors:
@@ -202,6 +237,16 @@ def _all_rows(rows: GalleryRows, left_out: Tensor | None) -> tuple[Tensor, Tenso
         query, column = (left_out >= 0).nonzero(as_tuple=True)
         weights[query, left_out[query, column]] = 0
     return vectors, weights / weights.sum(1, keepdim=True)
+
+
+def features_of(support: Support | None) -> int | None:
+    """The length of the embeddings of a support, J; None for images, and where it is not known.
+
+    Args:
+        support: the support.
+    """
+    embeddings = support.inputs if isinstance(support, SupportSet) else getattr(support, "embeddings", None)
+    return embeddings.shape[1] if isinstance(embeddings, Tensor) and embeddings.dim() == 2 else None
 
 
 def no_gallery(support: Support) -> str:

@@ -8,13 +8,15 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from captum_fam import functional as F
 from captum_fam._arithmetic import plain_arithmetic
 from captum_fam.similarity import Similarity
 from captum_fam.similarity.registry import are_equal
+from captum_fam.support._version import version_of
 from captum_fam.support.mean_form import MeanForm
 
 BLOCK_BYTES = 32 * 2**20
+
+NO_ROWS = "left_out: nothing can be left out of a mean vector; pass the embeddings of the gallery"
 
 
 class GalleryRows(ABC):
@@ -58,15 +60,17 @@ class GalleryRows(ABC):
 
 
 class RowSums:
-    """Sums of lifted rows that never change, by similarity: each is computed once.
+    """Sums of lifted rows, by similarity: each is computed once, and again after the similarity or the rows change.
 
     Args:
         compute: gives the sum of the rows that a form lifts, float64 ``(L,)`` on the CPU.
+        embeddings: the rows, ``(M, J)``.
     """
 
-    def __init__(self, compute: Callable[[MeanForm], Tensor]) -> None:
+    def __init__(self, compute: Callable[[MeanForm], Tensor], embeddings: Tensor) -> None:
         self._compute = compute
-        self._known: list[tuple[Similarity, Tensor]] = []
+        self._embeddings = embeddings
+        self._known: list[tuple[Similarity, object, Tensor]] = []
 
     def of(self, form: MeanForm) -> Tensor:
         """The sum of the rows that a form lifts.
@@ -74,16 +78,19 @@ class RowSums:
         Args:
             form: lifts rows.
         """
-        for similarity, total in self._known:
+        # A similarity is compared by the values that it has now: a sum of other values must not stay in the list.
+        known = [one for one in self._known if one[1] == version_of(one[0], self._embeddings)]
+        for similarity, _, total in known:
             if are_equal(similarity, form.similarity):
                 return total
+        version = version_of(form.similarity, self._embeddings)
         total = self._compute(form)
-        self._known.append((form.similarity, total))
+        self._known = [*known, (form.similarity, version, total)]
         return total
 
 
 def sum_of_rows(embeddings: Tensor, form: MeanForm) -> Tensor:
-    """The sum of lifted rows in one pass, block by block.
+    """The sum of lifted rows in one pass, block by block, in float64: squares of long rows cancel in a mean.
 
     Args:
         embeddings: ``(M, J)``, of any floating-point type.
@@ -94,8 +101,9 @@ def sum_of_rows(embeddings: Tensor, form: MeanForm) -> Tensor:
     """
     step = max(1, BLOCK_BYTES // (8 * embeddings.shape[1]))
     with plain_arithmetic(embeddings.device):
-        parts = [form.lift(F.widen(block)).sum(0).cpu().double() for block in embeddings.detach().split(step)]
-        return torch.stack(parts).sum(0)
+        blocks = embeddings.detach().split(step)
+        parts = [form.lift((block.cpu() if block.is_mps else block).double()).sum(0) for block in blocks]
+        return torch.stack(parts).sum(0).cpu()
 
 
 class TensorRows(GalleryRows):
@@ -163,7 +171,7 @@ class MeanOfRows(GalleryRows):
         return self._mean.detach().cpu().double()
 
     def some(self, rows: Tensor) -> Tensor:
-        raise ValueError("gallery: nothing can be left out of a mean vector; pass the embeddings of the gallery")
+        raise ValueError(NO_ROWS)
 
     def whole(self) -> Tensor:
         raise ValueError("gallery: this similarity needs all embeddings of the gallery, and not their mean vector")

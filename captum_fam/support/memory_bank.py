@@ -144,7 +144,7 @@ class MemoryBank(Support):
         self._every_class = False
         # `using` and `for_queries` return copies that share the search and the sums.
         self._rows = ExactSearch(self.embeddings, self.labels, self.similarity, backend)
-        self._sums = RowSums(partial(sum_of_rows, self.embeddings))
+        self._sums = RowSums(partial(sum_of_rows, self.embeddings), self.embeddings)
         self._check_options()
         self._rows.check_finite()
 
@@ -179,7 +179,7 @@ class MemoryBank(Support):
         moved.similarity = copy.deepcopy(self.similarity).to(place)
         moved.exclude = None if self.exclude is None else self.exclude.to(place)
         moved._rows = ExactSearch(moved.embeddings, moved.labels, moved.similarity, self.backend)
-        moved._sums = RowSums(partial(sum_of_rows, moved.embeddings))
+        moved._sums = RowSums(partial(sum_of_rows, moved.embeddings), moved.embeddings)
         return moved
 
     def using(

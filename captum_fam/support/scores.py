@@ -86,6 +86,7 @@ class SimilarityToSupport(nn.Module):
         TypeError: for a support that is no support and no tensor, or a model that gives no tensor of embeddings.
         ValueError: for an unknown foil, aggregate or ``against``, a foil of other classes for a support of one class, a
             gallery without ``foil="gallery"`` or that foil for a support that is no gallery, a foil beside ``against``,
+            a foil or ``against`` for a support that has either already, a gallery of embeddings of another length,
             prototypes of a support that is no :class:`~captum_fam.SupportSet`, or a similarity that differs from that
             of the support.
 
@@ -127,6 +128,15 @@ class SimilarityToSupport(nn.Module):
     def class_names(self) -> tuple[str, ...]:
         """The names of the classes, in the order of the scores."""
         return self.support.class_names
+
+    def extra_repr(self) -> str:
+        options: dict[str, object] = {
+            "foil": self.foil if isinstance(self.foil, str) else None,
+            "aggregate": None if self.aggregate == "mean" else self.aggregate,
+            "against": self.against,
+            "threshold": self.threshold,
+        }
+        return ", ".join(f"{name}={value!r}" for name, value in options.items() if value is not None)
 
     def forward(self, *args: Any) -> Tensor:
         """Scores of the query batch, ``(B, C)``; further arguments go to the model."""

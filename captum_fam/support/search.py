@@ -18,6 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 from captum_fam import functional as F
 from captum_fam._files import need
 from captum_fam.similarity import Cosine, Dot, Similarity
+from captum_fam.support._version import version_of
 
 Backend = Literal["torch", "faiss"]
 
@@ -56,13 +57,14 @@ class ExactSearch:
     def __init__(self, embeddings: Tensor, labels: Tensor, similarity: Similarity, backend: Backend = "torch") -> None:
         if backend not in get_args(Backend):
             raise ValueError(f"backend must be one of {', '.join(get_args(Backend))}, got {backend!r}")
-        if backend == "faiss" and not isinstance(similarity, Cosine | Dot):
+        # The exact class: a subclass of the user may have another score.
+        if backend == "faiss" and type(similarity) not in (Cosine, Dot):
             raise ValueError(f'backend="faiss" knows cosine and dot only, got {similarity}; use backend="torch"')
         self._embeddings = embeddings
         self._labels = labels
         self._similarity = similarity
         self._backend = backend
-        self._index: Any = None
+        self._index: tuple[object, Any] | None = None
 
     def __len__(self) -> int:
         return len(self._embeddings)
@@ -241,15 +243,16 @@ class ExactSearch:
         return similarities, indices.gather(1, order)
 
     def _faiss_index(self) -> Any:
-        """The index of all rows, built by the first search."""
-        if self._index is None:
+        """The index of all rows, built by the first search, and again after the rows have changed in place."""
+        version = version_of(self._similarity, self._embeddings)
+        if self._index is None or self._index[0] != version:
             faiss = need("faiss", extra="faiss", purpose='backend="faiss"')
             index = faiss.IndexFlatIP(self._embeddings.shape[1])
             for block in self._embeddings.split(self._step(0)):
                 rows = F.unit(F.widen(block)) if isinstance(self._similarity, Cosine) else block
                 index.add(rows.float().cpu().numpy())
-            self._index = index
-        return self._index
+            self._index = version, index
+        return self._index[1]
 
     def _step(self, n_queries: int) -> int:
         """Rows per block: each takes a similarity per query, a copy in float32 and a rescaled copy."""

@@ -102,8 +102,8 @@ class BankShard:
         self.labels = labels
         self.ranks = ranks
         self._search = search
-        self._own_sums = RowSums(partial(sum_of_rows, embeddings))
-        self._sums = RowSums(self._ask_sum)
+        self._own_sums = RowSums(partial(sum_of_rows, embeddings), embeddings)
+        self._sums = RowSums(self._ask_sum, embeddings)
 
     def finish(self) -> None:
         """Answer the questions of the other ranks until no rank asks any more."""
@@ -124,7 +124,9 @@ class BankShard:
         return found[0]
 
     def total(self, form: MeanForm) -> Tensor:
-        """The sum of the rows of all ranks that a form lifts, float64 ``(L,)``; asked for once.
+        """The sum of the rows of all ranks that a form lifts, float64 ``(L,)``.
+
+        It is asked for once, and again after the similarity or the rows of this rank have changed in place.
 
         Args:
             form: lifts rows.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from typing import Any, Literal, get_args
 
@@ -10,8 +11,17 @@ import torch
 from torch import Tensor
 
 from captum_fam._captum import TargetType
-from captum_fam.similarity import Similarity
-from captum_fam.support.base import Support
+from captum_fam._text import printable
+from captum_fam.similarity import (
+    Cosine,
+    Euclidean,
+    EuclideanDifference,
+    Mahalanobis,
+    MahalanobisDifference,
+    Similarity,
+    UnitEuclidean,
+)
+from captum_fam.support.base import Support, require_plain
 from captum_fam.support.comparison import Comparison
 from captum_fam.support.contrast import Contrast
 from captum_fam.support.labels import plain_value
@@ -36,8 +46,9 @@ class ThresholdedSupport(Support):
         threshold: :math:`\tau` in the unit of the similarity, for ``"threshold"`` only. Default: None.
 
     Raises:
-        TypeError: for a threshold that is no number.
-        ValueError: for another ``against``, a threshold that is missing, not finite or does not belong there.
+        TypeError: for a threshold that is no number, or anything but a support.
+        ValueError: for another ``against``, a threshold that is missing, not finite or does not belong there, or a
+            support that has a foil, a gallery or a threshold already.
 
     Example:
         >>> support = ThresholdedSupport(SupportSet(torch.tensor([[1.0, 0.0]])), "threshold", 0.7)
@@ -46,12 +57,21 @@ class ThresholdedSupport(Support):
         (tensor([-0.1000]), tensor([[ 0.3480, -0.4480]]))
     """
 
+    is_contrasted = True
+
     def __init__(self, support: Support, against: Against, threshold: float | None = None) -> None:
+        if against is None:
+            raise ValueError('against must be "threshold" or "identity", got None')
+        require_plain(support, f"against={against!r}")
         self.support = support
         self.against = against
         self.threshold = check_against(against, threshold)
         self.class_names = support.class_names
         self.similarity = support.similarity
+
+    def __repr__(self) -> str:
+        number = "" if self.threshold is None else f", threshold={self.threshold}"
+        return f"ThresholdedSupport({self.support!r}, against={self.against!r}{number})"
 
     def embed(self, forward_func: Callable[..., Any], additional_forward_args: Any = None) -> ThresholdedSupport:
         """Embed the images of the support with ``forward_func``."""
@@ -80,7 +100,7 @@ class ThresholdedSupport(Support):
         """Compare queries ``(B, J)`` with the support, and the scores with the number.
 
         Raises:
-            ValueError: for queries that do not fit the support, or a support with a foil.
+            ValueError: for queries that do not fit the support.
         """
         comparison = self.support.compare(query, target, similarity)
         return comparison.contrasted(
@@ -97,6 +117,41 @@ class ThresholdedSupport(Support):
 
     def _around(self, support: Support) -> ThresholdedSupport:
         return ThresholdedSupport(support, self.against, self.threshold)
+
+
+_RANGES: dict[type[Similarity], tuple[float, float]] = {
+    Cosine: (-1, 1),
+    UnitEuclidean: (-4, 0),
+    **dict.fromkeys((Euclidean, EuclideanDifference, Mahalanobis, MahalanobisDifference), (-math.inf, 0)),
+}
+"""The smallest and the largest score, by the class of the similarity; a subclass may have other scores."""
+
+
+def check_in_range(threshold: float | None, similarity: Similarity) -> None:
+    """Refuse a threshold that no score can reach, where the range of the scores is known.
+
+    Args:
+        threshold: the threshold; None for no threshold.
+        similarity: the similarity whose mean over some supports is the score.
+
+    Raises:
+        ValueError: for such a threshold.
+
+    Example:
+        >>> check_in_range(-1.1, Euclidean())
+        >>> check_in_range(1.1, Euclidean())
+        Traceback (most recent call last):
+        ...
+        ValueError: threshold is 1.1, but scores of Euclidean are negated distances, at most 0: pass -1.1
+    """
+    low, high = _RANGES.get(type(similarity), (-math.inf, math.inf))
+    low = -2 if isinstance(similarity, UnitEuclidean) and not similarity.squared else low
+    if threshold is None or low <= threshold <= high:
+        return
+    words = f"scores of {type(similarity).__name__} are "
+    if threshold < low or high > 0:
+        raise ValueError(f"threshold is {threshold:g}, but {words}from {low:g} to {high:g}")
+    raise ValueError(f"threshold is {threshold:g}, but {words}negated distances, at most 0: pass {-threshold:g}")
 
 
 def check_against(against: object, threshold: object) -> float | None:
@@ -127,6 +182,6 @@ def check_against(against: object, threshold: object) -> float | None:
     number = plain_value(threshold)
     if isinstance(number, bool) or not isinstance(number, int | float):
         raise TypeError(f"threshold must be a number, got {type(threshold).__name__}")
-    if not math.isfinite(number):
-        raise ValueError(f"threshold must be finite, got {number}")
+    if not abs(number) <= sys.float_info.max:
+        raise ValueError(f"threshold must be finite as a float, got {printable(number, limit=40)}")
     return float(number)

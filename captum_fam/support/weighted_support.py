@@ -65,6 +65,7 @@ class WeightedSupport(Support):
             raise ValueError(f"class_names has {len(self.class_names)} names for {len(class_weights)} classes")
         self._members = SharedMembers(plain_tensor(class_weights))
         self._foil = None if foil_weights is None else SharedMembers(plain_tensor(foil_weights))
+        self.is_contrasted = foil_weights is not None
 
     def gallery_rows(self) -> TensorRows:
         """All embeddings as the rows of a gallery, each with the same weight."""

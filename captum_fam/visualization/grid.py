@@ -18,7 +18,7 @@ from captum_fam.visualization.layout import MOST_IN_A_ROW
 from captum_fam.visualization.marks import draw_boxes, draw_color_bar
 from captum_fam.visualization.pixels import Array, ImageLike, MapLike, to_map
 from captum_fam.visualization.style import DEFAULT_STYLE, MapStyle, StyleLike
-from captum_fam.visualization.titles import wrap_title
+from captum_fam.visualization.titles import text_font, wrap_title
 
 # All lengths are in inches, apart from the two ratios.
 _CELL = 1.75  # the width of a cell
@@ -30,10 +30,10 @@ _ROW_GAP = 0.1
 _QUERY_GAP = 0.35  # below the last row of a query, if queries have several rows
 _BAR = 0.65  # the height of a color bar with its numbers and its unit
 _BELOW_TITLES = 0.08
-_TITLE_FONT = FontProperties(size=8.5)
+_TITLE_FONT = text_font(8.5)
 _TITLE_LINE = 0.15
-_HEADER_FONT = FontProperties(size=10)
-_BOLD_FONT = FontProperties(size=10, weight="bold")
+_HEADER_FONT = text_font(10)
+_BOLD_FONT = text_font(10, "bold")
 _HEADER_LINE = 0.18
 
 

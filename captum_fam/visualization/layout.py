@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import islice
 from typing import Protocol
 
 from matplotlib.axes import Axes
-from matplotlib.font_manager import FontProperties
-from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.backend_bases import RendererBase
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from captum_fam.visualization.figure import PANEL_HEIGHT, MapFigure
-from captum_fam.visualization.titles import wrap_title
+from captum_fam.visualization.titles import text_font, wrap_title
 
 MOST_IN_A_ROW = 5
 """How many panels stand side by side; further panels stand in further rows."""
@@ -20,12 +21,10 @@ MOST_IN_A_ROW = 5
 # Lengths are in inches.
 _NARROWEST = 0.8  # the smallest width of a panel divided by its height, so that titles fit above a tall image
 _WIDEST_ROW = 18.5
-_TITLE_FONT = FontProperties(size=9)
-_TITLE_LINE = 0.16
+_TITLE_FONT = text_font(9)
 _CAPTION_LINE = 0.19
-_BELOW_BAR = 0.75  # below a panel with a color bar and its unit, and the space between rows
-_BELOW = 0.4  # below other panels, which may have numbers of samples
 _BETWEEN = 0.3
+_GAP = 0.12  # between panels, with what stands around them, and at the edges
 
 
 class FigurePanel(Protocol):
@@ -38,10 +37,6 @@ class FigurePanel(Protocol):
     @property
     def aspect(self) -> float:
         """The width of the panel divided by its height."""
-
-    @property
-    def has_bar_below(self) -> bool:
-        """Whether a color bar stands below the panel."""
 
     def draw(self, ax: Axes) -> None:
         """Draw the panel on axes."""
@@ -60,32 +55,60 @@ def draw_panels(panels: Sequence[FigurePanel], caption: str = "") -> MapFigure:
         The figure.
     """
     widths = [max(panel.aspect, _NARROWEST) * PANEL_HEIGHT for panel in panels]
-    lines = [wrap_title(panel.title, width, _TITLE_FONT) for panel, width in zip(panels, widths, strict=True)]
-    rows = _rows(widths)
-    row_widths = [sum(widths[one] + _BETWEEN for one in row) for row in rows]
-    # The figure grows with the titles. In a figure of fixed height the panels would shrink, and titles would not fit.
-    heights = [
-        PANEL_HEIGHT
-        + _TITLE_LINE * max(len(lines[one]) for one in row)
-        + (_BELOW_BAR if any(panels[one].has_bar_below for one in row) else _BELOW)
-        for row in rows
-    ]
-    caption_lines = wrap_title(caption, 0.95 * max(row_widths), _TITLE_FONT)
-    size = (max(row_widths), sum(heights) + _CAPTION_LINE * len(caption_lines))
-    figure = MapFigure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.08))
+    width, height = sum(widths), PANEL_HEIGHT
+    figure = MapFigure(figsize=(width, height))
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    placed: list[_Placed] = []
+    for panel, panel_width in zip(panels, widths, strict=True):
+        ax = figure.add_axes((0, 0, panel_width / width, 1), label=str(len(placed)), anchor="N")
+        title = "\n".join(wrap_title(panel.title, panel_width, _TITLE_FONT))
+        ax.set_title(title, fontproperties=_TITLE_FONT, parse_math=False)
+        panel.draw(ax)
+        placed.append(_Placed.of(ax, panel_width, renderer))
+
+    # The figure grows with what stands around the panels. In a figure of fixed size the panels would shrink.
+    rows = [[placed[one] for one in row] for row in _rows(widths)]
+    width = max(sum(one.left + one.width + one.right for one in row) + _GAP * (len(row) + 1) for row in rows)
+    caption_lines = wrap_title(caption, 0.95 * width, _TITLE_FONT)
+    top = _CAPTION_LINE * len(caption_lines) + _GAP
+    height = top + sum(_height(row) + _GAP for row in rows)
+    figure.set_size_inches(width, height)
     if caption_lines:
-        figure.suptitle("\n".join(caption_lines), fontproperties=_TITLE_FONT, color="0.3", parse_math=False)
-    outer = figure.add_gridspec(len(rows), 1, height_ratios=heights)
-    for number, (row, row_width) in enumerate(zip(rows, row_widths, strict=True)):
-        # An empty column fills a row that is less wide than the widest one. The layout adds the space between columns.
-        spare = max(row_widths) - row_width - _BETWEEN
-        columns = [*(widths[one] for one in row), *([spare] if spare > 0 else [])]
-        inner = outer[number].subgridspec(1, len(columns), width_ratios=columns)
-        for column, one in enumerate(row):
-            ax = figure.add_subplot(inner[column], anchor="N")
-            ax.set_title("\n".join(lines[one]), fontproperties=_TITLE_FONT, parse_math=False)
-            panels[one].draw(ax)
+        words = "\n".join(caption_lines)
+        figure.suptitle(words, y=1 - 0.04 / height, fontproperties=_TITLE_FONT, color="0.3", parse_math=False)
+    for row in rows:
+        left, bottom = _GAP, height - top - max(one.above for one in row) - PANEL_HEIGHT
+        for one in row:
+            place = (left + one.left) / width, bottom / height, one.width / width, PANEL_HEIGHT / height
+            one.ax.set_position(place)
+            left += one.left + one.width + one.right + _GAP
+        top += _height(row) + _GAP
     return figure
+
+
+@dataclass(frozen=True)
+class _Placed:
+    """The axes of a panel, its width, and what stands around it, such as its title and its color bar, in inches."""
+
+    ax: Axes
+    width: float
+    left: float
+    right: float
+    above: float
+    below: float
+
+    @classmethod
+    def of(cls, ax: Axes, width: float, renderer: RendererBase) -> _Placed:
+        """Measure what stands around a panel that has its final size."""
+        box = ax.get_tightbbox(renderer)
+        assert box is not None  # only invisible axes have none
+        x0, y0, x1, y1 = (float(value) / ax.figure.dpi for value in box.extents)
+        return cls(ax, width, max(0, -x0), max(0, x1 - width), max(0, y1 - PANEL_HEIGHT), max(0, -y0))
+
+
+def _height(row: Sequence[_Placed]) -> float:
+    """The height of a row with what stands above and below its panels."""
+    return max(one.above for one in row) + PANEL_HEIGHT + max(one.below for one in row)
 
 
 def _rows(widths: Sequence[float]) -> list[list[int]]:

@@ -40,11 +40,6 @@ class InputPanel:
         """The width of the panel divided by its height."""
         return self.drawing.aspect
 
-    @property
-    def has_bar_below(self) -> bool:
-        """Whether a color bar stands below the panel."""
-        return False
-
     def draw(self, ax: Axes) -> None:
         """Draw the input on axes."""
         self.drawing.draw(ax)
@@ -128,11 +123,6 @@ class MapPanel:
         """The width of the panel divided by its height."""
         return self.drawing.aspect
 
-    @property
-    def has_bar_below(self) -> bool:
-        """Whether a color bar stands below the panel."""
-        return self.bar is not None and not self.bar.beside
-
     def draw(self, ax: Axes) -> None:
         """Draw the map over its input on axes, with its color bar."""
         heat = self.drawing.draw_map(ax, self.values, self.limit, self.style)
@@ -142,7 +132,9 @@ class MapPanel:
             draw_color_bar(heat, signed=self.bar.signed, beside=self.bar.beside, unit=self.bar.unit)
 
 
-def on_scales(panels: Sequence[MapPanel], scale: ColorScale, *, units_are_known: bool) -> list[MapPanel]:
+def on_scales(
+    panels: Sequence[MapPanel], scale: ColorScale, *, units_are_known: bool, bars_below: bool = False
+) -> list[MapPanel]:
     """The panels with their scales of colors and their color bars.
 
     If all maps share one scale, its color bar stands beside the last map; otherwise there is a bar below each map. Maps
@@ -152,6 +144,8 @@ def on_scales(panels: Sequence[MapPanel], scale: ColorScale, *, units_are_known:
         panels: the panels of the maps.
         scale: ``"shared"`` for one scale of all maps of one unit, or ``"own"``.
         units_are_known: whether a map without a unit shares its scale with no other map.
+        bars_below: whether each map has its color bar below it in any case, as in a figure with maps on other scales.
+            Default: False.
 
     Raises:
         ValueError: for an unknown scale.
@@ -159,7 +153,7 @@ def on_scales(panels: Sequence[MapPanel], scale: ColorScale, *, units_are_known:
     units = dict(enumerate(panel.unit for panel in panels)) if units_are_known else None
     limits = color_limits({number: panel.values for number, panel in enumerate(panels)}, scale, units)
     groups = same_scale(limits, scale, units)
-    is_beside = scale == "shared" and len(groups) == 1
+    is_beside = scale == "shared" and len(groups) == 1 and not bars_below
     made = list(panels)
     for group in groups:
         on_scale = [panels[number].values for number in group]

@@ -6,16 +6,20 @@ from collections.abc import Sequence
 
 from matplotlib import patheffects
 from matplotlib.axes import Axes
-from matplotlib.font_manager import FontProperties
 from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.transforms import ScaledTranslation, Transform, blended_transform_factory
 
 from captum_fam.visualization.pixels import Array
-from captum_fam.visualization.titles import wrap_title
+from captum_fam.visualization.titles import text_font, wrap_title
 
-_UNIT_FONT = FontProperties(size=8)
-_UNIT_WIDTH = 1.75  # inches, the width of a narrow panel
+_UNIT_FONT = text_font(8)
+# Lengths are in inches.
+_UNIT_WIDTH = 1.75  # the width of a narrow panel
+_BAR_HEIGHT = 0.13
+_BAR_BELOW = 0.24  # from the panel to the lower edge of the bar
+_BAR_BELOW_TICKS = 0.6  # the same where the panel has ticks with numbers
 
 
 def draw_outline(ax: Axes, mask: Array) -> None:
@@ -72,10 +76,12 @@ def draw_color_bar(heat: AxesImage, *, signed: bool, beside: bool, unit: str = "
         >>> heat = draw_map(MapFigure().add_subplot(), photo, attributions[0])
         >>> draw_color_bar(heat, signed=False, beside=True)
     """
-    # Places are fractions of the panel. Below the panel of a signal, the numbers of the samples come first.
-    bottom = -0.11 if not len(heat.axes.get_xticks()) else -0.27
-    place = (1.05, 0.0, 0.06, 1.0) if beside else (0.0, bottom, 1.0, 0.06)
-    bar_ax = heat.axes.inset_axes(place)
+    if beside:
+        bar_ax = heat.axes.inset_axes((1.05, 0.0, 0.06, 1.0))
+    else:
+        # Below the panel of a signal, the numbers of the samples come first.
+        below = _BAR_BELOW_TICKS if len(heat.axes.get_xticks()) else _BAR_BELOW
+        bar_ax = heat.axes.inset_axes((0.0, -below, 1.0, _BAR_HEIGHT), transform=_below(heat.axes))
     bar = heat.axes.figure.colorbar(heat, cax=bar_ax, orientation="vertical" if beside else "horizontal")
     low, high = heat.get_clim()
     (bar_ax.set_ylim if beside else bar_ax.set_xlim)(low if signed else 0, high)
@@ -86,3 +92,13 @@ def draw_color_bar(heat: AxesImage, *, signed: bool, beside: bool, unit: str = "
     bar.formatter = FuncFormatter(lambda value, _: f"{value:,.0f}" if high >= 1000 else f"{value:.3g}")
     bar.update_ticks()
     bar.set_label("\n".join(wrap_title(unit, _UNIT_WIDTH, _UNIT_FONT)), fontproperties=_UNIT_FONT, labelpad=2)
+
+
+def _below(ax: Axes) -> Transform:
+    """Widths as fractions of a panel, and heights in inches from its lower edge.
+
+    A layout measures what stands below a panel before the panel has its size. Only inches stay what they were.
+    """
+    corner = ScaledTranslation(0, 0, ax.transAxes)  # type: ignore[arg-type]  # any transform will do
+    inches = ax.figure.dpi_scale_trans + corner
+    return blended_transform_factory(ax.transAxes, inches)

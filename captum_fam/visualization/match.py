@@ -27,8 +27,7 @@ class SupportMap:
         image: the support, in any form that :func:`visualize_match` takes.
         attribution: the map over the support.
         title: the lines above the panel.
-        unit: the unit of the map; maps of the query and of supports in one unit share one scale. Default: an empty
-            text, not known.
+        unit: the unit of the map; maps of supports in one unit share one scale. Default: an empty text, not known.
 
     Example:
         >>> from captum_fam.visualization import MapStyle, SupportMap
@@ -92,9 +91,9 @@ def visualize_match(
         notes: further lines above each map, by title; long lines are broken. Default: None, no notes.
         units: the unit of each map, by title, such as ``"share of the cosine"``; it stands at the color bar. Default:
             None, all maps have the same unit, which is not known.
-        scale: ``"shared"`` for one color scale of all maps of one unit, so that their colors can be compared; a map
-            without a unit among maps with units has its own. ``"own"`` for a color scale of each map. Default:
-            ``"shared"``.
+        scale: ``"shared"`` for one color scale of all maps of the query in one unit, so that their colors can be
+            compared, and another one of all maps of supports in one unit; a map without a unit among maps with units
+            has its own. ``"own"`` for a color scale of each map. Default: ``"shared"``.
         mask: the pixels of an object, of the shape of a map, nonzero inside; drawn as an outline on query and maps, and
             on a signal as a bar above the samples. Default: None.
         titles: titles of the panels ``"query"``, ``"supports"`` and ``"foils"``, by these words. Default: None,
@@ -139,8 +138,9 @@ def visualize_match(
         )
         for title, attribution in maps.items()
     ]
-    map_panels += [one.panel(style) for one in support_maps]
-    panels += on_scales(map_panels, scale, units_are_known=units is not None)
+    # A map of the query may share out a mean over many supports, and a map of a support one similarity.
+    for on_side in (map_panels, [one.panel(style) for one in support_maps]):
+        panels += on_scales(on_side, scale, units_are_known=units is not None, bars_below=len(support_maps) > 0)
     return draw_panels([*panels, *([] if lines is None else [lines])], caption)
 
 

@@ -107,11 +107,6 @@ class PairLines:
     def _right(self) -> ImageDrawing:
         return _picture(self.support)
 
-    @property
-    def has_bar_below(self) -> bool:
-        """Whether a color bar stands below the panel."""
-        return False
-
     def draw(self, ax: Axes) -> None:
         """Draw images and lines on axes, whose unit is the height of the panel."""
         ax.axis("off")
@@ -152,28 +147,6 @@ class PairLines:
                 markeredgewidth=0.5,
             )
             line.set_path_effects([withStroke(linewidth=width_of_line + _RIM, foreground="black")])
-
-
-def one_per_cell(matches: Sequence[MatchedCells]) -> list[MatchedCells]:
-    """The matches of which no cell has a stronger one, so that the lines can be told apart.
-
-    Args:
-        matches: pairs of positions, the strongest first.
-
-    Example:
-        >>> from typing import NamedTuple
-        >>> class Match(NamedTuple):
-        ...     query: tuple[int, ...]
-        ...     support: tuple[int, ...]
-        ...     share: float
-        >>> one_per_cell([Match((0,), (5,), 0.3), Match((1,), (5,), 0.2), Match((1,), (4,), 0.1)])
-        [Match(query=(0,), support=(5,), share=0.3), Match(query=(1,), support=(4,), share=0.1)]
-    """
-    kept: list[MatchedCells] = []
-    for match in matches:
-        if not any(match.query == other.query or match.support == other.support for other in kept):
-            kept.append(match)
-    return kept
 
 
 def has_lines(*inputs: InputDrawing) -> bool:

@@ -61,11 +61,6 @@ class ThumbnailBlock:
         mean_aspect = float(np.mean([drawing.aspect for drawing in self.drawings]))
         return mean_aspect * columns / math.ceil(len(self.drawings) / columns)
 
-    @property
-    def has_bar_below(self) -> bool:
-        """Whether a color bar stands below the panel."""
-        return False
-
     def draw(self, ax: Axes) -> None:
         """Draw the block on axes."""
         rows, columns = self.grid

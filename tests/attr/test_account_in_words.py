@@ -21,13 +21,21 @@ from captum_fam.attr.account import coverage_in_words, drop_noise, mean_of_layer
         (0.5, {"map": -1.0, "bias": -1.0, "rest": 0.0}, "explains 50 % of the score; bias 50 %"),
         (-0.004, {"map": -0.004, "rest": 1.004}, "explains 0 % of the score; rest 100 %"),
         (float("nan"), {"map": 1.0, "bias": -1.0, "rest": 0.0}, "the score is zero"),
-        (1.0, {"map": 11.0, "zero embedding": -14.0, "rest": 0.0}, "explains 100 % of the difference of 11.0"),
+        (
+            1.0,
+            {"map": 11.0, "zero embedding": -14.0, "rest": 0.0},
+            "explains 100 % of the difference of 11.0 from an embedding of zeros",
+        ),
         (
             0.75,
             {"map": 9.0, "bias": 3.0, "zero embedding": -14.0, "rest": 0.0},
-            "explains 75 % of the difference of 12.0; bias 25 %",
+            "explains 75 % of the difference of 12.0 from an embedding of zeros; bias 25 %",
         ),
-        (float("nan"), {"map": 0.0, "zero embedding": -14.0, "rest": 0.0}, "the difference is zero"),
+        (
+            float("nan"),
+            {"map": 0.0, "zero embedding": -14.0, "rest": 0.0},
+            "the difference from an embedding of zeros is zero",
+        ),
     ],
 )
 def test_coverage_and_the_parts_beside_the_map_are_shares_of_the_explained_score(
@@ -42,6 +50,7 @@ def test_a_score_has_three_digits_and_a_distance_its_two_parts() -> None:
     assert score_in_words(-3.0, -1.5) == "-3.00, which is 1.50 less than an embedding of zeros has (-1.50)"
     numbers = {0.0: "0.00", 246.4: "246", -61234.0: "-61,200", 999.6: "1.00e+03", 1e12: "1.00e+12", 2e-42: "2.00e-42"}
     assert {value: number_in_words(value) for value in numbers} == numbers
+    assert number_in_words(-0.0) == "0.00"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from captum.attr import LayerGradCam
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention as attention
 from torch.testing import assert_close
@@ -124,7 +125,7 @@ def test_both_ways_to_the_parts_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("many features", "vit"):
         found = []
         for cost in (0, 1000):
-            monkeypatch.setattr(embedding_parts, "_COST", cost)
+            monkeypatch.setattr(embedding_parts, "_cost", lambda _, cost=cost: cost)
             found.append(run_of(name)[1].parts())
         assert_close(found[0].positions, found[1].positions, rtol=1e-10, atol=1e-14)
         assert_close(found[0].others, found[1].others, rtol=1e-10, atol=1e-14)
@@ -156,7 +157,7 @@ def test_attention_is_followed_both_ways(name: str, monkeypatch: pytest.MonkeyPa
     images = torch.randn(2, 3, 6, 8, dtype=torch.float64)
     found = []
     for cost in (0, 1000):
-        monkeypatch.setattr(embedding_parts, "_COST", cost)
+        monkeypatch.setattr(embedding_parts, "_cost", lambda _, cost=cost: cost)
         if cost == 0:
             monkeypatch.setattr(embedding_parts, "_by_features", None)
         found.append(LayerPairs(model, "features").run(images).parts())
@@ -167,7 +168,7 @@ def test_attention_is_followed_both_ways(name: str, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("cost", [0, 1000])
 def test_a_function_of_the_user_is_followed(cost: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedding_parts, "_COST", cost)
+    monkeypatch.setattr(embedding_parts, "_cost", lambda _, cost=cost: cost)
     case = make_case("headless")
     case.model.head = OwnFunction()
     parts = LayerPairs(case.model, case.layer).run(case.inputs).parts()
@@ -190,6 +191,28 @@ def test_methods_that_need_a_run_of_their_own_are_refused() -> None:
         run.maps(LayerSimilarityShapley(case.model, case.layer), support)
     with pytest.raises(ValueError, match="support is missing"):
         run.maps(LayerFAM(case.model, case.layer))
+
+
+def test_anything_but_a_method_of_the_package_is_refused() -> None:
+    case, run = run_of("signed head")
+    for wrong in ("fam", LayerGradCam(case.model, case.model.features), LayerFAM):
+        with pytest.raises(
+            TypeError, match=f"attribution must be a method of this package, .*got {type(wrong).__name__}"
+        ):
+            run.maps(wrong, run.embedding)  # type: ignore[arg-type]
+
+
+def test_a_run_of_weights_that_have_changed_asks_for_another_run() -> None:
+    case, run = run_of("signed head")
+    cam, support = LayerSimilarityCAM(case.model, case.layer), run.embedding[:1]
+    run.maps(cam, support)
+    with torch.no_grad():
+        case.model.head.weight.mul_(2)
+    for use in (lambda: run.maps(cam, support), run.parts):
+        with pytest.raises(ValueError, match="run the images again if the weights of the model have changed"):
+            use()
+    again = LayerPairs(case.model, case.layer).run(case.inputs)
+    assert_close(again.maps(cam, support).shares["rest"], torch.zeros(len(again), dtype=torch.float64))
 
 
 def test_a_detached_run_has_no_further_maps() -> None:

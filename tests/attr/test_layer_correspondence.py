@@ -74,7 +74,7 @@ def test_a_gallery_without_positions_is_refused(net, support):
     x = torch.rand(2, 3, 7, 5, dtype=torch.float64)
     for gallery in (net(support).detach(), Gallery(support).without([[0], [1]])):
         scores = SimilarityToSupport(net, SupportSet(support, LABELS), foil="gallery", gallery=gallery)
-        with pytest.raises(ValueError, match=r"gallery must be images|support holds embeddings"):
+        with pytest.raises(ValueError, match=r"gallery must be images|gallery holds embeddings"):
             LayerCorrespondence(scores, net.features).attribute(x, target=1)
 
 

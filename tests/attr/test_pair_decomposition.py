@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.testing import assert_close
 
 from captum_fam.attr import EmbeddingParts, PairDecomposition, PointMatch, pair_decomposition
-from captum_fam.similarity import Cosine, Dot
+from captum_fam.similarity import Cosine, Dot, Euclidean
 
 
 def parts(*grid: int, seed: int = 0, features: int = 3, dtype: torch.dtype = torch.float64) -> EmbeddingParts:
@@ -128,11 +129,70 @@ def test_a_hand_worked_pair() -> None:
     assert list(pair.query_shares) == ["map", "rest"]
 
 
-def test_counts_below_one_are_refused(pair: PairDecomposition) -> None:
-    with pytest.raises(ValueError, match="count must be positive, got 0"):
-        pair.top_matches(0)
-    with pytest.raises(ValueError, match="k must be positive, got 0"):
-        pair.best_of_query(0)
+def test_counts_that_are_no_positive_whole_numbers_are_refused(pair: PairDecomposition) -> None:
+    calls: dict[str, Any] = {"count": pair.top_matches, "k": pair.best_of_query}
+    for name, call in calls.items():
+        with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
+            call(0)
+        for value in (2.5, "a", True):
+            with pytest.raises(TypeError, match=f"{name} must be a whole number, got {value}"):
+                call(value)
+    with pytest.raises(TypeError, match=r"k must be a whole number, got 1\.5"):
+        pair.best_of_support(1.5)  # type: ignore[arg-type]
+    assert len(pair.top_matches(np.int64(3))) == 3  # type: ignore[arg-type]
+
+
+def test_anything_but_parts_of_one_image_is_refused() -> None:
+    one = parts(2, 2)
+    for name, pair_of in (("query", (torch.ones(1, 3), one)), ("support", (one, torch.ones(1, 3)))):
+        with pytest.raises(TypeError, match=f"{name} must be the parts of one image, .*got Tensor"):
+            PairDecomposition(*pair_of, Cosine())  # type: ignore[arg-type]
+
+
+def test_shares_have_the_precision_of_the_parts_under_autocast() -> None:
+    query, support = parts(3, 5, seed=1, dtype=torch.float32), parts(4, 2, seed=2, dtype=torch.float32)
+    plain = PairDecomposition(query, support, Cosine())
+    weights = torch.randn(1, 3)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        pair = PairDecomposition(query, support, Cosine())
+        found = [pair.matrix(), pair.rows(1, 4), pair.columns(0, 2), pair.cosines(2, 9), *pair.best_of_query(3)]
+        found += [*pair.best_of_support(2), query.account(weights)[0]]
+        matches = pair.top_matches(9)
+    expected = [plain.matrix(), plain.rows(1, 4), plain.columns(0, 2), plain.cosines(2, 9), *plain.best_of_query(3)]
+    expected += [*plain.best_of_support(2), query.account(weights)[0]]
+    for one, other in zip(found, expected, strict=True):
+        assert one.dtype == other.dtype
+        assert torch.equal(one, other)
+    assert matches == plain.top_matches(9)
+
+
+def test_equal_embeddings_have_a_distance_of_zero_without_a_sign() -> None:
+    assert str(PairDecomposition(parts(2, 2), parts(2, 2), Euclidean()).score) == "0.0"
+
+
+def test_parts_are_indexed_by_any_whole_number() -> None:
+    batch = EmbeddingParts(
+        *(torch.arange(6.0).view(3, 2), torch.arange(12.0).view(3, 2, 2)), (2,), {}, torch.ones(3, 2, 1)
+    )
+    for index in (1, np.int64(1), torch.tensor(1), -2, np.uint8(1)):
+        assert batch[index].embedding.tolist() == [[2.0, 3.0]]  # type: ignore[index]
+    assert [len(one) for one in batch] == [1, 1, 1]  # type: ignore[attr-defined]
+    for index in (3, -4):
+        with pytest.raises(IndexError, match=f"index {index} is out of range: these are the parts of 3 images"):
+            batch[index]
+    for wrong in ("a", None, [0], 1.0):
+        with pytest.raises(TypeError, match="integer"):
+            batch[wrong]  # type: ignore[index]
+
+
+@pytest.mark.parametrize("shape", [(3,), (1, 3), (2, 4), (2, 1, 3)])
+def test_an_account_needs_one_weight_per_feature(shape: tuple[int, ...]) -> None:
+    one = parts(2, 2)
+    two = EmbeddingParts(
+        *(torch.cat([part, part]) for part in (one.embedding, one.positions)), (2, 2), {}, torch.ones(2, 4, 1)
+    )
+    with pytest.raises(ValueError, match=r"weights must be \(B, J\) = \(2, 3\), got \("):
+        two.account(torch.ones(shape))
 
 
 def test_maps_that_are_rounding_are_zero() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.overrides import _get_current_function_mode_stack
 
 from captum_fam import LayerCorrespondence, LayerFAM, LayerSimilarityCAM, SimilarityToSupport, SupportSet, Views
-from captum_fam.attr import LayerMeanActivation
+from captum_fam.attr import LayerMeanActivation, LayerPairs
 
 THREADS, CALLS = 8, 120
 
@@ -55,6 +55,31 @@ def explainers(net: nn.Sequential) -> dict[str, Any]:
 
 
 NAMES = ["fam", "fam without head", "exact", "exact of scores", "views", "correspondence", "mean activation"]
+
+
+def test_threads_share_one_kept_run() -> None:
+    blocks = [layer for _ in range(4) for layer in (nn.Conv2d(8, 8, 1), nn.ReLU())]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Conv2d(3, 8, 3), *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    for parameter in net.parameters():
+        parameter.data.normal_(generator=torch.Generator().manual_seed(parameter.numel()), std=0.3)
+    run = LayerPairs(net, "0", biases="apart").run(images(4, 1))
+    apart, fam = LayerSimilarityCAM(net, "0", biases="apart"), LayerFAM(net, "0")
+    supports = [SupportSet(torch.randn(1, 8, generator=torch.Generator().manual_seed(seed))) for seed in range(THREADS)]
+    expected = [run.maps(apart, support) for support in supports]
+
+    def explain(number: int) -> None:
+        support, alone = supports[number], expected[number]
+        for _ in range(15):
+            found = run.maps(apart, support)
+            torch.testing.assert_close(found.attributions, alone.attributions)
+            torch.testing.assert_close(found.shares, alone.shares)
+            run.maps(fam, support)  # a backward pass without an account, which must not add to the accounts
+
+    assert all(one.shares is not None and one.shares["bias"].abs().min() > 0 for one in expected)
+    with ThreadPoolExecutor(THREADS) as pool:
+        list(pool.map(explain, range(THREADS)))
 
 
 @pytest.mark.parametrize("name", NAMES)

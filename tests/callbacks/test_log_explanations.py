@@ -16,7 +16,7 @@ from PIL import Image
 
 from captum_fam.callbacks import log_similarity_explanations
 from tests.callbacks import two_ranks
-from tests.callbacks.trained_nets import SmallNet, small_panel
+from tests.callbacks.trained_nets import SmallNet, labeled, small_panel
 
 
 class ImageLogger:
@@ -103,7 +103,18 @@ def test_a_look_at_the_pixels_of_tensorboard(tmp_path: Path) -> None:
 @pytest.mark.parametrize("writer", [None, print, [3]])
 def test_another_writer_is_refused_before_the_look(writer: Any) -> None:
     with pytest.raises(TypeError, match="writer must be"):
-        log_similarity_explanations(None, None, writer, 0)  # type: ignore[arg-type]
+        log_similarity_explanations(None, small_panel(), writer, 0)
+
+
+@pytest.mark.parametrize(("step", "every"), [("x", 1), (0, "2"), (1.5, 1)])
+def test_steps_are_whole_numbers(step: Any, every: Any, tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="step and every must be whole numbers, got step="):
+        log_similarity_explanations(None, small_panel(), tmp_path, step, every=every)
+
+
+def test_what_is_no_panel_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="panel must be an ExplanationPanel, got tuple"):
+        log_similarity_explanations(SmallNet(), labeled(5, 3), tmp_path, 0)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("step", "every"), [(-1, 1), (0, 0)])

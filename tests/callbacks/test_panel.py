@@ -75,6 +75,13 @@ def test_by_default_the_exact_map_has_fam_beside_it() -> None:
     assert [why.method, *(one.method for one in why.beside)] == ["similarity-cam", "fam"]
 
 
+def test_a_reading_is_one_line() -> None:
+    reading = small_panel(name="birds")(SmallNet())
+    numbers = ", ".join(f"{name} {number:.4g}" for name, number in reading.numbers.items())
+    assert repr(reading) == f"PanelReading('birds', {numbers}, {reading.explanation!r})"
+    assert "\n" not in repr(reading)
+
+
 def test_a_method_without_an_account_has_no_coverage() -> None:
     reading = small_panel(method="fam")(SmallNet())
     assert list(reading.numbers) == ["knn_accuracy", "panel_score"]
@@ -208,6 +215,11 @@ def test_a_look_under_inference_mode() -> None:
         (lambda: small_panel(shown=[5]), "shown must be positions from 0 to 4"),
         (lambda: small_panel(shown=[]), "shown must be positions"),
         (lambda: ExplanationPanel((torch.rand(2, 3, 8, 8), [0]), BANK), "queries must have one label per image"),
+        (lambda: small_panel(k=0), "k must be"),
+        (lambda: small_panel(temperature=0.0), "temperature must be"),
+        (lambda: small_panel(sides="both"), 'sides must be "query"'),
+        (lambda: ExplanationPanel(QUERIES, labeled(9, 1)), "class 'a' has no image in the bank"),
+        (lambda: ExplanationPanel(QUERIES, (BANK[0], ["a"] * 4)), "class 'b' has no image in the bank, .* are a;"),
         (lambda: ExplanationPanel(QUERIES, TensorDataset(torch.rand(0, 3, 8, 8), torch.zeros(0))), "bank is empty"),
         (lambda: ExplanationPanel(QUERIES, labeled(9, 1), layer="colors")(MeanColor()), "class 'a' has no image"),
         (lambda: small_panel(method="no-method")(SmallNet()), "no-method"),
@@ -216,6 +228,62 @@ def test_a_look_under_inference_mode() -> None:
 def test_bad_arguments_are_named(make: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: small_panel(foli="others"), "neither ExplanationPanel.. nor the methods .* argument 'foli'"),
+        (lambda: ExplanationPanel(QUERIES[0], BANK), r"queries must be a pair .* got images without labels"),
+        (lambda: ExplanationPanel(QUERIES, BANK[0]), r"bank must be a pair .* got images without labels"),
+        (lambda: ExplanationPanel(((QUERIES[0], QUERIES[0]), QUERIES[1]), BANK), "queries .* got several tensors"),
+    ],
+)
+def test_what_is_no_labeled_data_or_no_argument_is_refused_before_the_first_look(make: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        make()
+
+
+def test_two_items_in_a_tuple_are_a_data_set() -> None:
+    items = tuple(zip(QUERIES[0][:2], torch.tensor([1, 0]), strict=True))
+    assert ExplanationPanel(items, BANK, k=1, layer="colors")(MeanColor()).accuracy == 1.0
+    # Class indices of queries count in the classes of the bank.
+    assert ExplanationPanel((QUERIES[0][:2], [1, 0]), BANK, k=1, layer="colors")(MeanColor()).accuracy == 1.0
+
+
+def test_an_image_that_is_in_the_bank_too_does_not_find_itself() -> None:
+    # Of the other images of the bank, the nearest to a at 0 degrees is a at 10, to a at 10 it is a at 0, to b at 25 it
+    # is a at 10, and to b at 80 it is b at 25.
+    panel = ExplanationPanel(BANK, BANK, k=1, layer="colors", shown=[3, 1])
+    with pytest.warns(UserWarning, match="4 of 4 queries are in the bank, as the same image; there they are left out"):
+        reading = panel(MeanColor())
+    assert reading.accuracy == 0.75
+    expected = [math.cos(math.radians(55)), math.cos(math.radians(10))]
+    torch.testing.assert_close(reading.explanation.target_scores, torch.tensor(expected))
+    assert [[one.row for one in why.supports_of()] for why in reading.explanation] == [[2], [0]]
+    assert "as the same image" in reading.explanation.notes[0]
+    assert not any("leave it out" in note for note in reading.explanation.notes)
+    # One query of the bank among others: only that one is left out, and twice, if the bank has it twice.
+    twice = (torch.cat([BANK[0], BANK[0][:1]]), [*BANK[1], "a"])
+    mixed = (torch.cat([BANK[0][:1], QUERIES[0][:1]]), ["a", "b"])
+    with pytest.warns(UserWarning, match="1 of 2 queries are in the bank"):
+        reading = ExplanationPanel(mixed, twice, k=1, layer="colors")(MeanColor())
+    expected = [math.cos(math.radians(10)), math.cos(math.radians(5))]
+    torch.testing.assert_close(reading.explanation.target_scores, torch.tensor(expected))
+
+
+def test_the_gallery_of_a_foil_leaves_the_query_out_too() -> None:
+    panel = ExplanationPanel(BANK, BANK, k=1, layer="colors", shown=[0], foil="gallery")
+    with pytest.warns(UserWarning, match="in the bank"):
+        why = panel(MeanColor()).explanation
+    others = [math.cos(math.radians(one)) for one in (10, 25, 80)]
+    assert float(why.target_scores) == pytest.approx(others[0] - sum(others) / 3, abs=1e-5)
+
+
+def test_a_query_that_is_its_whole_class_is_refused() -> None:
+    bank = (at_angles([0, 10, 25]), ["a", "a", "b"])
+    with pytest.raises(ValueError, match="query 2 is itself the only image of class 'b' in the bank"):
+        ExplanationPanel(bank, bank, k=1, layer="colors")(MeanColor())
 
 
 def test_a_class_of_the_queries_needs_an_image_in_the_bank() -> None:

@@ -80,19 +80,24 @@ def test_everything_is_as_it_was_after_an_exception() -> None:
     check_same_state(before, after)
 
 
-def test_buffers_that_change_in_eval_mode_get_their_values_back() -> None:
+@pytest.mark.parametrize("in_place", [True, False])
+def test_buffers_that_change_in_eval_mode_get_their_values_back(in_place: bool) -> None:
     class Counting(SmallNet):
+        calls: Tensor
+
         def __init__(self) -> None:
             super().__init__()
             self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
 
         def forward(self, x: Tensor) -> Tensor:
-            self.calls += 1
+            self.calls = self.calls.add_(1) if in_place else self.calls + 1
             return super().forward(x)
 
     model = Counting()
+    before = model.calls
     small_panel()(model)
-    assert model.calls == 0
+    assert model.calls is before
+    assert before == 0
 
 
 def test_a_model_that_acts_when_its_mode_is_set_is_not_told() -> None:

@@ -154,10 +154,11 @@ def test_the_line_of_a_distance_has_the_numbers_of_its_map(
     assert score == pytest.approx(sum(shares.values()), abs=1e-5)
     explained, more = f"{score - start:#.3g}", "more" if score > start else "less"
     said = f"{score:#.3g}, which is {explained.strip('-')} {more} than an embedding of zeros has ({start:#.3g})"
-    line = f"q1.png: jay {said} (similarity-cam explains 100 % of the difference of {explained}) -> out/q1.figure.png"
+    difference = f"explains 100 % of the difference of {explained} from an embedding of zeros"
+    line = f"q1.png: jay {said} (similarity-cam {difference}) -> out/q1.figure.png"
     assert capsys.readouterr().out.splitlines()[0] == line
     account = query["methods"]["similarity-cam"]["account"]
-    assert account == f"score {said}; explains 100 % of the difference of {explained}"
+    assert account == f"score {said}; {difference}"
 
 
 def test_a_map_that_is_only_noise_is_zero_and_said_to_be(explain: Explain, capsys: pytest.CaptureFixture[str]) -> None:

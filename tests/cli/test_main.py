@@ -16,6 +16,7 @@ from types import SimpleNamespace
 import pytest
 
 from captum_fam import __version__
+from captum_fam._files import need
 from captum_fam.cli.main import COMMANDS, main, make_parser
 
 
@@ -171,6 +172,51 @@ def test_a_fault_of_the_program_shows_where_and_has_a_code_of_its_own(
     assert "captum-fam: error: KeyError, which captum-fam does not expect" in error.splitlines()[-1]
     with pytest.raises(KeyError):
         run_with(monkeypatch, raising(KeyError("unit")), "--traceback")
+
+
+def test_a_package_that_does_not_fit_together_is_a_fault_of_the_program(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(_: object) -> object:
+        from captum_fam.cli.ranges import no_such_range  # type: ignore[attr-defined]
+
+        return no_such_range
+
+    assert run_with(monkeypatch, run) == 70
+    error = capsys.readouterr().err
+    assert error.startswith("Traceback")
+    assert "cannot import name 'no_such_range' from 'captum_fam.cli.ranges'" in error
+    assert run_with(monkeypatch, lambda _: import_module("captum_fam.no_such_room")) == 70
+
+
+def test_an_extra_that_is_missing_is_no_fault_of_the_program(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_with(monkeypatch, lambda _: need("no_such_package", extra="eval", purpose="the table")) == 2
+    assert 'the table needs no_such_package: pip install "captum-fam[eval]"' in capsys.readouterr().err
+
+
+def test_code_of_a_user_that_imports_what_is_not_there_is_no_fault_of_the_program(
+    tmp_path: Path, fresh_modules: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "old_plugin_of_main.py").write_text("from captum_fam.cli.ranges import no_such_range\n")
+    assert main(["--plugin", str(tmp_path / "old_plugin_of_main.py"), "demo"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "cannot import name 'no_such_range'" in error
+
+
+@pytest.mark.parametrize("number", ["-1.1", "-1", "-.5", "-2e-3", "-7."])
+def test_a_negative_number_is_a_value(number: str) -> None:
+    options = make_parser("explain").parse_args(["q.jpg", "--support", "w.jpg", "--threshold", number])
+    assert options.threshold == float(number)
+
+
+@pytest.mark.parametrize("number", ["-inf", "inf", "nan", "-nan", "two"])
+def test_what_is_no_finite_number_is_named(number: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        make_parser("report").parse_args(["pairs", "pairs.csv", "--threshold", number])
+    assert f"argument --threshold: expected a number, got '{number}'" in capsys.readouterr().err
 
 
 def test_sigterm_ends_as_ctrl_c_does(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,7 +17,9 @@ from torch import Tensor
 from captum_fam import Explanation, MemoryBank
 from captum_fam._files import lock_folder
 from captum_fam.cli.main import main
+from captum_fam.cli.reports import pairs as report_pairs
 from captum_fam.cli.reports import run as report_run
+from captum_fam.explanation.pairs.one_call_for_pairs import explain_pairs
 from tests.explanation.by_hand import cosines, embeddings, small_model, write_pictures
 
 pytest.importorskip("safetensors")
@@ -233,6 +236,46 @@ def test_pairs_less_the_average_of_a_gallery_without_their_own_images(report: Re
     close(shown.rows[0].target_scores, [values[3] - values[others].mean()])
 
 
+def test_pairs_are_explained_in_parts(report: Report, shown: Shown, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_pairs(PAIRS)
+    assert report("pairs", "pairs.csv") == 0
+    whole = shown.rows
+    calls: list[int] = []
+
+    def explain_some(model: Any, left: Any, right: Any, **options: Any) -> Explanation:
+        calls.append(len(left))
+        return explain_pairs(model, left, right, **options)
+
+    monkeypatch.setattr(report_pairs, "_MOST_AT_ONCE", 4)
+    monkeypatch.setattr(report_pairs, "explain_pairs", explain_some)
+    assert report("pairs", "pairs.csv") == 0
+    assert calls == [4, 2]
+    for row, expected in zip(shown.rows, whole, strict=True):
+        assert row.names == expected.names
+        close(row.target_scores, expected.target_scores)
+        close((row.pairs or ((),))[0][0].support_map, (expected.pairs or ((),))[0][0].support_map)
+    calls.clear()
+    write_pairs(PAIRS[:3])
+    monkeypatch.setattr(report_pairs, "_MOST_AT_ONCE", 2)
+    assert report("pairs", "pairs.csv") == 0
+    assert calls == [3]
+    assert any("the call has 4 other images" in note for note in shown.rows[0].notes)
+
+
+@pytest.mark.parametrize("kind", ["few-shot", "pairs"])
+def test_matches_are_left_out_on_request(kind: str, report: Report, shown: Shown) -> None:
+    write_pairs(PAIRS[:2])
+    words = ["pairs", "pairs.csv", "--foil", "none"]
+    if kind == "few-shot":
+        words = ["few-shot", "--support", "birds", "--queries", "flat", "--top", "1"]
+    for count in (2, 0):
+        assert report(*words, "--matches", count) == 0
+        assert {len(pair.matches) for row in shown.rows for pair in (row.pairs or ((),))[0]} == {count}
+        assert shown.given["manifest"]["top_matches"] == count
+        page = Path("r.html").read_text("utf-8")
+        assert ("matches of cells are left out" in page) == (count == 0)
+
+
 def test_neighbors_of_an_engine_keep_their_order_and_their_scores_are_compared(
     report: Report, shown: Shown, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -303,11 +346,27 @@ def test_a_bank_of_the_gallery_gives_the_same_report(
     assert "has a row of image 11, counted from 0, but --gallery has 5 images" in capsys.readouterr().err
 
 
-def test_a_bank_whose_images_have_changed_says_so(report: Report, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_bank_of_other_images_is_refused(report: Report, capsys: pytest.CaptureFixture[str]) -> None:
     MemoryBank.from_dataset(small_model(), "birds", "bank.safetensors", progress=False)
+    unit = torch.nn.functional.normalize(embeddings(GALLERY)).half().float()
+    MemoryBank(unit, [class_of(path) for path in GALLERY]).save("unit.safetensors")
+    words = ["knn", "--gallery", "birds", "--queries", "photos", "--bank"]
+    for bank in ("bank.safetensors", "unit.safetensors"):
+        assert report(*words, bank) == 0  # unit vectors in half precision have the same cosines
+    # Two images of one class change places, which counts and classes do not show.
+    Path("birds/jay/jay1.png").rename("birds/jay/x.png")
+    Path("birds/jay/jay2.png").rename("birds/jay/jay1.png")
+    Path("birds/jay/x.png").rename("birds/jay/jay2.png")
+    Path("r.html").unlink()
+    for bank in ("bank.safetensors", "unit.safetensors"):
+        capsys.readouterr()
+        assert report(*words, bank) == 2
+        message = f"--bank {bank}: its row 5 is not the embedding of image 5 of --gallery, birds/jay/jay1.png; give"
+        assert message in capsys.readouterr().err
+    assert not Path("r.html").exists()
     write_pictures(Path(), GALLERY, seed=400)
-    assert report("retrieval", "--gallery", "birds", "--queries", "photos", "--bank", "bank.safetensors") == 0
-    assert "supports have another similarity to their query than the embeddings" in capsys.readouterr().err
+    assert report("retrieval", *words[1:], "bank.safetensors") == 2
+    assert "its row 0 is not the embedding of image 0" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ["retrieval", "knn", "few-shot"])
@@ -343,10 +402,8 @@ def test_the_last_lines_say_what_is_shown_and_where(report: Report, capsys: pyte
     page = Path("r.html").read_text("utf-8")
     assert "Birds &amp; &lt;more&gt;" in page
     assert "a sample of 4 of 6 rows (--max-rows, --seed 0)" in page
-    assert {entry.name for entry in Path().iterdir() if entry.name.startswith(("r.html", ".captum"))} == {
-        "r.html",
-        next(Path().glob("r.html.gallery-*.safetensors")).name,
-    }
+    made = {entry.name for entry in Path().iterdir()} - {"birds", "photos", "flat"}
+    assert made == {"r.html", next(Path().glob("captum-fam-gallery-*.safetensors")).name}
 
 
 def test_images_that_cannot_be_read_are_told_and_left_out(
@@ -368,12 +425,13 @@ def test_images_that_cannot_be_read_are_told_and_left_out(
 
 
 def test_no_report_is_written_without_a_row(report: Report, capsys: pytest.CaptureFixture[str]) -> None:
-    Path("r.html").write_text("earlier")
+    earlier = '<!doctype html><meta name="generator" content="captum-fam">'
+    Path("r.html").write_text(earlier)
     Path("none").mkdir()
     Path("none/broken.png").write_bytes(b"no image")
     assert report("retrieval", "--gallery", "birds", "--queries", "none") == 1
     assert "0 shown, 1 unreadable; no report is written" in capsys.readouterr().out
-    assert Path("r.html").read_text() == "earlier"
+    assert Path("r.html").read_text() == earlier
     write_pairs([("a.png", "b.png", 1)])
     assert report("pairs", "pairs.csv") == 2
     assert "no image of the list can be read. Its paths are relative to its folder" in capsys.readouterr().err
@@ -393,12 +451,18 @@ def test_more_votes_than_images(report: Report, shown: Shown, capsys: pytest.Cap
     assert all(len((row.pairs or ((),))[0]) == 12 for row in shown.rows)
 
 
-def test_the_embeddings_of_a_gallery_are_kept(report: Report, monkeypatch: pytest.MonkeyPatch) -> None:
-    words = ["knn", "--gallery", "birds", "--queries", "photos", "--k", 3]
-    assert report(*words) == 0
-    kept = {path: path.stat().st_mtime_ns for path in Path().glob("r.html.gallery-*")}
-    assert report(*words, "--top", 2) == 0
-    assert {path: path.stat().st_mtime_ns for path in Path().glob("r.html.gallery-*")} == kept
+def test_the_embeddings_of_a_gallery_are_kept_for_all_reports_of_a_folder(report: Report) -> None:
+    words = ["--gallery", "birds", "--queries", "photos"]
+    assert report("knn", *words, "--k", 3) == 0
+    kept = {path: path.stat().st_mtime_ns for path in Path().glob("*.safetensors")}
+    assert len(kept) == 1
+    small = ["--model", "tests.explanation.by_hand:small_model", "--device", "cpu", "--quiet"]
+    assert main(["report", "retrieval", *words, *small, "--similarity", "euclidean", "--out", "other.html"]) == 0
+    assert main(["explain", "photos/jay", "--gallery", "birds", *small, "--no-figures", "--out", "folder"]) == 0
+    assert {path: path.stat().st_mtime_ns for path in Path().glob("*.safetensors")} == kept
+    # Images without classes are another gallery.
+    assert report("retrieval", "--gallery", *GALLERY, "--queries", "photos") == 0
+    assert len([*Path().glob("*.safetensors")]) == 2
 
 
 def test_the_methods_are_those_that_are_named(report: Report, shown: Shown) -> None:
@@ -406,6 +470,18 @@ def test_the_methods_are_those_that_are_named(report: Report, shown: Shown) -> N
     assert [shown.rows[0].method, *(one.method for one in shown.rows[0].beside)] == ["fam", "correspondence"]
     assert shown.given["manifest"]["methods"] == ["fam", "correspondence"]
     assert shown.given["manifest"]["layer"] == "features"
+
+
+def test_quiet_hides_all_bars(
+    report: Report, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["few-shot", "--support", "birds", "--queries", "flat"]
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert report(*words) == 0
+    assert "image/s" not in capsys.readouterr().err
+    assert main(["report", *words, "--model", "tests.explanation.by_hand:small_model", "--out", "r.html"]) == 0
+    shown = capsys.readouterr().err
+    assert all(f"{name}: " in shown for name in ("reading --support", "explaining", "pairs"))
 
 
 def test_one_process_at_a_time_writes_a_report(report: Report, capsys: pytest.CaptureFixture[str]) -> None:

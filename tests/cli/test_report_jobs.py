@@ -111,7 +111,10 @@ def test_neighbors_of_an_engine_bring_their_queries() -> None:
         ("knn --gallery plain --queries photos", "--gallery: neighbors vote for classes"),
         ("few-shot --support plain --queries photos --foil others", "--foil others needs supports of at least two"),
         ("few-shot --support birds --queries plain --target owl", "--target owl is none of the 3 classes"),
-        ("pairs nowhere.csv", "No such file or directory: 'nowhere.csv'"),
+        ("pairs nowhere.csv", "nowhere.csv: there is no such list"),
+        ("pairs photos", "photos is a folder, expected a file with a list"),
+        ("retrieval --gallery birds --neighbors no.jsonl", "no.jsonl: there is no such list"),
+        ("retrieval --gallery birds --neighbors photos", "photos is a folder, expected a file with a list"),
         ("pairs pairs.csv --against threshold", "--against threshold needs --threshold TAU"),
         (
             "pairs pairs.csv --against identity --foil gallery",

@@ -120,6 +120,12 @@ def test_neighbors_in_csv_keep_the_order_of_their_rank(content: str) -> None:
     assert hits == {"q1": (("a", "b"), (0.9, 0.7)), "q2": (("c",), (0.8,))}
 
 
+@pytest.mark.parametrize("name", ["hits.txt", "hits", "hits.csv"])
+def test_json_lines_are_known_by_their_content(name: str) -> None:
+    (one,) = read_hit_list(written(name, '\n  {"query": "q.jpg", "ids": ["a,b.jpg", 7]}\n'))
+    assert (one.query, one.ids, one.scores) == ("q.jpg", ("a,b.jpg", 7), ())
+
+
 def test_neighbors_without_scores() -> None:
     for name, content in (("h.csv", "q,a\nq,b\n"), ("h.ndjson", '{"query": "q", "ids": ["a", "b"]}')):
         (one,) = read_hit_list(written(name, content))
@@ -142,7 +148,7 @@ def test_neighbors_without_scores() -> None:
         ('{"query": "q", "ids": [1, 1]}', "line 1: the neighbor 1 of q stands there twice"),
         ('{"query": "q", "ids": [1], "scores": [1, 2]}', "line 1: scores must be a list of 1 numbers"),
         ('{"query": "q", "ids": [1], "scores": [NaN]}', "line 1: the score of 1 must be a finite number, got nan"),
-        ('{"query": "q", "ids": [1], "scores": ["1"]}', "line 1: the score of 1 must be a finite number, got 1"),
+        ('{"query": "q", "ids": [1], "scores": ["1"]}', 'the score of 1 must be a finite number, got the text "1"'),
         ('{"query": "q", "ids": [1]}\n{"query": "q", "ids": [2]}', "line 2: the query q stands in line 1 already"),
         (
             '{"query": "q", "ids": [1], "scores": [1]}\n{"query": "r", "ids": [2]}',

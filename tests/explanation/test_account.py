@@ -81,7 +81,8 @@ def test_a_distance_is_explained_and_what_the_zero_embedding_has_in_the_same_num
         said = f"{numbers[0]}, which is {numbers[1].strip('-')} {more} than an embedding of zeros has ({numbers[2]})"
         assert why.score_text(0) == said
         assert why.account_text(0).startswith(
-            f"explains {100 * float(why.coverage[0]):.0f} % of the difference of {numbers[1]}; "
+            f"explains {100 * float(why.coverage[0]):.0f} % of the difference of {numbers[1]} from an embedding of "
+            "zeros; "
         )
         assert why.figure(0).axes[-1].get_title().replace("\n", " ") == f"{method} score {said} {why.account_text(0)}"
         why.save(tmp_path)

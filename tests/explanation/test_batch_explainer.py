@@ -375,7 +375,7 @@ def test_what_every_process_would_refuse_is_refused_at_once(support: SupportSet)
         BatchExplainer("no model of this name", support, method="gradcam")
     for method in ("fam", "similarity-cam", "random"):
         with pytest.raises(
-            TypeError, match=rf"neither explain\(\) nor the method {method} has an argument 'batchsize'"
+            TypeError, match=rf"neither BatchExplainer\(\) nor the method {method} has an argument 'batchsize'"
         ):
             BatchExplainer(small_model(), support, method=method, batchsize=3)
     with pytest.raises(ValueError, match='on_error must be "raise" or "skip"'):

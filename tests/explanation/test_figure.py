@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -82,6 +83,7 @@ def pair(name: str = "one.png", scale: float = 1.0, **changes: Any) -> Pair:
         "query_shares": {"map": 0.25, "rest": 0.0},
         "support_shares": {"map": 0.16, "bias": 0.04, "rest": 0.0},
         "matches": matches,
+        "mutual_matches": matches[:1],
     }
     return Pair(**{**fields, **changes})
 
@@ -90,7 +92,7 @@ def test_a_figure_states_model_layer_similarity_score_and_account() -> None:
     figure = compare_figure([explained(), explained("fam")], 1, IMAGES)
     assert figure.get_suptitle() == "a network, layer 4, similarity: cosine"
     assert list(panels(figure)) == [
-        "query\npredicted: jay",
+        "query b\npredicted: jay",
         "support\nwren",
         "similarity-cam\nscore 0.600\nexplains 100 % of the score",
         "fam\nscore 0.600\nno account of the score",
@@ -129,14 +131,19 @@ def test_the_title_of_a_map_names_its_contrast(about: dict[str, object], line: s
 def test_a_baseline_carries_neither_score_nor_foil() -> None:
     foiled = {"foil": "others"}
     figure = compare_figure([explained(**foiled), explained("random", 7.0, **foiled)], foils=IMAGES)
-    assert [title.splitlines()[0] for title in panels(figure)] == ["query", "foil: others", "similarity-cam", "random"]
+    assert [title.splitlines()[0] for title in panels(figure)] == [
+        "query a",
+        "foil: others",
+        "similarity-cam",
+        "random",
+    ]
     (random,) = [title for title in panels(figure) if "random" in title]
     assert random == "random\nno account of the score"
     assert limit(panels(figure)[random]) == pytest.approx(14)
     assert bar_of(panels(figure)[random]) == "random, without a unit"
     # Where no map depends on the foil, the foil is not shown at all.
     alone = compare_figure([explained("random", **foiled), explained("uniform", **foiled)], foils=IMAGES)
-    assert [title.splitlines()[0] for title in panels(alone)] == ["query", "random", "uniform"]
+    assert [title.splitlines()[0] for title in panels(alone)] == ["query a", "random", "uniform"]
     assert alone.get_suptitle() == "a network, layer 4"
 
 
@@ -198,17 +205,17 @@ def test_pairs_add_the_maps_of_the_first_three_supports_and_the_lines_of_the_fir
     axes = panels(compare_figure([why, explained("fam", foil="others")], 0))
     notes = "wren\nscore 0.200\nsimilarity 0.750\nexplains 80 % of the score; bias 20 %"
     assert list(axes)[3:] == [
-        *(f"map of the support\n{number}.png\n{notes}" for number in (1, 2, 3)),
-        "query and 1.png\nwren\n1 match, one per position: 0.300 of the similarity 0.750",
+        *(f"map of support {number}.png\n{notes}" for number in (1, 2, 3)),
+        "query a, support 1.png\nwren\n1 mutual match, each the best of the other: 0.300 of the similarity 0.750",
     ]
     _, cam, fam, *supports, lines = axes.values()
-    # The query's map and the supports' maps are shares of one cosine.
-    assert [limit(ax) for ax in (cam, *supports)] == [5.0] * 4
+    # The query's map is a share of the whole score, and the maps of supports are shares of one similarity each.
+    assert [limit(ax) for ax in (cam, *supports)] == [2.0, 5.0, 5.0, 5.0]
     assert limit(fam) == 2.0
-    assert [bar_of(ax) for ax in supports] == ["share of the cosine"] * 3
+    assert bar_of(cam) == "share of the cosine"
+    assert [bar_of(ax).replace("\n", " ") for ax in supports] == ["share of the cosine, scale of the supports"] * 3
     np.testing.assert_allclose(lines.images[0].get_array(), IMAGES[0].movedim(0, 2))
     np.testing.assert_allclose(lines.images[1].get_array(), pairs[0].image.movedim(0, 2))
-    # The second match ends in a cell of the first one.
     assert len(lines.lines) == 1
     (start, _) = lines.lines[0].get_xydata()
     assert start == pytest.approx([5 / 6 * 20 / 12, 0.75])
@@ -218,11 +225,11 @@ def test_the_pair_of_a_query_is_drawn_with_its_scores() -> None:
     why = replace(explained(against="threshold", threshold=0.5), pairs=((pair(), pair("two.png", label="two")), ()))
     figure = pair_figure(why, 0, 1)
     assert figure.get_suptitle() == "a network, layer 4, similarity: cosine"
-    head = "similarity-cam\nagainst threshold 0.5\nmap of the"
+    head = "similarity-cam\nagainst threshold 0.5\nmap of"
     assert list(panels(figure)) == [
-        "query and two.png\n1 match, one per position: 0.300 of the similarity 0.750",
-        f"{head} query\nscore 0.250\nsimilarity 0.750\nexplains 100 % of the score",
-        f"{head} support\nscore 0.200\nsimilarity 0.750\nexplains 80 % of the score; bias 20 %",
+        "query a, support two.png\n1 mutual match, each the best of the other: 0.300 of the similarity 0.750",
+        f"{head} query a\nscore 0.250\nsimilarity 0.750\nexplains 100 % of the score",
+        f"{head} support two.png\nscore 0.200\nsimilarity 0.750\nexplains 80 % of the score; bias 20 %",
     ]
     _, query, support = panels(figure).values()
     assert [limit(ax) for ax in (query, support)] == [5.0, 5.0]
@@ -230,28 +237,50 @@ def test_the_pair_of_a_query_is_drawn_with_its_scores() -> None:
 
 
 def test_a_pair_without_matches_is_two_images_and_two_maps() -> None:
-    one = pair(matches=(), query_coverage=None, support_coverage=None, query_shares=None, support_shares=None)
+    one = pair(
+        matches=(),
+        mutual_matches=(),
+        query_coverage=None,
+        support_coverage=None,
+        query_shares=None,
+        support_shares=None,
+    )
     why = replace(explained("fam"), pairs=((one,), (one,)))
     assert list(panels(pair_figure(why))) == [
-        "query and one.png\nwren",
-        "fam\nmap of the query\nscore 0.250\nno account of the score",
-        "fam\nmap of the support\nscore 0.200\nno account of the score",
+        "query a, support one.png\nwren",
+        "fam\nmap of query a\nscore 0.250\nno account of the score",
+        "fam\nmap of support one.png\nwren\nscore 0.200\nno account of the score",
     ]
-    assert "query and one.png" not in "".join(panels(compare_figure([why])))
+    assert "query a, support one.png" not in "".join(panels(compare_figure([why])))
 
 
-def test_the_lines_of_a_decomposition_are_its_mutual_matches() -> None:
-    asked = []
+def test_lines_join_mutual_matches_with_a_positive_share() -> None:
+    shares = {((0, 0), (1, 1)): 0.25, ((1, 1), (0, 0)): 0.15, ((0, 1), (0, 1)): 0.0, ((1, 0), (1, 0)): -0.1}
+    mutual = tuple(PointMatch(*cells, share, 0.5, True) for cells, share in shares.items())
+    (title, ax), *_ = panels(pair_figure(replace(explained(), pairs=((pair(mutual_matches=mutual),), ())))).items()
+    assert title == (
+        "query a, support one.png\nwren\n2 mutual matches, each the best of the other: 0.400 of the similarity 0.750"
+    )
+    assert len(ax.lines) == 2
+    (title, ax), *_ = panels(pair_figure(replace(explained(), pairs=((pair(mutual_matches=mutual[2:]),), ())))).items()
+    assert title == "query a, support one.png\nwren\nno mutual match to draw"
+    assert not ax.lines
 
-    class Decomposition:
-        def top_matches(self, count: int, mutual: bool) -> list[PointMatch]:
-            asked.append((count, mutual))
-            return [PointMatch((0, 0), (1, 1), 0.25, 0.5, True), PointMatch((1, 1), (0, 0), 0.15, 0.5, True)]
 
-    why = replace(explained(), pairs=((pair(decomposition=Decomposition()),), ()))
-    titles = list(panels(pair_figure(why)))
-    assert titles[0] == "query and one.png\nwren\n2 matches, one per position: 0.400 of the similarity 0.750"
-    assert asked == [(12, True)]
+def test_the_matches_of_a_distance_are_shares_of_the_difference_from_an_embedding_of_zeros() -> None:
+    decomposition = SimpleNamespace(query_shares={"map": 2.5, "zero embedding": -1.75, "rest": 0.0})
+    why = replace(explained(), pairs=((pair(decomposition=decomposition),), ()))
+    title = next(iter(panels(pair_figure(why))))
+    assert title.endswith(": 0.300 of the difference of 2.50 from an embedding of zeros")
+    # Saved pairs have no decomposition, and the parts of the contrasted score only.
+    why = replace(explained(), pairs=((pair(query_shares={"map": 1.0, "zero embedding": 0.5}),), ()))
+    assert next(iter(panels(pair_figure(why)))).endswith(": 0.300 of the difference from an embedding of zeros")
+
+
+def test_the_two_images_of_a_pair_have_their_own_names() -> None:
+    why = replace(explained(), names=("monday - one.png", "b"), pairs=((pair(),), ()))
+    assert list(panels(pair_figure(why)))[1].splitlines()[1] == "map of query monday"
+    assert next(iter(panels(compare_figure([why])))) == "query monday\npredicted: wren"
 
 
 def test_pairs_of_signals_and_volumes_are_drawn() -> None:
@@ -261,12 +290,12 @@ def test_pairs_of_signals_and_volumes_are_drawn() -> None:
             image=torch.rand(shape),
             query_map=torch.rand(grid),
             support_map=torch.rand(grid),
-            matches=(PointMatch(cell, cell, 0.5, 0.5, True),),
+            mutual_matches=(PointMatch(cell, cell, 0.5, 0.5, True),),
         )
         attributions = torch.rand(2, 1, *grid)
         why = replace(explained(), images=torch.rand(2, *shape), attributions=attributions, pairs=((one,), (one,)))
         is_signal = len(cell) == 1
-        assert ("query and one.png\nwren" in "".join(panels(compare_figure([why])))) is not is_signal
+        assert ("query a, support one.png\nwren" in "".join(panels(compare_figure([why])))) is not is_signal
         assert len(panels(pair_figure(why))) == (4 if is_signal else 3)
 
 

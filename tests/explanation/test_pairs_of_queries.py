@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from captum_fam import LayerFAM, MemoryBank, Neighbors, SimilarityToSupport, SupportPerQuery, SupportSet
 from captum_fam.attr import get_method
 from captum_fam.explanation import Explanation, explain
+from captum_fam.explanation.pairs import pair_runs
 from captum_fam.explanation.pairs.pair import Pair
 from tests.explanation.by_hand import cosines, embeddings, write_pictures
 from tests.explanation.pair_by_hand import (
@@ -132,7 +134,8 @@ def test_a_gallery_or_a_foil_of_ones_own_is_subtracted_on_both_sides(kind: str) 
             score, classifier = against_gallery(own, partner, vectors)
             assert pair.score == pytest.approx(score)
             torch.testing.assert_close(pair.query_map, side(QUERIES[query], classifier)[0], **CLOSE)
-            score, classifier = against_gallery(partner, own, vectors)
+            others = [one for row, one in enumerate(vectors) if kind != "support" or row != pair.row]
+            score, classifier = against_gallery(partner, own, others)
             assert pair.support_score == pytest.approx(score)
             torch.testing.assert_close(pair.support_map, side(IMAGES[pair.row], classifier)[0], **CLOSE)
 
@@ -231,6 +234,62 @@ def test_images_that_are_not_those_of_the_embeddings_are_noted() -> None:
     with pytest.warns(UserWarning, match="5 supports have no image"):
         why = both(some)
     assert [pair.row for pair in pairs_of(why, 3)] == [0]
+
+
+def test_without_matches_the_maps_and_accounts_of_both_sides_stay() -> None:
+    expected, why = (both(SupportSet(IMAGES, LABELS), foil="others", top_matches=count) for count in (3, 0))
+    assert (expected.about["top_matches"], why.about["top_matches"]) == (3, 0)
+    assert len(pairs_of(expected, 0)[0].matches) == 3
+    for one, other in zip((why, *why.beside), (expected, *expected.beside), strict=True):
+        for query in range(5):
+            for pair, known in zip(pairs_of(one, query), pairs_of(other, query), strict=True):
+                assert (pair.row, pair.matches, pair.decomposition) == (known.row, (), None)
+                for name in ("query_map", "support_map", "plain_query_map", "plain_support_map"):
+                    torch.testing.assert_close(getattr(pair, name), getattr(known, name), **CLOSE)
+                assert (pair.query_shares is None) == (one is not why)
+                if known.query_shares is not None:
+                    assert pair.query_shares == pytest.approx(known.query_shares, abs=1e-12)
+                    assert pair.support_coverage == pytest.approx(known.support_coverage)
+
+
+@pytest.mark.parametrize("count", [-1, 2.0, True])
+def test_the_number_of_matches_is_checked(count: Any) -> None:
+    with pytest.raises(ValueError, match=f"top_matches must be a whole number of at least 0, got {count}"):
+        both(SupportSet(IMAGES, LABELS), top_matches=count)
+
+
+def test_the_picture_of_a_hit_is_read_once_for_all_methods(tmp_path: Path) -> None:
+    files = write_pictures(tmp_path, ["a.png", "b.png", "c.png"])
+    read: list[int] = []
+
+    def image(one: int) -> Path:
+        read.append(one)
+        return Path(files[one])
+
+    hits = Neighbors([[0, 1], [2, 1]], embeddings=embeddings(files), images=image)
+    both(hits, QUERIES[:2], method=["similarity-cam", "fam", "grad-cam"])
+    # Once as an input of the model and once for display, whatever the number of methods.
+    assert sorted(read) == sorted([0, 1, 2, 1] * 2)
+
+
+@pytest.mark.parametrize("is_seen", [True, False])
+def test_a_bar_counts_the_images_of_pairs_where_somebody_looks(is_seen: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    bars: list[Any] = []
+
+    class Bar(pair_runs.tqdm):  # type: ignore[misc, name-defined]
+        def __init__(self, **options: Any) -> None:
+            super().__init__(**options, file=io.StringIO())
+            bars.append(self)
+
+    monkeypatch.setattr(pair_runs, "tqdm", Bar)
+    monkeypatch.setattr(pair_runs, "shows_bars", lambda: is_seen)
+    why = both(SupportSet(IMAGES, LABELS), method=["similarity-cam", "fam", "grad-cam"], batch_size=2)
+    (bar,) = bars
+    n_pairs = sum(map(len, why.pairs or ()))
+    n_images = 5 + len({pair.row for query in range(5) for pair in pairs_of(why, query)})
+    # Methods of Captum run the model again for each side of each pair.
+    assert bar.total == n_images + 2 * n_pairs
+    assert bar.n == (bar.total if is_seen else 0)
 
 
 def test_pictures_by_class_have_maps_and_are_shown(tmp_path: Path) -> None:

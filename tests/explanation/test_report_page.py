@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import re
 import weakref
 from collections.abc import Callable, Iterator
@@ -75,16 +76,21 @@ def test_maps_and_matches_of_both_sides_are_those_of_the_pairs(both_sides: Expla
 def test_scores_and_accounts_stand_under_each_pair(both_sides: Explanation, tmp_path: Path) -> None:
     text, _ = written(both_sides, tmp_path / "r.html")
     assert both_sides.pairs is not None
-    found = re.findall(r'class="pair".*?score <b>(.*?)</b>.*?less the other classes <b>(.*?)</b>', text, re.DOTALL)
+    pattern = (
+        r'class="pair".*?score <b>(.*?)</b></p><p class="score contrast">less the other classes(?: <b>(.*?)</b>|:</p>'
+        r'<p class="score contrast part">query <b>(.*?)</b></p><p class="score contrast part">support <b>(.*?)</b>)'
+    )
+    found = re.findall(pattern, text)
     assert len(found) == sum(map(len, both_sides.pairs))
-    for (plain, contrasted), pair in zip(
-        found, [one for of_query in both_sides.pairs for one in of_query], strict=True
-    ):
-        assert float(plain) == pytest.approx(pair.similarity, rel=5e-3)
-        assert float(contrasted.split()[0]) == pytest.approx(pair.score, rel=5e-3)
-        if "query" in contrasted:
-            assert float(contrasted.split()[2]) == pytest.approx(pair.support_score, rel=5e-3)
-    assert "each map: explains 100 % of the score" in text
+    for numbers, pair in zip(found, [one for of_query in both_sides.pairs for one in of_query], strict=True):
+        plain, both, query, support = (float(one.replace("\u2212", "-") or "nan") for one in numbers)
+        assert plain == pytest.approx(pair.similarity, rel=5e-3)
+        sides = (both, both) if query != query else (query, support)  # not NaN
+        assert sides == pytest.approx((pair.score, pair.support_score), rel=5e-3)
+    assert any(numbers[2] for numbers in found)
+    assert "each image has its own similarity to the other classes" in text
+    assert "each map: explains 100 % of the score less the other classes</p>" in text
+    assert "each map: explains 100 % of the score</p>" in text, "the plain maps"
     assert "no account of the score" in text
 
 
@@ -140,16 +146,52 @@ def test_pairs_are_rows_with_one_support(model: nn.Module, make_images: Callable
 
 
 @pytest.mark.parametrize(
-    ("against", "threshold", "words"),
-    [("threshold", 0.25, "less the threshold 0.25"), ("identity", None, "similarity to itself, less the score")],
+    ("against", "threshold", "words", "whole", "ends", "most"),
+    [
+        (
+            *("threshold", 0.25, "less the threshold 0.25", "score less the threshold 0.25"),
+            *(["below the threshold", "above the threshold"], "evidence for a score above the threshold"),
+        ),
+        (
+            *("identity", None, "similarity to itself, less the score", "similarity to itself less the score"),
+            *(["alike", "where they differ"], "of the difference"),
+        ),
+    ],
 )
 def test_what_a_pair_is_compared_with_is_said(
-    model: nn.Module, queries: Tensor, against: Any, threshold: float | None, words: str, tmp_path: Path
+    model: nn.Module,
+    queries: Tensor,
+    against: Any,
+    threshold: float | None,
+    words: str,
+    whole: str,
+    ends: list[str],
+    most: str,
+    tmp_path: Path,
 ) -> None:
     why = explain_pairs(
         model, queries, queries.flip(0), layer="features", foil=None, against=against, threshold=threshold
     )
-    assert words in written(why, tmp_path / "r.html")[0]
+    text = written(why, tmp_path / "r.html")[0]
+    assert words in text
+    assert f"map: explains 100 % of the {whole}</p>" in text
+    found = re.search(r'id="page">(.*?)</script>', text)
+    assert found is not None
+    assert json.loads(found[1])["ends"] == {"on": ends, "off": ["against the match", "for the match"]}
+    assert f"Color scale: blue is {ends[0]}, zero is transparent, orange is {ends[1]}" in text
+    assert set(re.findall(r"; most (.*?) in the", text)) <= {most}
+    assert f"; most {most} in the" in text
+
+
+def test_a_mean_of_similarities_is_named(
+    model: nn.Module, support: SupportSet, many_queries: Tensor, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"layer": "features", "target": "jay", "sides": "both"}
+    for top, words in ((3, "mean of the 3 matches"), (2, "mean of 3 supports")):
+        text, _ = written(explain(model, many_queries, support, top=top, **options), tmp_path / "r.html")
+        assert re.findall(r"score <b>[^<]*</b>, (mean of .*?)</p>", text) == [words] * 5
+    pairs = explain_pairs(model, many_queries, many_queries.flip(0), layer="features", foil=None)
+    assert "mean of" not in written(pairs, tmp_path / "r.html")[0]
 
 
 def test_a_distance_is_divided_from_the_embedding_of_zeros(model: nn.Module, queries: Tensor, tmp_path: Path) -> None:
@@ -180,7 +222,7 @@ def test_the_truth_names_and_orders_wrong_predictions(both_sides: Explanation, t
     text, _ = written(both_sides, tmp_path / "r.html", truth=truth, wrong_first=True)
     order = re.findall(r"<h2><bdi>query-(\d)", text)
     assert order == ["1", "3", "0", "2", "4"]
-    assert f"<strong>Wrong</strong>: predicted <bdi>{predicted[1]}</bdi>, true class <bdi>{other[predicted[1]]}" in text
+    assert f"<strong>Wrong</strong>: predicted <bdi>{predicted[1]}</bdi>, truly <bdi>{other[predicted[1]]}" in text
 
 
 def test_explanations_are_taken_one_by_one(both_sides: Explanation, tmp_path: Path) -> None:
@@ -243,6 +285,26 @@ def test_a_loaded_explanation_shows_its_best_matches(both_sides: Explanation, tm
                 for one in pair.matches
             ]
             np.testing.assert_allclose(found["matches"]["top"], expected, rtol=1e-6)
+
+
+def test_a_page_without_matches_says_so_and_has_all_maps_and_accounts(
+    model: nn.Module, support: SupportSet, many_queries: Tensor, both_sides: Explanation, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"layer": "features", "foil": "others", "sides": "both", "top": 2, "top_matches": 0}
+    text, rows = written(explain(model, many_queries, support, **options), tmp_path / "r.html")
+    whole, expected = written(both_sides, tmp_path / "whole.html")
+    for one, is_there in ((text, False), (whole, True)):
+        assert ("marks the cells that match" in one) == is_there
+        assert ("matches of cells are left out" in one) != is_there
+        assert one.count("explains 100 % of the score") == whole.count("explains 100 % of the score")
+    for data, known in zip(rows, expected, strict=True):
+        wide, wide_known = numbers_of(data)[0], numbers_of(known)[0]
+        for pair, other in zip(data["pairs"], known["pairs"], strict=True):
+            assert "matches" not in pair
+            for side in ("query", "support"):
+                for maps, maps_known in zip(pair[side], other[side], strict=True):
+                    for place, place_known in zip(maps, maps_known, strict=True):
+                        close(wide, place, torch.from_numpy(values_at(wide_known, place_known)))
 
 
 def test_photographs_of_any_form_are_shown_in_color(model: nn.Module, queries: Tensor, tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ def test_a_figure_shows_prediction_class_and_score(model: nn.Module, support: Su
     score = f"score {jay - others:#.3g} (plain score {jay:#.3g})"
     predicted = NAMES[explanations[0].predicted[3]]
     assert titles == [
-        f"query\npredicted: {predicted}",
+        f"query-3\npredicted: {predicted}",
         "support\njay\n2 of 3",
         f"similarity-cam\nfoil: others\n{score}\nexplains 100 % of the score",
         f"grad-cam\nfoil: others\n{score}\nno account of the score",
@@ -164,9 +164,9 @@ def test_other_images_for_display_win(tmp_path: Path) -> None:
     photos = [Image.new("RGB", (40 + index, 30), "white") for index in range(2)]
     why = explain(net, inputs[:2], inputs[2:], layer="1", images=photos)
     assert [why.overlay(index).size for index in range(2)] == [(40, 30), (41, 30)]
-    assert why.figure(1).axes[0].get_title() == "query"
+    assert why.figure(1).axes[0].get_title() == "query-1"
     assert explain(net, inputs[:2], inputs[2:], layer="1").figure(1).axes[0].get_title() == (
-        "query\nmean of 13 channels"
+        "query-1\nmean of 13 channels"
     )
 
 

@@ -215,6 +215,9 @@ class Bomb:
 
 
 DAMAGE: dict[str, Callable[[Path], object]] = {
+    "arrays of another query": lambda folder: (folder / "query-1.npz").write_bytes(
+        (folder / "query-0.npz").read_bytes()
+    ),
     "no manifest": lambda folder: (folder / "manifest.json").unlink(),
     "no JSON": lambda folder: (folder / "manifest.json").write_text("{"),
     "other results": lambda folder: _manifest(folder, lambda manifest: manifest.pop("explanation")),
@@ -269,3 +272,79 @@ def test_the_files_hold_no_pickles(model: nn.Module, queries: Tensor, supports: 
             assert all(name.endswith(".npy") for name in archive.namelist())
         with np.load(path, allow_pickle=False) as file:
             assert all(file[name].dtype != object for name in file.files)
+
+
+def test_the_lines_between_matches_come_back(
+    model: nn.Module, support: SupportSet, many_queries: Tensor, tmp_path: Path
+) -> None:
+    why = explain(model, many_queries, support, layer="features", sides="both", top=2, target=1, top_matches=3)
+    why.save(tmp_path)
+    read = Explanation.load(tmp_path)
+    assert why.pairs is not None
+    assert read.pairs is not None
+    for before, after in zip(sum(why.pairs, ()), sum(read.pairs, ()), strict=True):
+        matrix = before.decomposition.matrix()
+        width = before.support_map.shape[1]
+        # Cells of which each is the best of the other, found one by one.
+        mutual = {
+            (divmod(row, before.query_map.shape[1]), divmod(column, width)): float(matrix[row, column])
+            for row in range(len(matrix))
+            for column in range(matrix.shape[1])
+            if matrix[row, column] == matrix[row].max() == matrix[:, column].max()
+        }
+        best = sorted(mutual, key=lambda cells: -mutual[cells])[:12]
+        assert [(one.query, one.support) for one in after.mutual_matches] == best
+        assert [one.share for one in after.mutual_matches] == pytest.approx([mutual[cells] for cells in best])
+        assert len(after.matches) == 3
+    titles = [[ax.get_title() for ax in one.figure(1).axes] for one in (why, read)]
+    assert titles[0] == titles[1]
+    assert any("mutual match" in title for title in titles[1])
+    for one, has_note in ((why, False), (read, True)):
+        one.to_html(tmp_path / "why.html")
+        assert ("a saved explanation keeps no others" in (tmp_path / "why.html").read_text("utf-8")) is has_note
+
+
+def test_a_folder_that_is_saved_again_has_no_files_of_the_earlier_explanation(
+    model: nn.Module, queries: Tensor, supports: Tensor, tmp_path: Path
+) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "mine.png").write_text("mine")
+    options: dict[str, Any] = {"layer": "features", "sides": "both", "top": 1}
+    explain(model, queries, supports, **options, names=["wren", "jay"]).save(tmp_path)
+    explain(model, queries[:1], supports, **options, names=["owl"]).save(tmp_path)
+    left = {path.name for path in tmp_path.iterdir()}
+    assert {"owl.npz", "owl.fam.png", "manifest.json", "notes.txt", "mine.png"} <= left
+    assert not [name for name in left if name.startswith(("wren", "jay"))]
+    listed = json.dumps(json.loads((tmp_path / "manifest.json").read_text())["queries"])
+    assert all(name in listed for name in left - {"manifest.json", "notes.txt", "mine.png"})
+    assert Explanation.load(tmp_path).names == ("owl",)
+
+
+def test_a_manifest_of_others_removes_nothing(
+    model: nn.Module, queries: Tensor, supports: Tensor, tmp_path: Path
+) -> None:
+    folder, why = tmp_path / "why", explain(model, queries, supports, layer="features")
+    why.save(folder)
+    for name in ("../secret.png", "thesis.txt", "..", "."):
+        _manifest(folder, lambda manifest, name=name: manifest["queries"].append({"arrays": name}))  # type: ignore[misc]
+    (tmp_path / "secret.png").touch()
+    (folder / "thesis.txt").touch()
+    why.save(folder)
+    assert (tmp_path / "secret.png").exists()
+    assert (folder / "thesis.txt").exists()
+    for text in ("{", "[]", '{"queries": 3, "explanation": {}}'):
+        (folder / "manifest.json").write_text(text)
+        why.save(folder)
+        assert Explanation.load(folder).names == why.names
+
+
+def test_names_that_differ_in_case_only_have_files_of_their_own(
+    model: nn.Module, queries: Tensor, supports: Tensor, tmp_path: Path
+) -> None:
+    why = explain(model, queries, supports, layer="features", names=["Wren", "wren"])
+    why.save(tmp_path)
+    files = [path.name.casefold() for path in tmp_path.iterdir()]
+    assert len(set(files)) == len(files) == 2 * 3 + 1 + len(list(tmp_path.glob("picture-*")))
+    read = Explanation.load(tmp_path)
+    assert read.names == ("Wren", "wren")
+    assert torch.equal(read.maps, why.maps)

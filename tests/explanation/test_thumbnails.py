@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
-from captum_fam import Explanation, MemoryBank, Neighbors, SupportSet, explain
+from captum_fam import Explanation, MemoryBank, Neighbors, SupportSet, explain, explain_pairs
+from captum_fam.explanation import pair_figure
 from captum_fam.explanation.reading.thumbnails import ListPictures, RowPictures, shown_pictures
 from tests.explanation.by_hand import as_input, cosines, embeddings, picture, small_model, write_pictures
 
@@ -154,7 +155,7 @@ def test_what_has_no_pictures_is_not_shown() -> None:
     for support in (made, MemoryBank(made, ["jay"] * 3), Neighbors([[0, 1]] * 2, embeddings=made)):
         why = explain(small_model(), QUERIES, support)
         assert shown_pictures(why, 0) == ([], [])
-        assert [title.split("\n")[0] for title in titles(why)] == ["query", "similarity-cam", "fam"]
+        assert [title.split("\n")[0] for title in titles(why)] == ["query-0", "similarity-cam", "fam"]
 
 
 def test_large_pictures_are_kept_small_and_few() -> None:
@@ -182,3 +183,51 @@ def test_files_that_are_gone_do_no_harm(tmp_path: Path) -> None:
     for file in files:
         file.unlink()
     assert titles(why)[1] == "support"
+
+
+@pytest.mark.parametrize(
+    ("channels", "size"),
+    [(3, (40,)), (12, (40,)), (2, (9, 8)), (4, (9, 8)), (5, (9, 8)), (1, (3, 9, 8)), (2, (3, 9, 8))],
+)
+def test_inputs_of_pairs_that_are_no_photographs_are_drawn_as_queries_are(
+    channels: int, size: tuple[int, ...], tmp_path: Path
+) -> None:
+    kinds: dict[int, tuple[type[nn.Module], type[nn.Module]]] = {
+        1: (nn.Conv1d, nn.AdaptiveAvgPool1d),
+        2: (nn.Conv2d, nn.AdaptiveAvgPool2d),
+        3: (nn.Conv3d, nn.AdaptiveAvgPool3d),
+    }
+    convolution, pooling = kinds[len(size)]
+    net = nn.Sequential(convolution(channels, 4, 3, padding=1), nn.Tanh(), pooling(1), nn.Flatten()).eval()
+    inputs = torch.randn(2, channels, *size)
+    why = explain_pairs(net, inputs[:1], inputs[1:], layer="0", foil=None)
+    ((shown,), _) = shown_pictures(why, 0)
+    assert isinstance(shown, Tensor)
+    flat = inputs[1]
+    expected = flat if len(size) == 1 else (flat - flat.min()) / (flat.max() - flat.min())
+    torch.testing.assert_close(shown, expected)
+    why.figure(0).save(tmp_path / "figure.png")
+    pair_figure(why, 0).save(tmp_path / "pair.png")
+    assert "<img" in why._repr_html_()
+    why.save(tmp_path / "why")
+    Explanation.load(tmp_path / "why").figure(0)
+
+
+def test_supports_of_files_have_the_names_of_the_files(tmp_path: Path) -> None:
+    write_pictures(tmp_path, ["birds/jay/one.png", "birds/jay/two.png", "birds/wren/one.png"])
+    query = write_pictures(tmp_path, ["query.png"], seed=20)
+    lists = [[tmp_path / "birds/wren/one.png", JAYS[0], tmp_path / "birds/jay/two.png"]]
+    mapping = {"jay": [*lists[0]], "wren": WRENS}
+    for support, expected in (
+        (tmp_path / "birds", {"one", "two"}),
+        ({"jay": tmp_path / "birds/jay", "wren": WRENS}, {"one", "two"}),
+        (mapping, {"one", "jay-1", "two"}),
+        (lists, {"one", "support-1", "two"}),
+        (torch.stack([as_input(one) for one in JAYS]).float(), {"support-0", "support-1", "support-2"}),
+    ):
+        target = None if isinstance(support, list | Tensor) else "jay"
+        why = explain(small_model(), query, support, target=target, sides="both", method="fam")
+        assert why.pairs is not None
+        assert {pair.name for pair in why.pairs[0]} == expected
+    (of_wren,) = explain(small_model(), query, tmp_path / "birds", target="wren", sides="both").pairs[0]  # type: ignore[index]
+    assert (of_wren.name, of_wren.label) == ("one-2", "wren")

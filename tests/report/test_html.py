@@ -127,7 +127,7 @@ def test_wrong_predictions_come_first_on_request_and_are_named(tmp_path: Path) -
     assert re.findall(r"<h2><bdi>(.*?)</bdi>", text) == ["query-2", "query-4", "query-1", "query-3"]
     assert re.findall(r"<strong>(\w+)</strong>", text) == ["Wrong", "Wrong", "Right"]
     assert "4 rows, 2 with a wrong prediction" in text
-    assert "<strong>Wrong</strong>: predicted <bdi>jay</bdi>, true class <bdi>wren</bdi>" in text
+    assert "<strong>Wrong</strong>: predicted <bdi>jay</bdi>, truly <bdi>wren</bdi>" in text
     write_page(page(), rows, tmp_path / "r.html")
     assert re.findall(r"<h2><bdi>query-(.*?)</bdi>", (tmp_path / "r.html").read_text("utf-8")) == ["1", "2", "3", "4"]
 

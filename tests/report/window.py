@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 SENTENCE = re.compile(
-    r"carries (\S+) % of the score \((\S+) of (\S+)\)(?:; cosine of the two (\S+))?\."
-    r"(?: With all cells of the other photograph: (\S+) %\.)?"
+    r"carries (?:about )?(\S+) % of the score \((?:about )?(\S+) of (\S+)\)"
+    r"(?:; their surroundings have cosine (\S+))?\."
+    r"(?: With all cells of the other photograph: (?:about )?(\S+) %\.)?"
 )
 
 
@@ -40,9 +41,7 @@ def mark_cells(box: Any, grid: tuple[int, int]) -> list[int]:
     script = "box => [...box.querySelectorAll('.mark')].map((mark) => [mark.style.left, mark.style.top])"
     places = box.evaluate(script)
     columns, rows = grid[1], grid[0]
-    return [
-        round(float(top[:-1]) * rows / 100) * columns + round(float(left[:-1]) * columns / 100) for left, top in places
-    ]
+    return [int(float(top[:-1]) * rows / 100) * columns + int(float(left[:-1]) * columns / 100) for left, top in places]
 
 
 def pixels(box: Any, kind: str = "map") -> np.ndarray[Any, Any]:

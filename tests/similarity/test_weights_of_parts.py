@@ -60,12 +60,76 @@ class Overlap(LinearSimilarity):
         return torch.where(query > 0, support_weights @ support.sqrt() / query.sqrt(), 0.0)
 
 
+class Product(LinearSimilarity):
+    """A dot product of the user."""
+
+    def score(self, query: Tensor, support: Tensor) -> Tensor:
+        return query @ support.T
+
+    def weights(self, query: Tensor, support: Tensor, support_weights: Tensor) -> Tensor:
+        return support_weights @ support
+
+
 def test_by_default_a_weight_is_divided_in_proportion_to_the_parts() -> None:
     query, support = torch.tensor([[4.0, 1.0, 1.0]]), torch.tensor([[1.0, 9.0, 0.0]])
     parts = torch.tensor([[[0.25, 6.0, 2.0], [0.75, 3.0, -2.0]]])
     # The weights are (1 / 2, 3, 0).
     expected = torch.tensor([[[0.125, 2.0, 0.0], [0.375, 1.0, 0.0]]])
     assert_close(Overlap().weights_of_parts(query, support, parts), expected)
+
+
+class TenTimes(Cosine):
+    """A cosine with a temperature."""
+
+    def score(self, query: Tensor, support: Tensor) -> Tensor:
+        return 10 * super().score(query, support)
+
+    def weights(self, query: Tensor, support: Tensor, support_weights: Tensor) -> Tensor:
+        return 10 * super().weights(query, support, support_weights)
+
+
+class Twice:
+    """Other weights, to mix into a similarity."""
+
+    def weights(self, query: Tensor, support: Tensor, support_weights: Tensor) -> Tensor:
+        return 2 * super().weights(query, support, support_weights)  # type: ignore[misc]
+
+
+class TwiceEuclidean(Twice, Euclidean):
+    pass
+
+
+class Renamed(Cosine):
+    """The same score and weights."""
+
+
+class Own(TenTimes):
+    def weights_of_parts(self, query: Tensor, support: Tensor, parts: Tensor) -> Tensor:
+        return 10 * Cosine.weights_of_parts(self, query, support, parts)
+
+
+class OfOwn(Own):
+    pass
+
+
+def test_a_subclass_with_another_score_does_not_keep_the_formula_of_its_base() -> None:
+    query, support, parts = drawn()
+    one = torch.ones(B, 1, dtype=torch.float64)
+    for similarity in (TenTimes(), type("Child", (TenTimes,), {})(), TwiceEuclidean(), Own(), OfOwn()):
+        weights = similarity.weights(query, support.unsqueeze(1), one)
+        assert_close(similarity.weights_of_parts(query, support, parts).sum(1), weights, rtol=1e-10, atol=1e-12)
+    assert Renamed.weights_of_parts is Cosine.weights_of_parts
+    assert OfOwn.weights_of_parts is Own.weights_of_parts
+
+
+def test_parts_that_cancel_up_to_rounding_get_nothing_by_default() -> None:
+    tiny = torch.tensor([[1e-42, 1.0, 0.0, -1e-30, 2.0]])
+    parts = torch.tensor([[[1.0, 0.5, 1.0, 1.0, 1.0], [-1.0, 0.5, -1.0, -1.0, 1.0]]])
+    given = Product().weights_of_parts(torch.ones(1, 5), tiny, parts)
+    assert_close(given, torch.tensor([[[0.0, 0.5, 0.0, 0.0, 1.0]] * 2]))
+    # A small feature of which all parts are small is no rounding error.
+    small = torch.tensor([[[3e-40, 1e-30], [1e-40, 3e-30]]])
+    assert_close(Product().weights_of_parts(torch.ones(1, 2), small.sum(1), small), small, rtol=1e-3, atol=0)
 
 
 def test_several_queries_have_supports_of_their_own() -> None:

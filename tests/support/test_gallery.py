@@ -37,6 +37,7 @@ from captum_fam.support import (
     WeightedSupport,
     gallery_rows,
 )
+from captum_fam.support.mean_form import MeanForm, mean_form
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:more than half of a map's energy:UserWarning"),
@@ -306,18 +307,16 @@ def test_the_mean_of_a_bank_is_one_pass_in_blocks_and_kept(monkeypatch: pytest.M
     rows, query = random(10, J, seed=2), random(2, J, seed=1)
     bank = MemoryBank(rows, [0] * 10, k=2)
     blocks: list[int] = []
-    unit = gallery_rows.F.widen
-
-    def counted(block: Tensor) -> Tensor:
-        blocks.append(len(block))
-        return unit(block)
-
-    monkeypatch.setattr(gallery_rows.F, "widen", counted)
     rows_of_bank = bank.gallery_rows()
-    from captum_fam.support.mean_form import mean_form
-
     form = mean_form(Cosine())
     assert form is not None
+    lift = type(form).lift
+
+    def counted(self: MeanForm, block: Tensor) -> Tensor:
+        blocks.append(len(block))
+        return lift(self, block)
+
+    monkeypatch.setattr(type(form), "lift", counted)
     first = rows_of_bank.total(form)
     assert blocks == [3, 3, 3, 1]
     assert bank.using(k=3).for_every_class().gallery_rows().total(mean_form(Cosine())) is first  # type: ignore[arg-type]
@@ -381,8 +380,11 @@ def test_what_is_no_gallery_is_refused() -> None:
     def compare(gallery: Any, similarity: Similarity) -> None:
         SimilarityToSupport(model, two, similarity, "gallery", gallery=gallery).compare(rows)
 
-    with pytest.raises(ValueError, match="6 features but the query to 7"):
-        compare(rows[:, :6], Cosine())
+    for narrow in (rows[:, :6], rows[0, :6], MemoryBank(rows[:, :6], [0] * 4)):
+        with pytest.raises(ValueError, match="gallery embeds to 6 features but the support to 7"):
+            SimilarityToSupport(model, two, foil="gallery", gallery=narrow)
+        with pytest.raises(ValueError, match="gallery embeds to 6 features but the query to 7"):
+            Gallery(narrow).contrast(rows, Cosine())
     with pytest.raises(ValueError, match="length is at most 1"):
         compare(torch.full((J,), 2.0), Cosine())
     for similarity in (Euclidean(squared=True), Mahalanobis(METRIC)):
@@ -392,9 +394,148 @@ def test_what_is_no_gallery_is_refused() -> None:
         compare(rows[0], Euclidean())
     with pytest.raises(ValueError, match="needs all embeddings on every rank"):
         compare(ShardedMemoryBank(MemoryBank(rows, [0] * 4)), Euclidean())
-    with pytest.raises(ValueError, match="nothing of the 4 rows for query 1"):
+    with pytest.raises(ValueError, match="left_out leaves nothing of the 4 rows for query 1"):
         compare(Gallery(rows).without([[0], [0, 1, 2, 3], [], []]), Cosine())
-    with pytest.raises(ValueError, match="foil already"):
-        ContrastedSupport(ContrastedSupport(two, "others"), Gallery(rows)).compare(rows)
-    with pytest.raises(ValueError, match="a gallery or a threshold already"):
-        ContrastedSupport(ContrastedSupport(two, Gallery(rows)), "others").compare(rows)
+    for contrasted in (ContrastedSupport(two, "others"), ContrastedSupport(two, Gallery(rows))):
+        with pytest.raises(ValueError, match="foil: the support, a ContrastedSupport, has a foil, a gallery or"):
+            ContrastedSupport(contrasted, Gallery(rows))
+        with pytest.raises(ValueError, match="foil: the comparison has a foil, a gallery or a threshold already"):
+            contrasted.compare(rows).against(runner_up=True)
+    with pytest.raises(ValueError, match="gallery holds images but embeddings are needed"):
+        Gallery(torch.rand(2, 3, 4, 5)).contrast(rows, Cosine())
+    with pytest.raises(TypeError, match='"gallery", a SupportSet or a Gallery, got Tensor'):
+        ContrastedSupport(two, rows)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"support must be a Support .*got Tensor"):
+        ContrastedSupport(rows, "others")  # type: ignore[arg-type]
+
+
+def test_rows_that_cannot_be_left_out_are_named_by_their_argument() -> None:
+    rows = random(4, J)
+    wrong: list[tuple[Any, type[Exception], str]] = [
+        ([[4], [0]], ValueError, r"left_out must hold rows 0..3, or -1 for none, got 0..4"),
+        ([[0], [1], [2]], ValueError, "left_out is for 3 queries but there are 2"),
+        ([], ValueError, "left_out is for 0 queries but there are 2"),
+        ([[0.5], [1]], TypeError, "left_out must be whole numbers"),
+        (3, ValueError, r"left_out must be rows \(B,\) or \(B, E\)"),
+    ]
+    for left_out, error, message in wrong:
+        with pytest.raises(error, match=message):
+            Gallery(rows, left_out).contrast(rows[:2], Cosine())
+    with pytest.raises(ValueError, match="exclude is for 0 queries but there are 2"):
+        MemoryBank(rows, [0, 1, 0, 1], k=2).using(exclude=[]).compare(rows[:2])
+    mean = Gallery(rows[0] / 9)
+    for make in (lambda: Gallery(rows[0], [[0], [0]]), lambda: mean.without([[0], [0]])):
+        with pytest.raises(ValueError, match="left_out: nothing can be left out of a mean vector; pass the embeddings"):
+            make()
+    assert mean.without([[], [-1]]).contrast(rows[:2], Cosine()).baseline is not None
+    gallery = Gallery(torch.rand(3, 3, 4, 5), [[0], [1]])
+    gallery.check_queries((torch.rand(2, 3, 4, 5),), None)
+    with pytest.raises(ValueError, match="left_out is for 2 queries but there are 3"):
+        gallery.check_queries((torch.rand(3, 3, 4, 5),), None)
+
+
+def value_of(gallery: Gallery, query: Tensor, similarity: Similarity) -> Tensor:
+    contrast = gallery.contrast(query, similarity)
+    assert contrast.baseline is not None
+    return contrast.baseline.score + contrast.constant
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_what_changes_in_place_is_seen_by_the_mean_that_is_kept(sharded: bool) -> None:
+    query, rows, others = random(2, J, seed=1), random(9, J, seed=2), random(9, J, seed=3)
+    bank = MemoryBank(rows.clone(), [0, 1, 2] * 3, k=2)
+    gallery = Gallery(ShardedMemoryBank(bank) if sharded else bank)
+    metric, cosine, tight = Mahalanobis(METRIC), Cosine(), {"rtol": 1e-11, "atol": 1e-11}
+    first = value_of(gallery, query, metric)
+    metric.factor.mul_(2)
+    torch.testing.assert_close(value_of(gallery, query, metric), 4 * first, **tight)
+    # An equal object of the old values must not get the sum of the new ones.
+    torch.testing.assert_close(value_of(gallery, query, Mahalanobis(METRIC)), first, **tight)
+    metric.load_state_dict(Mahalanobis(METRIC).state_dict())
+    torch.testing.assert_close(value_of(gallery, query, metric), first, **tight)
+    value_of(gallery, query, cosine)
+    bank.embeddings.copy_(others)
+    means = torch.stack([mean_over(z, others, "cosine") for z in query])
+    torch.testing.assert_close(value_of(gallery, query, cosine), means, **tight)
+    moved = bank.to(dtype=torch.float32)
+    value_of(Gallery(moved), query, cosine)
+    moved.embeddings.copy_(rows)
+    means = torch.stack([mean_over(z, rows.float().double(), "cosine") for z in query])
+    torch.testing.assert_close(value_of(Gallery(moved), query, cosine), means, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("as_bank", [False, True])
+def test_squared_distances_keep_their_digits_in_float32(as_bank: bool, dtype: torch.dtype) -> None:
+    query, rows = random(2, J, seed=1).float(), random(40, J, seed=2)
+    rows[7] *= 1e5
+    rows = rows.to(dtype)
+    source = MemoryBank(rows, torch.arange(40) % 2, k=3, similarity="squared-euclidean") if as_bank else rows
+    for left_out, kept in (([[7], [7]], [*range(7), *range(8, 40)]), ([[0, 7], [7, 0]], [*range(1, 7), *range(8, 40)])):
+        means = torch.stack([mean_over(z.double(), rows[kept].double(), "squared") for z in query])
+        found = value_of(Gallery(source, left_out), query, Euclidean(squared=True))
+        torch.testing.assert_close(found.double(), means, rtol=1e-5, atol=0)
+    far, near = (100 + random(300, J, seed=3)).to(dtype), (100 + random(1, J, seed=4)).float()
+    means = torch.stack([mean_over(z.double(), far.double(), "squared") for z in near])
+    torch.testing.assert_close(value_of(Gallery(far), near, Euclidean(squared=True)).double(), means, rtol=1e-6, atol=0)
+
+
+def test_a_score_of_zero_is_zero_everywhere() -> None:
+    support, generator = torch.empty(1, 512), torch.Generator().manual_seed(0)
+    support.normal_(generator=generator)
+    for scale in (1, 3, 1e-3):
+        for copies in (1, 3, 7):
+            found = ContrastedSupport(SupportSet(support), Gallery(support.repeat(copies, 1))).compare(scale * support)
+            assert found.scores.tolist() == [[0.0]]
+            assert found.score.tolist() == found.explained_score.tolist() == [0.0]
+    query, rows = random(4, J, seed=1), random(8, J, seed=2)
+    for foil in ("others", "runner-up", "gallery", SupportSet(rows[:3])):
+        for target in (0, [2, 1, 0, 1]):
+            found = ContrastedSupport(SupportSet(rows, LABELS), foil).compare(query, target)  # type: ignore[arg-type]
+            expected = found.scores.gather(1, found.target[:, None])[:, 0]
+            assert torch.allclose(found.score, expected, rtol=0, atol=1e-14)
+            assert torch.equal(found.score == 0, expected == 0)
+
+
+class PlainDot(Dot):
+    """The dot product without a closed form for a gallery: a subclass is compared with all rows."""
+
+
+@pytest.mark.parametrize("weighting", ["paper", "weights", "contributions"])
+def test_a_gallery_is_one_support_of_fam(weighting: Any) -> None:
+    net = nn.Sequential(nn.Conv2d(3, J, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()).double().eval()
+    x, rows, gallery = random(2, 3, 6, 8, seed=1), random(3, J, seed=2), random(5, J, seed=3)
+    z = net(x).detach()
+
+    def maps(similarity: Similarity, foil: Any, **gallery_: Any) -> Tensor:
+        scores = SimilarityToSupport(net, SupportSet(rows), similarity, foil, **gallery_)
+        attributions: Tensor = LayerFAM(scores, net[1], weighting=weighting).attribute(x)
+        return attributions
+
+    closed, all_rows = maps(Dot(), "gallery", gallery=gallery), maps(PlainDot(), "gallery", gallery=gallery)
+    # Eq. 15 by hand: the shares of the supports, each divided by its score, minus those of the mean of the gallery.
+    factor = torch.ones_like(z) if weighting == "weights" else z
+    shares = torch.zeros_like(z)
+    for row in rows:
+        shares += factor * row / (z @ row).abs()[:, None] / len(rows)
+    mean = gallery.mean(0)
+    shares -= factor * mean / (z @ mean).abs()[:, None]
+    expected = torch.einsum("bn,bnhw->bhw", shares, net[:2](x).detach())[:, None]
+    torch.testing.assert_close(closed, expected, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(all_rows, closed, rtol=1e-9, atol=1e-12)
+    # As a set, every image has its own factor.
+    assert not torch.allclose(maps(Dot(), SupportSet(gallery)), closed, rtol=1e-2)
+
+
+@pytest.mark.parametrize("name", ["cosine", "squared", "unit squared", "mahalanobis", "bilinear"])
+def test_both_forms_of_a_gallery_give_one_map_of_fam(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    net = nn.Sequential(nn.Conv2d(3, J, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()).double().eval()
+    x, rows, gallery = random(2, 3, 6, 8, seed=1), random(3, J, seed=2), random(5, J, seed=3)
+    similarity, _ = SIMILARITIES[name]
+    left_out = [[1], [0, 4]]
+    for chosen in (gallery, Gallery(gallery, left_out)):
+        scores = SimilarityToSupport(net, SupportSet(rows), similarity, "gallery", gallery=chosen)
+        closed = LayerFAM(scores, net[1]).attribute(x)
+        monkeypatch.setattr("captum_fam.support.gallery.mean_form", lambda _: None)
+        torch.testing.assert_close(LayerFAM(scores, net[1]).attribute(x), closed, rtol=1e-9, atol=1e-12)
+        monkeypatch.undo()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
 
-from captum_fam.similarity import get_similarity
+from captum_fam.similarity import Cosine, get_similarity
 from captum_fam.support import MemoryBank
 from captum_fam.support.search import ExactSearch
 from tests.support.banks import random_bank, random_queries
@@ -87,6 +88,26 @@ def test_both_backends_give_the_same_digits() -> None:
     faiss = ExactSearch(bank.embeddings, bank.labels, bank.similarity, "faiss")
     for one, other in zip(_search(bank).search(query, 9), faiss.search(query, 9), strict=True):
         assert torch.equal(one, other)
+
+
+def test_rows_that_change_in_place_are_searched_as_they_are() -> None:
+    pytest.importorskip("faiss")
+    bank, query = random_bank(), random_queries()
+    search = ExactSearch(bank.embeddings, bank.labels, bank.similarity, "faiss")
+    search.search(query, 9)
+    bank.embeddings.copy_(bank.embeddings.flip(0).clone())
+    for one, other in zip(_search(bank).search(query, 9), search.search(query, 9), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_faiss_is_refused_for_a_subclass_that_may_have_another_score() -> None:
+    class Opposite(Cosine):
+        def score(self, query: Tensor, support: Tensor) -> Tensor:
+            return -super().score(query, support)
+
+    bank = random_bank()
+    with pytest.raises(ValueError, match=r"knows cosine and dot only, got Opposite\(\)"):
+        ExactSearch(bank.embeddings, bank.labels, Opposite(), "faiss")
 
 
 def test_a_vote_does_not_depend_on_the_batch() -> None:

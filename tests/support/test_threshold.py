@@ -295,6 +295,11 @@ def test_arguments_that_do_not_belong_together_are_refused() -> None:
         ({"against": "identity", "threshold": 0.5}, ValueError, "got against='identity'"),
         ({"against": "mean"}, ValueError, 'against must be "threshold", "identity" or None'),
         ({"against": "threshold", "threshold": torch.nan}, ValueError, "threshold must be finite"),
+        (
+            {"against": "threshold", "threshold": 10**400},
+            ValueError,
+            "threshold must be finite as a float, got integer",
+        ),
         ({"against": "threshold", "threshold": True}, TypeError, "threshold must be a number, got bool"),
         ({"against": "threshold", "threshold": "0.5"}, TypeError, "threshold must be a number, got str"),
         ({"against": "identity", "foil": "others"}, ValueError, "exclude each other"),
@@ -303,10 +308,56 @@ def test_arguments_that_do_not_belong_together_are_refused() -> None:
     for arguments, error, message in cases:
         with pytest.raises(error, match=message):
             SimilarityToSupport(model, two, **arguments)
-    for support in (
-        ThresholdedSupport(ContrastedSupport(two, "others"), "identity"),
-        ContrastedSupport(ThresholdedSupport(two, "identity"), "others"),
-        ThresholdedSupport(ThresholdedSupport(two, "identity"), "identity"),
-    ):
+    for contrasted in (ContrastedSupport(two, "others"), ThresholdedSupport(two, "identity")):
+        with pytest.raises(ValueError, match=r"against='identity': the support, a .*Support, has .* already"):
+            ThresholdedSupport(contrasted, "identity")
+        with pytest.raises(ValueError, match=r"foil: the support, a .*Support, has a foil, .* already"):
+            ContrastedSupport(contrasted, "others")
         with pytest.raises(ValueError, match="already"):
-            support.compare(rows)
+            SimilarityToSupport(model, contrasted, against="identity")
+    with pytest.raises(ValueError, match='against must be "threshold" or "identity", got None'):
+        ThresholdedSupport(two, None)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"support must be a Support .*got Tensor"):
+        ThresholdedSupport(rows, "identity")  # type: ignore[arg-type]
+
+
+def test_contrasts_are_named_where_a_support_is_printed() -> None:
+    two, model = SupportSet(torch.eye(3)[:2], ["jay", "wren"]), nn.Identity().eval()
+    named = "SupportSet(embeddings (2, 3), n_classes=2)"
+    assert (
+        repr(ThresholdedSupport(two, "threshold", 0.3))
+        == f"ThresholdedSupport({named}, against='threshold', threshold=0.3)"
+    )
+    assert repr(ThresholdedSupport(two, "identity")) == f"ThresholdedSupport({named}, against='identity')"
+    assert repr(ContrastedSupport(two, "others")) == f"ContrastedSupport({named}, 'others')"
+    words: list[tuple[dict[str, Any], str]] = [
+        ({"against": "threshold", "threshold": 0.3}, "against='threshold', threshold=0.3"),
+        ({"against": "identity"}, "against='identity'"),
+        ({"foil": "others", "aggregate": "prototype"}, "foil='others', aggregate='prototype'"),
+    ]
+    for options, text in words:
+        assert repr(SimilarityToSupport(model, two, **options)).splitlines()[1].strip() == text
+    assert "against" not in repr(SimilarityToSupport(model, two))
+
+
+def test_shapley_values_against_a_number_leave_the_number_to_the_share_of_the_empty_set() -> None:
+    net = nn.Sequential(nn.Conv2d(3, J, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(J, 5)).double()
+    x, support = random(2, 3, 6, 5, seed=1), SupportSet(random(3, 5, seed=2))
+
+    def of(**against: Any) -> Any:
+        return LayerSimilarityShapley(SimilarityToSupport(net.eval(), support, "dot", **against), net[1]).details(x)
+
+    plain, identity, threshold = of(), of(against="identity"), of(against="threshold", threshold=0.3)
+    torch.testing.assert_close(identity.attributions, -plain.attributions, **TIGHT)
+    torch.testing.assert_close(threshold.attributions, plain.attributions, **TIGHT)
+    own = net(x).detach().square().sum(1)
+    torch.testing.assert_close(identity.shares["empty"], own - plain.shares["empty"], **TIGHT)
+    torch.testing.assert_close(threshold.shares["empty"], plain.shares["empty"] - 0.3, **TIGHT)
+
+
+def test_no_score_against_the_identity_is_minus_zero() -> None:
+    vector = torch.ones(1, 5)
+    found = ThresholdedSupport(SupportSet(vector), "identity").compare(vector)
+    for values in (found.score, found.scores, found.contributions(), found.linear_weights()):
+        assert not values.any()
+        assert not values.signbit().any()

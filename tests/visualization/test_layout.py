@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import pytest
@@ -7,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from captum_fam.visualization.layout import draw_panels
+from captum_fam.visualization.marks import draw_color_bar
 
 
 @dataclass
@@ -15,11 +17,15 @@ class Box:
 
     title: str
     aspect: float
-    has_bar_below: bool = False
+    unit: str = ""
 
     def draw(self, ax: Axes) -> None:
         ax.set(xticks=[], yticks=[])
         ax.set_box_aspect(1 / self.aspect)
+        if self.unit:
+            heat = ax.imshow([[0.0, 1.0]], aspect="auto")
+            ax.set(xticks=[], yticks=[])
+            draw_color_bar(heat, signed=True, beside=False, unit=self.unit)
 
 
 def rows(count: int, aspect: float) -> list[int]:
@@ -60,3 +66,15 @@ def test_a_long_caption_is_broken() -> None:
     (caption,) = [text for text in figure.texts if text.get_text()]
     assert caption.get_text().count("\n") >= 1
     assert caption.get_window_extent().width <= figure.bbox.width
+
+
+@pytest.mark.parametrize("aspect", [0.4, 1.0, 1.6])
+def test_titles_and_color_bars_of_rows_do_not_touch(aspect: float) -> None:
+    unit = "grad-cam of the negative Euclidean distance of unit vectors"
+    figure = draw_panels([Box("\n".join("abcdef"), aspect, unit)] * 11, "a caption")
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    boxes = [ax.get_tightbbox(canvas.get_renderer()) for ax in figure.axes]
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
+    inside = figure.bbox
+    assert all(inside.x0 <= box.x0 and box.x1 <= inside.x1 and inside.y0 <= box.y0 for box in boxes)

@@ -66,7 +66,7 @@ def test_one_scale_of_all_maps_has_one_bar_with_its_unit() -> None:
     assert [[bar.get_ylabel() for bar in ax.child_axes] for ax in axes] == [[], ["cosine"]]
 
 
-def test_maps_of_supports_follow_on_the_scale_of_their_unit() -> None:
+def test_maps_of_supports_follow_on_a_scale_of_their_own() -> None:
     figure = visualize_match(
         PHOTO,
         {"a": torch.full((3, 5), 0.5), "b": torch.ones(3, 5)},
@@ -83,7 +83,8 @@ def test_maps_of_supports_follow_on_the_scale_of_their_unit() -> None:
         "lines",
     ]
     _, a, b, its, _ = axes.values()
-    assert [ax.images[1].get_clim()[1] for ax in (a, b, its)] == [2.0, 1.0, 2.0]
+    assert [ax.images[1].get_clim()[1] for ax in (a, b, its)] == [0.5, 1.0, 2.0]
+    assert [len(ax.child_axes) for ax in (a, b, its)] == [1, 1, 1]
     np.testing.assert_allclose(its.images[0].get_array(), PHOTO.flip(2).movedim(0, 2))
 
 

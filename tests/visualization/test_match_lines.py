@@ -8,7 +8,6 @@ import torch
 from matplotlib.axes import Axes
 
 from captum_fam.visualization import MapFigure, PairLines
-from captum_fam.visualization.match_lines import one_per_cell
 from tests.visualization.figures import PHOTO
 
 
@@ -102,9 +101,3 @@ def test_volumes_are_joined_in_their_middle_slices_only() -> None:
 def test_cells_outside_a_map_are_refused(match: Match, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         PairLines.of(WIDE, TALL, [match], (2, 4), (3, 2))
-
-
-def test_a_cell_has_one_line_that_of_its_strongest_match() -> None:
-    cells = [(0, 5), (1, 5), (1, 4), (0, 3), (2, 4), (3, 3)]
-    matches = [Match((q,), (p,), 1 / (rank + 1)) for rank, (q, p) in enumerate(cells)]
-    assert [(match.query[0], match.support[0]) for match in one_per_cell(matches)] == [(0, 5), (1, 4), (3, 3)]

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 
 import pytest
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import TextPath
 
-from captum_fam.visualization.titles import wrap_title
+from captum_fam.visualization.titles import text_font, wrap_title
 
 FONT = FontProperties(size=9)
 
@@ -51,3 +52,12 @@ def test_a_long_name_is_broken_behind_its_signs_where_it_has_some() -> None:
 
 def test_a_percentage_is_not_broken() -> None:
     assert wrap_title("token 85 %, bias 3 %", 0.5, FONT) == ["token", "85 %,", "bias", "3 %"]
+
+
+def test_a_letter_that_no_font_has_is_a_box_without_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    font = FontProperties(family=["DejaVu Sans"], size=9)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert wrap_title("鸟 wren é", 5.0, font) == ["□ wren é"]
+    monkeypatch.setattr("captum_fam.visualization.titles._MORE_FONTS", ("No Such Font", "DejaVu Serif"))
+    assert text_font(9, "bold").get_family() == ["sans-serif", "DejaVu Serif"]

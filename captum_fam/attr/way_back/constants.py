@@ -8,6 +8,7 @@ holds for every network whose functions are in the table of rules.
 from __future__ import annotations
 
 import math
+import threading
 from dataclasses import dataclass, field
 
 import torch
@@ -105,6 +106,8 @@ class Sink:
 
     Attributes:
         constants: the shares. Default: None, the shares are not recorded.
+        lock: held during a backward pass, so that threads that go one way back do not add to each other's shares.
     """
 
     constants: Constants | None = None
+    lock: threading.RLock = field(default_factory=threading.RLock)

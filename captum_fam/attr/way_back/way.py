@@ -135,12 +135,13 @@ class Way:
     def account(self, cotangent: Tensor) -> tuple[list[list[tuple[Tensor, Tensor]]], Constants]:
         """:meth:`pull` of a weight, together with the shares of constants in ``<cotangent, embedding>``."""
         _ = self.live  # computed before the account begins, because the search for live passes pulls gradients too
-        self.sink.constants = Constants(len(cotangent))
-        try:
-            pulled, scale = self._pull(cotangent, False)
-            constants = self.sink.constants
-        finally:
-            self.sink.constants = None
+        constants = Constants(len(cotangent))
+        with self.sink.lock:
+            self.sink.constants = constants
+            try:
+                pulled, scale = self._pull(cotangent, False)
+            finally:
+                self.sink.constants = None
         if scale is not None:
             constants.scale(scale)
         return pulled, constants
@@ -187,13 +188,19 @@ class Way:
         differentiable = upstream.requires_grad
         keep_graph = keep_graph or self.keep_graph or differentiable
         try:
-            with torch.inference_mode(False):
+            with torch.inference_mode(False), self.sink.lock:
                 gradients = iter(
                     torch.autograd.grad(self.origin, leaves, upstream, keep_graph, differentiable, allow_unused=True)
                 )
         except RuntimeError as error:
             if "inplace operation" not in str(error):
                 raise
+            if self.keep_graph:
+                raise ValueError(
+                    "a tensor that the way back needs has been overwritten since the forward pass: run the images "
+                    "again if the weights of the model have changed, such as by a training step; an operation in place "
+                    "behind the layer must make a new tensor instead"
+                ) from error
             raise ValueError(
                 "layer: an operation in place between the layer and the embedding overwrites a tensor that the way "
                 "back needs; write the operation so that it makes a new tensor, or explain a layer behind it"

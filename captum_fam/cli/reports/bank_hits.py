@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,14 +14,20 @@ from torch import Tensor
 
 from captum_fam._text import printable, printable_path
 from captum_fam._warnings import warn_user
+from captum_fam.cli.class_files import report_unreadable
 from captum_fam.cli.explain import Classes, ExplainJob, OutputOptions
-from captum_fam.cli.explain_supports import BankSupport, make_support, report_unreadable
-from captum_fam.cli.reports.hits import FoundHits
+from captum_fam.cli.explain_supports import BankSupport, make_support, rows_of_queries
+from captum_fam.cli.reports.hits import BY_NEAREST, FoundHits
 from captum_fam.cli.reports.images import ImageEmbedder
 from captum_fam.cli.reports.jobs import GalleryJob
-from captum_fam.image_files import FoundFiles, same_files
+from captum_fam.image_files import FoundFiles
 from captum_fam.images import UnreadableImageError, read_image
+from captum_fam.similarity import get_similarity
+from captum_fam.similarity.registry import are_equal
 from captum_fam.support import Gallery, MemoryBank, Neighbors
+
+_MOST_COMPARED = 16  # rows of a bank
+_TOLERANCE = 0.02  # of the length of an embedding: rounding in half precision, and on another device
 
 
 @dataclass(frozen=True)
@@ -63,12 +70,31 @@ class BankHits:
         classes = tuple(tuple(names[label] for label in row) for row in labels)
         hit_files = tuple(tuple(map(self._file, found)) for found in hits)
         options: dict[str, Any] = {"embeddings": bank.embeddings, "images": self._image}
+        remarks: list[tuple[str, ...]] = []
         if self.k is None:
             predicted = [row[0] for row in classes]
+            decisions = [BY_NEAREST] * len(predicted)
         else:
             options |= {"labels": labels, "class_names": names}
             predicted = [names[label] for label in vote.predicted.tolist()]
-        return FoundHits(Neighbors(hits, **options), tuple(kept), tuple(predicted), hit_files, classes)
+            shares = vote.class_scores.gather(1, vote.predicted[:, None]).flatten().tolist()
+            decisions = [
+                f"{row.count(name)} of {len(row)} votes, {100 * share:.0f} % by weight"
+                for row, name, share in zip(classes, predicted, shares, strict=True)
+            ]
+            remarks = [
+                tuple("voted for this class" if label == name else "" for label in row)
+                for row, name in zip(classes, predicted, strict=True)
+            ]
+        return FoundHits(
+            Neighbors(hits, **options),
+            tuple(kept),
+            tuple(predicted),
+            hit_files,
+            classes,
+            tuple(decisions),
+            tuple(remarks),
+        )
 
     def _has_others(self, file: Path) -> bool:
         """Whether there is a row that is not the query itself."""
@@ -90,8 +116,10 @@ class BankHits:
             return None
 
     def describe(self) -> Mapping[str, Any]:
-        """The bank, and its options."""
-        return self.rows.describe()
+        """The options of the bank, and its file."""
+        entries = self.rows.describe()
+        bank = {"bank": Path(entries["bank"]).name} if "bank" in entries else {}
+        return {**bank, "neighbors": entries["neighbors"]}
 
 
 def search_hits(job: GalleryJob, embedder: ImageEmbedder) -> BankHits:
@@ -102,7 +130,7 @@ def search_hits(job: GalleryJob, embedder: ImageEmbedder) -> BankHits:
         embedder: the model, and what cannot be read.
 
     Raises:
-        ValueError: for a bank that is no bank of the gallery or of the model.
+        ValueError: for a bank that is no bank of the images of the gallery, or of the model.
         OSError: if the embeddings of a gallery cannot be written.
     """
     search = _search_of(job, gallery=job.gallery) if job.bank is None else _search_of(job, bank=job.bank)
@@ -110,11 +138,35 @@ def search_hits(job: GalleryJob, embedder: ImageEmbedder) -> BankHits:
     assert isinstance(bank, BankSupport)
     if job.bank is not None:
         bank = _with_files(bank, job)
+        _check_images(bank, job, embedder)
     if job.k is not None:
         if job.k > len(bank.support):
             warn_user(f"--k {job.k}: there are only {len(bank.support)} to vote", 1)
         bank = replace(bank, support=bank.support.using(k=job.k))
     return BankHits(bank, job.k, embedder.unreadable)
+
+
+def _check_images(support: BankSupport, job: GalleryJob, embedder: ImageEmbedder) -> None:
+    """Refuse a bank whose rows are not the embeddings of the images of the gallery in their order, by a sample."""
+    bank, name = support.support, f"--bank {printable_path(job.bank or '')}"
+    rows = sorted(random.Random(job.page.seed).sample(range(len(bank)), min(len(bank), _MOST_COMPARED)))
+    files = [support.gallery[int(bank.items[row])] for row in rows]
+    made = embedder.embed(list(dict.fromkeys(files)))
+    for row, file in zip(rows, files, strict=True):
+        if file not in made:
+            continue
+        stored, now = (one.flatten().double().cpu() for one in (bank.embeddings[row], made[file]))
+        if stored.shape != now.shape:
+            raise ValueError(f"{name} has rows of {len(stored)} numbers, but the model gives {len(now)}")
+        if are_equal(bank.similarity, get_similarity("cosine")):
+            # A bank of unit vectors has the same cosines.
+            stored, now = (torch.nn.functional.normalize(one, dim=0) for one in (stored, now))
+        if float((stored - now).norm()) > _TOLERANCE * float(torch.maximum(stored.norm(), now.norm())):
+            raise ValueError(
+                f"{name}: its row {row} is not the embedding of image {int(bank.items[row])} of --gallery, "
+                f"{printable_path(file)}; give the folder that the bank was made of, with the same files, or leave out "
+                "--bank to embed the gallery"
+            )
 
 
 def _search_of(job: GalleryJob, *, gallery: Classes | None = None, bank: Path | None = None) -> ExplainJob:
@@ -149,9 +201,8 @@ def _with_files(support: BankSupport, job: GalleryJob) -> BankSupport:
             f"{name} has a row of image {last}, counted from 0, but --gallery has {len(files)} images; give the folder "
             "that the bank was made of"
         )
-    items = bank.items.tolist()
     if len(job.gallery) > 1:
-        for row, item in enumerate(items):
+        for row, item in enumerate(bank.items.tolist()):
             given = bank.class_names[int(bank.labels[row])]
             if given != labels[item]:
                 raise ValueError(
@@ -159,12 +210,7 @@ def _with_files(support: BankSupport, job: GalleryJob) -> BankSupport:
                     f"{printable_path(files[item])}, is of {printable(labels[item])}; give the folder that the bank "
                     "was made of"
                 )
-    row_of_item = {item: row for row, item in enumerate(items)}
-    queries = list(job.queries.names)
-    own_rows: dict[Path, list[int]] = {}
-    for query, item in same_files(queries, files):
-        if item in row_of_item:
-            own_rows.setdefault(queries[query], []).append(row_of_item[item])
+    own_rows = rows_of_queries(bank, files, list(job.queries.names))
     placed = replace(support, gallery=files, own_rows=own_rows)
     for note in placed.notes:
         if note not in support.notes:

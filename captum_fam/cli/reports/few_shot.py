@@ -7,16 +7,14 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
-from captum_fam.cli.explain_supports import paths_as_text, report_unreadable
+from captum_fam.cli.class_files import counts
 from captum_fam.cli.reports.images import ImageEmbedder
 from captum_fam.cli.reports.jobs import FewShotJob
 from captum_fam.cli.reports.rows import JobRows, make_explainer, queries_to_show, read_queries_ahead, renamed
 from captum_fam.explanation import Explanation
 from captum_fam.explanation.reading.pictures import PictureBatch
 from captum_fam.explanation.reading.queries import find_queries_among
-from captum_fam.explanation.reading.supports import PictureSupport, SupportReader
 from captum_fam.support import LeaveOutSupport, SimilarityToSupport
 
 
@@ -30,7 +28,8 @@ def few_shot_rows(job: FewShotJob, embedder: ImageEmbedder) -> JobRows:
     Raises:
         ValueError: for a class without an image that can be read.
     """
-    support, files = _read_support(job, embedder)
+    support = embedder.read(job.support, "--support", keep_images=True)
+    files = [path for members in job.support.values() for path in members if path not in embedder.unreadable]
     explainer = make_explainer(job, embedder, support)
     notes: list[str] = []
     embedded = cache(lambda: support.support.embed(embedder.net.model))
@@ -52,20 +51,6 @@ def few_shot_rows(job: FewShotJob, embedder: ImageEmbedder) -> JobRows:
                 yield renamed(why[index], files)
 
     chosen = queries_to_show(job, embedder, predict)
-    truth = {job.queries.names[path]: name for path, name in job.queries.truth.items()}
-    about = {"support_files": paths_as_text(job.support)}
-    return JobRows(explanations(chosen), len(job.queries.names), len(chosen), truth, about, notes)
-
-
-def _read_support(job: FewShotJob, embedder: ImageEmbedder) -> tuple[PictureSupport, list[Path]]:
-    """The support with its images, and the files of its rows."""
-    net, device = embedder.net, torch.device(embedder.device)
-    reader = SupportReader(net.model, lambda: net.preprocessing, job.run.batch_size, device, keep_images=True)
-    reasons: dict[Path, str] = {}
-    total = sum(map(len, job.support.values()))
-    with tqdm(total=total, desc="reading --support", unit="image", disable=job.run.quiet or None) as bar:
-        try:
-            support = reader.of_classes(job.support, "--support", reasons, bar.update)
-        finally:
-            report_unreadable(reasons, embedder.unreadable)
-    return support, [path for members in job.support.values() for path in members if path not in reasons]
+    about = {"support_images": counts(job.support)}
+    truth = job.queries.truth_by_name
+    return JobRows(explanations(chosen), len(job.queries.names), len(chosen), truth, about, notes=notes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import math
 import os
 from collections import defaultdict
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from captum_fam._text import printable
-from captum_fam.cli.reports.tables import ListLine, read_csv_list, read_json_list
+from captum_fam.cli.reports.tables import ListLine, holds_json, read_csv_list, read_json_list
 
 _MOST_COMPARED = 10_000  # names, in the search for the closest one
 
@@ -41,17 +42,18 @@ def read_hit_list(path: Path) -> list[ListedHits]:
     r"""Read the neighbors of queries.
 
     Args:
-        path: JSON lines (``.jsonl``, ``.ndjson`` or ``.json``), one object per query with ``query``, ``ids`` and, if
-            they are known, ``scores``; or CSV, one row per neighbor with ``query``, ``id`` and, if it is known,
-            ``score``. Neighbors come in the order of their rank. -1 and null stand for no neighbor.
+        path: JSON lines (``.jsonl``, ``.ndjson``, ``.json``, or any file that begins with ``{``), one object per query
+            with ``query``, ``ids`` and, if they are known, ``scores``; or CSV, one row per neighbor with ``query``,
+            ``id`` and, if it is known, ``score``. Neighbors come in the order of their rank. -1 and null stand for no
+            neighbor.
 
     Returns:
         The neighbors of each query, in the order of the file.
 
     Raises:
-        ValueError: for a file without queries, missing columns, a query without a neighbor, a query or a neighbor that
-            stands there twice, a score that is no finite number, or scores of some neighbors only; the message has the
-            number of the line.
+        ValueError: for no such file, a file without queries, missing columns, a query without a neighbor, a query or a
+            neighbor that stands there twice, a score that is no finite number, or scores of some neighbors only; the
+            message has the number of the line.
         OSError: if the file cannot be read.
 
     Example:
@@ -59,7 +61,7 @@ def read_hit_list(path: Path) -> list[ListedHits]:
         >>> read_hit_list(Path("hits.csv"))
         [ListedHits(query='q.jpg', ids=('wren/1.jpg', 'jay/4.jpg'), scores=(0.9, 0.7))]
     """
-    is_json = path.suffix.casefold() in (".jsonl", ".ndjson", ".json")
+    is_json = path.suffix.casefold() in (".jsonl", ".ndjson", ".json") or holds_json(path)
     hits = _from_json(path) if is_json else _from_csv(path)
     for one in hits:
         if not one.ids:
@@ -122,7 +124,8 @@ def _add(found: dict[HitId, float], one: HitId, score: Any, line: ListLine) -> N
     if one in found:
         line.refuse(f"the neighbor {printable(one)} of {printable(line.values['query'])} stands there twice")
     if isinstance(score, bool) or not isinstance(score, int | float) or not math.isfinite(score):
-        line.refuse(f"the score of {printable(one)} must be a finite number, got {printable(score)}")
+        text = f"the text {json.dumps(score)}" if isinstance(score, str) else printable(score)
+        line.refuse(f"the score of {printable(one)} must be a finite number, got {text}")
     found[one] = float(score)
 
 

@@ -22,6 +22,8 @@ class FoundHits:
         predicted: for each of these queries the class of its neighbors: by their votes, or the class of the first one.
         files: for each of these queries the files of its neighbors.
         classes: for each of these queries the class of each of its neighbors; empty where it is not known.
+        decisions: for each of these queries how its class follows from the neighbors, in words; empty without classes.
+        remarks: for each of these queries what a row says of each of its neighbors; empty for nothing.
         note: how the scores of a search engine differ from the similarities of the model; None if they agree.
     """
 
@@ -30,7 +32,13 @@ class FoundHits:
     predicted: tuple[str, ...] = ()
     files: tuple[tuple[Path, ...], ...] = ()
     classes: tuple[tuple[str, ...], ...] = ()
+    decisions: tuple[str, ...] = ()
+    remarks: tuple[tuple[str, ...], ...] = ()
     note: str | None = None
+
+
+BY_NEAREST = "the class of the nearest image"
+"""How the class of a query is found where neighbors do not vote, in words."""
 
 
 class HitSource(Protocol):

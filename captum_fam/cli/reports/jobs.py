@@ -30,6 +30,8 @@ class PageOptions:
     Attributes:
         wrong_first: whether rows with a wrong prediction come first. Default: False.
         max_rows: how many rows the report has at most. Default: 100.
+        matches: how many matches of cells a pair of images has where its maps have more cells than the page can show
+            all matches of; 0 for no matches. Default: 16.
         title: the title; None for one by the kind of the report. Default: None.
         seed: the seed of the sample, where there are more queries than rows. Default: 0.
     """
@@ -41,6 +43,14 @@ class PageOptions:
     )
     max_rows: int = option(
         "how many rows the report has at most; of more queries, a sample is shown", 100, within=at_least(1)
+    )
+    matches: int = option(
+        "how many matches of cells a pair of images has, where its maps have more than 32x32 cells; smaller maps have "
+        "all. Use 0 for a first look with a deep transformer, whose matches take most of the time: the page then shows "
+        "maps only",
+        16,
+        within=at_least(0),
+        metavar="N",
     )
     title: str | None = option("title of the report", None, metavar="TEXT")
     seed: int = option("seed of the sample", 0, within=at_least(0))

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from captum_fam._text import printable, printable_path
-from captum_fam.cli.explain_supports import report_unreadable
+from captum_fam.attr.account import number_in_words
+from captum_fam.cli.class_files import report_unreadable
 from captum_fam.cli.reports.hit_list import ImageIds, ListedHits
-from captum_fam.cli.reports.hits import FoundHits
+from captum_fam.cli.reports.hits import BY_NEAREST, FoundHits
 from captum_fam.cli.reports.images import ImageEmbedder, read_foil_images
 from captum_fam.cli.reports.jobs import GalleryJob
 from captum_fam.explanation.reading.supports import PictureSupport
@@ -57,6 +58,7 @@ class ListHits:
         """Look up the neighbors, and embed their images."""
         vectors = self.embedder.embed(list(dict.fromkeys(file for query in files for file in self.files[query])))
         has_scores = all(self.hits[query].scores for query in files)
+        remarks: list[tuple[str, ...]] = []
         found: list[tuple[Path, ...]] = []
         scores, kept = [], []
         for position, query in enumerate(files):
@@ -70,6 +72,7 @@ class ListHits:
             kept.append(position)
             found.append(tuple(self.files[query][rank] for rank in ranks))
             scores.append([self.hits[query].scores[rank] for rank in ranks] if has_scores else [])
+            remarks.append(tuple(f"score of the engine {number_in_words(score)}" for score in scores[-1]))
         if not kept:
             return FoundHits()
         neighbors = Neighbors(
@@ -80,7 +83,17 @@ class ListHits:
         # The neighbors themselves would warn in every batch.
         note = self._gap(neighbors, scores, embedded[kept]) if has_scores else None
         classes = tuple(tuple(self.labels.get(file, file.parent.name) for file in row) for row in found)
-        return FoundHits(neighbors, tuple(kept), tuple(row[0] for row in classes), tuple(found), classes, note)
+        predicted = tuple(row[0] for row in classes)
+        return FoundHits(
+            neighbors,
+            tuple(kept),
+            predicted,
+            tuple(found),
+            classes,
+            (BY_NEAREST,) * len(kept),
+            tuple(remarks) if has_scores else (),
+            note,
+        )
 
     def _gap(self, neighbors: Neighbors, scores: Sequence[Sequence[float]], embedded: Tensor) -> str | None:
         similarity = get_similarity(self.embedder.net.similarity or "cosine")
@@ -91,7 +104,7 @@ class ListHits:
     def describe(self) -> Mapping[str, Any]:
         """The file of the list."""
         first = next(iter(self.hits.values()))
-        return {"neighbors": {"file": str(first.line.path), "queries": len(self.hits)}}
+        return {"neighbors": {"file": first.line.path.name, "queries": len(self.hits)}}
 
 
 def list_hits(job: GalleryJob, hits: Mapping[Path, ListedHits], embedder: ImageEmbedder) -> ListHits:
@@ -115,6 +128,6 @@ def list_hits(job: GalleryJob, hits: Mapping[Path, ListedHits], embedder: ImageE
             listed.line.refuse(f"an id of the query {printable(listed.query)}: {error}")
         if len({*places[query]}) < len(places[query]):
             listed.line.refuse(f"two ids of the query {printable(listed.query)} stand for the same image")
-    foil = read_foil_images(files, job.page.seed, embedder) if job.foil == "gallery" else None
+    foil = read_foil_images(files, "--gallery", job.page.seed, embedder) if job.foil == "gallery" else None
     labels = {file: name for name, members in job.gallery.items() for file in members}
     return ListHits(hits, places, labels, job.top, embedder, foil)

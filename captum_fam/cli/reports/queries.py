@@ -30,6 +30,11 @@ class LabeledQueries:
     truth: Mapping[Path, str]
     skipped: Mapping[Path, str]
 
+    @property
+    def truth_by_name(self) -> dict[str, str]:
+        """The true class of queries, by the name of the query."""
+        return {self.names[path]: name for path, name in self.truth.items()}
+
     def require_truth(self) -> None:
         """Check that the true class of every query is known.
 

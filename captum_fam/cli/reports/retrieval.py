@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from captum_fam._warnings import warn_user
-from captum_fam.cli.explain_supports import paths_as_text
+from captum_fam.cli.class_files import counts
 from captum_fam.cli.reports.bank_hits import search_hits
 from captum_fam.cli.reports.hits import FoundHits, HitSource
 from captum_fam.cli.reports.images import ImageEmbedder
@@ -39,6 +39,8 @@ def gallery_rows(job: GalleryJob, embedder: ImageEmbedder) -> JobRows:
     """
     source: HitSource = search_hits(job, embedder) if job.hits is None else list_hits(job, job.hits, embedder)
     notes: list[str] = []
+    decisions: dict[str, str] = {}
+    remarks: dict[str, Mapping[int, str]] = {}
     are_classes = len(job.gallery) > 1
 
     def find(files: Sequence[Path], batch: PictureBatch) -> FoundHits:
@@ -72,6 +74,11 @@ def gallery_rows(job: GalleryJob, embedder: ImageEmbedder) -> JobRows:
                 support=found.neighbors,
             )
             for index in range(len(why)):
+                query = why.names[index]
+                if are_classes:
+                    decisions[query] = found.decisions[index]
+                if found.remarks:
+                    remarks[query] = dict(enumerate(found.remarks[index]))
                 classes = found.classes[index] if are_classes else [""] * len(found.classes[index])
                 one = renamed(why[index], found.files[index], classes, [*source.notes, *gaps])
                 name = found.predicted[index]
@@ -79,6 +86,16 @@ def gallery_rows(job: GalleryJob, embedder: ImageEmbedder) -> JobRows:
                 yield classified(one, list(dict.fromkeys([*job.gallery, name])), name) if are_classes else one
 
     chosen = queries_to_show(job, embedder, predict)
-    truth = {job.queries.names[path]: name for path, name in job.queries.truth.items()}
-    about = {"gallery_files": paths_as_text(job.gallery), **source.describe()}
-    return JobRows(explanations(chosen), len(job.queries.names), len(chosen), truth, about, notes)
+    about = {"gallery_images": counts(job.gallery), **source.describe()}
+    facts = {} if job.k is None else {"neighbors that vote (k)": str(job.k)}
+    return JobRows(
+        explanations(chosen),
+        len(job.queries.names),
+        len(chosen),
+        job.queries.truth_by_name,
+        about,
+        facts,
+        notes,
+        decisions,
+        remarks,
+    )

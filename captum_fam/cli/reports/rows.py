@@ -11,8 +11,8 @@ import torch
 from tqdm import tqdm
 
 from captum_fam._warnings import warn_user
+from captum_fam.cli.class_files import report_unreadable
 from captum_fam.cli.explain_run import ahead
-from captum_fam.cli.explain_supports import report_unreadable
 from captum_fam.cli.reports.images import ImageEmbedder
 from captum_fam.cli.reports.jobs import FewShotJob, GalleryJob
 from captum_fam.cli.reports.queries import choose_rows
@@ -34,7 +34,10 @@ class JobRows:
         n_chosen: how many of them are explained.
         truth: the true class of queries, by the name of the query; empty if it is not known.
         about: what the queries are compared with, for the manifest.
+        facts: what the page says of it above the rows, by name.
         notes: what the user has to know and was not told yet; more is added while the explanations are made.
+        decisions: how the class of a query was found, in words, by the name of the query; added likewise.
+        remarks: what a row says of its supports, by the name of the query and the number of the support; likewise.
     """
 
     explanations: Iterator[Explanation]
@@ -42,7 +45,10 @@ class JobRows:
     n_chosen: int
     truth: Mapping[str, str]
     about: Mapping[str, Any]
+    facts: Mapping[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    decisions: dict[str, str] = field(default_factory=dict)
+    remarks: dict[str, Mapping[int, str]] = field(default_factory=dict)
 
 
 def queries_to_show(job: GalleryJob | FewShotJob, embedder: ImageEmbedder, predict: Predict) -> list[Path]:
@@ -107,6 +113,7 @@ def make_explainer(
         gallery=gallery if job.foil == "gallery" else None,
         sides="both",
         top=job.top,
+        top_matches=job.page.matches,
         batch_size=job.run.batch_size,
     )
 
@@ -122,7 +129,8 @@ def renamed(
         classes: the class of each support. Default: None, the classes of the explanation.
         notes: what the user has to know besides the notes of the explanation. Default: none.
     """
-    pairs = why.pairs and tuple(
+    assert why.pairs is not None  # reports have both sides
+    pairs = tuple(
         tuple(
             replace(pair, name=files[pair.row].stem, label=pair.label if classes is None else classes[pair.row])
             for pair in of_query

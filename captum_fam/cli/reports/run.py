@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from captum_fam._files import lock_folder, try_file, versions
+from captum_fam._files import lock_folder, versions
+from captum_fam._progress import hidden_bars
 from captum_fam._text import printable_path
 from captum_fam._warnings import warn_user
+from captum_fam.cli.advice import in_options
 from captum_fam.cli.explain_files import describe_weights
 from captum_fam.cli.loading import choose_device
+from captum_fam.cli.out_files import report_place
 from captum_fam.cli.reports.few_shot import few_shot_rows
 from captum_fam.cli.reports.images import ImageEmbedder
 from captum_fam.cli.reports.jobs import FewShotJob, GalleryJob, PairsJob, ReportJob
@@ -22,7 +26,7 @@ from captum_fam.cli.reports.rows import JobRows
 from captum_fam.explanation import Explanation
 from captum_fam.explanation.report_page import write_report
 from captum_fam.image_folders import skipped_in_words
-from captum_fam.models import EmbeddingModel
+from captum_fam.models import EmbeddingModel, has_factory_weights
 
 _TITLES = {
     "retrieval": "Why these images were found",
@@ -30,6 +34,7 @@ _TITLES = {
     "few-shot": "Why this class: queries and their support",
     "pairs": "Why two images match, or do not",
 }
+_RANDOM = "the model has random weights (--weights none): its maps and similarities explain nothing"
 _MEGABYTE = 1e6
 
 
@@ -43,29 +48,35 @@ def write_job_report(job: ReportJob) -> int:
         The exit code: 1 if an image could not be read, else 0.
 
     Raises:
-        ValueError: for a model that cannot be loaded, a method that cannot explain it, or supports that cannot be read.
+        ValueError: for a model that cannot be loaded, a method that cannot explain it, supports that cannot be read, or
+            a file that is no report of this package.
         OSError: if the report cannot be written, or another process writes it.
     """
-    try_file(job.out)
+    place = report_place(job.out)
     net = job.model.load()
     device = choose_device(job.run.device)
     net.model.to(device)
     unreadable: dict[Path, str] = {}
-    with lock_folder(job.out.with_name(f"{job.out.name}.lock")):
-        rows = _rows(job, ImageEmbedder(net, device, job.run.batch_size, unreadable))
+    bars = hidden_bars() if job.run.quiet else nullcontext()
+    with bars, lock_folder(place.with_name(f"{place.name}.lock")):
+        rows = _rows(job, ImageEmbedder(net, device, job.run, unreadable))
         manifest = _manifest(job, rows, net)
-        explanations = _Told(rows.explanations, manifest, unreadable, _sample(job, rows))
+        page_notes = [_RANDOM] if _is_random(job) else []
+        explanations = _Told(rows.explanations, manifest, unreadable, [*page_notes, *_sample(job, rows)])
         first = next(explanations, None)
         if first is not None:
             write_report(
                 chain([first], explanations),
-                job.out,
+                place,
                 title=job.page.title or _TITLES[job.kind],
                 manifest=manifest,
                 wrong_first=job.page.wrong_first,
                 truth=rows.truth or None,
+                facts={**_facts(job), **rows.facts},
+                decisions=rows.decisions,
+                remarks=rows.remarks,
             )
-    for note in dict.fromkeys(rows.notes):
+    for note in dict.fromkeys(map(in_options, rows.notes)):
         warn_user(note, 1)
     print(_summary(job, rows, explanations.count, len(unreadable)))
     if first is not None:
@@ -78,13 +89,31 @@ def _manifest(job: ReportJob, rows: JobRows, net: EmbeddingModel) -> dict[str, A
     return {
         "report": job.kind,
         "model": job.model.model,
-        "weights": describe_weights(job.model.weights or "DEFAULT", net.layout),
+        "weights": _weights(job, net),
         "preprocessing": net.preprocessing.describe(),
         **rows.about,
         "rows": {"of": rows.n_candidates, "most": job.page.max_rows, "seed": job.page.seed},
         "left_out": [{"file": str(path), "reason": reason} for path, reason in job.skipped.items()],
         "versions": versions(),
     }
+
+
+def _weights(job: ReportJob, net: EmbeddingModel) -> dict[str, str]:
+    """The weights; of a file its name and its hash, because a page that is mailed needs no path of a machine."""
+    entry = describe_weights(job.model.weights or "DEFAULT", net.layout)
+    return {**entry, "file": Path(entry["file"]).name} if "file" in entry else entry
+
+
+def _facts(job: ReportJob) -> dict[str, str]:
+    """What the page says of the model above the rows."""
+    weights = job.model.weights
+    if _is_random(job):
+        return {"weights": "none: random"}
+    return {"weights": "the default of the model" if weights is None else Path(weights).name}
+
+
+def _is_random(job: ReportJob) -> bool:
+    return job.model.weights == "none" and not has_factory_weights(job.model.model)
 
 
 def _summary(job: ReportJob, rows: JobRows, n_shown: int, n_unreadable: int) -> str:
@@ -114,6 +143,12 @@ def _rows(job: ReportJob, embedder: ImageEmbedder) -> JobRows:
     return pair_rows(job, embedder)
 
 
+def _in_options(one: Explanation) -> Explanation:
+    """An explanation with notes in the words of the command line."""
+    beside = tuple(map(_in_options, one.beside))
+    return replace(one, notes=tuple(filter(None, map(in_options, one.notes))), beside=beside)
+
+
 class _Told(Iterator[Explanation]):
     """Explanations of which the manifest tells: their settings, and at the end the images that cannot be read.
 
@@ -140,6 +175,7 @@ class _Told(Iterator[Explanation]):
                 {"file": str(path), "error": reason} for path, reason in self._unreadable.items()
             ]
             raise StopIteration
+        one = _in_options(one)
         if not self.count:
             settings = dict(self._manifest)
             one = replace(one, notes=(*self._notes, *one.notes))

@@ -169,8 +169,30 @@ def read_json_list(path: Path, needed: Sequence[str]) -> list[ListLine]:
     return lines
 
 
+def holds_json(path: Path) -> bool:
+    """Whether a list begins as JSON lines do, whatever the file is called.
+
+    Args:
+        path: the file; a pipe, which can be read only once, counts as no such list.
+
+    Raises:
+        ValueError: if it is no text file.
+        OSError: if the file cannot be read.
+
+    Example:
+        >>> _ = Path("hits.txt").write_text('{"query": "q.jpg", "ids": [4, 7]}')
+        >>> holds_json(Path("hits.txt"))
+        True
+    """
+    return path.is_file() and _read_text(path).lstrip()[:1] == "{"
+
+
 def _read_text(path: Path) -> str:
     """The text of a file, without its byte order mark; bytes of file names that are no UTF-8 stay as surrogates."""
+    if not path.exists():
+        raise ValueError(f"{printable_path(path)}: there is no such list")
+    if path.is_dir():
+        raise ValueError(f"{printable_path(path)} is a folder, expected a file with a list")
     content = path.read_bytes()
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         try:

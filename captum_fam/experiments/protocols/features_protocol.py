@@ -163,7 +163,7 @@ class PreparedFeatures(PreparedProtocol[P], Generic[P]):
         supports = SupportSet(self.activation(support.flatten()), torch.arange(n_classes).repeat_interleave(shot))
 
         def scores(foil: Foil | None) -> SimilarityToSupport:
-            similarity, own_gallery = self.model.similarity, None if gallery is None or foil != "gallery" else gallery()
-            return SimilarityToSupport(self.model.tail, supports, similarity, foil, aggregate, gallery=own_gallery)
+            given = gallery() if foil == "gallery" and gallery is not None else None
+            return SimilarityToSupport(self.model.tail, supports, self.model.similarity, foil, aggregate, gallery=given)
 
         return cache(scores)

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from captum.attr import LayerAttribution
 from torch import Tensor
 
-from captum_fam._files import sha256_of
+from captum_fam._training_mode import buffers_kept
 from captum_fam._warnings import collected_notes
 from captum_fam.attr.account import MAP, NOISE, ZERO_EMBEDDING, coverage_in_words
 from captum_fam.embedding.forward import device_of
 from captum_fam.explanation.batch import join_shares
+from captum_fam.explanation.pairs.own_images import foils_of_set, rows_by_image, without_only_rows
 from captum_fam.explanation.pairs.pair import Pair
 from captum_fam.explanation.pairs.pair_runs import PairRuns
 from captum_fam.explanation.pairs.pair_sides import ExplainedPairs, PairFoil, PairGallery, PairLinks
 from captum_fam.explanation.pairs.pairs_of_queries import make_pair
-from captum_fam.explanation.reading.arguments import INTERPOLATION, check_at_least
+from captum_fam.explanation.reading.arguments import INTERPOLATION, check_at_least, misfits_named
 from captum_fam.explanation.reading.compared import read_foil
 from captum_fam.explanation.reading.layers import LayerLike, choose_layers
 from captum_fam.explanation.reading.methods import (
@@ -35,10 +36,9 @@ from captum_fam.explanation.reading.queries import Inputs
 from captum_fam.explanation.reading.supports import ONE_CLASS, SupportLike, SupportReader, float_type_of
 from captum_fam.explanation.reading.thumbnails import ListPictures
 from captum_fam.explanation.result import Explanation
-from captum_fam.functional import widen
 from captum_fam.similarity import SimilarityLike, get_similarity
 from captum_fam.support import Against, FoilLike, Gallery, SupportSet
-from captum_fam.support.threshold import check_against
+from captum_fam.support.threshold import check_against, check_in_range
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -91,8 +91,8 @@ def explain_pairs(
         similarity: a name, a :class:`~captum_fam.similarity.Similarity` or a callable metric. Default: None, that of
             the model, else the cosine.
         foil: ``"gallery"``; or images, pictures, embeddings or a :class:`~captum_fam.SupportSet`, whose mean similarity
-            is subtracted; or None for no foil. Default: ``"gallery"``; without a gallery that is large enough there is
-            no foil, and a note says so.
+            is subtracted, on each side without the image of this side; or None for no foil. Default: ``"gallery"``;
+            without a gallery that is large enough there is no foil, and a note says so.
         gallery: the gallery of ``foil="gallery"``, as for :func:`~captum_fam.explain`. Where it holds images, those of
             a pair itself are left out for the pair. Default: None, all other images of the call, if they are at least
             eight.
@@ -131,24 +131,26 @@ def explain_pairs(
     check_at_least(0, top_matches=top_matches)
     check_against(against, threshold)
     named = read_methods(method)
-    with collected_notes(1) as notes:
-        net = read_model(model, preprocess, output)
-        device, dtype = device_of(net.forward_func), float_type_of(net.forward_func)
+    net = read_model(model, preprocess, output)
+    device, dtype = device_of(net.forward_func), float_type_of(net.forward_func)
+    with collected_notes(1) as notes, buffers_kept(net.forward_func):
         read = read_pair_images(left, right, net.preprocessing, batch_size, device, dtype, images, names)
         measure = get_similarity(next(one for one in (similarity, net.similarity, "cosine") if one is not None))
+        check_in_range(check_against(against, threshold), measure)
         chosen = choose_methods(named, measure, layer)
-        check_options(chosen.methods, method_kwargs)
+        check_options(chosen.methods, method_kwargs, "explain_pairs")
         first = read.distinct.inputs[read.left[0]][None]
-        layers = choose_layers(net, layer, chosen.methods, first, measures_grid="token_grid" not in method_kwargs)
+        with misfits_named(read.placed, dtype):
+            layers = choose_layers(net, layer, chosen.methods, first, measures_grid="token_grid" not in method_kwargs)
         grid = {} if layers.token_grid is None else {"token_grid": layers.token_grid}
         options = {**grid, **method_kwargs}
         reader = SupportReader(net.forward_func, net.preprocessing, batch_size, device, False)
-        is_default = isinstance(foil, str) and foil == "gallery" and gallery is None
-        if chosen.needs_images and is_default:
+        if chosen.needs_images and _is_default(foil, gallery):
             foil = None  # these methods compare the positions of the two images, and no others
-        contrast = _contrast(read, reader, foil, gallery, against, notes)
-        pairs = list(zip(read.left, read.right, strict=True))
-        links = PairLinks(read.distinct, pairs, **contrast, against=against, threshold=threshold)
+        foils, others = _contrast(read, reader, foil, gallery, against, notes)
+        links = PairLinks(
+            read.distinct, list(zip(read.left, read.right, strict=True)), foils, others, against, threshold
+        )
         if links.has_contrast and chosen.needs_images:
             raise ValueError(
                 "foil: a method that compares positions shows the positions of the pair itself; pass foil=None, and "
@@ -156,7 +158,8 @@ def explain_pairs(
             )
         of_methods: list[list[str]] = [[] for _ in chosen.methods]
         runs = PairRuns(net, layers, chosen.methods, options, measure, batch_size, of_methods, top_matches)
-        found = runs.explain(links)
+        with misfits_named(read.placed, dtype):
+            found = runs.explain(links)
         of_pairs = [_pairs_of(read, found, number) for number in range(len(chosen.methods))]
         for pairs_of_method, own_notes in zip(of_pairs, of_methods, strict=True):
             own_notes += _low_coverage(read, pairs_of_method)
@@ -189,25 +192,30 @@ def explain_pairs(
         return replace(explained[0], beside=tuple(explained[1:]))
 
 
+def _is_default(foil: Any, gallery: Any) -> bool:
+    """Whether the foil is the default: the other images of the call."""
+    return isinstance(foil, str) and foil == "gallery" and gallery is None
+
+
 def _contrast(
     read: PairImages, reader: SupportReader, foil: Any, gallery: Any, against: Against | None, notes: list[str]
-) -> dict[str, Any]:
-    """What the pairs are contrasted with: the fields ``foils`` or ``gallery`` of :class:`PairLinks`."""
-    is_default = isinstance(foil, str) and foil == "gallery" and gallery is None
+) -> tuple[Sequence[tuple[PairFoil, PairFoil]], PairGallery | Literal["others"] | None]:
+    """The fields ``foils`` and ``gallery`` of :class:`PairLinks`, of which one at most has something."""
+    is_default = _is_default(foil, gallery)
     if against is not None and not is_default and (foil is not None or gallery is not None):
         raise ValueError(f"against={against!r} and a foil exclude each other; leave one of them out")
     if against is not None or (foil is None and gallery is None):
-        return {}
+        return (), None
     if is_default:
         n_others = max(len(read.distinct) - 2, 0)
         if n_others >= FEWEST_OTHERS:
-            return {"gallery": "others"}
+            return (), "others"
         notes.append(
             f"no foil: the call has {n_others} other images for a gallery, fewer than {FEWEST_OTHERS}, so that maps "
             "explain the similarity itself. Pass gallery=, other images, to see why a pair is more similar than the "
             "average image; or foil=None"
         )
-        return {}
+        return (), None
     if isinstance(foil, str) and foil != "gallery":
         raise ValueError(
             f'foil must be "gallery", images or embeddings to contrast with, or None, got {foil!r}: a pair has no '
@@ -215,20 +223,25 @@ def _contrast(
         )
     made, ids, _ = read_foil(reader, foil, gallery)
     if isinstance(made, Gallery):
-        return {"gallery": PairGallery(made.embed(reader.model), _own_rows(read, ids, made))}
+        own_rows = _own_rows(read, ids, made)
+        n_found = sum(map(bool, own_rows))
+        if n_found:
+            notes.append(
+                f"{n_found} of {len(read)} pairs have an image in the gallery, as the same image; there it is left out "
+                "for the pair"
+            )
+        return (), PairGallery(made.embed(reader.model), own_rows)
     assert isinstance(made, SupportSet)
-    embedded = made.embed(reader.model)
-    vectors = embedded.embeddings()
-    return {"foils": [PairFoil(vectors, embedded.class_weights(widen(vectors).dtype).mean(0))] * len(read)}
+    by_image = rows_by_image(made, ids)
+    own, found = without_only_rows(made, [by_image.get(one, []) for one in read.distinct.ids], "images of the pairs")
+    notes += found
+    of_images = foils_of_set(made.embed(reader.model), own)
+    return [(of_images[one], of_images[other]) for one, other in zip(read.left, read.right, strict=True)], None
 
 
 def _own_rows(read: PairImages, ids: Any, gallery: Gallery) -> list[list[int]]:
     """For each pair the rows of a gallery that are its own images, by equal inputs of the model."""
-    if ids is None and isinstance(gallery.source, SupportSet) and not gallery.source.holds_embeddings:
-        ids = [sha256_of(image) for image in gallery.source.inputs]
-    rows: dict[str, list[int]] = {}
-    for row, one in enumerate(ids or ()):
-        rows.setdefault(one, []).append(row)
+    rows = rows_by_image(gallery, ids)
     own = [rows.get(one, []) for one in read.distinct.ids]
     return [sorted({*own[one], *own[other]}) for one, other in zip(read.left, read.right, strict=True)]
 
@@ -237,7 +250,8 @@ def _foil_in_words(links: PairLinks) -> str | None:
     """The foil, for the manifest."""
     if links.gallery is not None:
         return "gallery"
-    count = len(links.foils[0].weights) if links.foils and links.foils[0] is not None else 0
+    foil = links.foils[0][0] if links.foils else None
+    count = 0 if foil is None else len(foil.weights)
     return f"{count} support{'s' * (count != 1)}" if count else None
 
 

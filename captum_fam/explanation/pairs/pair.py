@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from captum_fam._text import printable
+
 if TYPE_CHECKING:
     from captum_fam.attr.pair_decomposition import PairDecomposition, PointMatch
     from captum_fam.visualization import ImageLike
@@ -43,7 +45,9 @@ class Pair:
         query_shares: named parts that sum to ``score``: ``"map"`` first, ``"rest"`` last; None without an account.
         support_shares: named parts that sum to ``support_score``.
         matches: the pairs of positions with the largest shares of the similarity, the largest first; each with the
-            cosine of its two descriptors. Only the exact map has them; other methods have none.
+            cosine of the features around the two, averaged over 3 x 3 cells. Only the exact map has them.
+        mutual_matches: the first twelve pairs of positions of which each is the best match of the other, the largest
+            share first: the lines of a figure. None of them need be among ``matches``.
         decomposition: the similarity by pairs of positions, of which ``matches`` are the first; None where there are no
             matches.
 
@@ -71,4 +75,11 @@ class Pair:
     query_shares: Mapping[str, float] | None = None
     support_shares: Mapping[str, float] | None = None
     matches: tuple[PointMatch, ...] = ()
+    mutual_matches: tuple[PointMatch, ...] = ()
     decomposition: PairDecomposition | None = None
+
+    def __repr__(self) -> str:
+        """Name, similarity, explained scores and the sizes of the maps, in one line."""
+        sizes = " and ".join(" x ".join(map(str, map_.shape)) for map_ in (self.query_map, self.support_map))
+        scores = f"similarity {self.similarity:.4g}, score {self.score:.4g}, support score {self.support_score:.4g}"
+        return f"Pair({printable(self.name)!r}, {scores}, maps {sizes}, {len(self.matches)} matches)"

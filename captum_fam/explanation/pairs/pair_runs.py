@@ -29,7 +29,7 @@ from captum_fam.explanation.pairs.pair_sides import (
     PairGallery,
     PairLinks,
     Side,
-    Sides,
+    SideMaps,
     exact_sides,
     support_of_side,
 )
@@ -57,7 +57,7 @@ class _Known:
     similarity: Similarity
     embeddings: dict[int, Tensor] = field(default_factory=dict)
     parts: dict[int, EmbeddingParts] = field(default_factory=dict)
-    sides: Sides = field(default_factory=dict)
+    sides: SideMaps = field(default_factory=dict)
 
     @cached_property
     def gallery(self) -> PairGallery | None:
@@ -67,10 +67,11 @@ class _Known:
         embeddings = torch.stack([self.embeddings[row] for row in range(len(self.links.images))])
         return PairGallery(Gallery(embeddings), self.links.pairs)
 
-    def foils(self, pairs: Sequence[int]) -> Sequence[PairFoil | None]:
-        """The foils of some pairs, whose images have been run."""
+    def foils(self, uses: Sequence[tuple[int, int]]) -> Sequence[PairFoil | None]:
+        """The foils of some sides of pairs, whose images have been run."""
         if self.gallery is None:
-            return [self.links.foils[pair] for pair in pairs] if self.links.foils else [None] * len(pairs)
+            return [self.links.foils[pair][side] for pair, side in uses] if self.links.foils else [None] * len(uses)
+        pairs = [pair for pair, _ in uses]
         queries = torch.stack([self.embeddings[self.links.pairs[pair][0]] for pair in pairs])
         return self.gallery.foils(pairs, queries, self.similarity)
 
@@ -228,7 +229,7 @@ class PairRuns:
         """The forward function that compares image b with its partner, which is class b."""
         partners, links = known.partners(uses), known.links
         if is_contrasted:
-            foils = known.foils([pair for pair, _ in uses])
+            foils = known.foils(uses)
             support = support_of_side(partners, foils, links.against, links.threshold)
         else:
             support = support_of_side(partners, [None] * len(uses), None, None)

@@ -115,7 +115,8 @@ class PairLinks:
     Attributes:
         images: the images, each of them once.
         pairs: the rows of the two images of each pair, the query first.
-        foils: the foil of each pair, None for a pair without a foil; empty for no foils. Default: empty.
+        foils: for each pair the foils of the side of the query and of the side of the support, None for a side without
+            a foil; empty for no foils. Default: empty.
         gallery: the gallery whose mean similarity is the foil of each pair, in the place of ``foils``; ``"others"`` for
             all other images of the pairs. Default: None.
         against: ``"threshold"`` or ``"identity"``, as for :class:`~captum_fam.SimilarityToSupport`. Default: None.
@@ -124,7 +125,7 @@ class PairLinks:
 
     images: DistinctImages
     pairs: Sequence[tuple[int, int]]
-    foils: Sequence[PairFoil | None] = ()
+    foils: Sequence[tuple[PairFoil | None, PairFoil | None]] = ()
     gallery: PairGallery | Literal["others"] | None = None
     against: Against | None = None
     threshold: float | None = None
@@ -132,7 +133,7 @@ class PairLinks:
     @property
     def has_contrast(self) -> bool:
         """Whether there is a foil or a threshold."""
-        has_foil = self.gallery is not None or any(foil is not None for foil in self.foils)
+        has_foil = self.gallery is not None or any(foil is not None for foils in self.foils for foil in foils)
         return has_foil or self.against is not None
 
     @property
@@ -160,7 +161,7 @@ class Side:
     shares: Mapping[str, float] | None = None
 
 
-Sides = dict[tuple[int, int, int, bool], Side]
+SideMaps = dict[tuple[int, int, int, bool], Side]
 """Maps by the number of the method, the number of the pair, the side, and whether the map is contrasted."""
 
 
@@ -179,7 +180,7 @@ class ExplainedPairs:
 
     similarities: Tensor
     scores: Tensor
-    sides: Sides
+    sides: SideMaps
     decompositions: Sequence[PairDecomposition] | None
     exact: int | None
     top_matches: int

@@ -8,17 +8,21 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from captum_fam.embedding.forward import device_of
+from captum_fam.explanation.pairs.own_images import SharedContrast
 from captum_fam.explanation.pairs.pair import Pair
 from captum_fam.explanation.pairs.pair_runs import PairRuns
 from captum_fam.explanation.pairs.pair_sides import ExplainedPairs, PairLinks, foils_of
 from captum_fam.explanation.reading.arguments import for_display
 from captum_fam.explanation.reading.pair_images import DistinctImages
-from captum_fam.explanation.reading.support_images import SupportImages
+from captum_fam.explanation.reading.support_images import SupportImages, SupportNames
 from captum_fam.explanation.reading.supports import float_type_of
 from captum_fam.support import Against, Comparison, Support
 
 if TYPE_CHECKING:
     from captum_fam.explanation.result import Explanation
+
+_MOST_MUTUAL = 12
+"""How many matches a pair keeps whose positions are each other's best."""
 
 _OTHER_IMAGE = 1e-3
 """Difference of two similarities, relative to their size, above which they are not those of the same two images."""
@@ -32,6 +36,8 @@ def make_pairs(
     *,
     runs: PairRuns,
     top: int,
+    contrast: SharedContrast,
+    names: SupportNames = None,
     against: Against | None = None,
     threshold: float | None = None,
 ) -> list[tuple[tuple[Pair, ...], ...]]:
@@ -40,8 +46,9 @@ def make_pairs(
     The supports of a query are those of the explained class with the largest part in its score, weight x similarity;
     for :class:`~captum_fam.Neighbors` they are the first hits. The side of the query explains its similarity to one
     support, minus what the score of the query is contrasted with; the side of the support has the same contrast, with
-    the roles exchanged. Methods that compare positions of images show the two images without the contrast. Each
-    different image goes through the model once, besides the runs that made the explanation;
+    the roles exchanged: as the query is left out of its gallery, or of its foil of images, so is the support on its own
+    side. Methods that compare positions of images show the two images without the contrast. Each different image goes
+    through the model once, besides the runs that made the explanation;
     :class:`~captum_fam.explanation.pairs.pair_runs.PairRuns` has the exceptions.
 
     Args:
@@ -52,6 +59,9 @@ def make_pairs(
         runs: runs the images, and makes the maps of both sides. The notes of its first method get those that concern
             all methods.
         top: how many supports each query gets.
+        contrast: what all queries are contrasted with, before anything is left out.
+        names: the names of the files of the supports, by row, or by query and row; None where they are no files.
+            Default: None.
         against: what the scores are compared with, as for :class:`~captum_fam.SimilarityToSupport`. Default: None.
         threshold: the threshold. Default: None.
 
@@ -66,7 +76,7 @@ def make_pairs(
         raise ValueError('sides="both" compares images, and a prototype is none; use aggregate="mean"')
     model = runs.model
     device, dtype = device_of(model.forward_func), float_type_of(model.forward_func)
-    images = SupportImages(support, model.preprocessing, device, dtype)
+    images = SupportImages(support, model.preprocessing, device, dtype, names)
     foils = [foil for comparison in comparisons for foil in foils_of(comparison)]
     distinct, links, entries = DistinctImages(), [], []
     n_missing = 0
@@ -83,7 +93,17 @@ def make_pairs(
         runs.notes[0].append(f"{n_missing} supports have no image, so that they have no map")
     if not links:
         return [((),) * len(queries) for _ in runs.methods]
-    of_pairs = [foils[query] for query, _, _ in entries]
+    of_pairs = [(foils[query], foils[query]) for query, _, _ in entries]
+    if any(foil is not None for foil in foils):
+        of_supports = contrast.foils_of_supports(
+            [(query, row) for query, _, row in entries],
+            [distinct.inputs[partner] for _, partner in links],
+            foils,
+            comparisons,
+            model.forward_func,
+            runs.notes[0],
+        )
+        of_pairs = [(own, other) for (own, _), other in zip(of_pairs, of_supports, strict=True)]
     found = runs.explain(PairLinks(distinct, links, of_pairs, against=against, threshold=threshold))
     _note_other_images(explanation, found, entries, runs.notes[0])
     # Made once for all methods: the picture of a hit is read from its file.
@@ -135,6 +155,7 @@ def make_pair(found: ExplainedPairs, method: int, number: int, **known: Any) -> 
         query_shares=query.shares,
         support_shares=support.shares,
         matches=() if decomposition is None else tuple(decomposition.top_matches(found.top_matches)),
+        mutual_matches=() if decomposition is None else tuple(decomposition.top_matches(_MOST_MUTUAL, mutual=True)),
         decomposition=decomposition,
     )
 

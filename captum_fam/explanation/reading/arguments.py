@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from captum_fam._text import printable
+from captum_fam._text import first_line, printable
 from captum_fam.support.labels import plain_value
 
 INTERPOLATION = {3: "linear", 4: "bilinear", 5: "trilinear"}
 """The interpolation of a map for inputs of so many dimensions."""
+
+_CHANNELS = (1, 3, 4)
 
 
 def check_inputs(inputs: Tensor) -> None:
@@ -29,6 +32,46 @@ def check_inputs(inputs: Tensor) -> None:
     """
     if inputs.dim() not in INTERPOLATION or not len(inputs):
         raise ValueError(f"inputs must be a batch of queries (B, C, H, W), got shape {tuple(inputs.shape)}")
+
+
+@contextmanager
+def misfits_named(images: Iterable[tuple[str, Tensor]], dtype: torch.dtype | None) -> Iterator[None]:
+    """Name the images that do not fit a model, where the model fails: only the model knows what it takes.
+
+    Args:
+        images: images as the model takes them, ``(C, *spatial)``, each with words for its place.
+        dtype: the type of the weights of the model; None if it is not known.
+
+    Raises:
+        TypeError: for images of another type than the weights, after an error of the model.
+        ValueError: for images whose axes look wrong, after an error of the model.
+
+    Example:
+        >>> with misfits_named([("left: image 0", torch.zeros(3, 8, 8))], torch.float32):
+        ...     pass
+    """
+    try:
+        yield
+    except (RuntimeError, IndexError) as error:
+        channels: int | None = None
+        for place, image in images:
+            shape = tuple(image.shape)
+            channels = shape[0] if channels is None else channels
+            if dtype is not None and image.dtype != dtype:
+                raise TypeError(
+                    f"{place} has values of {image.dtype} but the model weights of {dtype}; convert one of them "
+                    f"({first_line(error)})"
+                ) from error
+            if image.dim() == 2:
+                axes = "is a signal (C, L) to the model; a batch of one image is image[None], (1, C, H, W)"
+            elif image.dim() == 3 and shape[-1] in _CHANNELS and shape[0] not in _CHANNELS:
+                axes = "has its channels last; pass images.permute(0, 3, 1, 2), (B, C, H, W)"
+            elif shape[0] != channels:
+                axes = f"has {shape[0]} channels, and the first image {channels}; both go through the same model"
+            else:
+                continue
+            raise ValueError(f"{place}, of shape {shape}, {axes} ({first_line(error)})") from error
+        raise
 
 
 def check_at_least(least: int, **numbers: object) -> None:

@@ -9,6 +9,7 @@ from typing import Any, get_args
 from PIL.Image import Image
 from torch import Tensor
 
+from captum_fam.explanation.reading.support_images import SupportNames
 from captum_fam.explanation.reading.supports import SupportReader
 from captum_fam.explanation.reading.thumbnails import ListPictures
 from captum_fam.support import (
@@ -35,6 +36,7 @@ class Compared:
     Attributes:
         support: the support; a tensor whose meaning depends on the queries.
         ids: hashes of the pictures that the support was made of; None if there are none.
+        names: the names of their files.
         thumbnails: small copies of these pictures.
         foil: the foil; None for none.
         foil_ids: hashes of the pictures that the foil or the gallery was made of; None if there are none.
@@ -45,6 +47,7 @@ class Compared:
 
     support: Support | Tensor
     ids: Ids
+    names: SupportNames
     thumbnails: Thumbnails
     foil: ReadFoil
     foil_ids: Ids
@@ -84,13 +87,13 @@ def read_compared(
         ValueError, TypeError: for arguments that do not fit; the message names the argument.
     """
     read = reader.read(support)
-    ids, thumbnails = reader.ids, reader.thumbnails
+    ids, names, thumbnails = reader.ids, reader.names, reader.thumbnails
     if foil is None and isinstance(read, ContrastedSupport):
         foil, read = read.foil, read.support
     if against is None and isinstance(read, ThresholdedSupport):
         against, threshold, read = read.against, read.threshold, read.support
     threshold = check_against(against, threshold)
-    return Compared(read, ids, thumbnails, *read_foil(reader, foil, gallery), against, threshold)
+    return Compared(read, ids, names, thumbnails, *read_foil(reader, foil, gallery), against, threshold)
 
 
 def read_foil(reader: SupportReader, foil: Any, gallery: Any) -> tuple[ReadFoil, Ids, Thumbnails]:

@@ -13,6 +13,7 @@ from captum_fam.attr.layer_search import find_layer, measure_layer
 from captum_fam.attr.registry import MapMethod
 from captum_fam.attr.tokens import TokenGridLike
 from captum_fam.explanation.reading.model import ExplainedModel
+from captum_fam.explanation.reading.pictures import kind_in_words
 
 LayerLike = nn.Module | str | Sequence[nn.Module | str]
 """A module or its dotted name, or a list of these."""
@@ -64,9 +65,10 @@ def choose_layers(
     Raises:
         ValueError: for an unknown layer, a list of layers for a method whose maps have no mean, or a model without a
             suitable layer.
-        TypeError: for a function without a named layer.
+        TypeError: for a function without a named layer, or something that is no layer.
     """
     grid: TokenGridLike | None = None
+    _check_kind(layer)
     if layer is None and model.layer is not None:
         layer, grid = model.layer, model.token_grid
     elif layer is None:
@@ -84,6 +86,16 @@ def choose_layers(
     layers = [layer] if isinstance(layer, nn.Module | str) else list(layer)
     names = [one if isinstance(one, str) else _name_in(model.forward_func, one) for one in layers]
     return ChosenLayers([resolve_layer(model.forward_func, one) for one in layers], names, is_list, grid)
+
+
+def _check_kind(layer: object) -> None:
+    """Refuse what is neither a layer, nor a list of layers, nor None."""
+    if layer is None or isinstance(layer, nn.Module | str):
+        return
+    if not isinstance(layer, Sequence) or not all(isinstance(one, nn.Module | str) for one in layer):
+        raise TypeError(f"layer must be a module, its dotted name, or a list of these, got {kind_in_words(layer)}")
+    if not layer:
+        raise ValueError("layer is an empty list, expected at least one layer")
 
 
 def _grid_of(model: Callable[..., Any], layer: nn.Module | str, inputs: Tensor) -> TokenGridLike | None:

@@ -104,12 +104,13 @@ def choose_methods(named: tuple[MapMethod, ...] | None, similarity: Similarity, 
     return ChosenMethods((exact, published), 1)
 
 
-def check_options(methods: Sequence[MapMethod], options: Mapping[str, Any]) -> None:
+def check_options(methods: Sequence[MapMethod], options: Mapping[str, Any], function: str = "explain") -> None:
     """Refuse arguments that none of some methods takes.
 
     Args:
         methods: the methods.
         options: arguments of their constructors by name.
+        function: what the user has called, for the message. Default: ``"explain"``.
 
     Raises:
         TypeError: for such an argument.
@@ -121,7 +122,7 @@ def check_options(methods: Sequence[MapMethod], options: Mapping[str, Any]) -> N
     if unknown:
         names = ", ".join(method.name for method in methods)
         raise TypeError(
-            f"neither explain() nor the method{'s' * (len(methods) > 1)} {names} has an argument "
+            f"neither {function}() nor the method{'s' * (len(methods) > 1)} {names} has an argument "
             f"{', '.join(map(repr, unknown))}"
         )
 

@@ -18,12 +18,14 @@ from captum_fam.explanation.reading.model import PreprocessingLike
 from captum_fam.explanation.reading.pictures import (
     Picture,
     as_pictures,
+    check_no_urls,
     check_sizes,
     images_for_display,
     kind_in_words,
     read_batches,
 )
 from captum_fam.image_files import find_queries, names_of_files
+from captum_fam.images import UnreadableImageError
 
 
 @dataclass
@@ -110,6 +112,12 @@ class PairImages:
     def __len__(self) -> int:
         return len(self.left)
 
+    @property
+    def placed(self) -> list[tuple[str, Tensor]]:
+        """The images as the model takes them, each with the words for its side and position."""
+        sides = (("left", self.left), ("right", self.right))
+        return [(f"{side}: image {n}", self.distinct.inputs[row]) for side, rows in sides for n, row in enumerate(rows)]
+
 
 def read_pair_images(
     left: Any,
@@ -154,8 +162,14 @@ def read_pair_images(
         raise ValueError(f"left and right must hold equally many images, got {counts[0]} left and {counts[1]} right")
     shown = _for_display(images, counts[0])
     # In the order of the pairs, so that the two images of a pair come in one batch where they can.
-    pictures = {_key(one): one for pair in zip(*given, strict=True) for one in pair if not isinstance(one, Tensor)}
-    read = _read(pictures, preprocessing, batch_size, device, dtype)
+    pictures: dict[Hashable, Picture] = {}
+    places: list[str] = []
+    for number, pair in enumerate(zip(*given, strict=True)):
+        for side, one in zip(("left", "right"), pair, strict=True):
+            if not isinstance(one, Tensor) and _key(one) not in pictures:
+                pictures[_key(one)] = one
+                places.append(f"{side}: picture {number}")
+    read = _read(pictures, places, preprocessing, batch_size, device, dtype)
     files = [one for one in pictures.values() if isinstance(one, Path)]
     file_names = dict(zip(files, names_of_files(files), strict=True))
     distinct, found = DistinctImages(), []
@@ -194,6 +208,7 @@ def _entries(side: Any, name: str, device: torch.device | None, dtype: torch.dty
         if inputs.dim() not in INTERPOLATION or not len(inputs):
             raise ValueError(f"{name} must be a batch of images (B, C, H, W), got shape {tuple(inputs.shape)}")
         return list(inputs)
+    check_no_urls(pictures, name)
     entries: list[Tensor | Picture] = []
     for one in pictures:
         if isinstance(one, str | Path):
@@ -210,6 +225,7 @@ def _key(picture: Picture) -> Hashable:
 
 def _read(
     pictures: Mapping[Hashable, Picture],
+    places: Sequence[str],
     preprocessing: Callable[[], PreprocessingLike],
     batch_size: int,
     device: torch.device | None,
@@ -218,11 +234,14 @@ def _read(
     """The input of the model and the image for display of each picture, by the key of the picture."""
     if not pictures:
         return {}
-    read = [
-        values
-        for batch in read_batches(list(pictures.values()), preprocessing(), batch_size, device, dtype=dtype)
-        for values in zip(batch.inputs, batch.photos, strict=True)
-    ]
+    given, unreadable = list(pictures.values()), dict[int, str]()
+    read: list[tuple[Tensor, Image]] = []
+    for batch in read_batches(given, preprocessing(), batch_size, device, unreadable, dtype):
+        if unreadable:
+            break
+        read += zip(batch.inputs, batch.photos, strict=True)
+    for position, reason in unreadable.items():
+        raise UnreadableImageError(f"{places[position]}: {reason}")
     return dict(zip(pictures, read, strict=True))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +15,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from captum_fam._text import printable_path
 from captum_fam.explanation.reading.model import PreprocessingLike
 from captum_fam.images import UnreadableImageError, as_rgb, image_from_bytes, read_image
 
-Picture = str | Path | bytes | Image.Image | npt.NDArray[Any]
+Picture = str | Path | bytes | io.BytesIO | Image.Image | npt.NDArray[Any]
 """The path of an image file, the bytes of an image file, an image of PIL, or the pixels of an image, uint8 ``(H, W)``
 or ``(H, W, C)``."""
+
+_URL = re.compile("[A-Za-z][A-Za-z0-9+.-]+://")
 
 _DISPLAY_SIDE = 1024
 """Longer side of a photograph for display, in pixels. Larger overlays would be large files without more detail."""
@@ -116,8 +121,8 @@ def open_picture(picture: Picture) -> Image.Image:
     """
     if isinstance(picture, str | Path):
         return read_image(picture)
-    if isinstance(picture, bytes):
-        return image_from_bytes(picture)
+    if isinstance(picture, bytes | io.BytesIO):
+        return image_from_bytes(picture if isinstance(picture, bytes) else picture.getvalue())
     if isinstance(picture, Image.Image):
         return as_rgb(picture)
     if not isinstance(picture, np.ndarray):
@@ -176,14 +181,38 @@ def kind_in_words(values: object) -> str:
     if not isinstance(values, list | tuple):
         return type(values).__name__
     kinds = dict.fromkeys(type(value).__name__ for value in values)
-    return f"a {type(values).__name__} of {' and '.join(kinds)}" if kinds else f"an empty {type(values).__name__}"
+    if not kinds:
+        return f"an empty {type(values).__name__}"
+    remedy = "; join them with torch.stack" if all(isinstance(value, Tensor) for value in values) else ""
+    return f"a {type(values).__name__} of {' and '.join(kinds)}{remedy}"
 
 
 def _is_picture(value: object) -> TypeGuard[Picture]:
     if isinstance(value, np.ndarray):
         is_color = value.ndim == 3 and value.shape[2] in _CHANNELS
         return value.dtype == np.uint8 and (value.ndim == 2 or is_color)
-    return isinstance(value, str | Path | bytes | Image.Image)
+    return isinstance(value, str | Path | bytes | io.BytesIO | Image.Image)
+
+
+def check_no_urls(pictures: Iterable[object], name: str) -> None:
+    """Refuse the addresses of pictures on the web.
+
+    Args:
+        pictures: pictures.
+        name: the name of the argument, for the message.
+
+    Raises:
+        ValueError: for an address.
+
+    Example:
+        >>> check_no_urls(["wren.jpg"], "inputs")
+    """
+    for position, one in enumerate(pictures):
+        if isinstance(one, str) and _URL.match(one):
+            raise ValueError(
+                f"{name}: picture {position} is the URL '{printable_path(one)}', and URLs are not read; download the "
+                "file and pass its path, or its bytes"
+            )
 
 
 def images_for_display(images: Any, count: int) -> Any:
@@ -205,19 +234,19 @@ def images_for_display(images: Any, count: int) -> Any:
         >>> images_for_display([Image.new("RGB", (40, 30))], 1)[0].size
         (40, 30)
     """
-    given = [images] if isinstance(images, str | Path | bytes | Image.Image) else images
+    given = [images] if isinstance(images, str | Path | bytes | io.BytesIO | Image.Image) else images
     if not isinstance(given, Sequence | Tensor | np.ndarray):
         raise TypeError(f"images must be a sequence of images, one per query, got {kind_in_words(images)}")
     if len(given) != count:
         raise ValueError(f"images must be one per query: got {len(given)} for {count} queries")
     if isinstance(given, Tensor | np.ndarray):
         return given
-    wrong = [one for one in given if not isinstance(one, str | Path | bytes | Image.Image | Tensor | np.ndarray)]
+    wrong = [one for one in given if not (_is_picture(one) or isinstance(one, Tensor | np.ndarray))]
     if wrong:
         raise TypeError(
             f"images must be tensors, arrays, images of PIL or paths of image files, got {kind_in_words(list(given))}"
         )
-    return [_shown(open_picture(one)) if isinstance(one, str | Path | bytes) else one for one in given]
+    return [_shown(open_picture(one)) if isinstance(one, str | Path | bytes | io.BytesIO) else one for one in given]
 
 
 def _shown(photo: Image.Image) -> Image.Image:

@@ -15,7 +15,7 @@ from torch import Tensor
 from captum_fam._files import sha256_of
 from captum_fam.explanation.reading.arguments import check_inputs
 from captum_fam.explanation.reading.model import PreprocessingLike
-from captum_fam.explanation.reading.pictures import as_pictures, check_sizes, kind_in_words, read_batches
+from captum_fam.explanation.reading.pictures import as_pictures, check_no_urls, check_sizes, kind_in_words, read_batches
 from captum_fam.image_files import find_queries, names_of_files
 from captum_fam.support import Gallery, MemoryBank, Neighbors, ShardedMemoryBank, Support, SupportPerQuery, SupportSet
 from captum_fam.support.leave_out import same_ids, same_inputs
@@ -76,6 +76,7 @@ def read_queries(
             )
         check_inputs(queries)
         return Queries(queries)
+    check_no_urls(pictures, "inputs")
     names = None
     paths = [Path(picture) for picture in pictures if isinstance(picture, str | Path)]
     if len(paths) == len(pictures):

@@ -11,6 +11,9 @@ from captum_fam.explanation.reading.model import PreprocessingLike
 from captum_fam.explanation.reading.pictures import open_picture
 from captum_fam.support import LeaveOutSupport, Neighbors, Support, SupportPerQuery, SupportSet
 
+SupportNames = Sequence[str | None] | Sequence[Sequence[str | None]] | None
+"""The names of the files of supports, by row, or by query and row; None for a support that is no file."""
+
 
 class SupportImages:
     """The images of the supports of queries, as the model takes them.
@@ -21,6 +24,7 @@ class SupportImages:
         preprocessing: a function that gives the preprocessing of the pictures of neighbors.
         device: the device of the pictures of neighbors; None for the CPU.
         dtype: the type of the pictures of neighbors; None for that of the preprocessing.
+        names: the names of the files of the supports, by row, or by query and row. Default: None, they are no files.
 
     Raises:
         ValueError: for a support without images.
@@ -36,9 +40,10 @@ class SupportImages:
         preprocessing: Callable[[], PreprocessingLike],
         device: torch.device | None,
         dtype: torch.dtype | None,
+        names: SupportNames = None,
     ) -> None:
         self.support = support.support if isinstance(support, LeaveOutSupport) else support
-        self._preprocessing, self._device, self._dtype = preprocessing, device, dtype
+        self._preprocessing, self._device, self._dtype, self._names = preprocessing, device, dtype, names
         if isinstance(self.support, Neighbors):
             remedy = (
                 "Neighbors(images=...), a function from an id to its image" if self.support.images is None else None
@@ -105,11 +110,15 @@ class SupportImages:
         return class_names[target if labels is None else int(labels[query, row])]
 
     def name(self, query: int, row: int, label: str) -> str:
-        """The name of a support: the id of a hit, else its class and position.
+        """The name of a support: the id of a hit, the name of a file without its suffix, else its class and position.
 
         Args:
             query: the position of the query.
             row: the position of the support.
             label: the name of the class of the support.
         """
-        return str(self.support.ids[query][row]) if isinstance(self.support, Neighbors) else f"{label}-{row}"
+        if isinstance(self.support, Neighbors):
+            return str(self.support.ids[query][row])
+        given = None if self._names is None else self._names[row if isinstance(self.support, SupportSet) else query]
+        name = given if given is None or isinstance(given, str) else given[row]
+        return f"{label}-{row}" if name is None else name

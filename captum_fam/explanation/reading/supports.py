@@ -17,9 +17,16 @@ from torch import Tensor, nn
 from captum_fam._files import sha256_of
 from captum_fam.embedding.forward import embed_images
 from captum_fam.explanation.reading.model import PreprocessingLike
-from captum_fam.explanation.reading.pictures import Picture, as_pictures, check_sizes, kind_in_words, read_batches
+from captum_fam.explanation.reading.pictures import (
+    Picture,
+    as_pictures,
+    check_no_urls,
+    check_sizes,
+    kind_in_words,
+    read_batches,
+)
 from captum_fam.explanation.reading.thumbnails import MOST_SHOWN, ListPictures, ThumbnailCollector
-from captum_fam.image_files import find_classes
+from captum_fam.image_files import find_classes, names_of_files
 from captum_fam.support import Support, SupportPerQuery, SupportSet
 
 SupportLike = Any
@@ -36,11 +43,13 @@ class PictureSupport:
         support: the images or embeddings of the pictures.
         ids: hashes of the inputs of the model, one per support. A query with the same hash is the same picture.
         thumbnails: small pictures for figures by the position of the support, of the first supports of each class.
+        names: names of the files, all different, one per support; None for pictures that are no files.
     """
 
     support: SupportSet
     ids: list[str]
     thumbnails: Mapping[int, Image]
+    names: list[str | None]
 
 
 @dataclass
@@ -55,6 +64,7 @@ class SupportReader:
         keep_images: whether supports hold images, and not the embeddings of the images, which need less memory.
         ids: hashes of the inputs of the last support, in the order of its rows, or one list per query; None if it is
             not made of pictures.
+        names: names of the files of the last support, in the same form; None for pictures that are no files.
         thumbnails: small pictures of the last support for figures, by row; None if it is not made of pictures.
     """
 
@@ -64,6 +74,7 @@ class SupportReader:
     device: torch.device | None
     keep_images: bool
     ids: list[str] | list[list[str]] | None = field(default=None, init=False)
+    names: list[str | None] | list[list[str | None]] | None = field(default=None, init=False)
     thumbnails: Mapping[int, Image] | ListPictures | None = field(default=None, init=False)
 
     def read(self, support: SupportLike, name: str = "support") -> Support | Tensor:
@@ -84,7 +95,7 @@ class SupportReader:
             ValueError: for a mapping without classes, or classes of different kinds.
             UnreadableImageError: for a picture that cannot be read.
         """
-        self.ids = self.thumbnails = None
+        self.ids = self.names = self.thumbnails = None
         if isinstance(support, PictureSupport):
             return self._with_ids(support)
         if isinstance(support, Support | Tensor):
@@ -109,7 +120,7 @@ class SupportReader:
         return self._per_query([one for one in lists if one is not None], name)
 
     def _with_ids(self, support: PictureSupport) -> SupportSet:
-        self.ids, self.thumbnails = support.ids, support.thumbnails
+        self.ids, self.names, self.thumbnails = support.ids, support.names, support.thumbnails
         return support.support
 
     def _by_class(self, support: Mapping[Any, Any], name: str) -> SupportSet:
@@ -161,10 +172,12 @@ class SupportReader:
         parts: list[Tensor] = []
         ids: list[str] = []
         labels: list[str] = []
+        kept: list[Picture] = []
         thumbnails = ThumbnailCollector(len(classes))
         for label, pictures in classes.items():
             reasons: dict[int, str] | None = None if unreadable is None else {}
             rows, own_ids = self._rows(pictures, range(len(pictures)), thumbnails, reasons, read)
+            kept += [picture for position, picture in enumerate(pictures) if position not in (reasons or ())]
             if not own_ids:
                 raise ValueError(f"{name}: no image of {label!r} could be read")
             if unreadable is not None and reasons:
@@ -173,7 +186,8 @@ class SupportReader:
             ids += own_ids
             labels += [label] * len(own_ids)
         self._check_sizes(parts, name)
-        return PictureSupport(SupportSet(torch.cat(parts), labels, list(classes)), ids, thumbnails.by_row)
+        support = SupportSet(torch.cat(parts), labels, list(classes))
+        return PictureSupport(support, ids, thumbnails.by_row, _names_of(kept))
 
     def _check_sizes(self, parts: Sequence[Tensor], name: str) -> None:
         if self.keep_images:
@@ -181,6 +195,8 @@ class SupportReader:
 
     def _per_query(self, lists: Sequence[Sequence[Picture]], name: str) -> SupportPerQuery:
         """K pictures for each query; shorter lists are filled up with entries that are no supports."""
+        for query, pictures in enumerate(lists):
+            check_no_urls(pictures, f"{name}[{query}]")
         lengths = list(map(len, lists))
         thumbnails = ThumbnailCollector(len(lists), MOST_SHOWN + 1)
         places = [place for length in lengths for place in range(length)]
@@ -189,6 +205,7 @@ class SupportReader:
         starts = [stop - length for stop, length in zip(accumulate(lengths), lengths, strict=True)]
         spans = [range(start, start + length) for start, length in zip(starts, lengths, strict=True)]
         self.ids = [[ids[row] for row in span] for span in spans]
+        self.names = [_names_of(pictures) for pictures in lists]
         self.thumbnails = ListPictures([[thumbnails.by_row[row] for row in span[: MOST_SHOWN + 1]] for span in spans])
         rows = torch.cat(parts)
         longest = max(lengths)
@@ -232,6 +249,7 @@ def float_type_of(model: object) -> torch.dtype | None:
 
 def _classes_of(pictures: Sequence[Picture], name: str) -> Mapping[str, Sequence[Picture]]:
     """Pictures by class: class folders give several classes, everything else is one class."""
+    check_no_urls(pictures, name)
     paths = [Path(picture) for picture in pictures if isinstance(picture, str | Path)]
     if len(paths) == len(pictures):
         classes = find_classes(paths, name)
@@ -245,6 +263,13 @@ def _files_of(pictures: Sequence[Picture], name: str) -> Sequence[Picture]:
     if len(members) > 1:
         raise ValueError(f"{name} holds the classes {', '.join(members)}, expected the pictures of one class")
     return next(iter(members.values()))
+
+
+def _names_of(pictures: Sequence[Picture]) -> list[str | None]:
+    """A name for each picture that is a file; names of files are all different."""
+    files = {place: Path(one) for place, one in enumerate(pictures) if isinstance(one, str | Path)}
+    names = dict(zip(files, names_of_files(list(files.values())), strict=True))
+    return [names.get(place) for place in range(len(pictures))]
 
 
 def _is_empty(one: object) -> bool:

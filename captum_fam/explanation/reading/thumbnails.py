@@ -273,10 +273,15 @@ def _are_photographs(images: Tensor, dimensions: int) -> bool:
 
 
 def _drawable(image: Any) -> Any:
-    """A picture as figures draw it; an input of the model becomes a thumbnail only now, where it is drawn."""
+    """A picture as figures draw it; an input of the model becomes a thumbnail only now, where it is drawn.
+
+    Signals, volumes and images of other numbers of channels stay tensors, which figures draw as they draw queries.
+    """
     if not isinstance(image, Tensor):
         return image
-    return thumbnail_of(tensor_to_image(for_display(image[None].float())[0]))
+    shown = for_display(image[None].float())[0]
+    is_photograph = shown.dim() == 3 and len(shown) in (1, 3)
+    return thumbnail_of(tensor_to_image(shown)) if is_photograph else shown
 
 
 def shown_pictures(why: Explanation, index: int) -> tuple[list[ImageLike], list[ImageLike]]:

@@ -18,7 +18,7 @@ from captum_fam._files import MANIFEST, read_json, versions, write_all_or_nothin
 from captum_fam._text import first_line, printable_path
 from captum_fam.explanation.reading.thumbnails import KeptPictures, shown_by_row
 from captum_fam.explanation.saved.saved_pairs import pair_entry, read_pair
-from captum_fam.explanation.saved.saving import file_stem, write_query
+from captum_fam.explanation.saved.saving import file_stems, hash_of_name, write_query
 from captum_fam.images import as_rgb, read_image
 
 if TYPE_CHECKING:
@@ -37,6 +37,9 @@ _OF_THE_SCORE = (
     "support_weights",
 )
 _PNG_LEVEL, _JPEG_QUALITY = 3, 90
+_FILE_KEYS, _SUFFIXES = ("arrays", "overlay", "file"), (".npz", ".png", ".jpg")
+_NAME = "query.name"
+"""The array with the hash of the name of the query, so that files that were exchanged are noticed."""
 _Arrays = dict[str, Any]
 
 # Whatever is wrong in a damaged file: a key, a type, a shape, the archive, an image.
@@ -56,8 +59,10 @@ def save_explanation(explanation: Explanation, folder: str | Path, *, overlays: 
         OSError: if the files cannot be written.
     """
     explanations = (explanation, *explanation.beside)
+    former = _files_of(Path(folder))
     with write_all_or_nothing(folder) as scratch:
-        queries = [_write(explanations, index, scratch, overlays) for index in range(len(explanation))]
+        stems = file_stems(explanation.names)
+        queries = [_write(explanations, index, scratch, overlays, stem) for index, stem in enumerate(stems)]
         notes = dict.fromkeys(note for one in explanations for note in one.notes)
         methods = {
             one.method: {"about": dict(one.about), "notes": list(one.notes), "support_blind": one.support_blind}
@@ -72,6 +77,9 @@ def save_explanation(explanation: Explanation, folder: str | Path, *, overlays: 
             "versions": versions(),
         }
         write_json(scratch / MANIFEST, manifest)
+        stale = former - {path.name for path in scratch.iterdir()}
+    for name in stale:
+        (Path(folder) / name).unlink(missing_ok=True)
 
 
 def read_explanation(folder: str | Path) -> list[dict[str, Any]]:
@@ -108,17 +116,34 @@ def read_explanation(folder: str | Path) -> list[dict[str, Any]]:
         raise ValueError(f"{printable_path(folder)} is damaged ({reason}); explain and save again") from error
 
 
-def _write(explanations: Sequence[Explanation], index: int, folder: Path, overlays: bool) -> dict[str, Any]:
+def _files_of(folder: Path) -> set[str]:
+    """The files that the manifest of an earlier explanation in a folder lists; none for any other folder."""
+    try:
+        manifest = read_json(folder / MANIFEST, "")
+    except (OSError, ValueError):
+        return set()
+    found: set[str] = set()
+    waiting: list[Any] = [manifest["queries"]] if "explanation" in manifest and "queries" in manifest else []
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, dict):
+            found |= {value for key, value in one.items() if key in _FILE_KEYS and isinstance(value, str)}
+        waiting += one.values() if isinstance(one, dict) else one if isinstance(one, list) else ()
+    # A manifest of others must not remove anything else.
+    return {name for name in found if Path(name).name == name and Path(name).suffix in _SUFFIXES}
+
+
+def _write(explanations: Sequence[Explanation], index: int, folder: Path, overlays: bool, stem: str) -> dict[str, Any]:
     """Write the files of one query; returns its entry in the manifest."""
     first = explanations[0]
-    arrays: _Arrays = {}
+    arrays: _Arrays = {_NAME: np.array(hash_of_name(first.names[index]))}
     for name in _OF_THE_SCORE:
         value = getattr(first, name)
         if value is not None:
             arrays[f"query.{name}"] = value[index].cpu().numpy()
     image = first.images[index]
     if isinstance(image, Image):
-        shown: Any = f"{file_stem(first.names[index])}.image.png"
+        shown: Any = f"{stem}.image.png"
         as_rgb(image).save(folder / shown, compress_level=_PNG_LEVEL)
         shown = {"file": shown}
     else:
@@ -139,7 +164,7 @@ def _write(explanations: Sequence[Explanation], index: int, folder: Path, overla
         for one in explanations
         if one.pairs is not None
     }
-    entry = write_query(explanations, index, folder, overlays=overlays, more=arrays)
+    entry = write_query(explanations, index, folder, overlays=overlays, more=arrays, stem=stem)
     for method, entries in pairs.items():
         entry["methods"][method]["pairs"] = entries
     return {**entry, "image": shown, "pictures": pictures[0], "foil_pictures": pictures[1]}
@@ -169,6 +194,8 @@ def _read(folder: Path, manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
     for entry in queries:
         with np.load(_path(folder, entry["arrays"]), allow_pickle=False) as file:
             opened.append({name: file[name] for name in file.files})
+        if str(opened[-1][_NAME]) != hash_of_name(entry["name"]):
+            raise ValueError(f"{entry['arrays']} holds the arrays of another query")
     common: dict[str, Any] = {
         name: _stacked([arrays.get(f"query.{name}") for arrays in opened]) for name in _OF_THE_SCORE
     }

@@ -12,6 +12,7 @@ from captum_fam.explanation.pairs.pair import Pair
 
 _TEXTS, _NUMBERS = ("name", "label"), ("similarity", "weight", "score", "support_score")
 _MAPS = ("query_map", "support_map", "plain_query_map", "plain_support_map")
+_MATCHES = ("matches", "mutual_matches")
 _COVERAGES, _SHARES = ("query_coverage", "support_coverage"), ("query_shares", "support_shares")
 
 
@@ -31,10 +32,11 @@ def pair_entry(pair: Pair, name: str, arrays: dict[str, Any]) -> dict[str, Any]:
     for key in _SHARES:
         shares = getattr(pair, key)
         entry[key] = None if shares is None else {part: _as_json(share) for part, share in shares.items()}
-    entry["matches"] = [
-        [list(match.query), list(match.support), _as_json(match.share), _as_json(match.cosine), match.mutual]
-        for match in pair.matches
-    ]
+    for key in _MATCHES:
+        entry[key] = [
+            [list(match.query), list(match.support), _as_json(match.share), _as_json(match.cosine), match.mutual]
+            for match in getattr(pair, key)
+        ]
     return entry
 
 
@@ -53,11 +55,12 @@ def read_pair(entry: Mapping[str, Any], name: str, arrays: Mapping[str, Any], im
     for key in _SHARES:
         shares = entry[key]
         fields[key] = None if shares is None else {part: float(share) for part, share in shares.items()}
-    matches = tuple(
-        PointMatch(tuple(query), tuple(support), float(share), float(cosine), bool(mutual))
-        for query, support, share, cosine, mutual in entry["matches"]
-    )
-    return Pair(row=int(entry["row"]), name=entry["name"], label=entry["label"], image=image, matches=matches, **fields)
+    for key in _MATCHES:
+        fields[key] = tuple(
+            PointMatch(tuple(query), tuple(support), float(share), float(cosine), bool(mutual))
+            for query, support, share, cosine, mutual in entry[key]
+        )
+    return Pair(row=int(entry["row"]), name=entry["name"], label=entry["label"], image=image, **fields)
 
 
 def _as_json(number: float | None) -> float | str | None:

@@ -29,6 +29,7 @@ def write_query(
     *,
     overlays: bool = True,
     more: Mapping[str, Any] | None = None,
+    stem: str | None = None,
 ) -> dict[str, Any]:
     """Write the arrays and overlays of one query, explained by one or more methods.
 
@@ -38,6 +39,7 @@ def write_query(
         folder: an existing folder.
         overlays: whether to draw each map over its query. Default: True.
         more: further arrays for the file, by name. Default: None.
+        stem: the beginning of the names of the files. Default: None, :func:`file_stem` of the name of the query.
 
     Returns:
         The entry of the query in the manifest, as JSON can represent it.
@@ -56,7 +58,7 @@ def write_query(
     """
     entry = query_entry(explanations, index)
     arrays: dict[str, Any] = {}
-    stem = file_stem(entry["name"])
+    stem = file_stem(entry["name"]) if stem is None else stem
     for explanation in explanations:
         arrays |= _arrays(explanation, index)
         if overlays:
@@ -86,15 +88,50 @@ def file_stem(name: str) -> str:
         >>> file_stem("wren"), file_stem("wren" * 50)[-14:]
         ('wren', 'renwr-c110a547')
     """
-    whole = name.encode("utf-8", "surrogatepass")
     try:
         is_fitting = len(os.fsencode(name)) <= _LONGEST_STEM and "\0" not in name
     except UnicodeEncodeError:  # a lone surrogate that stands for no byte
         is_fitting = False
     if is_fitting:
         return name
+    return _hashed(name)
+
+
+def file_stems(names: Sequence[str]) -> list[str]:
+    """The beginnings of the names of the files of several queries.
+
+    Args:
+        names: the names of the queries, all different.
+
+    Returns:
+        As :func:`file_stem`, with a hash behind a name that differs from an earlier one in upper and lower case only:
+        some file systems take the two for one.
+
+    Example:
+        >>> file_stems(["Wren", "jay", "wren"])
+        ['Wren', 'jay', 'wren-b1e3c2ec']
+    """
+    stems: dict[str, str] = {}
+    for name in names:
+        stem = file_stem(name)
+        stem = _hashed(name) if stem.casefold() in stems else stem
+        stems[stem.casefold()] = stem
+    return list(stems.values())
+
+
+def hash_of_name(name: str) -> str:
+    """SHA-256 of the name of a query, as 64 hexadecimal digits.
+
+    Args:
+        name: the name, which may hold lone surrogates.
+    """
+    return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _hashed(name: str) -> str:
+    """A name as far as a file can have it, and a hash of the whole name."""
     shown = name.replace("\0", "\\0").encode("utf-8", "backslashreplace")[: _LONGEST_STEM - 10]
-    return f"{shown.decode('utf-8', 'ignore')}-{hashlib.sha256(whole).hexdigest()[:8]}"
+    return f"{shown.decode('utf-8', 'ignore')}-{hash_of_name(name)[:8]}"
 
 
 def query_entry(explanations: Sequence[Explanation], index: int) -> dict[str, Any]:

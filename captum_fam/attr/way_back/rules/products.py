@@ -72,20 +72,22 @@ def attention(call: Call) -> Any:
     on = _of_values(call.function, call.args, call.kwargs)
 
     def compute(values: Tensor) -> tuple[Tensor, Pull]:
+        with torch.enable_grad():  # once: a kept way back is gone many times, and each would run the function again
+            free = values.requires_grad_()
+            result = on(free)
+
         def pull(gradient: Tensor) -> Tensor:
             if not gradient.requires_grad:
-                with torch.enable_grad():
-                    free = values.detach().requires_grad_()
-                    result = on(free)
                 # Outside of autocast the function computes in the precision of its arguments.
-                return torch.autograd.grad(result, free, gradient.to(result))[0]
+                return torch.autograd.grad(result, free, gradient.to(result), retain_graph=True)[0]
             # The gradient of the function of torch has no derivative. It is the transpose of the attention weights,
             # which the function gives for a matrix of ones on the diagonal.
             with torch.no_grad():
-                weights = on(torch.eye(values.shape[-2]).to(values).expand(*values.shape[:-1], -1))
-            return (weights.transpose(-2, -1) @ gradient.to(weights)).sum_to_size(values.shape)
+                diagonal = torch.eye(free.shape[-2], dtype=free.dtype, device=free.device)
+                weights = on(diagonal.expand(*free.shape[:-1], -1))
+            return (weights.transpose(-2, -1) @ gradient.to(weights)).sum_to_size(free.shape)
 
-        return on(values), pull
+        return result.detach().clone(), pull  # a copy: the model may change its result in place
 
     return linear(value, compute)
 
