@@ -210,7 +210,7 @@ def test_a_distance_is_divided_from_the_embedding_of_zeros(model: nn.Module, que
     for index, data in enumerate(rows):
         matches = data["pairs"][0]["matches"]
         distance = float((embeddings[0] - embeddings[1]).square().sum())
-        assert matches["what"] == "the difference to an embedding of zeros"
+        assert matches["what"] == "the difference from an embedding of zeros"
         assert matches["score"] == pytest.approx(float(embeddings[1 - index].square().sum()) - distance)
 
 

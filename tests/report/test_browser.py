@@ -274,7 +274,7 @@ def test_without_matches_a_cell_says_its_own_value(tmp_path: Path, visit: Visit)
 
 def test_a_distance_says_what_it_divides(tmp_path: Path, visit: Visit) -> None:
     shares = -matrix(1)
-    what = "the difference to an embedding of zeros"
+    what = "the difference from an embedding of zeros"
     matches = CellMatches(-SCORE, QUERY, SUPPORT, shares, what=what)
     one = ReportPair(ReportSide("s", photograph(1)), matches=matches)
     path = tmp_path / "r.html"
