@@ -11,6 +11,7 @@ from torch import Tensor
 
 from captum_fam.attr.account import ZERO_EMBEDDING, number_in_words
 from captum_fam.explanation.figure_words import account_in_words, caption_of, contrast_in_words, unit_in_words
+from captum_fam.explanation.selection import row_of
 
 if TYPE_CHECKING:
     from captum_fam.attr.pair_decomposition import PointMatch
@@ -91,13 +92,13 @@ def compare_figure(
 
 
 def pair_figure(
-    explanation: Explanation, index: int = 0, support: int = 0, *, style: StyleLike = "overlay"
+    explanation: Explanation, index: int | str = 0, support: int = 0, *, style: StyleLike = "overlay"
 ) -> MapFigure:
     """Draw one query beside one of its supports: the lines between the positions that match, and the maps of both.
 
     Args:
         explanation: an explanation with pairs, as ``sides="both"`` and :func:`~captum_fam.explain_pairs` give it.
-        index: the position of the query. Default: 0.
+        index: the position or the name of the query. Default: 0.
         support: the position of the support among the pairs of the query. Default: 0, the first one.
         style: ``"overlay"``, ``"outline"``, or a :class:`~captum_fam.visualization.MapStyle`. Default: colors over the
             image in color.
@@ -107,6 +108,7 @@ def pair_figure(
 
     Raises:
         ValueError: for an explanation without pairs, images outside [0, 1], or an unknown style.
+        IndexError, KeyError: for a query or a support that there is not.
 
     Example:
         >>> from captum_fam.explanation.figure import pair_figure
@@ -117,7 +119,11 @@ def pair_figure(
 
     if explanation.pairs is None:
         raise ValueError('explanation has no pairs; use explain(..., sides="both") or explain_pairs')
-    pair = explanation.pairs[index][support]
+    index = row_of(explanation, index)
+    pairs = explanation.pairs[index]
+    if not -len(pairs) <= support < len(pairs):
+        raise IndexError(f"support {support} is out of range for a query with {len(pairs)} pairs")
+    pair = pairs[support]
     query_map, support_map, lines = pair.query_map, pair.support_map, _strongest(pair)
     query_name, support_name = _query_name(explanation, index), _support_name(pair)
     return visualize_pair(

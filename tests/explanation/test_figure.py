@@ -236,6 +236,15 @@ def test_the_pair_of_a_query_is_drawn_with_its_scores() -> None:
     assert bar_of(support) == "share of the cosine"
 
 
+def test_the_pair_is_asked_for_by_position_or_name() -> None:
+    why = replace(explained(), pairs=((pair(),), (pair("two.png"),)))
+    assert next(iter(panels(pair_figure(why, "b")))).startswith("query b, support two.png")
+    with pytest.raises(KeyError, match="no query has the name 'c'"):
+        pair_figure(why, "c")
+    with pytest.raises(IndexError, match="support 1 is out of range for a query with 1 pairs"):
+        pair_figure(why, 0, 1)
+
+
 def test_a_pair_without_matches_is_two_images_and_two_maps() -> None:
     one = pair(
         matches=(),
