@@ -153,6 +153,29 @@ def drop_noise(maps: Tensor, magnitude: Tensor) -> Tensor:
     return maps.masked_fill(noise.view(-1, *[1] * (maps.dim() - 1)), 0)
 
 
+def missing_part(shares: Shares, magnitude: Tensor) -> Tensor:
+    """The part of the score that the map does not explain, as a fraction.
+
+    The fraction is relative to the larger of the absolute score and the sum of the absolute parts: parts of opposite
+    signs can leave a score near zero.
+
+    Args:
+        shares: the named parts of the scores, ``(B,)`` each.
+        magnitude: magnitude of the scores before a foil is subtracted, ``(B,)``.
+
+    Returns:
+        ``(B,)``; 0 for a score that is only rounding noise.
+
+    Example:
+        >>> missing_part({"map": torch.tensor([0.3]), "bias": torch.tensor([0.9])}, torch.tensor([1.0]))
+        tensor([0.7500])
+    """
+    parts = torch.stack([share for name, share in shares.items() if name != ZERO_EMBEDDING])
+    score, size = parts.sum(0), parts.abs().sum(0)
+    whole = torch.maximum(score.abs(), size)
+    return torch.where(whole <= NOISE * magnitude, 0.0, (score - shares[MAP]).abs() / whole)
+
+
 def score_in_words(score: float, zero_embedding: float | None = None) -> str:
     """A score in words.
 

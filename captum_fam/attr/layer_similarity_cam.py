@@ -13,13 +13,13 @@ from captum_fam._captum import TargetType
 from captum_fam._training_mode import module_in_training_mode
 from captum_fam.attr.account import (
     MAP,
-    NOISE,
     REST,
     ZERO_EMBEDDING,
     Biases,
     Shares,
     coverage_in_words,
     drop_noise,
+    missing_part,
 )
 from captum_fam.attr.base import SimilarityLayerAttribution
 from captum_fam.attr.call import LayerCall, LayerMaps
@@ -191,7 +191,7 @@ class LayerSimilarityCAM(SimilarityLayerAttribution):
     ) -> None:
         """Add a warning, once per object, for a map that explains less than half of its score."""
         for parts, coverage in zip(shares, coverages, strict=True):
-            missing = _missing(parts, magnitude)
+            missing = missing_part(parts, magnitude)
             worst = int(missing.argmax())
             if missing[worst] > 0.5:
                 self.has_warned = True
@@ -228,16 +228,3 @@ class LayerSimilarityCAM(SimilarityLayerAttribution):
 def _ratio(part: Tensor, whole: Tensor) -> Tensor:
     """``part / whole``; NaN where the whole is zero."""
     return torch.where(whole == 0, torch.nan, part / torch.where(whole == 0, 1.0, whole))
-
-
-def _missing(shares: Shares, magnitude: Tensor) -> Tensor:
-    """The part of the score that the map does not explain, as a fraction, ``(B,)``.
-
-    The fraction is relative to the larger of the absolute score and the sum of the absolute parts: parts of opposite
-    signs can leave a score near zero.
-    """
-    parts = torch.stack([share for name, share in shares.items() if name != ZERO_EMBEDDING])
-    score, size = parts.sum(0), parts.abs().sum(0)
-    whole = torch.maximum(score.abs(), size)
-    # A score that is only rounding noise has no missing part.
-    return torch.where(whole <= NOISE * magnitude, 0.0, (score - shares[MAP]).abs() / whole)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from captum_fam._training_mode import buffers_kept
 from captum_fam._warnings import collected_notes
-from captum_fam.attr.account import MAP, NOISE, ZERO_EMBEDDING, coverage_in_words
+from captum_fam.attr.account import coverage_in_words, missing_part
 from captum_fam.embedding.forward import device_of
 from captum_fam.explanation.batch import join_shares
 from captum_fam.explanation.pairs.own_images import foils_of_set, rows_by_image, without_only_rows
@@ -129,14 +129,14 @@ def explain_pairs(
     """
     check_at_least(1, batch_size=batch_size)
     check_at_least(0, top_matches=top_matches)
-    check_against(against, threshold)
+    tau = check_against(against, threshold)
     named = read_methods(method)
     net = read_model(model, preprocess, output)
     device, dtype = device_of(net.forward_func), float_type_of(net.forward_func)
     with collected_notes(1) as notes, buffers_kept(net.forward_func):
         read = read_pair_images(left, right, net.preprocessing, batch_size, device, dtype, images, names)
         measure = get_similarity(next(one for one in (similarity, net.similarity, "cosine") if one is not None))
-        check_in_range(check_against(against, threshold), measure)
+        check_in_range(tau, measure)
         chosen = choose_methods(named, measure, layer)
         check_options(chosen.methods, method_kwargs, "explain_pairs")
         first = read.distinct.inputs[read.left[0]][None]
@@ -274,11 +274,9 @@ def _low_coverage(read: PairImages, pairs: Sequence[Pair]) -> list[str]:
         )
         for side, coverage, shares in sides:
             if coverage is not None and shares is not None:
-                parts = [share for part, share in shares.items() if part != ZERO_EMBEDDING]
-                # Parts of opposite signs can leave a score near zero, of which the map would be many times as much.
-                whole = max(abs(sum(parts)), sum(map(abs, parts)))
-                if whole > NOISE * abs(pair.similarity):
-                    missing.append((abs(sum(parts) - shares[MAP]) / whole, f"{side} image of {name}", coverage, shares))
+                tensors = {part: torch.tensor(share, dtype=torch.float64) for part, share in shares.items()}
+                part_missing = float(missing_part(tensors, torch.tensor(abs(pair.similarity), dtype=torch.float64)))
+                missing.append((part_missing, f"{side} image of {name}", coverage, shares))
     worst = max(missing, key=lambda one: one[0], default=None)
     if worst is None or worst[0] <= 0.5:
         return []
