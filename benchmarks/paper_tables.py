@@ -18,7 +18,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from benchmarks.measure import machine
-from benchmarks.results import call, read
+from benchmarks.pages import call, read
 
 METHODS = "fam,similarity-cam,similarity-cam-foil,grad-cam,mean-activation,center-box,uniform"
 FEW_SHOT = "--val-episodes 600 --precision bfloat16 --device cpu --tensorboard"

@@ -9,15 +9,10 @@ were stopped. Without a NAME all are run, in an hour or two on two cores.
 from __future__ import annotations
 
 import argparse
-import csv
-import json
-import shlex
-from collections import defaultdict
-from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.measure import machine
-from captum_fam.cli.main import main as captum_fam
+from benchmarks.pages import call, table
 
 FLOORS = "mean-activation,eigen-cam,random,center,center[sigma=0.2],center-box,uniform"
 MAPS = "fam,fam-foil,similarity-cam,similarity-cam-foil,grad-cam,grad-cam-foil"
@@ -115,59 +110,6 @@ def run(name: str, shared: Path, runs: Path) -> list[str]:
     commands.append(f"evaluate {protocol} {model} {options} --out {runs / name}")
     call(commands[-1])
     return [f"captum-fam {command}" for command in commands]
-
-
-def call(command: str) -> None:
-    """Run a command of captum-fam; stop where it fails."""
-    code = captum_fam(shlex.split(command))
-    # 1: it is done, but for images that were left out and named.
-    if code > 1:
-        raise SystemExit(code)
-
-
-@dataclass(frozen=True)
-class Results:
-    """What a run found, as text.
-
-    Attributes:
-        model: the model's own numbers.
-        cells: by method and measure.
-    """
-
-    model: list[str]
-    cells: dict[str, dict[str, str]]
-
-
-def read(folder: Path) -> Results:
-    """The results of a run, each with its interval and how many explained queries it leaves out."""
-    explained = json.loads((folder / "summary.json").read_text())["counts"]["explained"]
-    results = Results([], defaultdict(dict))
-    with (folder / "results.csv").open(newline="") as file:
-        for row in csv.DictReader(file):
-            interval = f" ± {float(row['ci95']):.3f}" if row["ci95"] not in ("", "nan") else ""
-            value = f"{float(row['mean']):.3f}{interval}" if row["mean"] not in ("", "nan") else "–"
-            if not row["method"]:
-                results.model.append(f"{row['measure']} {value} (n = {row['n']})")
-                continue
-            left_out = explained - int(row["n"])
-            results.cells[row["method"]][row["measure"]] = value + (f" ({left_out} left out)" if left_out else "")
-    return results
-
-
-def table(folder: Path) -> list[str]:
-    """The results of a run as markdown: a line with the model's scores, then methods by measures."""
-    results = read(folder)
-    measures = list(dict.fromkeys(measure for values in results.cells.values() for measure in values))
-    return [
-        f"Model: {', '.join(results.model)}.",
-        "",
-        f"| method | {' | '.join(measures)} |",
-        f"|---|{'---|' * len(measures)}",
-        *(
-            f"| {method} | {' | '.join(values.get(measure, '–') for measure in measures)} |"
-            for method, values in results.cells.items()
-        ),
-    ]
 
 
 def main() -> None:
