@@ -11,9 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
-import subprocess
-import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.measure import machine, peak_mib
+from benchmarks.measure import last_line_of, machine, peak_mib, print_cost, resident_mib
 from captum_fam import MemoryBank
 from captum_fam.support import Vote
 
@@ -48,11 +45,6 @@ class Result:
     support_mib: float
     classify_s: float
     exact: bool
-
-
-def resident_mib() -> float:
-    """Resident memory of this process now, in MiB (Linux)."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
 
 
 def measure(case: Case) -> Result:
@@ -98,15 +90,13 @@ def main() -> None:
     parser.add_argument("--case", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.case:
-        print(json.dumps(asdict(measure(Case(**json.loads(options.case))))))
+        print_cost(measure(Case(**json.loads(options.case))))
         return
     torch.set_num_threads(options.threads)
     lines = []
     for batch in (1, 64):
         case = Case(rows=options.rows, batch=batch, threads=options.threads)
-        command = [sys.executable, "-m", "benchmarks.memory_bank", "--case", json.dumps(asdict(case))]
-        finished = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-        result = Result(**json.loads(finished.stdout.splitlines()[-1]))
+        result = Result(**last_line_of("benchmarks.memory_bank", **asdict(case)))
         lines.append(
             f"| {case.rows:,} x {case.features} | {result.bank_mib:.0f} | {case.k} | {batch} | {result.classify_s:.2f} "
             f"| {result.classify_mib:.0f} | {result.support_mib:.0f} | {'yes' if result.exact else 'NO'} |"

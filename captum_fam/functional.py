@@ -451,3 +451,71 @@ def support_blind_share(activation: Tensor, contributions: Tensor) -> Tensor:
     blind = torch.where(constant, 1.0, blind * low.abs())
     aware = torch.where(constant, 0.0, aware)
     return blind / (blind + aware).clamp_min(torch.finfo(blind.dtype).tiny)
+
+
+# Smoothing: this package's addition to the paper
+
+
+def smooth_maps(maps: Tensor, window: int) -> Tensor:
+    r"""A mean filter that keeps the sum of every map.
+
+    Each position spreads its value equally over those positions of its window that lie in the map:
+    :math:`M'_q = \sum_{p:\, q \in W(p)} M_p / |W(p)|`. The window W(p) has the side ``window`` along every axis and p
+    in its middle; at the border it is cut. Nothing leaves the map, so that an account of a score stays as it is. The
+    price: a constant map is not constant afterwards. Positions at the border get less, and those next to them more.
+
+    Args:
+        maps: ``(B, N, *spatial)``.
+        window: the side of the window in positions, odd; 1 leaves the maps as they are. A window may be larger than
+            the map.
+
+    Returns:
+        The maps in their shape; in float32 where they are in half precision.
+
+    Raises:
+        ValueError: for a window that is not an odd whole number of at least 1, or maps without a spatial dimension.
+
+    Example:
+        >>> smooth_maps(torch.tensor([[[0.0, 6.0, 0.0, 0.0]], [[6.0, 0.0, 0.0, 0.0]]]), 3)
+        tensor([[[2., 2., 2., 0.]],
+        <BLANKLINE>
+                [[3., 3., 0., 0.]]])
+    """
+    check_window("window", window)
+    if maps.dim() < 3:
+        raise ValueError(f"maps must have the shape (B, N, *spatial), got {tuple(maps.shape)}")
+    maps = widen(maps)
+    # The window is a product of intervals, and so is |W(p)| of their lengths: the axes are filtered one by one.
+    for axis, length in enumerate(maps.shape[2:], start=2):
+        reach = min(window // 2, length - 1)
+        if reach:
+            maps = _spread(maps.movedim(axis, -1), reach).movedim(-1, axis)
+    return maps
+
+
+def check_window(name: str, window: object) -> None:
+    """Check the side of a window.
+
+    Args:
+        name: the name of the argument, for the message.
+        window: the side.
+
+    Raises:
+        ValueError: for anything but an odd whole number of at least 1.
+
+    Example:
+        >>> check_window("smooth", 5)
+    """
+    if isinstance(window, bool) or not isinstance(window, int) or window < 1 or window % 2 == 0:
+        raise ValueError(f"{name} must be an odd whole number of at least 1, got {window!r}")
+
+
+def _spread(values: Tensor, reach: int) -> Tensor:
+    """Spread each value equally over the positions of the last axis that are at most ``reach`` away."""
+    length = values.shape[-1]
+    position = torch.arange(length, device=values.device)
+    counts = (position + reach).clamp_max(length - 1) - (position - reach).clamp_min(0) + 1
+    rows = (values / counts).reshape(-1, 1, length)
+    # The mean over a window that is filled up with zeros, times the side of the window, is the sum.
+    sums = torch.nn.functional.avg_pool1d(rows, 2 * reach + 1, stride=1, padding=reach) * (2 * reach + 1)
+    return sums.view(values.shape)

@@ -1,10 +1,12 @@
 """Poolings as modules: ``(B, N, *spatial)`` activations to ``(B, N)`` feature vectors, any spatial rank.
 
-The output has the floating-point dtype of the input; LSE and GeM compute half precision in float32.
+The output has the floating-point dtype of the input; LSE, GeM and the weights of :class:`AttentionPooling` compute
+half precision in float32.
 """
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from captum_fam import functional
@@ -93,3 +95,46 @@ class GeM(nn.Module):
 
     def extra_repr(self) -> str:
         return f"exponent={self.exponent}"
+
+
+class AttentionPooling(nn.Module):
+    r"""Mean over the positions, weighted by a learned query, :math:`z = \sum_p a_p A_p`.
+
+    The weights are :math:`a_p = \operatorname{softmax}_p(q^\top A_p / \sqrt N)`, with the N channels :math:`A_p` of a
+    position. This is one head of the attention of a single query over the positions (Vaswani et al., "Attention Is All
+    You Need", NeurIPS 2017), without a projection, so that the channels of the output are those of the activation. The
+    query begins with zeros, for which the pooling is :class:`GAP`;
+    :func:`~captum_fam.experiments.linear_head.train_pooling` trains it. The exact map holds the weights, so that it
+    adds up to the score.
+
+    Args:
+        channels: N.
+
+    Raises:
+        ValueError: in use, for an activation with another number of channels.
+
+    Example:
+        >>> pooling = AttentionPooling(channels=1)
+        >>> _ = nn.init.constant_(pooling.query, 2.0)
+        >>> pooling(torch.tensor([[[0.0, 0.5493]]])).detach()  # the weights are 1/4 and 3/4
+        tensor([[0.4120]])
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.query = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, activation: Tensor) -> Tensor:
+        if activation.dim() < 2 or activation.shape[1] != len(self.query):
+            raise ValueError(
+                f"activation must be (B, {len(self.query)}, *spatial), as the query of the pooling, got "
+                f"{tuple(activation.shape)}"
+            )
+        positions = activation.flatten(2)
+        wide = functional.widen(positions)
+        logits = torch.einsum("bnp,n->bp", wide, self.query.to(wide) / len(self.query) ** 0.5)
+        pooled = (wide * logits.softmax(1).unsqueeze(1)).sum(2)
+        return pooled.to(activation.dtype)
+
+    def extra_repr(self) -> str:
+        return f"channels={len(self.query)}"

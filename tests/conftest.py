@@ -71,7 +71,7 @@ def _same_random_numbers_in_every_run() -> None:
 def _registries() -> Iterator[None]:
     """Takes back what the tests of a module register."""
     # First, so that what the package itself registers is not taken for a test's. The experiments need an extra.
-    rooms = ("attr", "models", "demo.network", "similarity")
+    rooms = ("attr", "models", "models.efficientnet_lite0", "models.dlib_face", "demo.network", "similarity")
     rooms += ("experiments.networks", "experiments.measures", "experiments.protocols")
     for room in rooms:
         with suppress(ImportError):

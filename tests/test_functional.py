@@ -440,3 +440,71 @@ def test_contributions_are_bounded_by_one_without_the_factor_and_not_with_it() -
     printed = F.cosine_contributions(query, support, F.support_shares(tensor([1]), F.cosine_similarity(query, support)))
     assert plain.abs().max() <= 1
     assert printed.abs().max() > 100  # Eq. 15 says (-1, 1)
+
+
+# Smoothing
+
+
+def spread_by_loops(map_: np.ndarray, window: int) -> np.ndarray:
+    """One map ``(*spatial)``: every value is carried to the positions around it, one by one."""
+    out = np.zeros_like(map_)
+    for place in np.ndindex(map_.shape):
+        around = tuple(
+            slice(max(at - window // 2, 0), at + window // 2 + 1) for at in place
+        )  # numpy cuts the end of a slice at the border itself
+        out[around] += map_[place] / out[around].size
+    return out
+
+
+def test_a_value_is_spread_over_the_part_of_its_window_that_lies_in_the_map_by_hand() -> None:
+    maps = torch.tensor([[[[9, 0, 0], [0, 0, 0], [0, 0, 0]]], [[[0, 0, 0], [0, 9, 0], [0, 0, 6]]]]).double()
+    close(
+        F.smooth_maps(maps, 3),
+        [
+            [[[2.25, 2.25, 0], [2.25, 2.25, 0], [0, 0, 0]]],  # a corner has four positions in its window
+            [[[1, 1, 1], [1, 2.5, 2.5], [1, 2.5, 2.5]]],
+        ],
+    )
+
+
+@pytest.mark.parametrize("window", [3, 5, 9, 10**9 + 1])
+@pytest.mark.parametrize("shape", [(7,), (1,), (5, 8), (1, 6), (3, 4, 5)])
+def test_smoothed_maps_equal_loops_and_keep_their_sums(shape: tuple[int, ...], window: int) -> None:
+    maps = torch.randn(2, 3, *shape, dtype=DOUBLE)
+    smooth = F.smooth_maps(maps, window)
+    close(smooth, [[spread_by_loops(one.numpy(), window) for one in sample] for sample in maps])
+    close(smooth.flatten(2).sum(2), maps.flatten(2).sum(2))
+
+
+def test_a_constant_map_is_not_constant_when_its_sum_is_kept() -> None:
+    close(F.smooth_maps(torch.ones(1, 1, 4, dtype=DOUBLE), 3), [[[5 / 6, 7 / 6, 7 / 6, 5 / 6]]])
+
+
+def test_a_window_of_one_leaves_maps_as_they_are() -> None:
+    maps = torch.randn(2, 1, 5, 4)
+    assert F.smooth_maps(maps, 1).equal(maps)
+
+
+def test_the_gradient_of_smoothing_is_the_plain_mean_over_each_window() -> None:
+    maps, weights = torch.randn(2, 1, 5, 6, dtype=DOUBLE, requires_grad=True), torch.randn(2, 1, 5, 6, dtype=DOUBLE)
+    (gradient,) = torch.autograd.grad((F.smooth_maps(maps, 3) * weights).sum(), maps)
+    close(gradient, torch.nn.functional.avg_pool2d(weights, 3, 1, padding=1, count_include_pad=False))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_maps_in_half_precision_are_smoothed_in_float32(dtype: torch.dtype) -> None:
+    maps = torch.randn(2, 1, 9, 8).to(dtype)
+    smooth = F.smooth_maps(maps, 3)
+    assert smooth.dtype == torch.float32
+    torch.testing.assert_close(smooth, F.smooth_maps(maps.double(), 3).float())
+
+
+@pytest.mark.parametrize("window", [0, -3, 4, 3.0, True, "3", None])
+def test_a_window_without_a_middle_is_an_error(window: Any) -> None:
+    with pytest.raises(ValueError, match=r"window must be an odd whole number of at least 1, got"):
+        F.smooth_maps(torch.ones(1, 1, 4), window)
+
+
+def test_maps_without_a_spatial_dimension_are_an_error() -> None:
+    with pytest.raises(ValueError, match=r"maps must have the shape \(B, N, \*spatial\), got \(4, 5\)"):
+        F.smooth_maps(torch.ones(4, 5), 3)

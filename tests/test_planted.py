@@ -8,10 +8,9 @@ import pytest
 import torch
 from captum.attr import LayerGradCam, LayerGradientXActivation
 from torch import Tensor, nn
-from torch.nn.functional import softmax
 
 from benchmarks import planted
-from benchmarks.planted_maps import CASES, Case, attentions, exact, grad_cam, gradient_times_activation, rolled_out
+from benchmarks.planted_maps import CASES, Case, exact, grad_cam, gradient_times_activation
 from benchmarks.planted_training import NETS, NovelEpisodes, load, novel_accuracy, prepared
 from captum_fam import SimilarityToSupport, SupportSet
 from captum_fam.demo.scenes import PlantedScenes
@@ -131,38 +130,6 @@ def test_grad_cam_of_tokens_is_captum_s_on_the_grid_of_patches(episode: tuple[Te
         scores_of(net, episode, foil=True), queries, labels
     )
     torch.testing.assert_close(found.maps, expected, rtol=1e-3, atol=1e-6)
-
-
-def test_attentions_are_the_softmax_of_queries_and_keys_in_every_block(episode: tuple[Tensor, ...]) -> None:
-    torch.manual_seed(0)
-    net = NETS["vit"]().eval()
-    queries = episode[1][:2]
-    hooks_before = [len(module._forward_hooks) + len(module._forward_pre_hooks) for module in net.modules()]
-    found = attentions(net, queries)
-    assert [len(module._forward_hooks) + len(module._forward_pre_hooks) for module in net.modules()] == hooks_before
-    assert len(found) == 5
-    with torch.no_grad():
-        tokens = torch.cat([net.class_token.expand(2, -1, -1), net._process_input(queries)], 1)
-        tokens = tokens + net.encoder.pos_embedding
-        for block, one in zip(net.encoder.layers, found, strict=True):
-            mixer = block.self_attention
-            query, key, _ = (
-                (block.ln_1(tokens) @ mixer.in_proj_weight.T + mixer.in_proj_bias)
-                .unflatten(2, (3, mixer.num_heads, -1))
-                .permute(2, 0, 3, 1, 4)
-            )
-            expected = softmax(query @ key.mT / query.shape[-1] ** 0.5, dim=3).mean(1)
-            torch.testing.assert_close(one, expected)
-            tokens = block(tokens)
-
-
-def test_rollout_mixes_half_of_each_block_s_attention_into_what_came_before() -> None:
-    first = torch.tensor([[[0.0, 1.0], [0.5, 0.5]]])
-    second = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
-    third = torch.tensor([[[0.0, 1.0], [1.0, 0.0]]])
-    # (A + I) / 2 is [[1/2, 1/2], [1/4, 3/4]], the identity, and a half everywhere.
-    expected = torch.tensor([[[0.375, 0.625], [0.375, 0.625]]])
-    torch.testing.assert_close(rolled_out([first, second, third]), expected)
 
 
 def test_the_maximum_is_looked_for_in_the_interpolated_map_and_ties_are_shared() -> None:

@@ -1,4 +1,4 @@
-"""GAP, GMP, LSE and GeM against loops, their limits, and the property that makes maps complete."""
+"""GAP, GMP, LSE, GeM and attention pooling against loops, their limits, and the property that makes maps complete."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import nn
 
+from captum_fam import LayerSimilarityCAM
 from captum_fam import functional as F
-from captum_fam.pooling import GAP, GMP, LSE, GeM
+from captum_fam.pooling import GAP, GMP, LSE, AttentionPooling, GeM
 from tests import reference
 
 POOLINGS: dict[str, nn.Module] = {"gap": GAP(), "gmp": GMP(), "lse": LSE(sharpness=2.0), "gem": GeM()}
@@ -126,3 +127,49 @@ def test_a_sharpness_or_exponent_that_is_not_positive_is_refused(value: float) -
 def test_modules_show_their_parameter() -> None:
     assert repr(LSE(5.0)) == "LSE(sharpness=5.0)"
     assert repr(GeM(2.5)) == "GeM(exponent=2.5)"
+
+
+@pytest.mark.parametrize("size", SIZES, ids=["1-d", "2-d", "3-d"])
+def test_attention_pooling_is_a_mean_weighted_by_the_softmax_of_the_query(size: tuple[int, ...]) -> None:
+    activation = torch.randn(2, 5, *size, dtype=torch.float64)
+    pooling = AttentionPooling(5).double()
+    nn.init.normal_(pooling.query)
+    query = pooling.query.tolist()
+    for image, pooled in zip(activation.flatten(2).tolist(), pooling(activation).tolist(), strict=True):
+        positions = list(zip(*image, strict=True))
+        weights = [math.exp(sum(q * a for q, a in zip(query, one, strict=True)) / math.sqrt(5)) for one in positions]
+        for channel, value in enumerate(pooled):
+            expected = sum(w * one[channel] for w, one in zip(weights, positions, strict=True)) / sum(weights)
+            assert value == pytest.approx(expected, rel=1e-12)
+
+
+def test_attention_pooling_begins_as_gap_and_keeps_the_type() -> None:
+    for dtype in (torch.float32, torch.float64, torch.float16):
+        activation = torch.rand(2, 3, 4, 5).to(dtype)
+        pooled = AttentionPooling(3)(activation)
+        assert pooled.dtype == dtype
+        torch.testing.assert_close(pooled, GAP()(activation.double()).to(dtype))
+
+
+def test_the_exact_map_of_attention_pooling_holds_its_weights_and_adds_up() -> None:
+    features, pooling, head = nn.Conv2d(3, 4, 3), AttentionPooling(4), nn.Linear(4, 3, bias=False)
+    nn.init.normal_(pooling.query)
+    net = nn.Sequential(features, pooling, head).double().eval()
+    queries, support = torch.randn(2, 3, 7, 5, dtype=torch.float64), torch.randn(3, 3, 7, 5, dtype=torch.float64)
+    cam = LayerSimilarityCAM(net, features, similarity="dot")
+    details = cam.details(queries, support=support)
+    with torch.no_grad():
+        activation = features(queries)
+        logits = torch.einsum("bnhw,n->bhw", activation, pooling.query) / 2
+        weights = logits.flatten(1).softmax(1).view_as(logits)
+        u = net(support).mean(0) @ head.weight
+        expected = weights * torch.einsum("bnhw,n->bhw", activation, u)
+        score = net(queries) @ net(support).mean(0)
+    torch.testing.assert_close(details.attributions, expected[:, None])
+    torch.testing.assert_close(details.attributions.sum((1, 2, 3)), score)
+
+
+def test_attention_pooling_refuses_other_channels() -> None:
+    with pytest.raises(ValueError, match=r"must be \(B, 3, \*spatial\).*got \(2, 4, 5, 5\)"):
+        AttentionPooling(3)(torch.rand(2, 4, 5, 5))
+    assert repr(AttentionPooling(3)) == "AttentionPooling(channels=3)"

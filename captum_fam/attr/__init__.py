@@ -1,5 +1,6 @@
 """Layer attributions that explain a similarity, support-blind baselines, and the registry of map methods."""
 
+from captum_fam.attr.attention import LayerAttention, LayerAttentionRollout
 from captum_fam.attr.base import SimilarityLayerAttribution
 from captum_fam.attr.baselines import (
     LayerCenterPrior,
@@ -30,6 +31,8 @@ __all__ = [
     "EmbeddingParts",
     "FoundLayer",
     "ImageRun",
+    "LayerAttention",
+    "LayerAttentionRollout",
     "LayerCall",
     "LayerCenterPrior",
     "LayerCorrespondence",

@@ -24,7 +24,7 @@ from captum_fam.attr.tokens import TokenGridLike
 class SupportBlindAttribution(SimilarityLayerAttribution):
     """Base class of the baselines, whose maps depend only on the activation of the layer and on the inputs.
 
-    A subclass defines ``_map``.
+    A subclass defines ``_map``, or ``map_layers`` for maps of something else than the activation.
 
     Args:
         forward_func: an embedding model, ``forward_func(x) -> (B, J)``, or a

@@ -20,6 +20,7 @@ from captum.attr import LayerGradCam
 from torch import Tensor, nn
 
 from captum_fam.attr.account import drop_noise
+from captum_fam.attr.attention import LayerAttention, LayerAttentionRollout
 from captum_fam.attr.base import SimilarityLayerAttribution
 from captum_fam.attr.baselines import (
     LayerCenterPrior,
@@ -56,6 +57,7 @@ class MapMethod:
         unit: unit of the values of the map: ``"score"``, ``"activation"`` (of the layer), ``"cosine"`` or ``"none"``. A
             map in the unit of the score or of a cosine can be so small that it is only rounding noise. Default:
             "score".
+        needs_attention: whether the model must be a transformer, because its attention is shown. Default: False.
 
     Example:
         >>> get_method("uniform").support_blind
@@ -70,6 +72,7 @@ class MapMethod:
     support_blind: bool = False
     adds_up: bool = False
     unit: Unit = "score"
+    needs_attention: bool = False
 
     def create(
         self,
@@ -145,6 +148,7 @@ def register_method(
     support_blind: bool = False,
     adds_up: bool = False,
     unit: Unit = "score",
+    needs_attention: bool = False,
 ) -> Any:
     """Make a method known by a name. Call the function, or use it as a decorator of a class.
 
@@ -157,6 +161,7 @@ def register_method(
         support_blind: whether the map depends on neither support nor foil. Default: False.
         adds_up: whether the sum of the map is the score. Default: False.
         unit: unit of the values of the map, see :class:`MapMethod`. Default: "score".
+        needs_attention: whether the model must be a transformer. Default: False.
 
     Returns:
         ``make``; or without ``make`` a decorator that registers a class and returns it.
@@ -188,7 +193,9 @@ def register_method(
     def register(make: MakeOrDecorated) -> MakeOrDecorated:
         if not callable(make):
             raise TypeError(f"make must be a class or a function of (scores, layer), got {type(make).__name__}")
-        METHODS[name] = MapMethod(name, make, takes_foil, needs_images, signed, support_blind, adds_up, unit)
+        METHODS[name] = MapMethod(
+            name, make, takes_foil, needs_images, signed, support_blind, adds_up, unit, needs_attention
+        )
         return make
 
     return register if make is None else register(make)
@@ -247,3 +254,5 @@ for _name, _make in (
     ("uniform", LayerUniform),
 ):
     register_method(_name, _make, takes_foil=False, signed=False, support_blind=True, unit="none")
+for _name, _make in (("attention", LayerAttention), ("attention-rollout", LayerAttentionRollout)):
+    register_method(_name, _make, takes_foil=False, signed=False, support_blind=True, unit="none", needs_attention=True)

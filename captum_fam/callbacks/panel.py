@@ -23,6 +23,7 @@ from captum_fam.explanation.reading.arguments import for_display
 from captum_fam.explanation.reading.methods import check_options, choose_methods, read_methods
 from captum_fam.explanation.reading.supports import float_type_of
 from captum_fam.explanation.reading.thumbnails import MOST_SHOWN
+from captum_fam.functional import check_window
 from captum_fam.similarity import SimilarityLike, get_similarity
 from captum_fam.support import MemoryBank
 
@@ -332,10 +333,11 @@ def _check_rest(bank: MemoryBank, own: Sequence[Sequence[int]], truth: Sequence[
 def _check_explained(
     method: Any, similarity: SimilarityLike, layer: nn.Module | str | None, options: Mapping[str, Any]
 ) -> None:
-    """Refuse methods and arguments that explain does not have."""
+    """Refuse methods, arguments and a smoothing that explain does not have."""
     methods = choose_methods(read_methods(method), get_similarity(similarity), layer).methods
     known = inspect.signature(Explainer).parameters.keys() - {"model", "support", "class_names"}
     unknown = {name: value for name, value in options.items() if name not in known}
     check_options(methods, unknown, function="ExplanationPanel")
+    check_window("smooth", options.get("smooth", 1))
     if options.get("sides", "query") != "query":
         raise ValueError(f'sides must be "query", got {options["sides"]!r}: a bank holds embeddings, which have no map')

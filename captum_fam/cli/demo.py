@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 from captum_fam._files import try_folder
 from captum_fam.cli.options import default_out, number_reader
 from captum_fam.cli.out_files import check_results_folder, report_place
 from captum_fam.cli.ranges import at_least
+from captum_fam.demo.photographs import FIGURES, explain_photographs
 from captum_fam.demo.run import run_demo
 
 
@@ -26,7 +28,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """
     parser.description = (
         "Explain why the built-in few-shot network matches a query with its support, on drawn scenes in which the "
-        "pixels of the shared object are known. Needs no download."
+        "pixels of the shared object are known. With the extra captum-fam[demo], also photographs: mosaics of textures "
+        "and a stereo pair, explained by a network trained on ImageNet. Downloads nothing."
     )
     parser.add_argument(
         "--out",
@@ -61,6 +64,10 @@ def run(options: argparse.Namespace) -> int:
     try_folder(options.out)
     report = options.out / "report.html"
     if not report_place(report).exists():
-        check_results_folder(options.out, ["demo.png"])
-    print(run_demo(options.out, seed=options.seed))
+        check_results_folder(options.out, ["demo.png", *FIGURES])
+    try:
+        photographs = explain_photographs(options.out, seed=options.seed)
+    except (ImportError, FileNotFoundError) as missing:
+        photographs = f"Photographs are left out: {missing}"
+    print(replace(run_demo(options.out, seed=options.seed), photographs=photographs))
     return 0

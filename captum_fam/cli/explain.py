@@ -12,7 +12,7 @@ from typing import Any, Literal, cast, get_args
 
 from captum_fam._text import printable_path
 from captum_fam.attr.registry import MapMethod, get_method, list_methods
-from captum_fam.cli.loading import ModelOptions, RunOptions
+from captum_fam.cli.loading import MapOptions, ModelOptions, RunOptions
 from captum_fam.cli.options import add_fields, default_out, names_of, number_reader, option, read_fields
 from captum_fam.cli.ranges import at_least
 from captum_fam.cli.shards import Shard, shard, shard_of_process
@@ -73,6 +73,7 @@ class ExplainJob:
         out: folder of the results.
         against: ``"threshold"`` or ``"identity"``, what scores are compared with; None for nothing. Default: None.
         threshold: the threshold; None without one. Default: None.
+        maps: the options for all maps. Default: no filter.
     """
 
     queries: FoundFiles[Path, str]
@@ -89,6 +90,7 @@ class ExplainJob:
     out: Path
     against: Against | None = None
     threshold: float | None = None
+    maps: MapOptions = field(default_factory=MapOptions)
     skipped: Mapping[Path, str] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -186,6 +188,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="NAME,NAME,...",
         help=f"methods that compute the maps: {', '.join(list_methods())}; default: {','.join(DEFAULT_METHODS)}",
     )
+    add_fields(parser, MapOptions)
     add_fields(parser, ModelOptions)
     add_fields(parser, RunOptions)
     add_fields(parser, OutputOptions)
@@ -271,6 +274,7 @@ def read_job(options: argparse.Namespace) -> ExplainJob:
         options.out,
         options.against,
         options.threshold,
+        read_fields(MapOptions, options),
     )
 
 

@@ -199,6 +199,7 @@ class QueryWriter:
             "methods": [method.name for method in job.methods],
             "foil": foil if foil is None or isinstance(foil, str) else paths_as_text(foil),
             "target": job.target,
+            "smooth": job.maps.smooth,
             "model": vars(job.model),
             "batch_size": job.run.batch_size,
             "queries": [str(path) for path in job.queries],

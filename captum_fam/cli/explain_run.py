@@ -157,5 +157,6 @@ def _make_explainer(
         foil=foil,
         against=job.against,
         threshold=job.threshold,
+        smooth=job.maps.smooth,
         batch_size=job.run.batch_size,
     )

@@ -19,7 +19,7 @@ from captum_fam.cli.shards import shard_of_process
 from captum_fam.explanation import Explanation
 from captum_fam.explanation.reading.supports import PictureSupport
 from captum_fam.explanation.reading.thumbnails import MOST_SHOWN
-from captum_fam.explanation.result import UsedSupport
+from captum_fam.explanation.used_supports import UsedSupport
 from captum_fam.image_files import same_files
 from captum_fam.images import read_image
 from captum_fam.models import EmbeddingModel

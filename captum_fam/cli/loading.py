@@ -160,6 +160,27 @@ def usable_device(text: str) -> str:
     return text
 
 
+def window_side(text: str) -> int:
+    """A type for an option that takes the side of a window with a cell in its middle.
+
+    Args:
+        text: the word on the command line.
+
+    Returns:
+        The number of cells.
+
+    Raises:
+        argparse.ArgumentTypeError: for anything but an odd whole number of at least 1.
+
+    Example:
+        >>> window_side("5")
+        5
+    """
+    if not (text.isascii() and text.isdecimal() and len(text) < 10 and int(text) % 2):
+        raise argparse.ArgumentTypeError(f"expected an odd whole number, at least 1, got {text!r}")
+    return int(text)
+
+
 @dataclass(frozen=True)
 class RunOptions:
     """The options for the work through the images of a command.
@@ -175,6 +196,23 @@ class RunOptions:
         "cpu, cuda, cuda:1, ...; default: cuda if there is a GPU, else cpu", None, metavar="NAME", parse=usable_device
     )
     quiet: bool = option("show no progress bars", False)
+
+
+@dataclass(frozen=True)
+class MapOptions:
+    """The options for all maps of a command, whatever their method.
+
+    Attributes:
+        smooth: side of the mean filter over every map, in cells of the layer. Default: 1, no filter.
+    """
+
+    smooth: int = option(
+        "mean filter over N x N cells of every map, for an odd N: the map keeps its sum and its account, and loses "
+        "detail below N cells",
+        1,
+        metavar="N",
+        parse=window_side,
+    )
 
 
 def choose_device(name: str | None) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from captum_fam.attr.registry import list_methods
 from captum_fam.cli.explain import DEFAULT_METHODS
-from captum_fam.cli.loading import ModelOptions, RunOptions
+from captum_fam.cli.loading import MapOptions, ModelOptions, RunOptions
 from captum_fam.cli.options import add_fields, default_out, names_of, number_reader
 from captum_fam.cli.ranges import at_least
 from captum_fam.cli.reports.jobs import PageOptions, read_report_job
@@ -192,6 +192,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         metavar="NAME,NAME,...",
         help=f"methods that compute the maps: {', '.join(list_methods())}; default: {','.join(DEFAULT_METHODS)}",
     )
+    add_fields(parser, MapOptions)
     add_fields(parser, ModelOptions)
     add_fields(parser, RunOptions)
     parser.add_argument(

@@ -115,6 +115,7 @@ class DemoResult:
         rows: one row per method, and last a row for a constant map.
         n_matched: the number of queries that were matched correctly; the rows are averages over these queries.
         n_queries: the number of all queries.
+        photographs: what is told of photographs, beside the planted scenes. Default: nothing.
     """
 
     figure: Path
@@ -122,6 +123,7 @@ class DemoResult:
     rows: tuple[DemoRow, ...]
     n_matched: int
     n_queries: int
+    photographs: str = ""
 
     def __str__(self) -> str:
         introduction = (
@@ -131,8 +133,10 @@ class DemoResult:
         )
         head = ["", "energy inside", "maximum inside", ""]
         table = align_columns([head, *(row.cells for row in self.rows)], "<>><")
-        files = [f"figure: {self.figure}", "report of both sides of matches, for a browser:", str(self.report)]
-        return "\n".join([*textwrap.wrap(introduction, 88), "", *table, "", *files])
+        report = ["report of both sides of matches, for a browser:", str(self.report)]
+        photographs = [self.photographs, ""] if self.photographs else []
+        scenes = [*textwrap.wrap(introduction, 88), "", *table, "", f"figure: {self.figure}", ""]
+        return "\n".join([*scenes, *photographs, *report])
 
 
 @dataclass

@@ -8,14 +8,17 @@ and ``NAME-gallery`` the score minus the mean similarity to the gallery, the ima
 A method explains the activation at which the model is cut. ``NAME[layers=LAYER]`` explains another layer, behind the
 cut, by its name in the tail of the model. ``similarity-cam[layers=activation+rest.features.10+rest]`` gives the mean of
 the maps of several layers: each map adds up to the same score, so that the mean does too.
+
+``NAME[smooth=5]`` passes the map through a mean filter of 5 x 5 positions that keeps the sum of the map
+(:func:`~captum_fam.functional.smooth_maps`); the mean of several layers is filtered as one map.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -26,11 +29,13 @@ from captum_fam.attr.registry import METHODS, get_method
 from captum_fam.attr.tokens import TokenGridLike
 from captum_fam.cli.parser import did_you_mean
 from captum_fam.experiments.two_part_model import Tail
+from captum_fam.functional import smooth_maps
 from captum_fam.metrics import box_mask, centered_box
 from captum_fam.support import SimilarityToSupport
 
 Foil = Literal["others", "runner-up", "gallery"]
 ScoresFor = Callable[[Foil | None], SimilarityToSupport]
+Computed = TypeVar("Computed")
 
 DEFAULT_METHODS = (
     "fam",
@@ -136,6 +141,7 @@ class TableMethod:
         options: options of the constructor of the method. Default: none.
         layers: names of the explained layers in the tail of the model; the maps of several layers are averaged.
             Default: ``("activation",)``.
+        smooth: side of the mean filter of the maps, in positions, odd; 1 for no filter. Default: 1.
     """
 
     name: str
@@ -143,6 +149,7 @@ class TableMethod:
     foil: Foil | None = None
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
     layers: tuple[str, ...] = ("activation",)
+    smooth: int = 1
 
     def maps(
         self, scores_for: ScoresFor, tail: Tail, activation: Tensor, target: Tensor, size: tuple[int, int]
@@ -195,7 +202,8 @@ class TableMethod:
         if coverage is not None:
             # Such a map covers nothing of the score.
             coverage = coverage.masked_fill(maps.flatten(1).any(1) & ~clean_maps.flatten(1).any(1), 0)
-        return Maps(clean_maps, coverage)
+        # The filter keeps the sum, and with it the coverage.
+        return Maps(smooth_maps(clean_maps, self.smooth), coverage)
 
     def token_grid(self, tail: Tail) -> TokenGridLike | None:
         """The layout of the tokens of the explained layers; None for feature maps.
@@ -244,6 +252,26 @@ class TableMethod:
         return self.base not in DRAWN and get_method(self.base).signed
 
 
+def once_for_all_windows(compute: Callable[[TableMethod], Computed]) -> Callable[[TableMethod], Computed]:
+    """Make a function compute once for methods that differ in the window of their filter only.
+
+    Args:
+        compute: function of a method without a filter.
+
+    Returns:
+        A function of any method, which calls ``compute`` for the first of such methods, and gives its result for all.
+    """
+    results: dict[TableMethod, Computed] = {}
+
+    def computed(method: TableMethod) -> Computed:
+        key = replace(method, name=method.base, smooth=1)
+        if key not in results:
+            results[key] = compute(replace(method, smooth=1))
+        return results[key]
+
+    return computed
+
+
 def get_methods(names: str | Sequence[str], foil: Foil = "others") -> tuple[TableMethod, ...]:
     """Methods by name.
 
@@ -275,7 +303,7 @@ def _parse(name: str, foil: Foil) -> TableMethod:
         raise ValueError(
             f"method {name!r} is unknown{did_you_mean(name if parts is None else parts[1], known)}; give "
             f"{', '.join(known)}; a name may end with -foil, -runner-up or -gallery, or with [option=value,...] as in "
-            "fam[normalization=none], or [layers=LAYER+LAYER]"
+            "fam[normalization=none], [layers=LAYER+LAYER] or [smooth=N]"
         )
     base, in_brackets, suffix = parts.groups()
     options: dict[str, Any] = {}
@@ -285,6 +313,9 @@ def _parse(name: str, foil: Foil) -> TableMethod:
             raise ValueError(f"method {name!r}: expected option=value in the brackets, got {part!r}")
         options[key.strip()] = _number_or_text(value.strip())
     layers = tuple(layer.strip() for layer in str(options.pop("layers", "activation")).split("+"))
+    smooth = options.pop("smooth", 1)
+    if not isinstance(smooth, int) or smooth < 1 or smooth % 2 == 0:
+        raise ValueError(f"method {name!r}: smooth must be an odd number of positions, such as 3 or 5, got {smooth}")
     for option in options:
         if (base, option) in _DRAWN_INSTEAD:
             baseline = _DRAWN_INSTEAD[base, option]
@@ -300,7 +331,7 @@ def _parse(name: str, foil: Foil) -> TableMethod:
             f"{additive}; name one layer"
         )
     foils: dict[str | None, Foil | None] = {None: None, "-foil": foil, "-runner-up": "runner-up", "-gallery": "gallery"}
-    return TableMethod(name, base, foils[suffix], options, layers)
+    return TableMethod(name, base, foils[suffix], options, layers, smooth)
 
 
 def _number_or_text(text: str) -> str | int | float:

@@ -37,4 +37,5 @@ def as_dataframe(explanation: Explanation) -> Any:
         unknown = np.full(len(one), np.nan)
         columns[f"{one.method}.coverage"] = unknown if one.coverage is None else one.coverage.cpu().numpy()
         columns[f"{one.method}.account"] = [one.account_text(index) for index in range(len(one))]
+    columns["smooth"] = explanation.smooth
     return pandas.DataFrame(columns)

@@ -41,16 +41,9 @@ from captum_fam.explanation.reading.queries import (
 from captum_fam.explanation.reading.supports import SupportLike, SupportReader, float_type_of
 from captum_fam.explanation.reading.thumbnails import pictures_of, row_pictures
 from captum_fam.explanation.result import Explanation
+from captum_fam.functional import check_window, smooth_maps
 from captum_fam.similarity import Similarity, SimilarityLike, get_similarity
-from captum_fam.support import (
-    Against,
-    Aggregate,
-    Comparison,
-    FoilLike,
-    Support,
-    WeightedSupport,
-    support_from_tensor,
-)
+from captum_fam.support import Against, Aggregate, Comparison, FoilLike, Support, WeightedSupport, support_from_tensor
 from captum_fam.support.labels import check_class_names
 from captum_fam.support.threshold import check_in_range
 
@@ -68,7 +61,7 @@ class Explainer:
     Pictures of the support are read and embedded once, and a layer is searched for once, with the first batch.
 
     Args:
-        model, support, layer, method, similarity, foil, gallery, against, threshold, aggregate, sides, top,
+        model, support, layer, method, similarity, foil, gallery, against, threshold, aggregate, smooth, sides, top,
             top_matches, class_names, batch_size, preprocess, output, **method_kwargs: the arguments of :func:`explain`
             with the same names.
 
@@ -93,6 +86,7 @@ class Explainer:
         against: Against | None = None,
         threshold: float | None = None,
         aggregate: Aggregate = "mean",
+        smooth: int = 1,
         sides: Sides = "query",
         top: int = 5,
         top_matches: int = 16,
@@ -104,6 +98,7 @@ class Explainer:
     ) -> None:
         check_at_least(1, batch_size=batch_size, top=top)
         check_at_least(0, top_matches=top_matches)
+        check_window("smooth", smooth)
         if sides not in get_args(Sides):
             raise ValueError(f'sides must be "query" or "both", got {sides!r}')
         named = read_methods(method)
@@ -112,6 +107,7 @@ class Explainer:
         self._batch_size = batch_size
         self._top = top if sides == "both" else 0
         self._top_matches = top_matches
+        self._smooth = smooth
         self._reader = SupportReader(
             self._model.forward_func,
             self._model.preprocessing,
@@ -275,6 +271,7 @@ class Explainer:
             self._batch_size,
             notes,
             self._top_matches,
+            self._smooth,
         )
         pairs = make_pairs(
             explained[0],
@@ -293,12 +290,13 @@ class Explainer:
     def _explanation(self, call: ExplainCall, method: MapMethod, values: Mapping[str, Any]) -> Explanation:
         """The explanation by one method."""
         fields = {key: value for key, value in values.items() if not key.endswith("has_own_embedding")}
+        fields["attributions"] = smooth_maps(values["attributions"], self._smooth)
         size, mode = call.queries.shape[2:], INTERPOLATION[call.queries.dim()]
         thumbnails = self._compared.thumbnails if call.is_shared else None
         are_classes = self._attributions.score_options["aggregate"] == "prototype"
         return Explanation(
             method=method.name,
-            maps=LayerAttribution.interpolate(values["attributions"], size, mode),
+            maps=LayerAttribution.interpolate(fields["attributions"], size, mode),
             class_names=call.classes,
             names=call.names,
             images=call.images,
@@ -329,7 +327,7 @@ class Explainer:
         return classes
 
     def _about(self, call: ExplainCall, method: MapMethod) -> dict[str, Any]:
-        """Model, preprocessing, layer, similarity, foil, supports and options, as JSON can represent them."""
+        """Model, preprocessing, layer, similarity, foil, smoothing and options, as JSON can represent them."""
         attributions = self._attributions
         return {
             "model": self._model.name,
@@ -338,6 +336,7 @@ class Explainer:
             "similarity": repr(attributions.similarity),
             **self._compared.about(call.support),
             "aggregate": attributions.score_options["aggregate"],
+            "smooth": self._smooth,
             "supports": dict(zip(call.classes, call.support.class_counts, strict=True)),
             **({"top_matches": self._top_matches} if self._top else {}),
             "options": attributions.about(method),

@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from captum_fam.attr.account import ZERO_EMBEDDING, number_in_words
-from captum_fam.explanation.figure_words import account_in_words, caption_of, contrast_in_words, unit_in_words
+from captum_fam.explanation.figure_words import (
+    account_in_words,
+    caption_of,
+    contrast_in_words,
+    smoothing_in_words,
+    unit_in_words,
+)
 from captum_fam.explanation.selection import row_of
 
 if TYPE_CHECKING:
@@ -147,12 +153,15 @@ def pair_figure(
 
 
 def _by_title(explanations: Sequence[Explanation], with_layer: bool) -> dict[str, Explanation]:
-    """The explanations by method, contrast and, where the layers differ, layer; a number makes the titles different."""
+    """The explanations by method, contrast and, where they differ, layer and smoothing; titles are made different."""
     titles: Counter[str] = Counter()
     by_title = {}
+    with_smoothing = len({explanation.smooth for explanation in explanations}) > 1
     for explanation in explanations:
         layer = f"layer {explanation.about.get('layer')}" if with_layer else ""
-        title = "\n".join(filter(None, (explanation.method, layer, contrast_in_words(explanation))))
+        window = smoothing_in_words(explanation) if with_smoothing else ""
+        smoothed = f"smoothed {window}" if window else ""
+        title = "\n".join(filter(None, (explanation.method, layer, contrast_in_words(explanation), smoothed)))
         titles[title] += 1
         by_title[f"{title} ({titles[title]})" if titles[title] > 1 else title] = explanation
     return by_title

@@ -87,8 +87,19 @@ def account_in_words(coverage: float | None, shares: Mapping[str, float] | None)
     return NO_ACCOUNT if coverage is None or shares is None else coverage_in_words(coverage, shares)
 
 
+def smoothing_in_words(explanation: Explanation) -> str:
+    """The window over which maps are smoothed; an empty text for maps that are not smoothed.
+
+    Example:
+        >>> smoothing_in_words(explain(model, queries, support, layer="layer4", smooth=5))
+        '5 x 5 cells'
+    """
+    axes = explanation.attributions.dim() - 2
+    return f"{' x '.join([str(explanation.smooth)] * axes)} cells" if explanation.smooth > 1 else ""
+
+
 def caption_of(explanations: Sequence[Explanation]) -> tuple[str, bool]:
-    """Model, layer and similarity of explanations in one line.
+    """Model, layer, similarity and smoothing of explanations in one line.
 
     Args:
         explanations: explanations of the same queries.
@@ -104,8 +115,14 @@ def caption_of(explanations: Sequence[Explanation]) -> tuple[str, bool]:
     similarities = {
         similarity_in_words(one).removeprefix("similarity").strip() for one in explanations if not one.support_blind
     }
+    smoothed = set(map(smoothing_in_words, explanations))
     parts = []
-    for start, values in (("", models), ("layer ", layers), ("similarity: ", similarities)):
+    for start, values in (
+        ("", models),
+        ("layer ", layers),
+        ("similarity: ", similarities),
+        ("smoothed ", smoothed),
+    ):
         # What is unknown, or differs between the maps, is not said of all of them.
         parts += [start + value for value in values if value and len(values) == 1]
     return ", ".join(parts), len(layers) > 1

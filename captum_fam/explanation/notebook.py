@@ -23,7 +23,7 @@ _QUALITY = 75
 
 
 def in_one_line(explanation: Explanation) -> str:
-    """Number of queries, methods, layer and contrast.
+    """Number of queries, methods, layer, contrast and smoothing.
 
     Args:
         explanation: the explanation.
@@ -34,6 +34,7 @@ def in_one_line(explanation: Explanation) -> str:
     parts += [f"beside: {', '.join(one.method for one in explanation.beside)}"] if explanation.beside else []
     parts += [f"layer{'s' * (len(names) > 1)} {', '.join(names)}"] if names else []
     parts += [explanation.contrast] if explanation.contrast else []
+    parts += [f"smooth {explanation.smooth}"] if explanation.smooth > 1 else []
     return f"Explanation({', '.join(parts)})"
 
 

@@ -38,6 +38,7 @@ def explain(
     against: Against | None = None,
     threshold: float | None = None,
     aggregate: Aggregate = "mean",
+    smooth: int = 1,
     sides: Sides = "query",
     top: int = 5,
     top_matches: int = 16,
@@ -90,6 +91,10 @@ def explain(
         threshold: the threshold of ``against="threshold"``, in the unit of the score. Default: None.
         aggregate: ``"mean"``, or ``"prototype"`` to compare with the mean embedding of a class, as for
             :class:`~captum_fam.SimilarityToSupport`. Default: ``"mean"``.
+        smooth: the side, in cells of the layer, of a mean filter over every map
+            (:func:`~captum_fam.functional.smooth_maps`), an odd number. The sum of a map stays, and with it coverage
+            and shares; detail below the window is gone. Of pairs the maps of both sides are smoothed, the matches and
+            the decomposition are not. Default: 1, no filter.
         sides: ``"both"`` also makes the maps of the supports, and finds which positions match:
             :attr:`Explanation.pairs`. The support must hold images. As the query is left out of its own gallery, or of
             its own foil of images, so is each support on its own side. Default: ``"query"``.
@@ -140,6 +145,7 @@ def explain(
         against=against,
         threshold=threshold,
         aggregate=aggregate,
+        smooth=smooth,
         sides=sides,
         top=top,
         top_matches=top_matches,

@@ -15,7 +15,13 @@ from torch import Tensor
 
 from captum_fam._files import versions
 from captum_fam.attr.account import MAP, REST, ZERO_EMBEDDING, coverage_in_words, number_in_words
-from captum_fam.explanation.figure_words import NO_ACCOUNT, account_in_words, similarity_in_words, unit_in_words
+from captum_fam.explanation.figure_words import (
+    NO_ACCOUNT,
+    account_in_words,
+    similarity_in_words,
+    smoothing_in_words,
+    unit_in_words,
+)
 from captum_fam.explanation.reading.thumbnails import MOST_SHOWN, thumbnail_of
 from captum_fam.explanation.result import Explanation
 from captum_fam.images import as_rgb
@@ -162,7 +168,8 @@ def _facts(why: Explanation) -> dict[str, str]:
     """What the page says of the run above the rows."""
     names = ("model", "layer", "foil")
     facts = {name: str(why.about[name]) for name in names if why.about.get(name) is not None}
-    return {**facts, "similarity": similarity_in_words(why)}
+    window = smoothing_in_words(why)
+    return {**facts, "similarity": similarity_in_words(why), **({"maps": f"smoothed {window}"} if window else {})}
 
 
 def _rows(

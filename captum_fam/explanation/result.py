@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -17,6 +17,7 @@ from captum_fam.explanation.notebook import as_bundle, as_html, in_one_line, sho
 from captum_fam.explanation.reading.thumbnails import FoilPictures, Pictures, shown_pictures
 from captum_fam.explanation.saved.saved_explanation import read_explanation, save_explanation
 from captum_fam.explanation.selection import row_of, rows_of, select_queries
+from captum_fam.explanation.used_supports import UsedSupport, used_supports
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -24,20 +25,6 @@ if TYPE_CHECKING:
     from captum_fam.explanation.pairs.pair import Pair
     from captum_fam.visualization import ImageLike, MapFigure
     from captum_fam.visualization.style import StyleLike
-
-
-class UsedSupport(NamedTuple):
-    """A support that a query was compared with.
-
-    Attributes:
-        row: its position in the support, as in :attr:`Explanation.support_rows`.
-        similarity: its similarity to the query.
-        weight: its weight in the score of the target class.
-    """
-
-    row: int
-    similarity: float
-    weight: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +66,7 @@ class Explanation:
         support_weights: the weight of each of these supports in the score of the target class, ``(B, K)``; negative
             for supports of the foil.
         notes: what the run noticed and the user has to know, such as supports that were left out.
-        about: model, preprocessing of pictures, layer, similarity, foil and options, for the manifest.
+        about: model, preprocessing of pictures, layer, similarity, foil, smoothing and options, for the manifest.
         support_pictures: a function from the position of a query and of a support in ``support_rows`` to small pictures
             of this support, for :meth:`figure`; None if none are known.
         foil_pictures: the same for the supports of a foil that is no class of the support, by their positions in the
@@ -151,6 +138,11 @@ class Explanation:
         return f"threshold {self.about['threshold']:g}" if against == "threshold" else against
 
     @property
+    def smooth(self) -> int:
+        """The side, in cells of the layer, of the mean filter over every map; 1 for maps that are not smoothed."""
+        return int(self.about.get("smooth", 1))
+
+    @property
     def target_scores(self) -> Tensor:
         """The score of the target class minus the score of its foil, ``(B,)``."""
         return self.scores.gather(1, self.target.unsqueeze(1)).squeeze(1)
@@ -172,13 +164,7 @@ class Explanation:
             The supports with a weight in the score, those of a foil among the supports with a negative one; none if
             they are not known.
         """
-        if self.support_rows is None or self.support_similarities is None or self.support_weights is None:
-            return []
-        index = row_of(self, index)
-        columns = (self.support_rows, self.support_similarities, self.support_weights)
-        every = (UsedSupport(*values) for values in zip(*(column[index].tolist() for column in columns), strict=True))
-        used = (one for one in every if one.row >= 0 and one.weight != 0)
-        return sorted(used, key=lambda one: (-one.similarity, one.row))
+        return used_supports(self, row_of(self, index))
 
     def score_text(self, index: int | str = 0) -> str:
         """The score of one query in words.
@@ -273,7 +259,7 @@ class Explanation:
         Returns:
             A ``DataFrame`` with one row per query and the columns ``name``, ``target``, ``predicted``, ``score``,
             ``plain_score`` and, for the method and each method beside it, ``METHOD.coverage``, NaN without an account
-            of the score, and ``METHOD.account``, the words of :meth:`account_text`.
+            of the score, and ``METHOD.account``, the words of :meth:`account_text`; last ``smooth``.
 
         Raises:
             ModuleNotFoundError: without pandas; the message names the extra that installs it.
@@ -310,8 +296,8 @@ class Explanation:
         - ``NAME.image.png`` per query that is a photograph;
         - ``NAME.METHOD.png`` per query and method: the map over the image;
         - ``picture-HASH.jpg``: small pictures of the supports and foils that figures show;
-        - ``manifest.json``: model, preprocessing of pictures, layer, similarity, foil, scores, the account of each map,
-          sizes, notes of the run and versions.
+        - ``manifest.json``: model, preprocessing of pictures, layer, similarity, foil, smoothing, scores, the account
+          of each map, sizes, notes of the run and versions.
 
         ``NAME`` is the name of the query; a name that no file can have is shortened or escaped, and is whole in the
         manifest. Files that an earlier manifest of the folder lists are removed. :meth:`load` reads the folder again.

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from captum_fam.models.checkpoints import Layout, load_weights
 from captum_fam.models.embedding_model import EmbeddingModel
@@ -15,6 +15,9 @@ from captum_fam.models.embedding_net import EmbeddingNet
 from captum_fam.models.model_settings import ModelSettings
 from captum_fam.models.own_models import adapt, measure
 from captum_fam.models.weights_file import WeightsError
+
+Reader = Callable[[str | Path], str | Path | Mapping[str, Tensor]]
+"""A function from the path of weights to what `load_weights` takes."""
 
 SETTABLE = {field.name for field in dataclasses.fields(EmbeddingModel)} - {"name", "model", "layout"}
 """Attributes of `EmbeddingModel` that a registration may set; the others are known only when the model is created."""
@@ -28,8 +31,12 @@ class RegisteredModel:
         name: name of the model.
         factory: class or function that makes a :class:`torch.nn.Module` or an :class:`EmbeddingModel`.
         layouts: ways in which a file of weights may name the parameters.
-        pretrained: whether the factory gives a trained model.
+        pretrained: whether the model is trained where no weights are given.
         attributes: attributes of :class:`EmbeddingModel` that the registration sets, by name.
+        default_weights: function that gives the file of weights where none is given; None if the factory gives all that
+            there is. Default: None.
+        reader: function from the path of weights to what :func:`~captum_fam.models.load_weights` takes; None for the
+            path itself. Default: None.
     """
 
     name: str
@@ -37,6 +44,8 @@ class RegisteredModel:
     layouts: tuple[Layout, ...]
     pretrained: bool
     attributes: Mapping[str, Any]
+    default_weights: Callable[[], str | Path] | None = None
+    reader: Reader | None = None
 
     def create(
         self,
@@ -59,6 +68,7 @@ class RegisteredModel:
         Raises:
             ValueError: for an unknown layer, or settings that do not fit.
             WeightsError: (a ``ValueError``) if the weights cannot be found, read or loaded into the model.
+            ImportError: if the default weights come with a package that is not installed.
             TypeError: if the factory refuses the options or returns no network, or if ``negative_slope`` is given and
                 the network has no LeakyReLU.
         """
@@ -68,9 +78,11 @@ class RegisteredModel:
                     f"weights: {self.name} has none that can be downloaded; give the path of a file of weights"
                 )
             weights = None
+        if weights is None and self.default_weights is not None:
+            weights = self.default_weights()
         product = self._call_factory(options)
         model = product.model if isinstance(product, EmbeddingModel) else product
-        layout = None if weights is None else load_weights(model, weights, self.layouts)
+        layout = None if weights is None else self._load(model, weights)
         attributes: dict[str, Any] = {**self.attributes, "name": self.name, "model": model.eval()}
         if layout is not None:
             attributes["layout"] = layout.name
@@ -86,6 +98,9 @@ class RegisteredModel:
             # The registered token grid and pooling belong to the registered layer.
             attributes = {**attributes, "layer": "", "token_grid": None, "pooling": None}
         return measure(settings.applied_to(EmbeddingModel(**{"layer": "", **attributes})), settings)
+
+    def _load(self, model: nn.Module, weights: str | Path) -> Layout:
+        return load_weights(model, weights if self.reader is None else self.reader(weights), self.layouts)
 
     def _call_factory(self, options: Mapping[str, Any]) -> nn.Module | EmbeddingModel:
         try:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar, overload
 
 from captum_fam.models.checkpoints import OWN_LAYOUT, Layout
 from captum_fam.models.entry_points import declared_models, find_declaration, import_declared
 from captum_fam.models.libraries import library_names
-from captum_fam.models.registered_model import SETTABLE, RegisteredModel
+from captum_fam.models.registered_model import SETTABLE, Reader, RegisteredModel
 
 _Factory = TypeVar("_Factory", bound=Callable[..., object])
 
@@ -26,13 +27,27 @@ _MODELS: dict[str, RegisteredModel] = {}
 
 @overload
 def register_model(
-    name: str, factory: _Factory, *, layouts: Sequence[Layout] = ..., pretrained: bool = ..., **attributes: Any
+    name: str,
+    factory: _Factory,
+    *,
+    layouts: Sequence[Layout] = ...,
+    pretrained: bool = ...,
+    default_weights: Callable[[], str | Path] | None = ...,
+    reader: Reader | None = ...,
+    **attributes: Any,
 ) -> _Factory: ...
 
 
 @overload
 def register_model(
-    name: str, factory: None = None, *, layouts: Sequence[Layout] = ..., pretrained: bool = ..., **attributes: Any
+    name: str,
+    factory: None = None,
+    *,
+    layouts: Sequence[Layout] = ...,
+    pretrained: bool = ...,
+    default_weights: Callable[[], str | Path] | None = ...,
+    reader: Reader | None = ...,
+    **attributes: Any,
 ) -> Callable[[_Factory], _Factory]: ...
 
 
@@ -42,6 +57,8 @@ def register_model(
     *,
     layouts: Sequence[Layout] = (OWN_LAYOUT,),
     pretrained: bool = False,
+    default_weights: Callable[[], str | Path] | None = None,
+    reader: Reader | None = None,
     **attributes: Any,
 ) -> _Factory | Callable[[_Factory], _Factory]:
     """Register a model under a name, by which :func:`~captum_fam.models.create_model` and the command line find it.
@@ -53,6 +70,10 @@ def register_model(
             :func:`~captum_fam.models.create_model`. None makes this function a decorator. Default: None.
         layouts: ways in which a file of weights may name the parameters. Default: the names in the model.
         pretrained: whether the factory gives a trained model, for which no file of weights is needed. Default: False.
+        default_weights: function that gives the file of trained weights, such as a file in an installed package. The
+            function is called where :func:`~captum_fam.models.create_model` gets no weights. Default: None, no file.
+        reader: function from the path of weights to what :func:`~captum_fam.models.load_weights` takes, for files of a
+            form of their own. Default: None, the path itself.
         attributes: attributes of :class:`EmbeddingModel`: ``size``, ``any_size``, ``mean``, ``std``, ``layer``,
             ``token_grid``, ``pooling``, ``head``, ``similarity``, ``interpolation``, ``evaluation_crop``, ``resize``
             and ``notes``. Attributes that are not given have the values in the :class:`EmbeddingModel` that the
@@ -81,11 +102,21 @@ def register_model(
     if unknown:
         raise TypeError(f"model {name!r}: {', '.join(unknown)} is none of {', '.join(sorted(SETTABLE))}")
     if factory is None:
-        return lambda decorated: register_model(name, decorated, layouts=layouts, pretrained=pretrained, **attributes)
+        return lambda decorated: register_model(
+            name,
+            decorated,
+            layouts=layouts,
+            pretrained=pretrained,
+            default_weights=default_weights,
+            reader=reader,
+            **attributes,
+        )
     if not callable(factory):
         raise TypeError(f"factory must be a class or a function that makes the model, got {factory!r}")
     _check_free(name)
-    _MODELS[name] = RegisteredModel(name, factory, tuple(layouts), pretrained, attributes)
+    _MODELS[name] = RegisteredModel(
+        name, factory, tuple(layouts), pretrained or default_weights is not None, attributes, default_weights, reader
+    )
     return factory
 
 

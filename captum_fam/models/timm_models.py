@@ -11,6 +11,7 @@ from captum_fam._text import first_line
 from captum_fam.found_preprocessing import evaluation_crop_of
 from captum_fam.models.checkpoints import Layout, load_weights
 from captum_fam.models.downloads import GIVE_A_FILE, hub
+from captum_fam.models.efficientnet_names import efficientnet_pytorch_layout
 from captum_fam.models.embedding_model import EmbeddingModel
 from captum_fam.models.model_settings import NO_SETTINGS, ModelSettings
 from captum_fam.models.pooled_layer import OnePosition, global_average, layer_of, probe_image
@@ -72,7 +73,7 @@ def load_timm(name: str, weights: str | Path | None = None, settings: ModelSetti
         model = _make(name, False, settings)
     layout = None
     if weights is not None and weights != "DEFAULT":
-        layout = load_weights(model, weights, [_layout(model)])
+        layout = load_weights(model, weights, _layouts(name, model))
     model.eval()
     config = timm.data.resolve_model_data_config(model)
     side, any_size = config["input_size"][-1], not model.pretrained_cfg.get("fixed_input_size", False)
@@ -116,11 +117,15 @@ def _make(name: str, pretrained: bool, settings: ModelSettings) -> Any:
         ) from error
 
 
-def _layout(model: Any) -> Layout:
-    """The parameter names of timm, without the classifier."""
+def _layouts(name: str, model: Any) -> list[Layout]:
+    """The parameter names of timm, without the classifier, and those of another port of the network."""
     classifier = model.pretrained_cfg.get("classifier") or ()
     parts = (classifier,) if isinstance(classifier, str) else classifier
-    return Layout("timm", ignored="|".join(rf"{part}\." for part in parts) or r"(?!)")
+    layouts = [Layout("timm", ignored="|".join(rf"{part}\." for part in parts) or r"(?!)")]
+    # timm's networks without "tf_" pad images in another way: weights of the port would load, and mean less.
+    if name.startswith("tf_efficientnet_"):
+        layouts.append(efficientnet_pytorch_layout([len(stage) for stage in model.blocks]))
+    return layouts
 
 
 def _import_timm() -> Any:

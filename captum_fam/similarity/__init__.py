@@ -4,6 +4,7 @@
 """
 
 from captum_fam.similarity.base import LinearSimilarity, Similarity
+from captum_fam.similarity.covariance import inverse_covariance
 from captum_fam.similarity.distances import Euclidean, EuclideanDifference, Mahalanobis, MahalanobisDifference
 from captum_fam.similarity.inner_products import Bilinear, Cosine, Dot
 from captum_fam.similarity.learned import Learned
@@ -15,6 +16,7 @@ from captum_fam.similarity.registry import (
     register_similarity,
     similarity_name,
 )
+from captum_fam.similarity.relation_head import RelationHead
 from captum_fam.similarity.unit_distances import UnitEuclidean
 
 __all__ = [
@@ -27,11 +29,13 @@ __all__ = [
     "LinearSimilarity",
     "Mahalanobis",
     "MahalanobisDifference",
+    "RelationHead",
     "Similarity",
     "SimilarityLike",
     "SimilarityMaker",
     "UnitEuclidean",
     "get_similarity",
+    "inverse_covariance",
     "list_similarities",
     "register_similarity",
     "similarity_name",

@@ -169,7 +169,8 @@ class Mahalanobis(_MahalanobisDistance, ClosedFormSimilarity):
 
     Contributions :math:`z_j (2 M t - M Z)_j` sum to score(Z) - score(0), and are zero for a feature that is zero in the
     query. M is learned in Xing et al., "Distance Metric Learning with Application to Clustering", NeurIPS 2002, and is
-    an inverse covariance in Bateni et al., "Improved Few-Shot Visual Classification" (Simple CNAPS), CVPR 2020.
+    an inverse covariance in Bateni et al., "Improved Few-Shot Visual Classification" (Simple CNAPS), CVPR 2020:
+    :func:`~captum_fam.similarity.inverse_covariance` makes it from embeddings.
 
     Args:
         matrix: M, symmetric and positive semi-definite, ``(J, J)``, of any floating-point type. It is factored in

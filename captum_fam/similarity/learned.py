@@ -77,13 +77,17 @@ class Learned(LinearSimilarity):
             total, magnitude = torch.zeros_like(query), torch.zeros_like(query)
             # One support at a time, because the graph for all of them would need K times the memory.
             for vectors, weight in zip(F.each_support(support), support_weights.unbind(1), strict=True):
-                if weight.any():
-                    vectors = vectors.expand_as(query).clone()
-                    slope = path.attribute(query, additional_forward_args=vectors, n_steps=self.n_steps)
-                    term = weight.unsqueeze(1) * slope.detach()
-                    total += term
-                    magnitude += term.abs()
-        self._warn_of_gap(query * total, support_weights * self.explained(query, support))
+                # Only the queries that the support counts for: in retrieval each query has a support of its own.
+                rows = weight.nonzero()[:, 0]
+                if len(rows):
+                    vectors = vectors.expand_as(query)[rows]
+                    slope = path.attribute(query[rows], additional_forward_args=vectors, n_steps=self.n_steps)
+                    term = weight[rows].unsqueeze(1) * slope.detach()
+                    total.index_add_(0, rows, term)
+                    magnitude.index_add_(0, rows, term.abs())
+        counts = support_weights.any(0)
+        explained = self.explained(query, support[..., counts, :])
+        self._warn_of_gap(query * total, support_weights[:, counts] * explained)
         values = total if are_weights else query * total
         return drop_rounding_of_sum(values, magnitude, query, are_weights=are_weights, count=support.shape[-2])
 

@@ -162,8 +162,10 @@ def test_what_the_user_has_to_know_is_said_once_and_stands_in_every_reading() ->
 
 
 def test_options_go_to_explain() -> None:
-    why = small_panel(foil="others", images=torch.rand(2, 3, 30, 20), names=["first", "second"])(SmallNet()).explanation
+    panel = small_panel(foil="others", images=torch.rand(2, 3, 30, 20), names=["first", "second"], smooth=3)
+    why = panel(SmallNet()).explanation
     assert why.about["foil"] == "others"
+    assert why.smooth == 3
     assert why.names == ("first", "second")
     assert why.images[0].shape == (3, 30, 20)
 
@@ -218,6 +220,7 @@ def test_a_look_under_inference_mode() -> None:
         (lambda: small_panel(k=0), "k must be"),
         (lambda: small_panel(temperature=0.0), "temperature must be"),
         (lambda: small_panel(sides="both"), 'sides must be "query"'),
+        (lambda: small_panel(smooth=4), "smooth must be an odd whole number of at least 1, got 4"),
         (lambda: ExplanationPanel(QUERIES, labeled(9, 1)), "class 'a' has no image in the bank"),
         (lambda: ExplanationPanel(QUERIES, (BANK[0], ["a"] * 4)), "class 'b' has no image in the bank, .* are a;"),
         (lambda: ExplanationPanel(QUERIES, TensorDataset(torch.rand(0, 3, 8, 8), torch.zeros(0))), "bank is empty"),

@@ -19,6 +19,7 @@ from captum_fam import SupportSet, TokenGrid
 from captum_fam import explain as explain_queries
 from captum_fam.cli.main import main
 from captum_fam.explanation import compare_figure
+from captum_fam.functional import smooth_maps
 from captum_fam.image_files import find_classes
 from captum_fam.images import read_image
 from captum_fam.models import Conv4Net, EmbeddingModel, create_model
@@ -112,6 +113,28 @@ def test_a_folder_of_class_folders_explains_the_predicted_class(foil: list[str],
     arrays = np.load("out/q1.npz")
     score = query["scores"][query["target"]]
     np.testing.assert_allclose(arrays["similarity-cam.layer"].sum(), score, atol=1e-5)
+
+
+@pytest.mark.parametrize("figures", [[], ["--no-figures"]])
+def test_maps_are_smoothed_and_the_manifest_says_so(
+    figures: list[str], explain: Explain, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = []
+    for words in ([], ["--smooth", "3"]):
+        assert explain("q1.png", "--support", "birds", "--foil", "others", *figures, *words) == 0
+        content = manifest()
+        arrays = np.load("out/maps.npz" if figures else "out/q1.npz")
+        made.append([arrays[f"q1.{name}" if figures else f"{name}.layer"] for name in ("similarity-cam", "fam")])
+        assert content["smooth"] == (3 if words else 1)
+        assert content["queries"][0]["methods"]["similarity-cam"]["account"] == "explains 100 % of the score"
+    for plain, smooth in zip(*made, strict=True):
+        expected = smooth_maps(torch.from_numpy(plain)[None, None], 3)[0, 0]
+        np.testing.assert_allclose(smooth, expected.numpy(), rtol=1e-4, atol=1e-7)
+    for wrong in ("4", "0", "-3", "2.5", "x"):
+        with pytest.raises(SystemExit, match="2"):
+            explain("q1.png", "--support", "birds", f"--smooth={wrong}")
+        words = f"argument --smooth: expected an odd whole number, at least 1, got '{wrong}'"
+        assert words in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize("foil", [[], ["--foil", "others"]])

@@ -396,7 +396,7 @@ def test_a_long_name_that_a_file_can_have_has_results(explain_small: Explain) ->
 def test_shards_of_another_run_are_refused(explain_small: Explain, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["queries", "--support", "flat", "--no-figures", "--batch-size", "2"]
     assert explain_small(*words, "--shard", "1/2") == 0
-    for others in (["--shard", "2/3"], ["--shard", "2/2", "--methods", "center"]):
+    for others in (["--shard", "2/3"], ["--shard", "2/2", "--methods", "center"], ["--shard", "2/2", "--smooth", "3"]):
         assert explain_small(*words, *others) == 2
         assert "shards of another run" in capsys.readouterr().err
     assert explain_small(*words, "--shard", "2/2") == 0

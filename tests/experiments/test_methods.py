@@ -8,7 +8,14 @@ from torch import nn
 from torch.nn.functional import normalize
 
 from captum_fam import LayerFAM, LayerSimilarityCAM, SimilarityToSupport, SupportSet
-from captum_fam.experiments.table_methods import DEFAULT_METHODS, get_methods, list_table_methods
+from captum_fam.attr.registry import METHODS
+from captum_fam.experiments.table_methods import (
+    DEFAULT_METHODS,
+    TableMethod,
+    get_methods,
+    list_table_methods,
+    once_for_all_windows,
+)
 from captum_fam.experiments.two_part_model import Tail
 from captum_fam.metrics import find_empty
 from captum_fam.pooling import GAP
@@ -90,7 +97,11 @@ def test_unknown_names_are_refused(name: str) -> None:
         get_methods(name)
 
 
-@pytest.mark.parametrize("name", sorted({*DEFAULT_METHODS, *list_table_methods()}))
+# Attention is shown of transformers only.
+_ANY_NETWORK = {name for name in list_table_methods() if name not in METHODS or not METHODS[name].needs_attention}
+
+
+@pytest.mark.parametrize("name", sorted({*DEFAULT_METHODS, *_ANY_NETWORK}))
 def test_every_method_gives_one_finite_map_a_query(name: str) -> None:
     model = make_model(head=True)
     activation = torch.rand(3, 12, 5, 7)
@@ -237,3 +248,85 @@ def test_the_end_of_a_name_says_the_foil() -> None:
 def test_only_maps_that_add_up_to_one_score_have_a_mean() -> None:
     with pytest.raises(ValueError, match=r"grad-cam\[.*similarity-cam"):
         get_methods("grad-cam[layers=activation+rest]-foil")
+
+
+def test_a_name_says_the_window_of_the_filter_beside_options_and_layers() -> None:
+    names = (
+        "fam[smooth=5]-foil,correspondence[window=3,smooth=5]-runner-up,similarity-cam[layers=rest+rest.0,smooth=3],fam"
+    )
+    first, second, third, plain = get_methods(names)
+    assert (first.name, first.smooth, first.foil) == ("fam[smooth=5]-foil", 5, "others")
+    assert (second.smooth, dict(second.options)) == (5, {"window": 3})
+    assert (third.smooth, third.layers) == (3, ("rest", "rest.0"))
+    assert plain.smooth == 1
+
+
+@pytest.mark.parametrize("window", ["0", "4", "-3", "2.5", "wide"])
+def test_a_window_without_a_middle_is_refused(window: str) -> None:
+    with pytest.raises(ValueError, match=rf"fam\[smooth={window}\].*odd number of positions.*got {window}"):
+        get_methods(f"fam[smooth={window}]")
+
+
+@pytest.mark.parametrize("name", ["uniform", "center-box"])
+def test_a_drawn_baseline_has_no_filter(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} has no options"):
+        get_methods(f"{name}[smooth=3]")
+
+
+def _spread_by_hand(map_: torch.Tensor, reach: int) -> torch.Tensor:
+    """Every position gives an equal share of its value to each position of its window that the map has."""
+    height, width = map_.shape
+    result = torch.zeros_like(map_)
+    for row in range(height):
+        for column in range(width):
+            rows = range(max(row - reach, 0), min(row + reach, height - 1) + 1)
+            columns = range(max(column - reach, 0), min(column + reach, width - 1) + 1)
+            for r in rows:
+                for c in columns:
+                    result[r, c] += map_[row, column] / (len(rows) * len(columns))
+    return result
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["similarity-cam{}-foil", "fam{}", "grad-cam{}-runner-up", "correspondence{}", "mean-activation{}"],
+)
+@pytest.mark.parametrize("layers", ["", "layers=rest,"])
+def test_a_filtered_map_is_the_map_with_every_position_spread_over_its_window(name: str, layers: str) -> None:
+    tail = Tail(GAP(), nn.Linear(6, 4, bias=False), nn.Sequential(nn.Conv2d(5, 6, 3), nn.ReLU())).double().eval()
+    activation = torch.rand(2, 5, 7, 9, dtype=torch.float64)
+    support = SupportSet(torch.rand(4, 5, 7, 9, dtype=torch.float64), [0, 0, 1, 1])
+
+    def made(options: str) -> tuple[torch.Tensor, torch.Tensor | None]:
+        (method,) = get_methods(name.format(f"[{layers}{options}]"))
+        scores = SimilarityToSupport(tail, support, foil=method.foil)
+        return method.maps(lambda foil: scores, tail, activation, torch.tensor([1, 0]), (14, 18))[:2]
+
+    (plain, coverage), (filtered, covered) = made("smooth=1"), made("smooth=5")
+    expected = torch.stack([_spread_by_hand(map_[0], 2)[None] for map_ in plain])
+    torch.testing.assert_close(filtered, expected)
+    torch.testing.assert_close(filtered.sum((2, 3)), plain.sum((2, 3)))
+    assert (coverage is None) == (covered is None)
+    assert coverage is None or torch.equal(coverage, covered)
+
+
+def test_the_mean_of_several_layers_is_filtered_as_one_map() -> None:
+    tail = Tail(GAP(), rest=nn.AvgPool2d((1, 2))).eval()
+    activation = torch.cat([_rows(1, 3, 2, 2), _rows(0, 0, 4, 4)])
+    scores = SimilarityToSupport(tail, SupportSet(_rows(1, 1, 1, 1)))
+    (method,) = get_methods("similarity-cam[layers=activation+rest,smooth=3]")
+    found = method.maps(lambda foil: scores, tail, activation, torch.tensor([0, 0]), (4, 8))
+    # The means, (3, 5, 4, 4) / 16 and (0, 1, 7, 8) / 16, with halves at the ends and thirds between.
+    expected = [[3 / 2 + 5 / 3, 3 / 2 + 5 / 3 + 4 / 3, 5 / 3 + 4 / 3 + 4 / 2, 4 / 3 + 4 / 2]]
+    expected += [[1 / 3, 1 / 3 + 7 / 3, 1 / 3 + 7 / 3 + 8 / 2, 7 / 3 + 8 / 2]]
+    torch.testing.assert_close(found.maps.flatten(1), torch.tensor(expected, dtype=torch.float64) / 16)
+    torch.testing.assert_close(found.coverage, torch.ones(2, dtype=torch.float64))
+
+
+def test_methods_that_differ_in_the_window_are_computed_once() -> None:
+    asked: list[TableMethod] = []
+    compute = once_for_all_windows(lambda method: asked.append(method) or len(asked))
+    names = "fam[smooth=3]-foil,fam[smooth=5]-foil,fam-foil,fam[smooth=5],fam[normalization=none,smooth=3],fam,"
+    names += "fam[smooth=1]"
+    assert [compute(method) for method in get_methods(names)] == [1, 1, 1, 2, 3, 2, 2]
+    assert [method.smooth for method in asked] == [1, 1, 1]

@@ -17,6 +17,7 @@ from captum_fam.experiments.example_figure import example_row
 from captum_fam.experiments.measures import Panel
 from captum_fam.experiments.model_loading import load_model
 from captum_fam.experiments.protocols import get_protocol, list_protocols, register_protocol
+from captum_fam.experiments.protocols.base import PreparedProtocol
 from captum_fam.experiments.protocols.contrastive import Contrastive
 from captum_fam.experiments.protocols.few_shot import FewShot
 from captum_fam.experiments.protocols.mosaic import Mosaic
@@ -400,3 +401,45 @@ def test_protocols_are_found_by_name() -> None:
         get_protocol("one-shot")
     with pytest.raises(ValueError, match="'mosaic' is taken"):
         register_protocol("mosaic")
+
+
+@pytest.mark.parametrize(
+    ("name", "maps_of_a_row"), [("few-shot", 2), ("contrastive", 2), ("retrieval", 2), ("mosaic", 3)]
+)
+def test_rows_that_differ_in_the_filter_only_share_their_maps_and_keep_their_numbers(
+    name: str,
+    maps_of_a_row: int,
+    model: TwoPartModel,
+    scenes: ScenesWithBoxes,
+    tmp_path: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    computed: list[str] = []
+    maps = PreparedProtocol.maps
+
+    def counted(self: Any, method: Any, *args: Any) -> Any:
+        computed.append(method.name)
+        return maps(self, method, *args)
+
+    monkeypatch.setattr(PreparedProtocol, "maps", counted)
+    rows = ["similarity-cam-foil", "similarity-cam[smooth=3]-foil", "similarity-cam[smooth=5]-foil"]
+    options = {
+        "few-shot": {"way": 4, "query": 3, "episodes": 2},
+        "contrastive": {"k": 5, "bank": scenes},
+        "mosaic": {"mosaics": 2, "shot": 2},
+    }
+
+    def run(methods: list[str]) -> dict[str, Any]:
+        computed.clear()
+        protocol = get_protocol(name)(model, scenes, make_panel(",".join(methods), "swap"), **options.get(name, {}))
+        (record,) = _run(protocol, tmp_path / methods[-1], [1])
+        return method_columns(record.explained)
+
+    together = run(rows)
+    assert len(computed) == maps_of_a_row
+    alone = [run([row]) for row in rows]
+    assert together == {name: column for columns in alone for name, column in columns.items()}
+    # The filter changes what the measures see, and not the coverage.
+    swaps = [together[f"{row}.swap"] for row in rows]
+    assert swaps[0] != swaps[1] != swaps[2]
+    assert together[f"{rows[0]}.coverage"] == together[f"{rows[2]}.coverage"]

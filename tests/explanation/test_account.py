@@ -105,7 +105,8 @@ def test_parts_of_an_account_that_others_do_not_have_are_zero_there() -> None:
 
 
 def test_methods_without_an_account_say_so(model: nn.Module, support: SupportSet, many_queries: Tensor) -> None:
-    for name in set(METHODS) - {"similarity-cam", "shapley"}:
+    without_attention = {name for name, method in METHODS.items() if not method.needs_attention}
+    for name in without_attention - {"similarity-cam", "shapley"}:
         why = explain(model, many_queries, support, layer="features", method=name, foil="others")
         assert why.coverage is why.shares is None
         assert why.account_text(1) == "no account of the score"

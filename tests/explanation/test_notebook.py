@@ -145,7 +145,7 @@ def test_it_is_a_table_of_pandas(why: Explanation) -> None:
     frame = why.to_dataframe()
     assert list(frame.columns) == [
         *("name", "target", "predicted", "score", "plain_score"),
-        *("similarity-cam.coverage", "similarity-cam.account", "fam.coverage", "fam.account"),
+        *("similarity-cam.coverage", "similarity-cam.account", "fam.coverage", "fam.account", "smooth"),
     ]
     assert frame["name"].tolist() == list(why.names)
     assert frame["target"].tolist() == [why.class_names[index] for index in why.target]

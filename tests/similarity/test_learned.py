@@ -92,6 +92,23 @@ def test_only_supports_with_a_weight_are_followed_and_one_at_a_time(per_query: b
     assert followed == [(7 * B, J)] * (K - 2)
 
 
+@shared_or_not
+def test_a_support_is_followed_for_the_queries_that_it_counts_for(per_query: bool) -> None:
+    query, support, weights = draw(per_query)
+    weights[0, 0] = weights[2, 0] = weights[1, 3] = 0
+    weights[:, 2] = 0
+    followed: list[int] = []
+
+    def metric(z: Tensor, t: Tensor) -> Tensor:
+        if z.requires_grad:
+            followed.append(len(z))
+        return (z * t).sum(1)
+
+    actual = Learned(metric, n_steps=7).contributions(query, support, weights)
+    close(actual, Dot().contributions(query, support, weights), QUADRATURE)
+    assert followed == [7 * 1, 7 * 3, 7 * 2]
+
+
 def test_a_learned_metric_works_on_what_was_made_in_inference_mode() -> None:
     query, support, weights = draw()
     expected = Learned(squared_dot).contributions(query, support, weights)

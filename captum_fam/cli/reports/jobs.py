@@ -11,7 +11,7 @@ from typing import Any, Literal
 from captum_fam._text import printable_path
 from captum_fam.attr.registry import MapMethod, get_method
 from captum_fam.cli.explain import Classes, class_name
-from captum_fam.cli.loading import ModelOptions, RunOptions
+from captum_fam.cli.loading import MapOptions, ModelOptions, RunOptions
 from captum_fam.cli.options import option, read_fields
 from captum_fam.cli.ranges import at_least
 from captum_fam.cli.reports.hit_list import ListedHits, read_hit_list
@@ -65,6 +65,7 @@ class ReportJob:
         foil: the named foil; None for no foil.
         methods: the methods that compute the maps; None for the default.
         page: the options for the page.
+        maps: the options for all maps.
         model: the options that name the model.
         run: the options for the work through the images.
         out: the file of the report.
@@ -75,6 +76,7 @@ class ReportJob:
     foil: str | None
     methods: tuple[MapMethod, ...] | None
     page: PageOptions
+    maps: MapOptions
     model: ModelOptions
     run: RunOptions
     out: Path
@@ -163,6 +165,7 @@ def _common(options: argparse.Namespace, foil: str | None, skipped: Iterable[Map
         "foil": None if foil == "none" else foil,
         "methods": None if options.methods is None else tuple(map(get_method, options.methods)),
         "page": read_fields(PageOptions, options),
+        "maps": read_fields(MapOptions, options),
         "model": read_fields(ModelOptions, options),
         "run": read_fields(RunOptions, options),
         "out": options.out,

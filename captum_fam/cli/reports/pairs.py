@@ -87,6 +87,7 @@ def _explanations(
                 gallery=gallery,
                 against=job.against,
                 threshold=job.threshold if job.against == "threshold" else None,
+                smooth=job.maps.smooth,
                 names=names[start : start + size],
                 batch_size=job.run.batch_size,
                 top_matches=job.page.matches,

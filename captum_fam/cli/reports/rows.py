@@ -111,6 +111,7 @@ def make_explainer(
         method=job.methods,
         foil=job.foil,
         gallery=gallery if job.foil == "gallery" else None,
+        smooth=job.maps.smooth,
         sides="both",
         top=job.top,
         top_matches=job.page.matches,

@@ -213,9 +213,11 @@ def add_methods(parser: argparse.ArgumentParser, default: str) -> None:
         "--methods",
         default=default,
         metavar="NAME,NAME,...",
-        help=f"methods that compute the maps: {', '.join(list_table_methods())}; a name may end with -foil, or with "
-        "[option=value,...] as in fam[normalization=none] and similarity-cam[layers=activation+rest]; "
-        "default: %(default)s",
+        help=f"methods that compute the maps: {', '.join(list_table_methods())}; a name may end with -foil, -runner-up "
+        "or -gallery, which explain the score minus the score of --foil, of the runner-up, or of images of other "
+        "classes; [option=value,...] before that end sets options, as in fam[normalization=none]-foil and "
+        "similarity-cam[layers=activation+rest], and [smooth=N] filters a map by the mean of N x N positions, which "
+        "keeps its sum; default: %(default)s",
     )
     parser.add_argument(
         "--foil",

@@ -1,4 +1,4 @@
-"""The subcommand ``captum-fam train few-shot | metric | head``: trains the networks of the paper, and heads."""
+"""The subcommand ``captum-fam train``: few-shot, metric and contrastive training of networks, and heads."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from captum_fam.cli.ranges import above
 from captum_fam.embedding.ranks import joined
 from captum_fam.experiments import save_head, split_model, train_head
 from captum_fam.experiments.cli.loading import DataOptions, SplitModelOptions, load_network, load_split_model
+from captum_fam.experiments.cli.train_contrastive import add_contrastive
 from captum_fam.experiments.cli.train_options import (
     FewShotTestOptions,
     MetricHeadOptions,
@@ -98,6 +99,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     add_fields(metric, MetricHeadOptions)
     metric.set_defaults(run=run_metric)
+    add_contrastive(recipes.add_parser("contrastive", help="NPID or MoCo, without labels"))
     head = recipes.add_parser(
         "head",
         help="a linear head on frozen features, in seconds",

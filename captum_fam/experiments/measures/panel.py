@@ -20,7 +20,14 @@ from captum_fam.experiments.measures.base import (
     list_measures,
 )
 from captum_fam.experiments.records import MethodColumns, as_numbers, jsonable
-from captum_fam.experiments.table_methods import DEFAULT_METHODS, Maps, TableMethod, get_methods
+from captum_fam.experiments.table_methods import (
+    DEFAULT_METHODS,
+    Maps,
+    TableMethod,
+    get_methods,
+    once_for_all_windows,
+)
+from captum_fam.functional import smooth_maps
 from captum_fam.metrics import Result, SampleMean, find_empty, find_nan
 
 
@@ -98,6 +105,8 @@ class Panel:
     ) -> dict[str, MethodColumns]:
         """Compute all measures for the maps of all methods.
 
+        Methods that differ in the window of their filter only share one call of each function.
+
         Args:
             maps_of: function from a method to its maps for a batch of B queries.
             size: height and width of the images, in pixels.
@@ -111,13 +120,20 @@ class Panel:
             Columns with one entry per query, by the name of the method.
         """
         columns: dict[str, MethodColumns] = {}
-        for method in self.methods:
-            result = maps_of(method)
-            maps = result.maps
+        unfiltered = once_for_all_windows(maps_of)
 
-            def pairs(method: TableMethod = method, maps: Tensor = maps) -> tuple[Tensor, Tensor]:
-                assert pairs_of is not None
-                return pairs_of(method, maps)
+        @once_for_all_windows
+        def unfiltered_pairs(method: TableMethod) -> tuple[Tensor, Tensor]:
+            assert pairs_of is not None
+            return pairs_of(method, unfiltered(method).maps)
+
+        for method in self.methods:
+            result = unfiltered(method)
+            maps = smooth_maps(result.maps, method.smooth)
+
+            def pairs(method: TableMethod = method) -> tuple[Tensor, Tensor]:
+                first, second = unfiltered_pairs(method)
+                return smooth_maps(first, method.smooth), smooth_maps(second, method.smooth)
 
             swap = None if pairs_of is None else pairs
             batch = MapBatch(maps, size, result.coverage, result.drawing, boxes, images, swap, cells)

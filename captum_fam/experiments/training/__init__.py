@@ -1,5 +1,15 @@
-"""Training of the paper's networks: by few-shot episodes, and by metric learning."""
+"""Training of the paper's networks: by few-shot episodes, by metric learning, and by contrast (NPID, MoCo)."""
 
+from captum_fam.experiments.training.contrastive import (
+    ContrastiveImages,
+    ContrastiveRecipe,
+    InstanceBank,
+    KeyQueue,
+    MoCoRecipe,
+    NPIDRecipe,
+    contrastive_images,
+    train_contrastive,
+)
 from captum_fam.experiments.training.few_shot import initialize, train_few_shot
 from captum_fam.experiments.training.few_shot_accuracy import embed_bytes, few_shot_accuracy
 from captum_fam.experiments.training.few_shot_learner import FewShotLearner, FewShotLosses
@@ -12,13 +22,20 @@ from captum_fam.experiments.training.training_run import Trained, TrainingRun
 
 __all__ = [
     "Augmentation",
+    "ContrastiveImages",
+    "ContrastiveRecipe",
     "FewShotLearner",
     "FewShotLosses",
     "FewShotRecipe",
+    "InstanceBank",
+    "KeyQueue",
     "LabeledImages",
     "MetricRecipe",
+    "MoCoRecipe",
+    "NPIDRecipe",
     "Trained",
     "TrainingRun",
+    "contrastive_images",
     "embed_bytes",
     "embed_dataset",
     "few_shot_accuracy",
@@ -27,6 +44,7 @@ __all__ = [
     "pooled_features",
     "read_images",
     "recalls_at",
+    "train_contrastive",
     "train_few_shot",
     "train_metric",
     "train_metric_head",

@@ -192,10 +192,10 @@ def split_holdout(dataset: Dataset[Any], every: int) -> tuple[Dataset[Any], Data
     if not every:
         return dataset, None
     is_held_out = holdout_mask(labels_of(dataset), every)
-    return _LabeledSubset(dataset, ~is_held_out), _LabeledSubset(dataset, is_held_out)
+    return LabeledSubset(dataset, ~is_held_out), LabeledSubset(dataset, is_held_out)
 
 
-class _LabeledSubset(Subset[Any]):
+class LabeledSubset(Subset[Any]):
     """The items of a data set at which a mask is true, with their labels."""
 
     def __init__(self, dataset: Dataset[Any], chosen: Tensor) -> None:

@@ -36,6 +36,7 @@ from captum_fam.explanation.reading.queries import Inputs
 from captum_fam.explanation.reading.supports import ONE_CLASS, SupportLike, SupportReader, float_type_of
 from captum_fam.explanation.reading.thumbnails import ListPictures
 from captum_fam.explanation.result import Explanation
+from captum_fam.functional import check_window
 from captum_fam.similarity import SimilarityLike, get_similarity
 from captum_fam.support import Against, FoilLike, Gallery, SupportSet
 from captum_fam.support.threshold import check_against, check_in_range
@@ -59,6 +60,7 @@ def explain_pairs(
     gallery: SupportLike | None = None,
     against: Against | None = None,
     threshold: float | None = None,
+    smooth: int = 1,
     images: tuple[Any, Any] | None = None,
     names: Sequence[str] | None = None,
     batch_size: int = 32,
@@ -99,6 +101,8 @@ def explain_pairs(
         against: ``"threshold"`` or ``"identity"``, as for :func:`~captum_fam.explain`, in the place of the foil.
             Default: None.
         threshold: the threshold of ``against="threshold"``, in the unit of the similarity. Default: None.
+        smooth: the side of a mean filter over the maps of both images, as for :func:`~captum_fam.explain`. Default: 1,
+            no filter.
         images: the left and the right images for display, two sequences. Default: None, the pictures; for tensors the
             inputs, each scaled to [0, 1] by its smallest and largest value.
         names: names of the pairs, which become file names. Default: None, the names of both files, as in
@@ -129,6 +133,7 @@ def explain_pairs(
     """
     check_at_least(1, batch_size=batch_size)
     check_at_least(0, top_matches=top_matches)
+    check_window("smooth", smooth)
     tau = check_against(against, threshold)
     named = read_methods(method)
     net = read_model(model, preprocess, output)
@@ -157,7 +162,7 @@ def explain_pairs(
                 "neither gallery nor against"
             )
         of_methods: list[list[str]] = [[] for _ in chosen.methods]
-        runs = PairRuns(net, layers, chosen.methods, options, measure, batch_size, of_methods, top_matches)
+        runs = PairRuns(net, layers, chosen.methods, options, measure, batch_size, of_methods, top_matches, smooth)
         with misfits_named(read.placed, dtype):
             found = runs.explain(links)
         of_pairs = [_pairs_of(read, found, number) for number in range(len(chosen.methods))]
@@ -175,6 +180,7 @@ def explain_pairs(
             "against": against,
             "threshold": threshold,
             "aggregate": "mean",
+            "smooth": smooth,
             "supports": {ONE_CLASS: 1},
             "top_matches": top_matches,
         }

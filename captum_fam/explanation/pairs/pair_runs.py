@@ -117,6 +117,8 @@ class PairRuns:
         batch_size: how many images go through the model at once.
         notes: for each method the list to which its warnings are added.
         top_matches: how many matches of positions each pair lists; 0 for none, and no pair decomposition.
+        smooth: the side of the mean filter over every map; matches and decompositions are not smoothed. Default: 1, no
+            filter.
     """
 
     model: ExplainedModel
@@ -127,6 +129,7 @@ class PairRuns:
     batch_size: int
     notes: Sequence[list[str]]
     top_matches: int
+    smooth: int = 1
 
     def explain(self, links: PairLinks) -> ExplainedPairs:
         """Make the maps of both sides of all pairs, by all methods.
@@ -153,7 +156,8 @@ class PairRuns:
         if exact is not None:
             layer_pairs = self._layer_pairs()
             decompositions = [layer_pairs.decompose(*(known.parts[row] for row in pair)) for pair in links.pairs]
-        return ExplainedPairs(similarities, scores, known.sides, decompositions, exact, self.top_matches)
+        sides = {key: side.smoothed(self.smooth) for key, side in known.sides.items()}
+        return ExplainedPairs(similarities, scores, sides, decompositions, exact, self.top_matches)
 
     @property
     def _exact(self) -> int | None:

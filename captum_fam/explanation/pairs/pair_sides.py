@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Literal
 
@@ -16,6 +16,7 @@ from captum_fam.attr.account import MAP, REST, ZERO_EMBEDDING, drop_noise
 from captum_fam.attr.embedding_parts import EmbeddingParts
 from captum_fam.attr.pair_decomposition import PairDecomposition
 from captum_fam.explanation.reading.pair_images import DistinctImages
+from captum_fam.functional import smooth_maps
 from captum_fam.similarity import Similarity
 from captum_fam.support import (
     Against,
@@ -159,6 +160,14 @@ class Side:
     map: Tensor
     coverage: float | None = None
     shares: Mapping[str, float] | None = None
+
+    def smoothed(self, window: int) -> Side:
+        """The map after a mean filter that keeps its sum, and so its account.
+
+        Args:
+            window: the side of the window, odd.
+        """
+        return replace(self, map=smooth_maps(self.map[None, None], window)[0, 0])
 
 
 SideMaps = dict[tuple[int, int, int, bool], Side]

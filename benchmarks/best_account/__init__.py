@@ -1,0 +1,1 @@
+"""Which map that adds up to the score finds the right cell of a mosaic best?"""

@@ -1,0 +1,1 @@
+"""captum-fam and its peers on the same model, layer and mosaics: ``python -m benchmarks.peers``."""

@@ -1,0 +1,96 @@
+"""The mosaics of ``captum-fam evaluate mosaic`` as questions to any package."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from benchmarks.networks import Network
+from benchmarks.peers.question import Contrast, Question, Subject
+from captum_fam import create_model
+from captum_fam.experiments import Mosaic, load_dataset, load_model
+from captum_fam.experiments.features import Features, extract
+
+SPLIT = "novel"
+
+
+class Mosaics:
+    """A network, and mosaics of four classes with five supports each; the classes, images and places of the protocol.
+
+    Args:
+        model: name of the network, or the network.
+        weights: file of its weights.
+        data: source of the images.
+        folder: keeps images and embeddings.
+        count: number of mosaics.
+        middle: dotted name of an intermediate layer.
+    """
+
+    def __init__(self, model: str, weights: str | None, data: str, folder: Path, count: int, middle: str) -> None:
+        parts = load_model(model, weights)
+        dataset = load_dataset(data, SPLIT, parts)
+        # The protocol embeds with a copy that is cut at the layer; packages get the model whole.
+        self.features: Features = extract(parts.fast_copy(torch.device("cpu")), dataset, folder, ("images",))
+        protocol = Mosaic(parts, dataset, mosaics=count)
+        self.sampler = protocol.sampler(self.features.labels)
+        self.grid = protocol.grid
+        self.shot = protocol.shot
+        self.subject = _subject(model, weights, middle)
+        self._embeddings: dict[int, Tensor] = {}
+
+    def question(self, number: int, targets: tuple[int, ...], contrast: Contrast) -> Question:
+        """A mosaic with its supports; class t stands in cell t.
+
+        Args:
+            number: of the mosaic.
+            targets: the classes to explain.
+            contrast: what is subtracted from their scores.
+        """
+        episode = self.sampler.episode(number)
+        cells = self.features.images(episode.query.flatten())
+        rows = [torch.cat(list(line), 2) for line in cells.split(self.grid)]
+        support_images = self.features.images(episode.support.flatten())
+        is_other = ~torch.isin(self.features.labels, episode.classes)
+        return Question(
+            torch.cat(rows, 1)[None],
+            support_images.unflatten(0, episode.support.shape),
+            self.features.embeddings[episode.support],
+            self.features.embeddings[is_other],
+            targets,
+            contrast,
+        )
+
+    def embedding(self, number: int) -> Tensor:
+        """The embedding of a mosaic, ``(1, J)``, computed once for all rows.
+
+        Args:
+            number: of the mosaic.
+        """
+        if number not in self._embeddings:
+            with torch.no_grad():
+                self._embeddings[number] = self.subject.model(self.question(number, (0,), "none").image)
+        return self._embeddings[number]
+
+
+def mosaics_of(network: Network, shared: Path, folder: Path, count: int) -> Mosaics:
+    """The mosaics of a network of the tables.
+
+    Args:
+        network: the network.
+        shared: folder of data and weights.
+        folder: keeps images and embeddings.
+        count: number of mosaics.
+    """
+    words = shlex.split(network.options(shared))
+    options = dict(zip(words[::2], words[1::2], strict=True))
+    middle = network.middle.removeprefix("rest.")
+    data = str(shared / "data" / "cub50")
+    return Mosaics(options["--model"], options.get("--weights"), data, folder, count, middle)
+
+
+def _subject(name: str, weights: str | None, middle: str) -> Subject:
+    net = create_model(name, weights)
+    return Subject(net.model, net.layer_module, net.model.get_submodule(middle), net.mean, net.std)

