@@ -10,6 +10,7 @@ trained on photographs of the base classes. Images are embedded once, also for `
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -115,7 +116,7 @@ def section(network: Network, given: Photographs, runs: Path, protocols: dict[st
         make, usual, measures, columns = PROTOCOLS[protocol]
         found: dict[str, Results] = {}
         for name, model in models.items():
-            folder = runs / network.name / f"{protocol}-{name.lower()}"
+            folder = runs / network.name / re.sub(r"\W+", "-", f"{protocol}-{name.lower()}").strip("-")
             panel = Panel(get_methods(METHODS), measures)
             found[name] = run(make, model, given, folder, panel=panel, **{**usual, **options})
         lines += [f"### {TITLES[protocol]}", "", *accuracies(found), ""]

@@ -6,7 +6,7 @@
 SqueezeNet and EfficientNet-Lite0 with their ImageNet classifiers, on validation images of ImageNet with boxes, on CUB's
 species that are classes of ImageNet, and on mosaics of four images of ImageNet. FAM and the additive map explain the
 similarity to photographs of the class, or to the row of the class in the classifier; the others explain the logit.
-Finished methods are kept in --runs, so that the networks can be run side by side, each by its NAME, before the call that
+Finished methods are kept in --runs, so that the networks can run side by side, each by its NAME, before the call that
 writes the page. `--quick` takes a few images only. Score-CAM needs a pass for each channel, hence fewer images.
 """
 

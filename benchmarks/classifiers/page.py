@@ -12,7 +12,7 @@ from benchmarks.pages import markdown_table, write_page
 from captum_fam.metrics import Result
 
 NOTE = """\
-The rows in four groups:
+The rows in three groups:
 
 - `photographs`: the supports are up to five other photographs of the class, compared by cosine. `rows`: the support is
   the row of the class in the classifier, compared by the dot product. `-foil` subtracts the mean similarity to all
@@ -20,9 +20,9 @@ The rows in four groups:
   `[smooth=5]` is a mean filter that keeps the sum of the map.
 - Five baselines, which look at no class.
 - CAM, Grad-CAM, Grad-CAM++, Layer-CAM, Score-CAM and Ablation-CAM by the code of the library in parentheses, for the
-  logit of the class, at the same layer: the one whose output is pooled. torchcam's maps are not scaled to [0, 1]. Ablation-CAM
-  runs on what follows that layer, which gives the same map. Score-CAM needs a pass for each channel, so it explains
-  fewer images; a second table has all methods on these.
+  logit of the class, at the same layer: the one whose output is pooled. torchcam's maps are not scaled to [0, 1].
+  Ablation-CAM runs on what follows that layer, which gives the same map. Score-CAM needs a pass for each channel, so it
+  explains fewer images; a second table has all methods on these.
 
 For a linear classifier without a bias that follows global average pooling, the additive map with the row of the class
 as support is CAM: both are the row times the activation at each position, up to one factor per image. Cosine changes

@@ -28,8 +28,8 @@ def ledoit_wolf(samples: Tensor) -> tuple[Tensor, float]:
         >>> samples = torch.tensor([[2.0, 0.0], [-2.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
         >>> covariance, shrinkage = ledoit_wolf(samples)
         >>> covariance, round(shrinkage, 4)
-        (tensor([[1.2500, 0.0000],
-                [0.0000, 1.2500]], dtype=torch.float64), 1.0)
+        (tensor([[1.2917, 0.0000],
+                [0.0000, 1.2083]], dtype=torch.float64), 0.9444)
     """
     if samples.dim() != 2 or len(samples) < 2:
         raise ValueError(f"samples must be (n, J) with n of at least 2, got {tuple(samples.shape)}")
