@@ -112,7 +112,7 @@ def layers() -> str:
             "activation": (5, 9, 17),
             "{middle}": (5, 9),
             "rest": (3, 5),
-            "{middle}+rest": (5, 9),
+            "{middle}+rest": (5, 9, 11, 21),
             "activation+{middle}+rest": (9, 17),
         }.items()
         for window in windows
