@@ -24,6 +24,7 @@ import torch
 from captum.attr import LayerGradCam
 from torch import Tensor
 
+from benchmarks.command_line import command, parser_for
 from benchmarks.measure import (
     cpu_seconds,
     fitted_exponent,
@@ -36,8 +37,8 @@ from benchmarks.measure import (
     resident_mib,
 )
 from benchmarks.pages import markdown_table, write_page
+from benchmarks.pieces import kept
 from captum_fam import LayerFAM, LayerSimilarityCAM, MemoryBank, SimilarityToSupport, SupportSet, TokenGrid
-from captum_fam._files import write_json
 
 MODULE = "benchmarks.cost"
 # The last layer before the pooling, or for tokens the last before the last attention.
@@ -206,7 +207,7 @@ def free_gib() -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable")) / 2**20
 
 
-def kept(folder: Path, case: dict[str, Any]) -> dict[str, Any]:
+def measured(folder: Path, case: dict[str, Any]) -> dict[str, Any]:
     """The numbers of a case, from its file or from a process that measures it.
 
     Args:
@@ -214,11 +215,7 @@ def kept(folder: Path, case: dict[str, Any]) -> dict[str, Any]:
         case: options of the process.
     """
     path = folder / ("-".join(f"{name}-{value}" for name, value in case.items()) + ".json")
-    if not path.exists():
-        found = last_line_of(MODULE, **case)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, found)
-    content: dict[str, Any] = json.loads(path.read_text())
+    content: dict[str, Any] = kept(path, lambda: last_line_of(MODULE, **case))
     return content
 
 
@@ -290,11 +287,15 @@ def main(arguments: list[str] | None = None) -> None:
     Args:
         arguments: of the command line. Default: None, those of this process.
     """
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="two small sizes of everything")
+    parser = parser_for(
+        MODULE,
+        __doc__,
+        runs="runs/cost",
+        out="docs/benchmarks/cost.md",
+        shared=False,
+        quick="two small sizes of everything",
+    )
     parser.add_argument("--rounds", type=int, default=5, help="calls of each case; default: %(default)s")
-    parser.add_argument("--runs", type=Path, default=Path("runs/cost"), help="default: %(default)s")
-    parser.add_argument("--out", type=Path, default=Path("docs/benchmarks/cost.md"), help="default: %(default)s")
     parser.add_argument("--case", type=json.loads, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
@@ -311,7 +312,7 @@ def main(arguments: list[str] | None = None) -> None:
     for grows, works in sweeps(options.quick).items():
         found = {}
         for work in works:
-            costs = kept(options.runs, {**asdict(work), "rounds": options.rounds})
+            costs = measured(options.runs, {**asdict(work), "rounds": options.rounds})
             found[work] = {name: Measured(**one) for name, one in costs.items()}
             ratios = (f"{one.ratio:.2f}" for one in found[work].values())
             print(f"{time.perf_counter() - start:.0f} s", *asdict(work).values(), *ratios, flush=True)
@@ -320,7 +321,7 @@ def main(arguments: list[str] | None = None) -> None:
     for count in ROWS[:2] if options.quick else ROWS:
         case = {"rows": count, "rounds": options.rounds}
         fits = count < ROWS[-1] or free_gib() > LEAST_FREE_GIB
-        banks[count] = kept(options.runs, case) if fits else None
+        banks[count] = measured(options.runs, case) if fits else None
         print(f"{time.perf_counter() - start:.0f} s", "bank", count, banks[count], flush=True)
     sections += ["## Rows of a memory bank", "", *bank_section(banks)]
     note = (
@@ -333,8 +334,7 @@ def main(arguments: list[str] | None = None) -> None:
         f"{FEATURES} features in float32; a search is for {QUERIES} queries and {NEIGHBORS} neighbors with all "
         "supports."
     )
-    command = f"python -m {MODULE}{' --quick' if options.quick else ''} --rounds {options.rounds}"
-    write_page(options.out, "Cost as work grows", command, sections, note=note, seed="seed 0")
+    write_page(options.out, "Cost as work grows", command(parser, options), sections, note=note, seed="seed 0")
 
 
 if __name__ == "__main__":

@@ -19,8 +19,8 @@ from pathlib import Path
 from benchmarks.gpu_stages import STAGES
 from benchmarks.gpu_stages.environment import look
 from benchmarks.gpu_stages.page import summary, write_page
-from benchmarks.gpu_stages.report import write_json
 from benchmarks.gpu_stages.runner import FINISHED, run_stages
+from benchmarks.pieces import write_json
 
 
 def main(words: Sequence[str] | None = None) -> int:

@@ -9,7 +9,6 @@ four of a class.
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections import Counter
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import torch
 from benchmarks.classifiers.networks import CLASSIFIERS, Classifier
 from benchmarks.classifiers.photographs import class_names, few, imagenet
 from benchmarks.classifiers.queries import know
+from benchmarks.command_line import command, parser_for
 from benchmarks.networks import NETWORKS
 from benchmarks.pages import call, table, write_page
 from captum_fam.experiments import TwoPartModel
@@ -142,9 +142,9 @@ def run(name: str, classifier: Classifier, shared: Path, runs: Path, quick: bool
     elif quick:
         data += f" --bank-split {folder}"
     network = NETWORKS[classifier.name].options(shared)
-    command = f"evaluate contrastive {network} {data} {bank.options} {COMMON} --out {runs / name}".replace("  ", " ")
-    call(command)
-    return f"captum-fam {command}"
+    words = f"evaluate contrastive {network} {data} {bank.options} {COMMON} --out {runs / name}".replace("  ", " ")
+    call(words)
+    return f"captum-fam {words}"
 
 
 def accuracy_with_company(folder: Path) -> str:
@@ -173,42 +173,41 @@ def main(arguments: list[str] | None = None) -> None:
         arguments: words of the command line. Default: None, those of the process.
     """
     known_names = [f"{network}/{bank}" for network in CLASSIFIERS for bank in BANKS]
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(known_names)}; default: all")
-    parser.add_argument("--shared", type=Path, default=Path("../shared"))
-    parser.add_argument("--runs", type=Path, default=Path("runs/imagenet"))
-    parser.add_argument("--out", type=Path, default=Path("docs/results/imagenet.md"))
-    parser.add_argument("--quick", action="store_true", help="32 photographs")
+    parser = parser_for(
+        "benchmarks.imagenet",
+        __doc__,
+        names=known_names,
+        runs="runs/imagenet",
+        out="docs/results/imagenet.md",
+        quick="32 photographs",
+    )
     options = parser.parse_args(arguments)
-    unknown = sorted(set(options.names) - set(known_names))
-    if unknown:
-        parser.error(f"unknown: {', '.join(unknown)}")
+    runs = options.runs / "quick" if options.quick else options.runs
     names = options.names or known_names
     classifiers = {name: CLASSIFIERS[name](options.shared) for name in CLASSIFIERS if f"{name}/" in "".join(names)}
     sections, ran = [], []
     for name in names:
         network, _, bank = name.partition("/")
         classifier = classifiers[network]
-        ran.append(run(name, classifier, options.shared, options.runs, options.quick))
-        sections += [f"## {classifier.title}: {BANKS[bank].title}", "", *table(options.runs / name), ""]
+        ran.append(run(name, classifier, options.shared, runs, options.quick))
+        sections += [f"## {classifier.title}: {BANKS[bank].title}", "", *table(runs / name), ""]
         if BANKS[bank].similarity is None:
-            sections += [accuracy_with_company(options.runs / name), ""]
+            sections += [accuracy_with_company(runs / name), ""]
     facts = []
     for classifier in classifiers.values():
         source = imagenet(options.shared, classifier.model)
         if options.quick:
             source = few(source)
-        known = know(classifier, source, options.runs / classifier.name / "known.pt")
+        known = know(classifier, source, runs / classifier.name / "known.pt")
         accuracy = float(known.correct(source.labels).float().mean())
         facts.append(
             f"{classifier.title}'s own classifier gets {accuracy:.3f} of the {len(source)} photographs right. Beside "
             f"the product with the row, its logit has {classifier.left_out}."
         )
-    command = "python -m benchmarks.imagenet" + (" --quick" if options.quick else "")
     write_page(
         options.out,
         "k-NN on photographs of ImageNet",
-        " ".join([command, *options.names]),
+        command(parser, options),
         sections,
         ran=ran,
         note=f"{NOTE}\n\n{' '.join(facts)}",

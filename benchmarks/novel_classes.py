@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
 import copy
-import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +12,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from benchmarks.command_line import command, parser_for
 from benchmarks.networks import Network
-from benchmarks.pages import Results, markdown_table, read
+from benchmarks.pages import Results, markdown_table, read, write_page
 from captum_fam import SimilarityToSupport, SupportSet
 from captum_fam._files import sha256_of_weights
 from captum_fam.embedding.labeled_dataset import find_class_names
@@ -75,11 +74,7 @@ def photographs(network: Network, shared: Path, runs: Path, data: str, sizes: tu
         data: source of the photographs, as for ``load_dataset``; ``{shared}`` stands for the shared folder.
         sizes: images per class, of the base classes and of the novel classes.
     """
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--model")
-    parser.add_argument("--weights")
-    named = parser.parse_args(shlex.split(network.options(shared)))
-    model = load_model(named.model, named.weights)
+    model = load_model(network.model, network.weights(shared))
     fast, source = model.fast_copy(), sha256_of_weights(model)
     datasets = {
         split: FirstOfEach(load_dataset(data.format(shared=shared), split, model), count)
@@ -198,3 +193,63 @@ def side_by_side(
             }
             rows[method] = {column: cell for column, cell in cells.items() if cell}
     return markdown_table(rows)
+
+
+Protocols = Mapping[str, Mapping[str, Any]]
+"""The protocols of a page by name, with options in place of the usual ones."""
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page of docs/results about the photographs of novel classes, and the benchmark that writes it.
+
+    Attributes:
+        name: name of the benchmark and of the page.
+        title: title of the page.
+        description: docstring of the benchmark.
+        note: what stands above the tables; ``{base}`` and ``{novel}`` are the photographs of a class.
+        section: from a network, its photographs, a folder of results and protocols to the lines about the network.
+        protocols: names of the protocols.
+        quick: the protocols of a rehearsal.
+    """
+
+    name: str
+    title: str
+    description: str | None
+    note: str
+    section: Callable[[Network, Photographs, Path, Protocols], list[str]]
+    protocols: Collection[str]
+    quick: Protocols
+
+    def write(self, arguments: Sequence[str] | None, networks: Mapping[str, Network]) -> None:
+        """Run what is missing and write the page.
+
+        Args:
+            arguments: words of the command line; None for those of the process.
+            networks: the networks by name.
+        """
+        parser = parser_for(
+            f"benchmarks.{self.name}",
+            self.description,
+            names=networks,
+            runs="runs/novel-classes",
+            out="docs/results",
+            quick="a few photographs, episodes and mosaics, as a rehearsal",
+        )
+        parser.add_argument("--data", default="{shared}/data/cub50", help="source of the photographs")
+        options = parser.parse_args(arguments)
+        sizes = (6, 17) if options.quick else (20, 24)
+        folder = options.runs / (f"{self.name}-quick" if options.quick else self.name)
+        protocols = self.quick if options.quick else {name: {} for name in self.protocols}
+        lines: list[str] = []
+        for name in options.names or networks:
+            given = photographs(networks[name], options.shared, options.runs, options.data, sizes)
+            lines += self.section(networks[name], given, folder, protocols)
+        write_page(
+            options.out / f"{self.name}.md",
+            self.title,
+            command(parser, options),
+            lines,
+            note=self.note.format(base=sizes[0], novel=sizes[1]),
+            seed="seed 0",
+        )

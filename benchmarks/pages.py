@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import shlex
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from benchmarks.measure import machine
 from captum_fam.cli.main import main as captum_fam
+from captum_fam.metrics import Result
 
 
 def call(command: str) -> None:
@@ -20,6 +22,27 @@ def call(command: str) -> None:
     # 1: it is done, but for images that were left out and named.
     if code > 1:
         raise SystemExit(code)
+
+
+def interval(result: Result, *, of: int | None = None, digits: int = 3, sign: bool = False) -> str:
+    """A mean with the half-width of its interval, as the cell of a table; a dash where no sample has a value.
+
+    Args:
+        result: the mean.
+        of: number of all samples, of which the cell then says how many are left out. Default: None.
+        digits: decimals. Default: 3.
+        sign: whether a positive mean has a sign. Default: False.
+
+    Example:
+        >>> interval(Result(0.25, 0.125, n=4), of=5)
+        '0.250 ± 0.125 (1 left out)'
+    """
+    cell = "–"
+    if not math.isnan(result.value):
+        cell = f"{result.value:{'+' if sign else ''}.{digits}f}"
+        cell += "" if math.isnan(result.half_width) else f" ± {result.half_width:.{digits}f}"
+    left_out = 0 if of is None else of - result.n
+    return cell + (f" ({left_out} left out)" if left_out else "")
 
 
 @dataclass(frozen=True)
@@ -41,13 +64,11 @@ def read(folder: Path) -> Results:
     results = Results([], defaultdict(dict))
     with (folder / "results.csv").open(newline="") as file:
         for row in csv.DictReader(file):
-            interval = f" ± {float(row['ci95']):.3f}" if row["ci95"] not in ("", "nan") else ""
-            value = f"{float(row['mean']):.3f}{interval}" if row["mean"] not in ("", "nan") else "–"
-            if not row["method"]:
-                results.model.append(f"{row['measure']} {value} (n = {row['n']})")
-                continue
-            left_out = explained - int(row["n"])
-            results.cells[row["method"]][row["measure"]] = value + (f" ({left_out} left out)" if left_out else "")
+            result = Result(*(float(row[column] or "nan") for column in ("mean", "ci95")), n=int(row["n"]))
+            if row["method"]:
+                results.cells[row["method"]][row["measure"]] = interval(result, of=explained)
+            else:
+                results.model.append(f"{row['measure']} {interval(result)} (n = {row['n']})")
     return results
 
 

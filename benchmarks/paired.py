@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.pages import markdown_table
+from benchmarks.pages import interval, markdown_table
 from captum_fam.experiments.records import UnitRecord, as_numbers
-from captum_fam.metrics import Result, SampleMean
+from captum_fam.metrics import Result, summarize
 
 
 def values(records: Sequence[UnitRecord], method: str, measure: str) -> Tensor:
@@ -47,12 +47,8 @@ def difference(records: Sequence[UnitRecord], method: str, reference: str, measu
         measure: name of a value that is kept.
     """
     units = [record.unit for record in records for _ in record.rows]
-    mean = SampleMean(sync_on_compute=False)
-    mean.update(
-        values(records, method, measure) - values(records, reference, measure),
-        groups=torch.tensor(units, dtype=torch.int64),
-    )
-    return mean.result()
+    differences = values(records, method, measure) - values(records, reference, measure)
+    return summarize(differences, torch.tensor(units, dtype=torch.int64))
 
 
 def read_records(folder: Path) -> list[UnitRecord]:
@@ -80,7 +76,10 @@ def paired_table(folder: Path, measures: Sequence[str], reference: str = "mean-a
         if method == reference:
             continue
         results = {measure: difference(records, method, reference, measure) for measure in measures}
-        rows[method] = {measure: _words(result) for measure, result in results.items()}
+        rows[method] = {
+            measure: interval(result, sign=True) + (" *" if abs(result.value) > result.half_width else "")
+            for measure, result in results.items()
+        }
         rows[method]["pairs"] = str(min(result.n for result in results.values()))
     return [
         f"Differences from `{reference}`, by query, the mean of each episode first; a star where the 95 % interval "
@@ -88,10 +87,3 @@ def paired_table(folder: Path, measures: Sequence[str], reference: str = "mean-a
         "",
         *markdown_table(rows, f"method − {reference}"),
     ]
-
-
-def _words(result: Result) -> str:
-    if not result.n:
-        return "–"
-    star = " *" if abs(result.value) > result.half_width else ""
-    return f"{result.value:+.3f} ± {result.half_width:.3f}{star}"

@@ -1,25 +1,25 @@
 """Photographs that install with pip and whose truth is exact: mosaics of textures, and a stereo pair.
 
     pip install "captum-fam[demo]"
-    python -m benchmarks.photographs [--shared ../shared] [--quick] [--out docs/results/photographs.md]
+    python -m benchmarks.photographs [--shared ../shared] [--runs runs/photographs] [--out FILE] [--quick]
 
-Both networks of the tables. A few minutes on one thread, or one with ``--quick``.
+Both networks of the tables. Every row is a file of --runs and is not computed again. A few minutes on one core.
 """
 
 from __future__ import annotations
 
-import argparse
-import shlex
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache, partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from benchmarks.networks import NETWORKS, Network
-from benchmarks.pages import markdown_table, write_page
+from benchmarks.command_line import command, parser_for
+from benchmarks.networks import NETWORKS
+from benchmarks.pages import interval, markdown_table, write_page
+from benchmarks.pieces import file_name, kept
 from captum_fam import SupportSet, explain
 from captum_fam.attr import PairDecomposition
 from captum_fam.demo.stereo_pair import (
@@ -37,6 +37,7 @@ from captum_fam.metrics import mosaic_auroc, mosaic_energy, mosaic_hit, summariz
 from captum_fam.models import EmbeddingModel, create_model
 
 MOSAICS, QUICK_MOSAICS = 60, 6
+Load = Callable[[], EmbeddingModel]
 _Foil = Literal["others"] | None
 
 METHODS: dict[str, tuple[str, _Foil, int]] = {
@@ -54,7 +55,7 @@ METHODS: dict[str, tuple[str, _Foil, int]] = {
 """Method, foil and window of the mean filter, by the name in the table."""
 
 LAYERS = {
-    "squeezenet": ("features.5", "features.10", "features.12"),
+    "squeezenet": ("features.7", "features.10", "features.12"),
     "efficientnet_lite0": ("blocks.2", "blocks.4", "bn2"),
 }
 """The layers whose cells are matched; the last is the one that the embedding pools."""
@@ -79,80 +80,112 @@ PAIRS_NOTE = (
 )
 
 
-def model_of(network: Network, shared: Path) -> EmbeddingModel:
-    """The network that the options of the command line name."""
-    options = dict(zip(*[iter(shlex.split(network.options(shared)))] * 2, strict=True))
-    return create_model(options["--model"], options.get("--weights"))
+def measured(
+    model: EmbeddingModel, task: TextureMosaics, method: str, foil: _Foil, window: int
+) -> dict[str, list[float]]:
+    """The measures of the maps of one method, a number for each mosaic.
 
-
-def texture_section(model: EmbeddingModel, title: str, task: TextureMosaics) -> Iterator[str]:
-    """Lines about the mosaics: the accuracy on single crops, then a row for each method."""
-    support = SupportSet(model.normalize(task.support_images), task.support_labels, list(TEXTURE_NAMES))
-    singles = explain(model, model.normalize(task.single_images), support, method="uniform")
-    accuracy = (singles.predicted == task.support_labels).float()
+    Args:
+        model: the network.
+        task: the mosaics.
+        method: name of the method.
+        foil: what is subtracted from the score.
+        window: of the mean filter.
+    """
     images, size = model.normalize(task.images), (task.images.shape[2], task.images.shape[3])
+    support = _support(model, task)
+    maps = explain(model, images, support, method=method, foil=foil, target=task.labels, smooth=window).maps
+    return {
+        "cell hit": mosaic_hit(maps, task.cells, size).tolist(),
+        "energy in the cell": mosaic_energy(maps, task.cells, size).tolist(),
+        "AUROC": mosaic_auroc(maps, task.cells, size).tolist(),
+    }
+
+
+def accuracy(model: EmbeddingModel, task: TextureMosaics) -> float:
+    """The share of the single crops that get their class."""
+    predicted = explain(model, model.normalize(task.single_images), _support(model, task), method="uniform").predicted
+    return float((predicted == task.support_labels).float().mean())
+
+
+def _support(model: EmbeddingModel, task: TextureMosaics) -> SupportSet:
+    return SupportSet(model.normalize(task.support_images), task.support_labels, list(TEXTURE_NAMES))
+
+
+def texture_section(title: str, load: Load, task: TextureMosaics, folder: Path) -> Iterator[str]:
+    """Lines about the mosaics: the accuracy on single crops, then a row for each method.
+
+    Args:
+        title: the network in the title.
+        load: gives the network.
+        task: the mosaics.
+        folder: keeps the measures.
+    """
+    count, _, height, width = task.images.shape
+    share = kept(folder / "accuracy.json", lambda: accuracy(load(), task))
     rows = {}
-    for name, (method, foil, window) in METHODS.items():
-        maps = explain(model, images, support, method=method, foil=foil, target=task.labels, smooth=window).maps
-        rows[name] = {
-            "cell hit": _cell(mosaic_hit(maps, task.cells, size)),
-            "energy in the cell": _cell(mosaic_energy(maps, task.cells, size)),
-            "AUROC": _cell(mosaic_auroc(maps, task.cells, size)),
-        }
+    for name, how in METHODS.items():
+        found = kept(folder / f"{file_name(name)}-{count}.json", lambda how=how: measured(load(), task, *how))
+        rows[name] = {key: interval(summarize(torch.tensor(values)), of=count) for key, values in found.items()}
     yield f"## Textures: {title}"
     yield ""
-    yield f"Accuracy on {len(accuracy)} single crops, 3 classes of 5 supports: {float(accuracy.mean()):.3f}."
-    yield f"{len(images)} mosaics of {size[0]} x {size[1]} pixels; chance is 0.25 for hit and energy, 0.5 for AUROC."
+    yield f"Accuracy on {len(task.support_labels)} single crops, 3 classes of 5 supports: {share:.3f}."
+    yield f"{count} mosaics of {height} x {width} pixels; chance is 0.25 for hit and energy, 0.5 for AUROC."
     yield ""
     yield from markdown_table(rows)
     yield ""
 
 
-def _cell(values: Tensor) -> str:
-    found = summarize(values)
-    left_out = len(values) - found.n
-    return f"{found.value:.3f} ± {found.half_width:.3f}" + (f" ({left_out} left out)" if left_out else "")
+def matched(model: EmbeddingModel, pair: StereoPair, layer: str) -> dict[str, Any]:
+    """The shares of right matches at a layer, with the floors."""
+    narrow, wide = (best_matches(model, pair, layer, window) for window in (1, 3))
+    truth = pair.true_partners((narrow.shape[0], narrow.shape[1]))
+    return {
+        "cells": list(truth.shape[:2]),
+        "match": share_near(narrow, truth),
+        "match, 3 x 3 windows": share_near(wide, truth),
+        **floors(truth),
+    }
 
 
-def stereo_section(models: dict[str, EmbeddingModel], pair: StereoPair, with_pairs: bool) -> Iterator[str]:
-    """Lines about the stereo pair: a row for each layer of each network."""
-    rows = {}
-    for name, model in models.items():
+def decomposed(model: EmbeddingModel, pair: StereoPair, layer: str) -> dict[str, Any]:
+    """The shares of right partners in the pair decomposition at a layer, with the floors."""
+    decomposition = decompose(model, pair, layer)
+    found = largest_shares(decomposition)
+    truth = pair.true_partners((found.shape[0], found.shape[1]))
+    n_right, n_mutual = mutual_matches(decomposition, truth)
+    return {
+        "largest share": share_near(found, truth),
+        "mutual": n_right / n_mutual,
+        "of": n_mutual,
+        "best match by features": share_near(best_matches(model, pair, layer), truth),
+        **floors(truth),
+    }
+
+
+def stereo_section(models: Mapping[str, Load], folder: Path) -> Iterator[str]:
+    """Lines about the stereo pair: a row for each layer of each network, and one for the pairs at the last.
+
+    Args:
+        models: gives the network, by name.
+        folder: keeps the shares.
+    """
+    read = cache(read_stereo_pair)
+    matches, pairs = {}, {}
+    for name, load in models.items():
         for layer in LAYERS[name]:
-            narrow, wide = (best_matches(model, pair, layer, window) for window in (1, 3))
-            truth = pair.true_partners((narrow.shape[0], narrow.shape[1]))
-            rows[f"{NETWORKS[name].title} `{layer}`"] = {
-                "cells": f"{truth.shape[0]} x {truth.shape[1]}",
-                "match": f"{share_near(narrow, truth):.3f}",
-                "match, 3 x 3 windows": f"{share_near(wide, truth):.3f}",
-                **{title: f"{share:.3f}" for title, share in floors(truth).items()},
-            }
-    yield "## Stereo pair: best match of each cell"
-    yield ""
-    yield MATCHES_NOTE
-    yield ""
-    yield from markdown_table(rows, "layer")
-    if not with_pairs:
-        return
-    rows = {}
-    for name, model in models.items():
-        layer = LAYERS[name][-1]
-        decomposition = decompose(model, pair, layer)
-        found = largest_shares(decomposition)
-        truth = pair.true_partners((found.shape[0], found.shape[1]))
-        n_right, n_mutual = mutual_matches(decomposition, truth)
-        rows[f"{NETWORKS[name].title} `{layer}`"] = {
-            "largest share": f"{share_near(found, truth):.3f}",
-            "mutual": f"{n_right / n_mutual:.3f} of {n_mutual}",
-            "best match by features": f"{share_near(best_matches(model, pair, layer), truth):.3f}",
-            **{title: f"{share:.3f}" for title, share in floors(truth).items()},
-        }
-    yield ""
-    yield "## Stereo pair: the pair decomposition"
-    yield ""
-    yield PAIRS_NOTE
-    yield ""
-    yield from markdown_table(rows, "layer")
+            row = f"{NETWORKS[name].title} `{layer}`"
+            path = folder / name / f"match-{layer}.json"
+            found = kept(path, lambda load=load, layer=layer: matched(load(), read(), layer))
+            size = " x ".join(map(str, found.pop("cells")))
+            matches[row] = {"cells": size, **{title: f"{share:.3f}" for title, share in found.items()}}
+        path = folder / name / f"pairs-{layer}.json"
+        found = kept(path, lambda load=load, layer=layer: decomposed(load(), read(), layer))
+        n_mutual = found.pop("of")
+        pairs[row] = {title: f"{share:.3f}" for title, share in found.items()}
+        pairs[row]["mutual"] += f" of {n_mutual}"
+    yield from ("## Stereo pair: best match of each cell", "", MATCHES_NOTE, "", *markdown_table(matches, "layer"))
+    yield from ("", "## Stereo pair: the pair decomposition", "", PAIRS_NOTE, "", *markdown_table(pairs, "layer"))
 
 
 def mutual_matches(decomposition: PairDecomposition, truth: Tensor) -> tuple[int, int]:
@@ -162,22 +195,28 @@ def mutual_matches(decomposition: PairDecomposition, truth: Tensor) -> tuple[int
     return sum(bool(is_near(torch.tensor(match.support), truth[match.query])) for match in known), len(known)
 
 
-def main(argv: list[str]) -> int:
-    """Write the page."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.photographs", description=__doc__)
-    parser.add_argument("--shared", type=Path, default=Path("../shared"))
-    parser.add_argument("--out", type=Path, default=Path("docs/results/photographs.md"))
-    parser.add_argument("--quick", action="store_true", help="few mosaics, and no pair decomposition")
-    options = parser.parse_args(argv)
-    torch.set_num_threads(1)
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Compute what is missing and write the page."""
+    parser = parser_for(
+        "benchmarks.photographs",
+        __doc__,
+        runs="runs/photographs",
+        out="docs/results/photographs.md",
+        quick="few mosaics",
+    )
+    options = parser.parse_args(arguments)
     task = cut_texture_mosaics(read_textures(), QUICK_MOSAICS if options.quick else MOSAICS)
-    models = {name: model_of(network, options.shared) for name, network in NETWORKS.items()}
-    sections = [line for name, model in models.items() for line in texture_section(model, NETWORKS[name].title, task)]
-    sections += stereo_section(models, read_stereo_pair(), not options.quick)
-    command = f"python -m benchmarks.photographs{' --quick' if options.quick else ''}"
-    write_page(options.out, "Photographs whose truth is exact", command, sections, note=NOTE, seed="seed 0")
-    return 0
+    models: dict[str, Load] = {
+        name: cache(partial(create_model, network.model, network.weights(options.shared)))
+        for name, network in NETWORKS.items()
+    }
+    sections: list[str] = []
+    for name, load in models.items():
+        sections += texture_section(NETWORKS[name].title, load, task, options.runs / name)
+    sections += stereo_section(models, options.runs)
+    title = "Photographs whose truth is exact"
+    write_page(options.out, title, command(parser, options), sections, note=NOTE, seed="seed 0")
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))
+    main()

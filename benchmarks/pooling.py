@@ -9,9 +9,7 @@ trained on photographs of the base classes. Images are embedded once, also for `
 
 from __future__ import annotations
 
-import argparse
-import re
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.networks import NETWORKS, Network
-from benchmarks.novel_classes import Pairs, Photographs, accuracies, photographs, run, side_by_side, with_changes
-from benchmarks.pages import Results, markdown_table, write_page
+from benchmarks.novel_classes import Page, Pairs, Photographs, Protocols, accuracies, run, side_by_side, with_changes
+from benchmarks.pages import Results, markdown_table
+from benchmarks.pieces import file_name, kept_tensors
 from captum_fam import LayerSimilarityCAM
 from captum_fam.experiments import FewShot, Mosaic, Panel, TwoPartModel, get_methods
-from captum_fam.experiments.linear_head import train_pooling
+from captum_fam.experiments.pooling_training import train_pooling
 from captum_fam.pooling import GAP, GMP, LSE, AttentionPooling, GeM
 
 METHODS = (
@@ -43,12 +42,12 @@ def trained_attention(given: Photographs, file: Path) -> AttentionPooling:
     """Attention pooling that is trained on the base classes, kept in a file."""
     everything = given.base.activations(torch.arange(len(given.base)))
     pooling = AttentionPooling(everything.shape[1])
-    if file.exists():
-        pooling.load_state_dict(torch.load(file, weights_only=True))
-    else:
+
+    def make() -> dict[str, Tensor]:
         train_pooling(pooling, everything, given.base.labels)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(pooling.state_dict(), file)
+        return pooling.state_dict()
+
+    pooling.load_state_dict(kept_tensors(file, make))
     return pooling.eval().requires_grad_(False)
 
 
@@ -106,7 +105,7 @@ def _positions_of(pooling: nn.Module, activation: Tensor) -> float:
     return float(torch.special.entr(weights).sum(2).exp().mean())
 
 
-def section(network: Network, given: Photographs, runs: Path, protocols: dict[str, dict[str, int]]) -> list[str]:
+def section(network: Network, given: Photographs, runs: Path, protocols: Protocols) -> list[str]:
     """What was found on one network."""
     named = poolings(given, runs / network.name)
     models = {name: with_changes(given.model, pooling=pooling) for name, pooling in named.items()}
@@ -116,7 +115,7 @@ def section(network: Network, given: Photographs, runs: Path, protocols: dict[st
         make, usual, measures, columns = PROTOCOLS[protocol]
         found: dict[str, Results] = {}
         for name, model in models.items():
-            folder = runs / network.name / re.sub(r"\W+", "-", f"{protocol}-{name.lower()}").strip("-")
+            folder = runs / network.name / file_name(f"{protocol} {name}")
             panel = Panel(get_methods(METHODS), measures)
             found[name] = run(make, model, given, folder, panel=panel, **{**usual, **options})
         lines += [f"### {TITLES[protocol]}", "", *accuracies(found), ""]
@@ -146,35 +145,10 @@ NOTE = (
 )
 
 
-def main(arguments: Iterable[str] | None = None, networks: dict[str, Network] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None, networks: Mapping[str, Network] = NETWORKS) -> None:
     """Run what is missing and write the page."""
-    networks = NETWORKS if networks is None else networks
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NETWORK", help=f"of {', '.join(networks)}; default: all")
-    parser.add_argument("--shared", type=Path, default=Path("../shared"))
-    parser.add_argument("--data", default="{shared}/data/cub50", help="source of the photographs")
-    parser.add_argument("--runs", type=Path, default=Path("runs/novel-classes"))
-    parser.add_argument("--out", type=Path, default=Path("docs/results"))
-    parser.add_argument("--quick", action="store_true", help="a few photographs, episodes and mosaics, as a rehearsal")
-    options = parser.parse_args(None if arguments is None else list(arguments))
-    unknown = sorted(set(options.names) - set(networks))
-    if unknown:
-        parser.error(f"unknown: {', '.join(unknown)}")
-    sizes = (6, 17) if options.quick else (20, 24)
-    protocols = QUICK if options.quick else {name: {} for name in PROTOCOLS}
-    lines: list[str] = []
-    for name in options.names or networks:
-        given = photographs(networks[name], options.shared, options.runs, options.data, sizes)
-        runs = options.runs / ("pooling-quick" if options.quick else "pooling")
-        lines += section(networks[name], given, runs, protocols)
-    write_page(
-        options.out / "pooling.md",
-        "Pooling",
-        "python -m benchmarks.pooling" + (" --quick" if options.quick else ""),
-        lines,
-        note=NOTE.format(base=sizes[0], novel=sizes[1]),
-        seed="seed 0",
-    )
+    page = Page("pooling", "Pooling", __doc__, NOTE, section, PROTOCOLS, QUICK)
+    page.write(arguments, networks)
 
 
 if __name__ == "__main__":

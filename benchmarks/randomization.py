@@ -9,8 +9,6 @@ for its own class. Each stage draws the weights of one more part of the network 
 
 from __future__ import annotations
 
-import argparse
-import json
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,15 +16,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmarks.command_line import command, parser_for
 from benchmarks.networks import NETWORKS, Network
-from benchmarks.pages import markdown_table, write_page
+from benchmarks.pages import interval, markdown_table, write_page
+from benchmarks.pieces import kept
 from captum_fam import SimilarityToSupport, SupportSet
-from captum_fam.experiments import TwoPartModel, get_methods, load_dataset
-from captum_fam.experiments.cli.loading import SplitModelOptions, load_split_model
+from captum_fam.experiments import TwoPartModel, get_methods, load_dataset, load_model
 from captum_fam.experiments.data.episodes import EpisodeItems, EpisodeSampler
 from captum_fam.experiments.data.labels import labels_of
 from captum_fam.experiments.records import as_numbers, jsonable
-from captum_fam.metrics import SampleMean, cascading_randomization, map_correlation
+from captum_fam.metrics import cascading_randomization, map_correlation, summarize
 
 METHODS = "fam,similarity-cam,similarity-cam-foil,grad-cam-foil,correspondence,mean-activation,center"
 SHOT = 5
@@ -98,39 +97,29 @@ def measured(network: Network, shared: Path, runs: Path, queries: int) -> dict[s
         runs: folder of the results.
         queries: queries of each class.
     """
-    path = runs / f"{network.name}-{queries}.json"
-    if not path.exists():
-        words = network.options(shared).split()
-        options = dict(zip((word.removeprefix("--") for word in words[::2]), words[1::2], strict=True))
-        model = load_split_model(SplitModelOptions(**options))
+
+    def make() -> dict[str, dict[str, list[Any]]]:
+        model = load_model(network.model, network.weights(shared))
         dataset = load_dataset(str(shared / "data/cub50"), "novel", model)
         labels = labels_of(dataset)
         episode = EpisodeSampler(labels, len(labels.unique()), SHOT, queries, 1, 0).episode(0)
         items = torch.cat([episode.query.flatten(), episode.support.flatten()]).tolist()
-        found = correlations(model, torch.stack([dataset[item][0] for item in items]), episode)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(found))
-    stages: dict[str, dict[str, list[Any]]] = json.loads(path.read_text())
+        return correlations(model, torch.stack([dataset[item][0] for item in items]), episode)
+
+    stages: dict[str, dict[str, list[Any]]] = kept(runs / f"{network.name}-{queries}.json", make)
     return stages
 
 
 def cell(column: list[Any]) -> str:
     """A mean over queries with its interval."""
-    mean = SampleMean(sync_on_compute=False)
-    mean.update(as_numbers(column))
-    result = mean.result()
-    left_out = f" ({len(column) - result.n} left out)" if result.n < len(column) else ""
-    return f"{result.value:.2f} ± {result.half_width:.2f}{left_out}" if result.n else "–"
+    return interval(summarize(as_numbers(column)), of=len(column), digits=2)
 
 
 def main() -> None:
     """Make both networks random, and write the page."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_for("benchmarks.randomization", __doc__, runs="runs/randomization", out="docs/results")
     parser.add_argument("--only", choices=tuple(NETWORKS), help="measure this network only, and write no page")
     parser.add_argument("--queries", type=int, default=4, help="queries of each of the twelve classes")
-    parser.add_argument("--shared", type=Path, default=Path("../shared"))
-    parser.add_argument("--runs", type=Path, default=Path("runs/randomization"))
-    parser.add_argument("--out", type=Path, default=Path("docs/results"))
     options = parser.parse_args()
     sections: list[str] = []
     for network in NETWORKS.values():
@@ -149,7 +138,7 @@ def main() -> None:
         write_page(
             options.out / "randomization.md",
             "Parameter randomization: do the maps show what a network has learned?",
-            "python -m benchmarks.randomization",
+            command(parser, options),
             sections,
             note="Rank correlation (Spearman, over the positions of the layer) between the map of the trained network "
             "and the map after all parts from the last down to this one have been made random: the mean over queries, "

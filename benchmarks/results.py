@@ -11,12 +11,12 @@ whether a page works: its runs are in RUNS/quick, and its pages in RUNS/quick/pa
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from benchmarks.command_line import parser_for
 from benchmarks.networks import NETWORKS, Network, trained_head
 from benchmarks.pages import call, table, write_page
 from benchmarks.paired import paired_table
@@ -348,19 +348,16 @@ def sections(page: Page, runs: Path) -> Iterator[str]:
 
 def main() -> None:
     """Run the protocols and write their tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(PAGES)}; default: all")
-    parser.add_argument("--only", choices=tuple(NETWORKS), help="run this network only; default: both")
-    parser.add_argument(
-        "--quick", action="store_true", help="a twentieth of the episodes and mosaics, a third of the images"
+    parser = parser_for(
+        "benchmarks.results",
+        __doc__,
+        names=PAGES,
+        runs="runs/results",
+        out="docs/results",
+        quick="a twentieth of the episodes and mosaics, a third of the images",
     )
-    parser.add_argument("--shared", type=Path, default=Path("../shared"))
-    parser.add_argument("--runs", type=Path, default=Path("runs/results"))
-    parser.add_argument("--out", type=Path, default=Path("docs/results"))
+    parser.add_argument("--only", choices=tuple(NETWORKS), help="run this network only; default: both")
     options = parser.parse_args()
-    unknown = sorted(set(options.names) - set(PAGES))
-    if unknown:
-        parser.error(f"unknown: {', '.join(unknown)}")
     networks = [NETWORKS[options.only]] if options.only else list(NETWORKS.values())
     shared, runs, out, share = options.shared, options.runs, options.out, 1
     if options.quick:

@@ -9,8 +9,7 @@ what is in --runs is not done again. Some 20 minutes on one core.
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.networks import NETWORKS, Network
-from benchmarks.novel_classes import Pairs, Photographs, accuracies, photographs, run, side_by_side, with_changes
-from benchmarks.pages import Results, markdown_table, write_page
+from benchmarks.novel_classes import Page, Pairs, Photographs, Protocols, accuracies, run, side_by_side, with_changes
+from benchmarks.pages import Results, markdown_table
+from benchmarks.pieces import file_name, kept_tensors
 from captum_fam import LayerSimilarityCAM
 from captum_fam.experiments import FewShot, Mosaic, Panel, Retrieval, TwoPartModel, get_methods
 from captum_fam.experiments.relation_training import train_relation_head
@@ -54,18 +54,13 @@ TITLES = {
 
 def fitted(given: Photographs, folder: Path) -> tuple[Tensor, RelationHead]:
     """The matrix of the Mahalanobis distance and the relation head of the base classes, kept in a folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    matrix, relation = folder / "inverse-covariance.pt", folder / "relation-head.pt"
     embeddings, labels = given.base.embeddings, given.base.labels
-    if not matrix.exists():
-        torch.save(inverse_covariance(embeddings, labels), matrix)
-    if not relation.exists():
-        torch.save(train_relation_head(embeddings, labels).state_dict(), relation)
-    state = torch.load(relation, weights_only=True)
+    matrix = kept_tensors(folder / "inverse-covariance.pt", lambda: inverse_covariance(embeddings, labels))
+    state = kept_tensors(folder / "relation-head.pt", lambda: train_relation_head(embeddings, labels).state_dict())
     width, inputs = state["hidden.weight"].shape
     head = RelationHead(inputs // 3, width)
     head.load_state_dict(state)
-    return torch.load(matrix, weights_only=True), head.eval().requires_grad_(False)
+    return matrix, head.eval().requires_grad_(False)
 
 
 def similarities(matrix: Tensor, head: RelationHead) -> dict[str, Any]:
@@ -114,7 +109,7 @@ def sums(models: dict[str, TwoPartModel], pairs: Pairs) -> list[str]:
     return markdown_table(rows, "similarity")
 
 
-def section(network: Network, given: Photographs, runs: Path, protocols: dict[str, dict[str, Any]]) -> list[str]:
+def section(network: Network, given: Photographs, runs: Path, protocols: Protocols) -> list[str]:
     """What was found on one network."""
     named = similarities(*fitted(given, runs / network.name))
     models = {name: with_changes(given.model, similarity) for name, similarity in named.items()}
@@ -138,7 +133,7 @@ def section(network: Network, given: Photographs, runs: Path, protocols: dict[st
                 else:
                     chosen.append(method)
             panel = Panel(tuple(chosen), MEASURES[protocol])
-            folder = runs / network.name / f"{protocol}-{column.replace(', ', '-').replace(' ', '-')}"
+            folder = runs / network.name / file_name(f"{protocol} {column}")
             found[column] = run(make, model, given, folder, panel=panel, **{**usual, **options})
         lines += [f"### {TITLES[protocol]}", ""]
         lines += [*accuracies(found), ""]
@@ -170,35 +165,10 @@ NOTE = (
 )
 
 
-def main(arguments: Iterable[str] | None = None, networks: dict[str, Network] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None, networks: Mapping[str, Network] = NETWORKS) -> None:
     """Run what is missing and write the page."""
-    networks = NETWORKS if networks is None else networks
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NETWORK", help=f"of {', '.join(networks)}; default: all")
-    parser.add_argument("--shared", type=Path, default=Path("../shared"))
-    parser.add_argument("--data", default="{shared}/data/cub50", help="source of the photographs")
-    parser.add_argument("--runs", type=Path, default=Path("runs/novel-classes"))
-    parser.add_argument("--out", type=Path, default=Path("docs/results"))
-    parser.add_argument("--quick", action="store_true", help="a few photographs, episodes and mosaics, as a rehearsal")
-    options = parser.parse_args(None if arguments is None else list(arguments))
-    unknown = sorted(set(options.names) - set(networks))
-    if unknown:
-        parser.error(f"unknown: {', '.join(unknown)}")
-    sizes = (6, 17) if options.quick else (20, 24)
-    protocols = QUICK if options.quick else {name: {} for name in PROTOCOLS}
-    lines: list[str] = []
-    for name in options.names or networks:
-        given = photographs(networks[name], options.shared, options.runs, options.data, sizes)
-        runs = options.runs / ("similarities-quick" if options.quick else "similarities")
-        lines += section(networks[name], given, runs, protocols)
-    write_page(
-        options.out / "similarities.md",
-        "Other similarities",
-        "python -m benchmarks.similarities" + (" --quick" if options.quick else ""),
-        lines,
-        note=NOTE.format(base=sizes[0], novel=sizes[1]),
-        seed="seed 0",
-    )
+    page = Page("similarities", "Other similarities", __doc__, NOTE, section, PROTOCOLS, QUICK)
+    page.write(arguments, networks)
 
 
 if __name__ == "__main__":

@@ -11,26 +11,22 @@ small network.
 
 from __future__ import annotations
 
-import argparse
-import math
 import re
-import shlex
-import sys
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from benchmarks.command_line import command, parser_for
 from benchmarks.novel_classes import Pairs
 from benchmarks.pages import markdown_table, read, write_page
-from benchmarks.planted_training import SIZE, load
-from captum_fam import LayerSimilarityCAM, SimilarityToSupport, SupportSet, TokenGrid
-from captum_fam.attr.layer_measurement import Measurement
+from benchmarks.pieces import file_name
+from benchmarks.planted_vit import planted_vit
+from benchmarks.transformer_layers import Layers, in_words, layers_of, names_in_tail
+from captum_fam import LayerSimilarityCAM, SimilarityToSupport, SupportSet
 from captum_fam.experiments import (
     FewShot,
     Mosaic,
@@ -43,126 +39,12 @@ from captum_fam.experiments import (
 )
 from captum_fam.experiments.data.episodes import EpisodeSampler
 from captum_fam.experiments.data.labels import labels_of
-from captum_fam.experiments.two_part_model import probe_images
-from captum_fam.models import EmbeddingModel, create_model
+from captum_fam.models import create_model
 
 PLANTED = "the class-token ViT of [planted.md](planted.md)"
 PARTS = {"map": "patches", "class token": "class token", "registers": "registers", "bias": "biases", "rest": "rest"}
 BY_LAYER = ("similarity-cam", "fam", "grad-cam")
 FLOORS = ("attention", "attention-rollout", "mean-activation", "center", "uniform")
-
-
-@dataclass(frozen=True)
-class Layers:
-    """The layers of a transformer that the tables compare, by their names in the network.
-
-    Attributes:
-        first: what gives the input of the first block.
-        blocks: the blocks, in order.
-    """
-
-    first: str
-    blocks: tuple[str, ...]
-
-
-class AnySize(nn.Module):
-    """torchvision's ViT for images of any size: its position embedding is interpolated, as DINOv2 does.
-
-    Args:
-        vit: the network, whose head is an identity.
-    """
-
-    def __init__(self, vit: nn.Module) -> None:
-        super().__init__()
-        self.vit = vit
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Images ``(B, 3, H, W)`` to class tokens ``(B, N)``."""
-        patches = self.vit.conv_proj(images)
-        tokens = torch.cat([self.vit.class_token.expand(images.shape[0], -1, -1), patches.flatten(2).mT], 1)
-        encoder = self.vit.encoder
-        places = places_for(encoder.pos_embedding, (patches.shape[2], patches.shape[3]))
-        return encoder.ln(encoder.layers(encoder.dropout(tokens + places)))[:, 0]
-
-
-def places_for(embedding: Tensor, grid: tuple[int, int]) -> Tensor:
-    """A position embedding of a class token and a square grid, for another grid.
-
-    Args:
-        embedding: ``(1, 1 + side * side, N)``.
-        grid: rows and columns.
-
-    Returns:
-        ``(1, 1 + rows * columns, N)``.
-    """
-    side = math.isqrt(embedding.shape[1] - 1)
-    if grid == (side, side):
-        return embedding
-    square = embedding[:, 1:].mT.unflatten(2, (side, side))
-    larger = nn.functional.interpolate(square, grid, mode="bicubic", align_corners=False)
-    return torch.cat([embedding[:, :1], larger.flatten(2).mT], 1)
-
-
-def planted_vit(folder: Path) -> EmbeddingModel:
-    """The class-token network of the account's page, as an embedding model.
-
-    Args:
-        folder: folder of the weights.
-
-    Raises:
-        FileNotFoundError: if it is not trained; the message names the command.
-    """
-    if not (folder / "vit.pt").exists():
-        raise FileNotFoundError(f"{folder / 'vit.pt'}: make it by python -m benchmarks.planted train --net vit")
-    net, _ = load("vit", folder)
-    middle, spread = (0.5,) * 3, (0.25,) * 3
-    return EmbeddingModel(
-        "vit", AnySize(net).eval(), "vit.encoder.dropout", SIZE, mean=middle, std=spread, token_grid=TokenGrid()
-    )
-
-
-def layers_of(net: EmbeddingModel) -> Layers:
-    """Find the blocks of a transformer, and the module that gives the input of the first.
-
-    The blocks are the most siblings of one class that give tokens of one number; the module is the last to give as many
-    tokens before any of their parts runs.
-
-    Raises:
-        ValueError: for a model without such blocks.
-    """
-    outputs = Measurement(net.model, probe_images(net.size, len(net.mean))).outputs
-    tokens = [one for one in outputs if one.layout.token_grid is not None and len(one.layout.positions) == 1]
-    siblings: dict[tuple[str, type, tuple[int, ...]], list[str]] = defaultdict(list)
-    for one in tokens:
-        parent, _, name = one.name.rpartition(".")
-        if re.search(r"\d+$", name) and next(one.module.children(), None) is not None:
-            siblings[parent, type(one.module), one.layout.positions].append(one.name)
-    (_, _, positions), blocks = max(siblings.items(), key=lambda item: len(item[1]), default=(("", nn.Module, ()), []))
-    if not blocks:
-        raise ValueError(f"model {net.name}: no blocks that give tokens were found; name a ViT")
-    before: list[str] = []
-    for one in outputs:
-        if one.name.startswith(f"{blocks[0]}.") or one.name == blocks[0]:
-            break
-        if one.layout.positions == positions and one.layout.token_grid is not None:
-            before.append(one.name)
-    if not before:
-        raise ValueError(f"model {net.name}: no module gives the {positions[0]} tokens that enter {blocks[0]}")
-    return Layers(before[-1], tuple(blocks))
-
-
-def names_in_tail(model: TwoPartModel, layers: Layers) -> dict[str, str]:
-    """The names of the layers in the tail of the model, which is cut at the input of the first block."""
-    known = [name for name, _ in model.tail.named_modules()]
-    names = {layer: next(name for name in known if name.endswith(f".{layer}")) for layer in layers.blocks}
-    return {layers.first: "activation", **names}
-
-
-def in_words(layer: str, layers: Layers) -> str:
-    """The layer in words."""
-    if layer == layers.first:
-        return f"input of the first block, `{layer}`"
-    return f"behind block {layers.blocks.index(layer)}, `{layer}`"
 
 
 def methods_of(model: TwoPartModel, layers: Layers) -> dict[str, str]:
@@ -293,20 +175,23 @@ def _best(rows: dict[str, dict[str, str]], columns: Sequence[str]) -> str:
     return f"Best layers: {'; '.join(parts)}."
 
 
-def main(arguments: Iterable[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Run what is missing and write the page."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_for(
+        "benchmarks.transformers",
+        __doc__,
+        runs="runs/transformers",
+        out="docs/results",
+        shared=False,
+        quick="a few episodes and mosaics, as a rehearsal",
+    )
     parser.add_argument("--model", help="a ViT of create_model; default: the class-token ViT of planted.md")
     parser.add_argument("--weights", help="file of its weights")
     parser.add_argument("--size", type=int, help="side of its images, in pixels; default: the model's")
     parser.add_argument("--planted", type=Path, default=Path("runs/planted"), help="weights of the default model")
     parser.add_argument("--data", default="scenes:480", help="images, as for captum-fam evaluate; default: %(default)s")
     parser.add_argument("--split", default="novel", help="split of CUB or of the scenes; default: %(default)s")
-    parser.add_argument("--runs", type=Path, default=Path("runs/transformers"))
-    parser.add_argument("--out", type=Path, default=Path("docs/results"))
-    parser.add_argument("--quick", action="store_true", help="a few episodes and mosaics, as a rehearsal")
-    given = sys.argv[1:] if arguments is None else list(arguments)
-    options = parser.parse_args(given)
+    options = parser.parse_args(arguments)
     if options.model is None:
         net = planted_vit(options.planted)
     else:
@@ -316,7 +201,7 @@ def main(arguments: Iterable[str] | None = None) -> None:
     model = split_model(net, layers.first)
     dataset = load_dataset(options.data, options.split, model)
     name = options.model or "planted"
-    runs = options.runs / (re.sub(r"\W+", "-", name).strip("-") + ("-quick" if options.quick else ""))
+    runs = options.runs / (file_name(name) + ("-quick" if options.quick else ""))
     episodes = 2 if options.quick else 20
     title = PLANTED if options.model is None else f"`{options.model}`"
     sections = [
@@ -332,7 +217,7 @@ def main(arguments: Iterable[str] | None = None) -> None:
     write_page(
         options.out / page,
         "Transformers by layer",
-        shlex.join(["python", "-m", "benchmarks.transformers", *given]),
+        command(parser, options),
         sections,
         note=f"The network is {title}, cut at the input of its first block, `{layers.first}`; images are "
         f"`{options.data}`, split {options.split}. A mosaic has images of the usual size as its cells, for which the "

@@ -8,6 +8,9 @@ when every query has supports of its own. No function expands a shared ``(K, J)`
 
 from __future__ import annotations
 
+import operator
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -481,7 +484,7 @@ def smooth_maps(maps: Tensor, window: int) -> Tensor:
         <BLANKLINE>
                 [[3., 3., 0., 0.]]])
     """
-    check_window("window", window)
+    window = check_window("window", window)
     if maps.dim() < 3:
         raise ValueError(f"maps must have the shape (B, N, *spatial), got {tuple(maps.shape)}")
     maps = widen(maps)
@@ -493,21 +496,30 @@ def smooth_maps(maps: Tensor, window: int) -> Tensor:
     return maps
 
 
-def check_window(name: str, window: object) -> None:
+def check_window(name: str, window: Any) -> int:
     """Check the side of a window.
 
     Args:
         name: the name of the argument, for the message.
-        window: the side.
+        window: the side, a whole number of Python, NumPy or PyTorch.
+
+    Returns:
+        The side as a number of Python.
 
     Raises:
         ValueError: for anything but an odd whole number of at least 1.
 
     Example:
-        >>> check_window("smooth", 5)
+        >>> check_window("smooth", torch.tensor(5))
+        5
     """
-    if isinstance(window, bool) or not isinstance(window, int) or window < 1 or window % 2 == 0:
+    try:
+        side = 0 if isinstance(window, bool) else operator.index(window)
+    except TypeError:  # no whole number
+        side = 0
+    if side < 1 or side % 2 == 0:
         raise ValueError(f"{name} must be an odd whole number of at least 1, got {window!r}")
+    return side
 
 
 def _spread(values: Tensor, reach: int) -> Tensor:

@@ -103,9 +103,8 @@ class AttentionPooling(nn.Module):
     The weights are :math:`a_p = \operatorname{softmax}_p(q^\top A_p / \sqrt N)`, with the N channels :math:`A_p` of a
     position. This is one head of the attention of a single query over the positions (Vaswani et al., "Attention Is All
     You Need", NeurIPS 2017), without a projection, so that the channels of the output are those of the activation. The
-    query begins with zeros, for which the pooling is :class:`GAP`;
-    :func:`~captum_fam.experiments.linear_head.train_pooling` trains it. The exact map holds the weights, so that it
-    adds up to the score.
+    query begins with zeros, for which the pooling is :class:`GAP`; :func:`~captum_fam.experiments.train_pooling` trains
+    it. The exact map holds the weights, so that it adds up to the score.
 
     Args:
         channels: N.

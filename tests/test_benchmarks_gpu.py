@@ -18,9 +18,10 @@ from benchmarks.gpu_stages.cuda_tests import marked_files
 from benchmarks.gpu_stages.environment import look, wheels
 from benchmarks.gpu_stages.pack import pack
 from benchmarks.gpu_stages.page import summary, write_page
-from benchmarks.gpu_stages.report import Case, Report, read_json, write_json
+from benchmarks.gpu_stages.report import Case, Report, read_json
 from benchmarks.gpu_stages.runner import run_stages
 from benchmarks.gpu_stages.timing import measure
+from benchmarks.pieces import write_json
 
 FAKES = {
     "works": "def run(case, report):\n    report.row(n=1)\n    report.fact(device=case.device)\n",
@@ -137,8 +138,13 @@ def test_a_report_is_whole_at_every_moment(tmp_path: Path) -> None:
     assert read_json(tmp_path / "a.json") == {}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [stage.name for stage in STAGES])
+@pytest.mark.parametrize(
+    "name",
+    [
+        stage.name if stage.name in ("bank", "few-shot") else pytest.param(stage.name, marks=pytest.mark.slow)
+        for stage in STAGES
+    ],
+)
 def test_every_stage_runs_small_on_the_cpu(name: str, tmp_path: Path) -> None:
     pytest.importorskip("safetensors", reason="needs the extra train")
     if name == "cost":

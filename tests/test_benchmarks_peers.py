@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
 from benchmarks.peers import page, results, with_xaitk, with_zennit
-from benchmarks.peers.__main__ import file_of, kept
 from benchmarks.peers.changes import changes, look
 from benchmarks.peers.mosaics import SPLIT, Mosaics
 from benchmarks.peers.needs import COLUMNS, needs, question_for, subject_of
@@ -155,13 +154,6 @@ def test_grad_cam_needs_gradients_and_leaves_some() -> None:
     assert [*found] == [*COLUMNS]
     assert found["no_grad"] == found["frozen"] == "RuntimeError"
     assert ".grad written" in found["left by a call"]
-
-
-def test_what_is_kept_is_not_made_again(tmp_path: Path) -> None:
-    made = iter([{"a": 1.5, "b": math.nan}])
-    path = tmp_path / "deeper" / file_of(ROWS[0])
-    first = kept(path, lambda: next(made))
-    assert first["a"] == kept(path, lambda: next(made))["a"] == 1.5
 
 
 def test_the_sentences_follow_from_the_numbers() -> None:

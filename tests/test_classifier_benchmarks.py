@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -130,12 +132,12 @@ def test_the_libraries_explain_the_logit_of_each_class_and_leave_the_network_alo
 
 
 def test_each_row_of_the_table_is_measured_on_photographs_and_on_mosaics(
-    classifier: SimpleNamespace, queries: SimpleNamespace, tmp_path: Path
+    classifier: SimpleNamespace, queries: SimpleNamespace
 ) -> None:
     from benchmarks.classifiers.methods import similarity_methods
     from benchmarks.classifiers.page import Section
     from benchmarks.classifiers.peers import CAM, peer_methods
-    from benchmarks.classifiers.pieces import finished, measure, write
+    from benchmarks.classifiers.pieces import Piece, measure
     from benchmarks.classifiers.queries import Queries
 
     embeddings, labels = torch.rand(9, 6), torch.tensor([4, 4, 0, 1, 1, 1, 2, 0, 2])
@@ -150,9 +152,7 @@ def test_each_row_of_the_table_is_measured_on_photographs_and_on_mosaics(
         for method in methods:
             piece = measure(classifier, method, [batch], lambda queries: cam.maps(queries).maps)
             assert {len(values) for values in piece.values.values()} == {n} == {len(piece.shown)}
-            write(piece, tmp_path / "piece.json")
-            assert finished(tmp_path / "piece.json", [batch.shown]) == piece
-            assert finished(tmp_path / "piece.json", [batch.shown[1:]]) is None
+            assert Piece(**json.loads(json.dumps(asdict(piece)))) == piece
             pieces[method.name] = piece
         exact = pieces["similarity-cam, rows"].results()
         assert exact["with-cam"].value == pytest.approx(1, abs=1e-5)
@@ -186,6 +186,17 @@ def test_no_photograph_is_its_own_support_or_foil() -> None:
     assert photographs("others")(one)[0].tolist() == pytest.approx([2 - 5, 4 - 10 / 3])
     assert rows("others")(one)[0].tolist() == pytest.approx([2 - 4.5, 4 - 11 / 4])
     assert rows("runner-up")(one)[0].tolist() == pytest.approx([2 - 4, 4 - 2])
+
+
+@needs_benchmark
+def test_slow_methods_explain_the_first_photographs_of_full_batches(queries: SimpleNamespace) -> None:
+    from benchmarks.classifiers.__main__ import first_images
+
+    assert [part.shown for part in first_images([queries] * 3, 4)] == [[[0], [3], [5]], [[0]]]
+    (part,) = first_images([queries], 2)
+    assert torch.equal(part.images, queries.images[:2])
+    assert (part.classes.tolist(), len(part.boxes), len(part.activation)) == ([4, 1], 2, 2)
+    assert first_images([queries], 0) == []
 
 
 @needs_benchmark

@@ -37,6 +37,7 @@ NEED_FILES = {
     "captum_fam.models.hf_preprocessing.read_preprocessing",
     "captum_fam.models.open_clip_models.load_open_clip",
     "captum_fam.experiments.protocols.few_shot.FewShot",
+    "captum_fam.experiments.training.contrastive.training.train_contrastive",
     "captum_fam.experiments.training.few_shot.train_few_shot",
     "captum_fam.experiments.training.metric.train_metric",
 }

@@ -499,7 +499,14 @@ def test_maps_in_half_precision_are_smoothed_in_float32(dtype: torch.dtype) -> N
     torch.testing.assert_close(smooth, F.smooth_maps(maps.double(), 3).float())
 
 
-@pytest.mark.parametrize("window", [0, -3, 4, 3.0, True, "3", None])
+@pytest.mark.parametrize("window", [3, np.int64(3), np.uint8(3), torch.tensor(3)])
+def test_a_window_may_be_any_whole_number(window: Any) -> None:
+    maps = torch.arange(12, dtype=DOUBLE).view(1, 1, 3, 4)
+    close(F.smooth_maps(maps, window), [[spread_by_loops(maps[0, 0].numpy(), 3)]])
+    assert type(F.check_window("smooth", window)) is int
+
+
+@pytest.mark.parametrize("window", [0, -3, 4, 3.0, True, "3", None, np.int64(4), torch.tensor(3.0)])
 def test_a_window_without_a_middle_is_an_error(window: Any) -> None:
     with pytest.raises(ValueError, match=r"window must be an odd whole number of at least 1, got"):
         F.smooth_maps(torch.ones(1, 1, 4), window)

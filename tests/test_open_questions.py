@@ -11,7 +11,7 @@ from torch import nn
 
 pytest.importorskip("torchmetrics")
 
-from benchmarks import novel_classes, pooling, similarities, transformers
+from benchmarks import novel_classes, planted_vit, pooling, similarities, transformer_layers, transformers
 from benchmarks.networks import Network
 from benchmarks.planted_training import SIZE, vit
 from captum_fam import LayerSimilarityCAM, TokenGrid
@@ -21,7 +21,7 @@ from captum_fam.experiments.data.labels import labels_of
 from captum_fam.experiments.protocols.features_protocol import FeaturesProtocol
 from captum_fam.models import EmbeddingModel
 
-DEMO = {"demo": Network("demo", "Demo", "--model demo", "", "")}
+DEMO = {"demo": Network("demo", "Demo", "demo", "", "")}
 
 
 def run(page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, protocols: dict[str, dict[str, int]]) -> str:
@@ -107,12 +107,12 @@ def test_the_page_of_a_transformer_of_the_user(tmp_path: Path, monkeypatch: pyte
 
 def planted() -> EmbeddingModel:
     torch.manual_seed(0)
-    network = transformers.AnySize(vit()).eval()
+    network = planted_vit.AnySize(vit()).eval()
     return EmbeddingModel("vit", network, "vit.encoder.dropout", SIZE, token_grid=TokenGrid())
 
 
 def test_the_blocks_of_a_network_are_found() -> None:
-    layers = transformers.layers_of(planted())
+    layers = transformer_layers.layers_of(planted())
     assert layers.first == "vit.encoder.dropout"
     assert layers.blocks == tuple(f"vit.encoder.layers.encoder_layer_{index}" for index in range(5))
 
@@ -120,7 +120,7 @@ def test_the_blocks_of_a_network_are_found() -> None:
 def test_a_network_without_blocks_of_tokens_is_refused() -> None:
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
     with pytest.raises(ValueError, match="no blocks that give tokens"):
-        transformers.layers_of(EmbeddingModel("tiny", net, "1", size=32))
+        transformer_layers.layers_of(EmbeddingModel("tiny", net, "1", size=32))
 
 
 def test_a_vit_of_any_size_is_torchvision_s_at_its_own_size_and_keeps_its_places_at_others() -> None:
@@ -128,12 +128,12 @@ def test_a_vit_of_any_size_is_torchvision_s_at_its_own_size_and_keeps_its_places
     net = vit().eval()
     images = torch.rand(2, 3, SIZE, SIZE)
     with torch.no_grad():
-        torch.testing.assert_close(transformers.AnySize(net)(images), net(images))
-        assert transformers.AnySize(net)(torch.rand(1, 3, 2 * SIZE, SIZE)).shape == (1, 128)
+        torch.testing.assert_close(planted_vit.AnySize(net)(images), net(images))
+        assert planted_vit.AnySize(net)(torch.rand(1, 3, 2 * SIZE, SIZE)).shape == (1, 128)
     # A position embedding that is a plane stays one: cell centers of twice the rows lie a quarter off those before.
     rows, columns = torch.meshgrid(torch.arange(5.0), torch.arange(5.0), indexing="ij")
     embedding = torch.cat([torch.tensor([[7.0, 7.0]]), torch.stack([rows, columns], 2).flatten(0, 1)])[None]
-    larger = transformers.places_for(embedding, (10, 5))
+    larger = planted_vit.places_for(embedding, (10, 5))
     assert larger[0, 0].tolist() == [7, 7]
     inside = larger[0, 1:].view(10, 5, 2)[3:7, :, 0]
     torch.testing.assert_close(inside, torch.tensor([1.25, 1.75, 2.25, 2.75])[:, None].expand(4, 5), rtol=0, atol=0.05)
@@ -141,7 +141,7 @@ def test_a_vit_of_any_size_is_torchvision_s_at_its_own_size_and_keeps_its_places
 
 def test_the_shares_of_a_page_are_those_of_the_method() -> None:
     net = planted()
-    layers = transformers.layers_of(net)
+    layers = transformer_layers.layers_of(net)
     model = transformers.split_model(net, layers.first)
     dataset = transformers.load_dataset("scenes:160", "novel", model)
     lines = transformers.accounts(model, layers, dataset, episodes=1)

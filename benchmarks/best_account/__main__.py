@@ -9,7 +9,6 @@ choosing; seed 1 has other mosaics, and only what was chosen counts there.
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from pathlib import Path
 
@@ -18,9 +17,11 @@ from torch import Tensor
 
 from benchmarks.best_account.collect import VIEWS, collect
 from benchmarks.best_account.variants import variants
+from benchmarks.command_line import command, parser_for
 from benchmarks.networks import NETWORKS, Network, trained_head
-from benchmarks.pages import markdown_table, write_page
-from captum_fam.metrics import SampleMean, mosaic_auroc, mosaic_energy, mosaic_hit
+from benchmarks.pages import interval, markdown_table, write_page
+from benchmarks.pieces import kept_tensors
+from captum_fam.metrics import mosaic_auroc, mosaic_energy, mosaic_hit, summarize
 
 CHOSEN = (
     "last",
@@ -57,36 +58,32 @@ def measured(maps: Tensor, right: Tensor) -> dict[str, str]:
         "AUROC": mosaic_auroc(maps, cells, size),
         "hit, right": hit.masked_fill(~right, torch.nan),
     }
-    return {name: _told(values, groups) for name, values in found.items()}
-
-
-def _told(values: Tensor, groups: Tensor) -> str:
-    mean = SampleMean()
-    mean.update(values, groups=groups)
-    result = mean.result()
-    return f"{result.value:.3f} ± {result.half_width:.3f}"
+    return {name: interval(summarize(values, groups)) for name, values in found.items()}
 
 
 def collected(network: Network, with_head: bool, seed: int, count: int, shared: Path, runs: Path) -> dict[str, Tensor]:
     """The maps of a network, from an earlier run if there is one."""
-    file = runs / f"{network.name}{'-head' if with_head else ''}-{seed}-{count}.pt"
-    if not file.exists():
+
+    def make() -> dict[str, Tensor]:
         head = trained_head(network, "mosaic", shared, runs)[0] if with_head else None
-        runs.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory() as folder:
-            views = VIEWS if seed == 0 else VIEWS[:1]
-            maps = collect(network, head, seed, count, shared, Path(folder), views)
-        torch.save(maps, file)
-    return torch.load(file, weights_only=True)
+            return collect(network, head, seed, count, shared, Path(folder), VIEWS if seed == 0 else VIEWS[:1])
+
+    maps: dict[str, Tensor] = kept_tensors(
+        runs / f"{network.name}{'-head' if with_head else ''}-{seed}-{count}.pt", make
+    )
+    return maps
 
 
 def main() -> None:
     """Collect, combine, measure, write the page."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shared", type=Path, default=Path("../shared"))
-    parser.add_argument("--runs", type=Path, default=Path("runs/best-account"))
-    parser.add_argument("--out", type=Path, default=Path("docs/results"))
-    parser.add_argument("--quick", action="store_true", help="four mosaics instead of forty")
+    parser = parser_for(
+        "benchmarks.best_account",
+        __doc__,
+        runs="runs/best-account",
+        out="docs/results",
+        quick="four mosaics instead of forty",
+    )
     options = parser.parse_args()
     count = 4 if options.quick else 40
     sections, repeated = [], []
@@ -99,13 +96,13 @@ def main() -> None:
                 rows = {
                     name: measured(combine(maps), right) for name, combine in variants() if seed == 0 or name in CHOSEN
                 }
-                accuracy = _told(right.double(), torch.arange(len(right) // 4).repeat_interleave(4))
+                accuracy = interval(summarize(right.double(), torch.arange(len(right) // 4).repeat_interleave(4)))
                 lines += [f"### {title}", "", f"Accuracy on the single images: {accuracy}.", ""]
                 lines += [*markdown_table(rows, "account"), ""]
     write_page(
         options.out / "best-account.md",
         "The best account of the score on mosaics",
-        "python -m benchmarks.best_account",
+        command(parser, options),
         [
             "## The chosen ones on other mosaics (seed 1)",
             "",

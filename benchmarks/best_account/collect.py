@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,11 +9,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from benchmarks.mosaics import DrawnMosaics
 from benchmarks.networks import Network
-from captum_fam import LayerSimilarityCAM, SimilarityToSupport, SupportSet
+from captum_fam import LayerSimilarityCAM, SimilarityToSupport
 from captum_fam.attr.account import resample
-from captum_fam.experiments import Mosaic, load_dataset, load_model
-from captum_fam.experiments.features import extract
+from captum_fam.experiments import load_dataset, load_model
 
 LAYERS = {
     "squeezenet": {"early": "features.7", "middle": "features.10"},
@@ -52,35 +51,26 @@ def collect(
         ``"runner-up/LAYER"`` those of the plain view against the runner-up; ``"descriptors"``, the last layer's
         activation of each mosaic ``(mosaics, N, h, w)``; and ``"right"``, ``(mosaics * 4,)``.
     """
-    words = shlex.split(network.options(shared))
-    options = dict(zip(words[::2], words[1::2], strict=True))
-    model = load_model(options["--model"], options.get("--weights"), head)
+    model = load_model(network.model, network.weights(shared), head)
     dataset = load_dataset(str(shared / "data" / "cub50"), "novel", model)
-    fast = model.fast_copy("cpu")
-    features = extract(fast, dataset, folder, ("images",))
-    protocol = Mosaic(model, dataset, mosaics=mosaics, seed=seed)
-    sampler = protocol.sampler(features.labels)
+    drawn = DrawnMosaics(model, dataset, folder, mosaics, seed)
+    fast = drawn.fast
     # The backbone of a network of torchvision is its ``features``.
     names = {name: layer.removeprefix("features.") for name, layer in LAYERS[network.name].items()}
     layers = {name: fast.backbone.get_submodule(layer) for name, layer in names.items()} | {"last": fast.backbone}
     kept: dict[str, list[Tensor]] = {}
     for number in range(mosaics):
-        episode = sampler.episode(number)
-        n_classes, shot = episode.support.shape
-        labels = torch.arange(n_classes)
-        support = SupportSet(features.embeddings[episode.support.flatten()], labels.repeat_interleave(shot))
-        cells = features.images(episode.query.flatten())
-        mosaic = torch.cat([torch.cat(list(line), 2) for line in cells.split(protocol.grid)], 1)[None]
-        predicted = SimilarityToSupport(nn.Identity().eval(), support).predict(
-            features.embeddings[episode.query.flatten()]
-        )[1]
+        support, mosaic = drawn.support(number), drawn.image(number)
+        cells = drawn.episode(number).query.flatten()
+        labels = torch.arange(len(cells))
+        _, predicted = SimilarityToSupport(nn.Identity().eval(), support).predict(drawn.features.embeddings[cells])
         kept.setdefault("right", []).append(predicted == labels)
         with torch.no_grad():
             kept.setdefault("descriptors", []).append(fast.backbone(mosaic))
         for view in views:
             scores = SimilarityToSupport(fast, support, foil="others")
-            for name, maps in _maps(scores, layers, _seen(mosaic, view), labels):
-                kept.setdefault(f"{view}/{name}", []).append(_laid_back(maps, view, mosaic.shape[-1]))
+            for name, maps in _maps(scores, layers, seen_by(mosaic, view), labels):
+                kept.setdefault(f"{view}/{name}", []).append(laid_back(maps, view, mosaic.shape[-1]))
         if len(views) > 1:
             scores = SimilarityToSupport(fast, support, foil="runner-up")
             for name, maps in _maps(scores, layers, mosaic, labels):
@@ -100,8 +90,13 @@ def _maps(
         yield name, maps.detach()
 
 
-def _seen(mosaic: Tensor, view: str) -> Tensor:
-    """The mosaic, mirrored, or moved with its border repeated."""
+def seen_by(mosaic: Tensor, view: str) -> Tensor:
+    """What a view shows of a mosaic: mirrored, or moved with its border repeated.
+
+    Args:
+        mosaic: ``(1, 3, H, W)``.
+        view: of :data:`VIEWS`.
+    """
     if view == "mirrored":
         return mosaic.flip(-1)
     right, down = _moves(view)
@@ -109,8 +104,14 @@ def _seen(mosaic: Tensor, view: str) -> Tensor:
     return nn.functional.pad(mosaic, (right, 0, down, 0), mode="replicate")[..., :height, :width]
 
 
-def _laid_back(maps: Tensor, view: str, width: int) -> Tensor:
-    """The maps of a view on the mosaic as it is; what lies on the repeated border goes to the border's positions."""
+def laid_back(maps: Tensor, view: str, width: int) -> Tensor:
+    """The maps of a view on the mosaic as it is; what lies on the repeated border goes to the border's positions.
+
+    Args:
+        maps: ``(B, 1, h, w)``.
+        view: of :data:`VIEWS`.
+        width: of the mosaic, in pixels.
+    """
     if view == "mirrored":
         return maps.flip(-1)
     right, down = _moves(view)

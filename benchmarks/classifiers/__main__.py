@@ -7,15 +7,16 @@ SqueezeNet and EfficientNet-Lite0 with their ImageNet classifiers, on validation
 species that are classes of ImageNet, and on mosaics of four images of ImageNet. FAM and the additive map explain the
 similarity to photographs of the class, or to the row of the class in the classifier; the others explain the logit.
 Finished methods are kept in --runs, so that the networks can run side by side, each by its NAME, before the call that
-writes the page. `--quick` takes a few images only. Score-CAM needs a pass for each channel, hence fewer images.
+writes the page. Some 40 minutes on one core. Score-CAM needs a pass for each channel: it explains four photographs of
+each source, and no mosaics. `--quick` takes a few images only, and leaves Score-CAM out.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -24,8 +25,7 @@ from benchmarks.classifiers.networks import CLASSIFIERS, Classifier
 from benchmarks.classifiers.page import Section, write
 from benchmarks.classifiers.peers import CAM, peer_methods
 from benchmarks.classifiers.photographs import SOURCES, Photographs, few
-from benchmarks.classifiers.pieces import Piece, finished, measure
-from benchmarks.classifiers.pieces import write as write_piece
+from benchmarks.classifiers.pieces import Piece, measure
 from benchmarks.classifiers.queries import (
     Queries,
     draw_mosaics,
@@ -34,6 +34,8 @@ from benchmarks.classifiers.queries import (
     mosaics,
     single_photographs,
 )
+from benchmarks.command_line import command, parser_for
+from benchmarks.pieces import file_name, kept
 
 
 @dataclass(frozen=True)
@@ -43,19 +45,17 @@ class Sizes:
     Attributes:
         photographs: photographs of each source, at most.
         mosaics: mosaics, each explained for four classes.
-        slow: photographs of each source for the methods that need hundreds of passes, in full batches of eight.
-        slow_mosaics: mosaics for these methods.
+        slow: photographs of each source for the methods that need hundreds of passes; they explain no mosaics.
         few: read a few photographs of a source only.
     """
 
-    photographs: int = 200
-    mosaics: int = 30
-    slow: int = 16
-    slow_mosaics: int = 2
+    photographs: int = 80
+    mosaics: int = 12
+    slow: int = 4
     few: bool = False
 
 
-QUICK = Sizes(photographs=8, mosaics=2, slow=0, slow_mosaics=0, few=True)
+QUICK = Sizes(photographs=8, mosaics=2, slow=0, few=True)
 
 
 def sections(classifier: Classifier, shared: Path, runs: Path, sizes: Sizes) -> list[Section]:
@@ -83,7 +83,7 @@ def sections(classifier: Classifier, shared: Path, runs: Path, sizes: Sizes) -> 
         pieces = _run(classifier, methods, batches, sizes.slow, folder / "photographs")
         made.append(Section(f"{classifier.title}: {photographs.title}", f"{facts}.", pieces))
         if name == "imagenet":
-            made.append(_mosaics(classifier, photographs, rows, methods, folder, sizes))
+            made.append(_mosaics(classifier, photographs, rows, methods, folder, sizes.mosaics))
     return made
 
 
@@ -93,10 +93,10 @@ def _mosaics(
     rows: list[int],
     methods: list[Method],
     folder: Path,
-    sizes: Sizes,
+    number: int,
 ) -> Section:
-    batches = mosaics(classifier, photographs, draw_mosaics(photographs.labels, rows, sizes.mosaics))
-    pieces = _run(classifier, methods, batches, 4 * sizes.slow_mosaics, folder / "mosaics")
+    batches = mosaics(classifier, photographs, draw_mosaics(photographs.labels, rows, number))
+    pieces = _run(classifier, methods, batches, 0, folder / "mosaics")
     return Section(
         f"{classifier.title}: mosaics",
         "Four photographs of four classes, 448 x 448 pixels, explained for each of the four classes.",
@@ -109,6 +109,7 @@ def _run(
 ) -> dict[str, Piece]:
     """The piece of every method, of which those in the folder are not run again."""
     pieces = {}
+    some = first_images(batches, slow)
     cam = next(method for method in methods if method.name == CAM)
     maps_of_cam: dict[int, Tensor] = {}
 
@@ -118,17 +119,32 @@ def _run(
         return maps_of_cam[id(queries)]
 
     for method in methods:
-        explained = batches[: slow // len(batches[0].classes)] if method.slow else batches
+        explained = some if method.slow else batches
         if not explained:
             continue
-        file = folder / f"{method.name.replace(' ', '_')}.json"
-        piece = finished(file, [queries.shown for queries in explained])
-        if piece is None:
+
+        def make(method: Method = method, explained: list[Queries] = explained) -> dict[str, Any]:
             print(f"{classifier.name}: {folder.name}: {method.name}", flush=True)
-            piece = measure(classifier, method, explained, cam_of)
-            write_piece(piece, file)
-        pieces[method.name] = piece
+            return asdict(measure(classifier, method, explained, cam_of))
+
+        count = sum(len(queries.shown) for queries in explained)
+        pieces[method.name] = Piece(**kept(folder / f"{file_name(method.name)}-{count}.json", make))
     return pieces
+
+
+def first_images(batches: list[Queries], count: int) -> list[Queries]:
+    """The first images of all batches, in full batches as long as there are any.
+
+    Args:
+        batches: the batches.
+        count: number of images.
+    """
+    found = []
+    for queries in batches:
+        if count > 0:
+            found.append(queries.first(count))
+        count -= len(queries.shown)
+    return found
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -137,28 +153,26 @@ def main(arguments: list[str] | None = None) -> None:
     Args:
         arguments: words of the command line. Default: None, those of the process.
     """
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(CLASSIFIERS)}; default: all")
-    parser.add_argument("--shared", type=Path, default=Path("../shared"))
-    parser.add_argument("--runs", type=Path, default=Path("runs/classifiers"))
-    parser.add_argument("--out", type=Path, default=Path("docs/results/classifiers.md"))
-    parser.add_argument("--quick", action="store_true", help="a few images, without the slow methods")
+    parser = parser_for(
+        "benchmarks.classifiers",
+        __doc__,
+        names=CLASSIFIERS,
+        runs="runs/classifiers",
+        out="docs/results/classifiers.md",
+        quick="a few images, without the slow methods",
+    )
     numbers = [size for size in dataclasses.fields(Sizes) if size.name != "few"]
     for size in numbers:
         parser.add_argument(f"--{size.name.replace('_', '-')}", type=int, help=f"default: {size.default}")
     options = parser.parse_args(arguments)
-    unknown = sorted(set(options.names) - set(CLASSIFIERS))
-    if unknown:
-        parser.error(f"unknown: {', '.join(unknown)}")
     given = {size.name: getattr(options, size.name) for size in numbers}
     sizes = dataclasses.replace(
         QUICK if options.quick else Sizes(), **{name: size for name, size in given.items() if size is not None}
     )
-    command = "python -m benchmarks.classifiers" + (" --quick" if options.quick else "")
-    command += "".join(f" --{name.replace('_', '-')} {size}" for name, size in given.items() if size is not None)
     classifiers = [CLASSIFIERS[name](options.shared) for name in options.names or CLASSIFIERS]
-    found = [section for one in classifiers for section in sections(one, options.shared, options.runs, sizes)]
-    write(options.out, " ".join([command, *options.names]), classifiers, found)
+    runs = options.runs / "quick" if options.quick else options.runs
+    found = [section for one in classifiers for section in sections(one, options.shared, runs, sizes)]
+    write(options.out, command(parser, options), classifiers, found)
 
 
 if __name__ == "__main__":

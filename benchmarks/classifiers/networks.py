@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from benchmarks.networks import NETWORKS
 from captum_fam.experiments import TwoPartModel, load_model
 from captum_fam.models.efficientnet_lite0 import classifier_network
 
@@ -67,13 +68,13 @@ def squeezenet(shared: Path) -> Classifier:
     """
     from torchvision.models import squeezenet1_0
 
-    file = shared / "weights" / "squeezenet1_0_imagenet.pth"
+    file = NETWORKS["squeezenet"].weights(shared)
     net = squeezenet1_0(weights=None)
     net.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
     net = _for_inference(net)
     return Classifier(
         "squeezenet",
-        "SqueezeNet",
+        NETWORKS["squeezenet"].title,
         net,
         layer="features.12",
         last="classifier.1",
@@ -92,7 +93,7 @@ def efficientnet_lite0(shared: Path) -> Classifier:
     net = _for_inference(classifier_network())
     return Classifier(
         "efficientnet_lite0",
-        "EfficientNet-Lite0",
+        NETWORKS["efficientnet_lite0"].title,
         net,
         layer="bn2",
         last="classifier",

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.classifiers.networks import Classifier
 from benchmarks.classifiers.pieces import OF_MOSAICS, OF_PHOTOGRAPHS, WITH_CAM, Piece
-from benchmarks.pages import markdown_table, write_page
-from captum_fam.metrics import Result
+from benchmarks.pages import interval, markdown_table, write_page
 
 NOTE = """\
 The rows in three groups:
@@ -22,7 +20,7 @@ The rows in three groups:
 - CAM, Grad-CAM, Grad-CAM++, Layer-CAM, Score-CAM and Ablation-CAM by the code of the library in parentheses, for the
   logit of the class, at the same layer: the one whose output is pooled. torchcam's maps are not scaled to [0, 1].
   Ablation-CAM runs on what follows that layer, which gives the same map. Score-CAM needs a pass for each channel, so it
-  explains fewer images; a second table has all methods on these.
+  explains a few photographs only, and no mosaics; a second table has all methods on these photographs.
 
 For a linear classifier without a bias that follows global average pooling, the additive map with the row of the class
 as support is CAM: both are the row times the activation at each position, up to one factor per image. Cosine changes
@@ -93,12 +91,4 @@ def _cells(piece: Piece, among: list[list[int]] | None) -> dict[str, str]:
     results = piece.results(among)
     names = [name for name in (*OF_PHOTOGRAPHS, *OF_MOSAICS, WITH_CAM) if name in results]
     maps = sum(among is None or rows in among for rows in piece.shown)
-    return {**{name: _cell(results[name], maps) for name in names}, "n": str(maps)}
-
-
-def _cell(result: Result, maps: int) -> str:
-    if math.isnan(result.value):
-        return "–"
-    interval = "" if math.isnan(result.half_width) else f" ± {result.half_width:.3f}"
-    left_out = maps - result.n
-    return f"{result.value:.3f}{interval}" + (f" ({left_out} left out)" if left_out else "")
+    return {**{name: interval(results[name], of=maps) for name in names}, "n": str(maps)}

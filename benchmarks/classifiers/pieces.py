@@ -1,12 +1,10 @@
-"""Pieces of the benchmark: one method on the images of one source, measured, and kept as a file."""
+"""Pieces of the benchmark: the maps of one method on the images of one source, measured."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -58,32 +56,6 @@ class Piece:
             )
             for name, values in self.values.items()
         }
-
-
-def finished(file: Path, batches: list[list[list[int]]]) -> Piece | None:
-    """The piece that an earlier run wrote for the same images, if any.
-
-    Args:
-        file: file of the piece.
-        batches: rows of the photographs that each image shows, batch by batch.
-    """
-    if not file.exists():
-        return None
-    piece = Piece(**json.loads(file.read_text()))
-    return piece if piece.shown == [rows for batch in batches for rows in batch] else None
-
-
-def write(piece: Piece, file: Path) -> None:
-    """Write a piece, all or nothing.
-
-    Args:
-        piece: the measures.
-        file: the file.
-    """
-    file.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = file.with_suffix(".part")
-    unfinished.write_text(json.dumps(asdict(piece)))
-    unfinished.replace(file)
 
 
 def measure(

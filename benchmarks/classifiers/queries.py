@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
@@ -11,6 +11,8 @@ from torch import Tensor
 
 from benchmarks.classifiers.networks import Classifier
 from benchmarks.classifiers.photographs import Photographs
+from benchmarks.mosaics import beside_each_other
+from benchmarks.pieces import kept_tensors
 
 GRID = 2  # photographs per side of a mosaic
 BATCH = 8
@@ -62,6 +64,14 @@ class Queries:
         """Height and width of the images, in pixels."""
         return self.images.shape[2], self.images.shape[3]
 
+    def first(self, count: int) -> Queries:
+        """The first images of the batch.
+
+        Args:
+            count: number of images, at most.
+        """
+        return Queries(*(getattr(self, part.name)[:count] for part in fields(self)))
+
 
 def know(classifier: Classifier, photographs: Photographs, file: Path) -> Known:
     """Run the network on all photographs of a source, or read what an earlier run wrote.
@@ -71,16 +81,17 @@ def know(classifier: Classifier, photographs: Photographs, file: Path) -> Known:
         photographs: the source.
         file: file for the results.
     """
-    if not file.exists():
+
+    def make() -> dict[str, Tensor]:
         embeddings, logits = [], []
         for rows in torch.arange(len(photographs)).split(BATCH):
             images, _ = photographs.read(rows.tolist())
             with torch.no_grad():
                 embeddings.append(classifier.model.tail(classifier.model.activation(images)))
             logits.append(classifier.logits(images))
-        file.parent.mkdir(parents=True, exist_ok=True)
-        torch.save({"embeddings": torch.cat(embeddings), "logits": torch.cat(logits)}, file)
-    stored = torch.load(file, weights_only=True)
+        return {"embeddings": torch.cat(embeddings), "logits": torch.cat(logits)}
+
+    stored = kept_tensors(file, make)
     if len(stored["logits"]) != len(photographs):
         raise SystemExit(f"{file} has {len(stored['logits'])} photographs, the folder has {len(photographs)}")
     return Known(**stored)
@@ -148,7 +159,7 @@ def mosaics(classifier: Classifier, photographs: Photographs, drawn: list[list[i
     batches = []
     for rows in drawn:
         images, _ = photographs.read(rows)
-        mosaic = torch.cat([torch.cat(list(line), 2) for line in images.split(GRID)], 1)[None]
+        mosaic = beside_each_other(images, GRID)
         classes = photographs.labels[rows]
         runners_up = _largest_beside(classifier.logits(mosaic).expand(len(rows), -1), classes)
         activation = classifier.model.activation(mosaic).expand(len(rows), -1, -1, -1)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from benchmarks.pieces import write_json
 
 
 @dataclass(frozen=True)
@@ -103,19 +104,6 @@ class Report:
         """Write the file in one step."""
         self.content["seconds"] = round(time.monotonic() - self._start, 2)
         write_json(self.path, self.content)
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON file in one step, so that a reader never sees half of it.
-
-    Args:
-        path: the file.
-        content: plain data.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    scratch.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    os.replace(scratch, path)
 
 
 def read_json(path: Path) -> dict[str, Any]:

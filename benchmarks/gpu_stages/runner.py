@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu_stages import Stage
-from benchmarks.gpu_stages.report import Case, read_json, write_json
+from benchmarks.gpu_stages.report import Case, read_json
+from benchmarks.pieces import write_json
 
 FINISHED = ("done", "stopped")
 # A stage looks at its clock between two steps: this long may a step take beyond the budget.

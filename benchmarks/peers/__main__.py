@@ -12,15 +12,11 @@ is missing gets a line that says so. Every row is a file of ``--runs`` and is no
 
 from __future__ import annotations
 
-import argparse
-import json
-import re
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks.command_line import command, parser_for
 from benchmarks.networks import NETWORKS
 from benchmarks.peers import page
 from benchmarks.peers.mosaics import Mosaics, mosaics_of
@@ -28,21 +24,7 @@ from benchmarks.peers.needs import needs
 from benchmarks.peers.question import Row
 from benchmarks.peers.results import failed, run_row
 from benchmarks.peers.rows import all_rows, missing
-from captum_fam._files import write_json
-
-
-def kept(path: Path, make: Callable[[], Any]) -> Any:
-    """What a file holds, made and written first where it is not there.
-
-    Args:
-        path: a JSON file.
-        make: makes its content.
-    """
-    if not path.exists():
-        content = make()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, content)
-    return json.loads(path.read_text())
+from benchmarks.pieces import file_name, kept
 
 
 def file_of(row: Row) -> str:
@@ -51,7 +33,7 @@ def file_of(row: Row) -> str:
     Args:
         row: the row.
     """
-    return re.sub(r"\W+", "-", f"{row.package} {row.name}".lower()) + ".json"
+    return file_name(f"{row.package} {row.name}") + ".json"
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -60,14 +42,10 @@ def main(arguments: list[str] | None = None) -> None:
     Args:
         arguments: of the command line. Default: None, those of this process.
     """
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("networks", nargs="*", choices=[*NETWORKS, []], help="default: all")
+    parser = parser_for("benchmarks.peers", __doc__, names=NETWORKS, runs="runs/peers", out="docs/peers.md")
     parser.add_argument("--mosaics", type=int, default=40, help="at most; default: %(default)s")
-    parser.add_argument("--budget", type=float, default=12, help="seconds of mosaics for a row; default: %(default)s")
+    parser.add_argument("--budget", type=float, default=12.0, help="seconds of mosaics for a row; default: %(default)s")
     parser.add_argument("--only", default="", metavar="PACKAGE", help="rows of one package; default: all")
-    parser.add_argument("--shared", type=Path, default=Path("../shared"), help="default: %(default)s")
-    parser.add_argument("--runs", type=Path, default=Path("runs/peers"), help="default: %(default)s")
-    parser.add_argument("--out", type=Path, default=Path("docs/peers.md"), help="default: %(default)s")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     rows = [row for row in all_rows() if options.only in ("", row.package)]
@@ -77,7 +55,7 @@ def main(arguments: list[str] | None = None) -> None:
             found_needs[row.method] = kept(options.runs / "needs" / file_of(row), lambda row=row: needs(row))
             print(row.package, row.method, *found_needs[row.method].values(), sep=" | ", flush=True)
     results = {}
-    for name in options.networks or NETWORKS:
+    for name in options.names or NETWORKS:
         folder = options.runs / f"{name}-{options.mosaics}-{options.budget:g}"
         mosaics: list[Mosaics] = []
 
@@ -94,15 +72,8 @@ def main(arguments: list[str] | None = None) -> None:
         for row in rows:
             found[row] = kept(folder / file_of(row), lambda row=row, measure=measure: measure(row))
             print(name, row.package, row.name, len(found[row]["mosaics"]), sep=" | ", flush=True)
-    command = " ".join(
-        [
-            "PYTHONPATH=runs/peers-site python -m benchmarks.peers",
-            *options.networks,
-            f"--mosaics {options.mosaics} --budget {options.budget:g}",
-            *([f"--only {options.only}"] if options.only else []),
-        ]
-    )
-    page.write(options.out, command, found_needs, results, missing())
+    typed = f"PYTHONPATH=runs/peers-site {command(parser, options)}"
+    page.write(options.out, typed, found_needs, results, missing())
 
 
 if __name__ == "__main__":

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from benchmarks.mosaics import DrawnMosaics
 from benchmarks.networks import Network
 from benchmarks.peers.question import Contrast, Question, Subject
 from captum_fam import create_model
-from captum_fam.experiments import Mosaic, load_dataset, load_model
-from captum_fam.experiments.features import Features, extract
+from captum_fam.experiments import load_dataset, load_model
 
 SPLIT = "novel"
 
 
-class Mosaics:
+class Mosaics(DrawnMosaics):
     """A network, and mosaics of four classes with five supports each; the classes, images and places of the protocol.
 
     Args:
@@ -29,15 +28,10 @@ class Mosaics:
         middle: dotted name of an intermediate layer.
     """
 
-    def __init__(self, model: str, weights: str | None, data: str, folder: Path, count: int, middle: str) -> None:
+    def __init__(self, model: str, weights: Path | None, data: str, folder: Path, count: int, middle: str) -> None:
         parts = load_model(model, weights)
-        dataset = load_dataset(data, SPLIT, parts)
+        super().__init__(parts, load_dataset(data, SPLIT, parts), folder, count)
         # The protocol embeds with a copy that is cut at the layer; packages get the model whole.
-        self.features: Features = extract(parts.fast_copy(torch.device("cpu")), dataset, folder, ("images",))
-        protocol = Mosaic(parts, dataset, mosaics=count)
-        self.sampler = protocol.sampler(self.features.labels)
-        self.grid = protocol.grid
-        self.shot = protocol.shot
         self.subject = _subject(model, weights, middle)
         self._embeddings: dict[int, Tensor] = {}
 
@@ -49,13 +43,11 @@ class Mosaics:
             targets: the classes to explain.
             contrast: what is subtracted from their scores.
         """
-        episode = self.sampler.episode(number)
-        cells = self.features.images(episode.query.flatten())
-        rows = [torch.cat(list(line), 2) for line in cells.split(self.grid)]
+        episode = self.episode(number)
         support_images = self.features.images(episode.support.flatten())
         is_other = ~torch.isin(self.features.labels, episode.classes)
         return Question(
-            torch.cat(rows, 1)[None],
+            self.image(number),
             support_images.unflatten(0, episode.support.shape),
             self.features.embeddings[episode.support],
             self.features.embeddings[is_other],
@@ -84,13 +76,11 @@ def mosaics_of(network: Network, shared: Path, folder: Path, count: int) -> Mosa
         folder: keeps images and embeddings.
         count: number of mosaics.
     """
-    words = shlex.split(network.options(shared))
-    options = dict(zip(words[::2], words[1::2], strict=True))
     middle = network.middle.removeprefix("rest.")
     data = str(shared / "data" / "cub50")
-    return Mosaics(options["--model"], options.get("--weights"), data, folder, count, middle)
+    return Mosaics(network.model, network.weights(shared), data, folder, count, middle)
 
 
-def _subject(name: str, weights: str | None, middle: str) -> Subject:
+def _subject(name: str, weights: Path | None, middle: str) -> Subject:
     net = create_model(name, weights)
     return Subject(net.model, net.layer_module, net.model.get_submodule(middle), net.mean, net.std)

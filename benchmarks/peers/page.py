@@ -8,13 +8,13 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.pages import markdown_table, write_page
+from benchmarks.pages import interval, markdown_table, write_page
 from benchmarks.peers.needs import COLUMNS
 from benchmarks.peers.ours import PACKAGE
 from benchmarks.peers.question import Row
 from benchmarks.peers.results import MEASURES, Result
 from benchmarks.peers.rows import versions
-from captum_fam.metrics import summarize
+from captum_fam import metrics
 
 # A row on fewer mosaics has no place in a sentence about who is best.
 FEWEST = 10
@@ -100,10 +100,7 @@ def cells(row: Row, result: Result) -> dict[str, str]:
     """
     if result["error"]:
         return {"energy": result["error"]}
-    found = {}
-    for name in MEASURES:
-        mean, half_width = _mean(result, name)
-        found[name] = f"{mean:.3f}" + (f" ± {half_width:.3f}" if not math.isnan(half_width) else "")
+    found = {name: interval(_mean(result, name)) for name in MEASURES}
     four = result["four_ratio"]
     return found | {
         "n": str(len(result["mosaics"])),
@@ -149,27 +146,26 @@ def _duel(measure: str, rows: Results, first: Row, second: Row) -> str:
         if len(one) != len(other):  # a slow row explains one class of each mosaic
             one, other = (values if len(values) == 1 else [values[number % len(values)]] for values in (one, other))
         difference.append(sum(one) / len(one) - sum(other) / len(other))
-    mean, half_width, n = summarize(torch.tensor(difference, dtype=torch.float64))[:3]
+    mean, half_width, n = metrics.summarize(torch.tensor(difference, dtype=torch.float64))[:3]
     verdict = "ahead" if mean > half_width else "not separated from it"
     rest = "the other packages" if first.package == PACKAGE else PACKAGE
-    one, other = (f"{label(row)} ({_mean(rows[row], measure)[0]:.3f})" for row in (first, second))
+    one, other = (f"{label(row)} ({_mean(rows[row], measure).value:.3f})" for row in (first, second))
     return (
         f"Best by {measure}: {one}. The best of {rest} is {other}; the first is {verdict}: {mean:+.3f} ± "
         f"{half_width:.3f} on the {n} mosaics that both explained."
     )
 
 
-def _mean(result: Result, measure: str) -> tuple[float, float]:
-    """Mean over mosaics of the means within each, and its half-width."""
+def _mean(result: Result, measure: str) -> metrics.Result:
+    """Mean over mosaics of the means within each."""
     values = [torch.tensor(one[measure], dtype=torch.float64) for one in result["mosaics"]]
     groups = torch.cat([torch.full((len(one),), number) for number, one in enumerate(values)])
-    found = summarize(torch.cat(values), groups)
-    return found.value, found.half_width
+    return metrics.summarize(torch.cat(values), groups)
 
 
 def _ranked(result: Result, measure: str) -> float:
     """The mean, below all others where no map has a value."""
-    mean = _mean(result, measure)[0]
+    mean = _mean(result, measure).value
     return -math.inf if math.isnan(mean) else mean
 
 

@@ -46,7 +46,7 @@ class AttentionAttribution(SupportBlindAttribution):
 
         with watch_attention(len(call.run.embedding), keep) as mode:
             self.model(*call.inputs, *(call.args or ()))
-        if not folded or mode.has_windows:
+        if not folded or not mode.is_over_all_tokens:
             found = ", ".join(mode.others) or "no call of an attention or a softmax over tokens"
             raise ValueError(
                 f"{type(self).__name__} needs a transformer whose blocks attend to all tokens, and found {found}; use "
@@ -78,10 +78,12 @@ class AttentionAttribution(SupportBlindAttribution):
             )
         slots = self._slots(tensor, count) if are_tokens else torch.full((count,), FIRST_POSITION)
         class_tokens = (slots == CLASS_TOKEN).nonzero().flatten().tolist()
-        if joined or class_tokens:
-            row = attention[:, 0 if joined else class_tokens[0]]
+        if class_tokens and not joined:
+            row = attention[:, class_tokens[0]]
+        elif joined and hints.class_tokens:  # the class token comes first, then registers
+            row = attention[:, 0]
         else:
-            row = attention[:, (slots >= FIRST_POSITION).to(attention.device)].mean(1)
+            row = attention[:, joined:][:, (slots >= FIRST_POSITION).to(attention.device)].mean(1)
         row = row[:, joined:]
         if not are_tokens:
             return row.reshape(len(row), 1, *grid.shape[2:])
@@ -107,9 +109,10 @@ class LayerAttention(AttentionAttribution):
     r"""What the class token attends to in the last block, as the mean over the heads. Support-blind.
 
     :math:`L_p = A_{c p}` with A the attention of the last block, whose rows sum to one, and c the class token. Without
-    a class token, the row is the mean over the rows of all patches. The attention is that of the last block, whatever
-    the layer; the layer gives the grid. The weights are computed again from the queries and keys of the model, which
-    runs once more and is not changed: models of timm, torchvision, transformers and open_clip need no setting.
+    a class token, the row is the mean over the rows of all patches, also where learned queries pool the patches behind
+    the last block, as in SigLIP. The attention is that of the last block, whatever the layer; the layer gives the grid.
+    The weights are computed again from the queries and keys of the model, which runs once more and is not changed:
+    models of timm, torchvision, transformers and open_clip need no setting.
 
     Args:
         forward_func: an embedding model, ``forward_func(x) -> (B, J)``, or a
@@ -121,8 +124,8 @@ class LayerAttention(AttentionAttribution):
             :class:`~captum_fam.TokenGrid`, and names the class token. Default: None, the layer is a grid already.
 
     Raises:
-        ValueError: for a model without self-attention over all tokens, such as Swin, whose attention is within windows;
-            the message names what was found.
+        ValueError: for a model with another attention than self-attention over all tokens, such as Swin (within
+            windows) or CaiT (a class token that joins behind the blocks); the message names what was found.
 
     Example:
         >>> from captum_fam.attr import LayerAttention

@@ -32,13 +32,15 @@ class AttentionMode(TorchFunctionMode):
 
     Attributes:
         others: attention of other kinds that was seen, in words.
-        has_windows: whether attention within windows was seen.
+        is_over_all_tokens: whether every block was self-attention over all tokens. Queries that only pool the tokens of
+            the block before them are no block.
     """
 
     def __init__(self, batch: int, keep: Callable[[Tensor, int], None]) -> None:
         super().__init__()
         self.others: dict[str, None] = {}  # in the order in which they were seen, each once
-        self.has_windows = False
+        self.is_over_all_tokens = True
+        self._tokens = 0  # of the last block
         self._batch = batch
         self._keep = keep
 
@@ -90,6 +92,7 @@ class AttentionMode(TorchFunctionMode):
         with plain_arithmetic(query.device):
             if enable_gqa:
                 key = key.repeat_interleave(query.shape[-3] // key.shape[-3], -3)
+            key = key.expand(*groups, n_keys, features)  # one key for all heads
             mask = None if attn_mask is None else attn_mask.expand(*groups, n_queries, n_keys)
             if is_causal:
                 mask = (
@@ -110,14 +113,17 @@ class AttentionMode(TorchFunctionMode):
     def _heads(self, groups: Sequence[int], n_queries: int, n_keys: int) -> int:
         """The number of heads of self-attention over all tokens; 0 for another kind, which is noted."""
         if n_queries != n_keys:
-            self.others[f"attention of {n_queries} queries to {n_keys} tokens"] = None
+            queries = "1 query" if n_queries == 1 else f"{n_queries} queries"
+            self.others[f"attention of {queries} to {n_keys} tokens"] = None
+            self.is_over_all_tokens &= n_keys == self._tokens
             return 0
+        self._tokens = n_keys
         if len(groups) == 2 and groups[0] == self._batch:
             return groups[1]
         if len(groups) == 1 and groups[0] % self._batch == 0:  # heads and images in one dimension
             return groups[0] // self._batch
         self.others[f"attention within windows of {n_keys} tokens"] = None
-        self.has_windows = True
+        self.is_over_all_tokens = False
         return 0
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
 from pathlib import Path
 
 from captum_fam._files import try_folder
@@ -12,6 +11,7 @@ from captum_fam.cli.out_files import check_results_folder, report_place
 from captum_fam.cli.ranges import at_least
 from captum_fam.demo.photographs import FIGURES, explain_photographs
 from captum_fam.demo.run import run_demo
+from captum_fam.image_folders import OUTPUT_MARK
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -62,12 +62,14 @@ def run(options: argparse.Namespace) -> int:
         OSError: if the folder of the results cannot be written.
     """
     try_folder(options.out)
-    report = options.out / "report.html"
-    if not report_place(report).exists():
-        check_results_folder(options.out, ["demo.png", *FIGURES])
+    report_place(options.out / "report.html")
+    check_results_folder(options.out, ["demo.png", *FIGURES])
+    # The mark is there before the first figure, so that a demo that was interrupted can be run again.
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / OUTPUT_MARK).touch()
     try:
-        photographs = explain_photographs(options.out, seed=options.seed)
+        print(explain_photographs(options.out, seed=options.seed), flush=True)
     except (ImportError, FileNotFoundError) as missing:
-        photographs = f"Photographs are left out: {missing}"
-    print(replace(run_demo(options.out, seed=options.seed), photographs=photographs))
+        print(f"Photographs are left out: {missing}")
+    print("", run_demo(options.out, seed=options.seed), sep="\n")
     return 0

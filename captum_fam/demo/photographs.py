@@ -11,6 +11,7 @@ from torch import Tensor
 
 from captum_fam._files import need
 from captum_fam._tables import align_columns
+from captum_fam.demo.run import DemoRow
 from captum_fam.demo.stereo_pair import StereoPair, best_matches, floors, is_near, read_stereo_pair, share_near
 from captum_fam.demo.stereo_panel import StereoPanel
 from captum_fam.demo.texture_mosaics import TEXTURE_NAMES, TextureMosaics, cut_texture_mosaics, read_textures
@@ -28,7 +29,9 @@ FIGURES = ("textures.png", "stereo.png")
 """The figures that :func:`explain_photographs` draws."""
 
 _MODEL = "efficientnet_lite0"
+_MODEL_IN_WORDS = "EfficientNet-Lite0, trained on ImageNet"
 _STEREO_LAYER = "blocks.2"  # cells of 8 x 8 pixels
+_SHOWN = 3  # foils of each texture
 _WIDTH = 88
 
 _Foil = Literal["others"] | None
@@ -72,18 +75,19 @@ def _explain_textures(model: EmbeddingModel, task: TextureMosaics, figure: Path)
     }
     _draw_textures(explanations, task, figure)
     size = (task.images.shape[2], task.images.shape[3])
-    rows = [["", "energy in the cell", "cell hit"]]
+    rows = [["", "energy inside", "most inside", ""]]
     for title, explanation in explanations.items():
-        energy = mosaic_energy(explanation.maps, task.cells, size).nanmean()
-        hit = mosaic_hit(explanation.maps, task.cells, size).nanmean()
-        rows.append([title, f"{float(energy):.3f}", f"{float(hit):.0%}"])
-    rows.append(["chance", "0.250", "25%"])
+        energies = mosaic_energy(explanation.maps, task.cells, size)
+        hits = mosaic_hit(explanation.maps, task.cells, size).nan_to_num()
+        rows.append(DemoRow.of(title, energies, hits, explanation.coverage).cells)
+    rows.append(["constant map (area)", "0.250", "25%", ""])
     shot = len(task.support_labels) // len(TEXTURE_NAMES)
     introduction = (
-        f"{len(task.images)} mosaics of photographed textures, explained by EfficientNet-Lite0, which was trained on "
-        f"photographs: does the map find the cell with the texture of the {shot} supports?"
+        f"{len(task.images)} mosaics of four crops of photographed textures, explained by {_MODEL_IN_WORDS}. One cell "
+        f"has the texture of the {shot} supports. How much of the positive part of the map lies inside this cell (mean "
+        "± standard error), and in how many maps the cell has more of it than any other:"
     )
-    return [*textwrap.wrap(introduction, _WIDTH), "", *align_columns(rows, "<>>"), "", f"figure: {figure}"]
+    return [*textwrap.wrap(introduction, _WIDTH), "", *align_columns(rows, "<>><"), "", f"figure: {figure}"]
 
 
 def _draw_textures(explanations: dict[str, Explanation], task: TextureMosaics, figure: Path) -> None:
@@ -98,22 +102,23 @@ def _draw_textures(explanations: dict[str, Explanation], task: TextureMosaics, f
         notes[name] = f"score {explanation.score_text(0)}\n{explanation.account_text(0)}"
         units[name] = unit_in_words(explanation)
     is_class = task.support_labels == label
-    foils = [task.support_images[task.support_labels == other][:3] for other in range(3) if other != label]
-    others = " and ".join(name for number, name in enumerate(TEXTURE_NAMES) if number != label)
+    others = [number for number in range(len(TEXTURE_NAMES)) if number != label]
+    foils = [task.support_images[task.support_labels == other] for other in others]
+    shown = "" if len(foils[0]) <= _SHOWN else f", {_SHOWN} of {len(foils[0])} each"
     visualize_match(
         task.images[0],
         maps,
         supports=task.support_images[is_class],
-        foils=torch.cat(foils),
+        foils=torch.cat([images[:_SHOWN] for images in foils]),
         notes=notes,
         units=units,
-        caption="EfficientNet-Lite0 trained on ImageNet, the last layer, cosine of the embeddings",
+        caption=f"{_MODEL_IN_WORDS}, the last layer, cosine of the embeddings",
         scale="own",
         mask=mask,
         titles={
             "query": f"mosaic of textures\noutlined: {TEXTURE_NAMES[label]}",
             "supports": f"support\n{TEXTURE_NAMES[label]}",
-            "foils": f"foil\n{others}",
+            "foils": f"foil\n{' and '.join(TEXTURE_NAMES[other] for other in others)}{shown}",
         },
     ).save(figure)
 
@@ -124,16 +129,17 @@ def _match_stereo(model: EmbeddingModel, pair: StereoPair, figure: Path) -> list
     share = share_near(found, truth)
     _draw_stereo(pair, found, truth, figure)
     rows = [
-        ["best match by the layer's features", f"{share:.1%}"],
+        ["best match by the features", f"{share:.1%}"],
         *([name, f"{value:.1%}"] for name, value in floors(truth).items()),
     ]
+    n_known = int((~truth.isnan().any(-1)).sum())
     introduction = (
-        "Two photographs of one scene whose disparity is known: cells of 8 x 8 pixels whose partner lies within one "
-        "cell of the truth"
+        "A stereo pair: two photographs of one scene, in which it is known where each point of the left one is in the "
+        f"right one. Each cell of 8 x 8 pixels is matched by its features, of layer {_STEREO_LAYER} of the same "
+        f"network. How many of the {n_known:,} cells with a known partner have their match within one cell of it, and "
+        "how many do without features (best shift: all cells moved alike, as far as is best by the truth):"
     )
-    note = "The best shift moves all cells alike, by the number of cells that the truth chooses."
-    table = align_columns(rows, "<>")
-    return [*textwrap.wrap(introduction, _WIDTH), "", *table, "", note, "", f"figure: {figure}"]
+    return [*textwrap.wrap(introduction, _WIDTH), "", *align_columns(rows, "<>"), "", f"figure: {figure}"]
 
 
 def _draw_stereo(pair: StereoPair, found: Tensor, truth: Tensor, figure: Path) -> None:
@@ -151,6 +157,6 @@ def _draw_stereo(pair: StereoPair, found: Tensor, truth: Tensor, figure: Path) -
     cells = MapPanel.of(
         drawing_of(pair.left),
         verdict.repeat_interleave(stride, 0).repeat_interleave(stride, 1),
-        f"all cells: {share_near(found, truth):.0%} orange\nuncolored: the truth is not known",
+        f"cells with a known partner: {share_near(found, truth):.0%} orange\nuncolored: no known partner",
     )
-    draw_panels([lines, cells], f"EfficientNet-Lite0 trained on ImageNet, layer {_STEREO_LAYER}").save(figure)
+    draw_panels([lines, cells], f"{_MODEL_IN_WORDS}, layer {_STEREO_LAYER}").save(figure)

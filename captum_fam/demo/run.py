@@ -115,7 +115,6 @@ class DemoResult:
         rows: one row per method, and last a row for a constant map.
         n_matched: the number of queries that were matched correctly; the rows are averages over these queries.
         n_queries: the number of all queries.
-        photographs: what is told of photographs, beside the planted scenes. Default: nothing.
     """
 
     figure: Path
@@ -123,20 +122,18 @@ class DemoResult:
     rows: tuple[DemoRow, ...]
     n_matched: int
     n_queries: int
-    photographs: str = ""
 
     def __str__(self) -> str:
         introduction = (
-            f"{self.n_queries} queries of classes the network has never seen, {_WAY}-way 1-shot: {self.n_matched} "
-            f"({self.n_matched / self.n_queries:.0%}) matched correctly. What their maps show of the object that query "
-            "and support share:"
+            f"{self.n_queries} drawn scenes of classes that the demo's own network has never seen, {_WAY}-way 1-shot: "
+            f"{self.n_matched} ({self.n_matched / self.n_queries:.0%}; chance: {1 / _WAY:.0%}) matched correctly. How "
+            "much of the positive part of their maps lies inside the object that query and support share (mean ± "
+            "standard error), and how many maps have their maximum inside:"
         )
         head = ["", "energy inside", "maximum inside", ""]
         table = align_columns([head, *(row.cells for row in self.rows)], "<>><")
-        report = ["report of both sides of matches, for a browser:", str(self.report)]
-        photographs = [self.photographs, ""] if self.photographs else []
-        scenes = [*textwrap.wrap(introduction, 88), "", *table, "", f"figure: {self.figure}", ""]
-        return "\n".join([*scenes, *photographs, *report])
+        files = [f"figure: {self.figure}", "report of both sides of matches, for a browser:", str(self.report)]
+        return "\n".join([*textwrap.wrap(introduction, 88), "", *table, "", *files])
 
 
 @dataclass

@@ -11,6 +11,7 @@ from captum_fam.experiments.measures import Panel as Panel
 from captum_fam.experiments.measures import register_measure as register_measure
 from captum_fam.experiments.model_loading import POOLINGS as POOLINGS
 from captum_fam.experiments.model_loading import load_model as load_model
+from captum_fam.experiments.pooling_training import train_pooling as train_pooling
 from captum_fam.experiments.protocols import Contrastive as Contrastive
 from captum_fam.experiments.protocols import FewShot as FewShot
 from captum_fam.experiments.protocols import Mosaic as Mosaic
@@ -20,6 +21,7 @@ from captum_fam.experiments.protocols import Retrieval as Retrieval
 from captum_fam.experiments.protocols import register_protocol as register_protocol
 from captum_fam.experiments.records import QueryColumns as QueryColumns
 from captum_fam.experiments.records import UnitRecord as UnitRecord
+from captum_fam.experiments.relation_training import train_relation_head as train_relation_head
 from captum_fam.experiments.table import Evaluation as Evaluation
 from captum_fam.experiments.table_methods import get_methods as get_methods
 from captum_fam.experiments.two_part_model import TwoPartModel as TwoPartModel

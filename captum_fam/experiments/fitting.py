@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 import torch
@@ -51,3 +51,31 @@ def fit(
         if schedule is not None:
             schedule.step()
         yield loss.detach()
+
+
+def fit_adamw(
+    parameters: Iterable[Tensor],
+    batches: Sequence[Batch],
+    loss_of: Callable[[Batch], Tensor],
+    learning_rate: float,
+    weight_decay: float,
+) -> None:
+    """Train by AdamW, one step per batch, with a learning rate that falls to zero along a cosine.
+
+    Args:
+        parameters: what is trained.
+        batches: arguments of ``loss_of``.
+        loss_of: function from a batch to its loss, a scalar.
+        learning_rate: initial learning rate.
+        weight_decay: weight decay of the optimizer.
+
+    Example:
+        >>> weight = torch.tensor([3.0], requires_grad=True)
+        >>> fit_adamw([weight], range(200), lambda _: weight.square().sum(), learning_rate=0.1, weight_decay=0.0)
+        >>> bool(weight.abs() < 0.1)
+        True
+    """
+    optimizer = torch.optim.AdamW(parameters, learning_rate, weight_decay=weight_decay)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, len(batches))
+    for _ in fit(batches, loss_of, optimizer, schedule=schedule):
+        pass  # The loop takes the steps.

@@ -1,11 +1,7 @@
-"""Training on frozen features: a linear head, or a pooling with parameters.
-
-A linear head is the transformation module of section IV-D of the FAM paper (arXiv 2307.05017).
-"""
+"""A linear head on frozen features: the transformation module of section IV-D of the FAM paper (arXiv 2307.05017)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -14,10 +10,8 @@ from torch.nn.functional import cross_entropy, linear, normalize
 
 from captum_fam._files import write_all_or_nothing
 from captum_fam._text import printable
-from captum_fam.experiments.fitting import fit
+from captum_fam.experiments.fitting import fit_adamw
 from captum_fam.models import WeightsError, load_weights, read_state_dict
-
-_TEMPERATURE = 0.1
 
 
 def train_head(
@@ -28,7 +22,7 @@ def train_head(
     steps: int = 300,
     learning_rate: float = 3e-3,
     weight_decay: float = 1e-2,
-    temperature: float = _TEMPERATURE,
+    temperature: float = 0.1,
     seed: int = 0,
 ) -> nn.Linear:
     """Train ``Linear(N, width)`` so that the cosine similarity of the outputs separates the classes.
@@ -62,87 +56,33 @@ def train_head(
         torch.manual_seed(seed)
         head = nn.Linear(features.shape[1], width)
         proxies = nn.Parameter(torch.randn(len(classes), width))
-    features = features.detach().float().cpu()
-    everything = torch.arange(len(features))
-    _fit_to_proxies(
-        head, proxies, features, target.cpu(), [everything] * steps, learning_rate, weight_decay, temperature
-    )
+    features, target = features.detach().float().cpu(), target.cpu()
+
+    def loss_of(_: int) -> Tensor:
+        return proxy_loss(head(features), proxies, target, temperature)
+
+    fit_adamw([*head.parameters(), proxies], range(steps), loss_of, learning_rate, weight_decay)
     return head.eval().requires_grad_(False)
 
 
-def train_pooling(
-    pooling: nn.Module,
-    activations: Tensor,
-    labels: Tensor,
-    *,
-    steps: int = 300,
-    batch_size: int = 128,
-    learning_rate: float = 3e-3,
-    weight_decay: float = 1e-2,
-    temperature: float = _TEMPERATURE,
-    seed: int = 0,
-) -> None:
-    """Train the parameters of a pooling so that the cosine similarity of the pooled features separates the classes.
-
-    The recipe is that of :func:`train_head`, with the pooling in the place of the head and a batch of the images in
-    each step.
+def proxy_loss(outputs: Tensor, proxies: Tensor, target: Tensor, temperature: float) -> Tensor:
+    """The cross-entropy of a softmax over the cosine similarities to one proxy of each class.
 
     Args:
-        pooling: module from ``(B, N, *spatial)`` to ``(B, N)`` with parameters, such as
-            :class:`~captum_fam.pooling.AttentionPooling`; it is trained in place, on its own device, and is in eval
-            mode and without gradients afterwards.
-        activations: output of the layer before the pooling for the training images, ``(n, N, *spatial)``.
-        labels: class of each image, any integers ``(n,)``.
-        steps: number of steps of the optimizer. Default: 300.
-        batch_size: images per step. Default: 128.
-        learning_rate: initial learning rate, which falls to zero along a cosine. Default: 3e-3.
-        weight_decay: weight decay of the optimizer. Default: 1e-2.
-        temperature: temperature of the softmax. Default: 0.1.
-        seed: seed of the initial proxies and of the batches. Default: 0.
+        outputs: ``(B, J)``.
+        proxies: ``(C, J)``.
+        target: class index of each output, ``(B,)``.
+        temperature: temperature of the softmax.
 
-    Raises:
-        ValueError: for a pooling without parameters, or fewer than two classes.
+    Returns:
+        The mean over the outputs, a scalar.
 
     Example:
-        >>> from captum_fam.pooling import AttentionPooling
-        >>> pooling = AttentionPooling(channels=6)
-        >>> train_pooling(pooling, torch.rand(20, 6, 7, 7), torch.arange(20) % 4, steps=2)
-        >>> bool(pooling.query.any())
-        True
+        >>> outputs, target = torch.tensor([[3.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 1])
+        >>> proxy_loss(outputs, torch.eye(2), target, temperature=1.0)  # log(1 + exp(-1))
+        tensor(0.3133)
     """
-    check_two_classes(labels)
-    device = next((parameter.device for parameter in pooling.parameters()), None)
-    if device is None:
-        raise ValueError(f"pooling must have parameters to train, and {type(pooling).__name__} has none")
-    classes, target = labels.to(device).unique(return_inverse=True)
-    generator = torch.Generator().manual_seed(seed)
-    proxies = nn.Parameter(torch.randn(len(classes), activations.shape[1], generator=generator).to(device))
-    batches = [torch.randperm(len(activations), generator=generator)[:batch_size] for _ in range(steps)]
-    _fit_to_proxies(pooling, proxies, activations.detach(), target, batches, learning_rate, weight_decay, temperature)
-    pooling.eval().requires_grad_(False)
-
-
-def _fit_to_proxies(
-    module: nn.Module,
-    proxies: nn.Parameter,
-    inputs: Tensor,
-    target: Tensor,
-    batches: Sequence[Tensor],
-    learning_rate: float,
-    weight_decay: float,
-    temperature: float,
-) -> None:
-    """Train a module and the proxies of the classes on rows of its inputs, one batch of rows per step."""
-    optimizer = torch.optim.AdamW([*module.parameters(), proxies], learning_rate, weight_decay=weight_decay)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, len(batches))
-
-    def loss_of(rows: Tensor) -> Tensor:
-        outputs = module(inputs[rows.to(inputs.device)].float().to(proxies.device))
-        cosines = linear(normalize(outputs, dim=1), normalize(proxies, dim=1))
-        return cross_entropy(cosines / temperature, target[rows.to(target.device)])
-
-    for _ in fit(batches, loss_of, optimizer, schedule=schedule):
-        pass  # The loop takes the steps.
+    return cross_entropy(linear(normalize(outputs, dim=1), normalize(proxies, dim=1)) / temperature, target)
 
 
 def check_two_classes(labels: Tensor) -> None:

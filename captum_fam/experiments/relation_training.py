@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from captum_fam.experiments.fitting import fit
+from captum_fam.experiments.fitting import fit_adamw
 from captum_fam.similarity import RelationHead
 
 
@@ -42,8 +42,8 @@ def train_relation_head(
         The head in eval mode, without gradients, for ``Learned(head)``.
 
     Raises:
-        ValueError: for embeddings of another shape or that are all zero, labels of another length, or fewer than two
-            classes with two images.
+        ValueError: for embeddings of another shape or that are all zero, labels of another length, fewer than two
+            classes with two images, or steps of fewer than two classes.
 
     Example:
         >>> from captum_fam.similarity import Learned
@@ -56,6 +56,8 @@ def train_relation_head(
         raise ValueError(
             f"embeddings must be (n, J) and labels (n,), got {tuple(embeddings.shape)} and {tuple(labels.shape)}"
         )
+    if way < 2:
+        raise ValueError(f"way must be at least 2, because a step tells classes apart, got {way}")
     embeddings, labels = embeddings.detach().float().cpu(), labels.cpu()
     members = [rows for label in labels.unique() if len(rows := (labels == label).nonzero()[:, 0]) > 1]
     if len(members) < 2:
@@ -67,8 +69,6 @@ def train_relation_head(
         torch.manual_seed(seed)
         head = RelationHead(embeddings.shape[1], width, scale)
     generator = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.AdamW(head.parameters(), learning_rate, weight_decay=weight_decay)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     way = min(way, len(members))
 
     def pick(size: int, count: int) -> Tensor:
@@ -81,6 +81,5 @@ def train_relation_head(
         scores = head(query.repeat_interleave(way, 0), support.repeat(way, 1)).view(way, way)
         return cross_entropy(scores, torch.arange(way))
 
-    for _ in fit(range(steps), loss_of, optimizer, schedule=schedule):
-        pass  # The loop takes the steps.
+    fit_adamw(head.parameters(), range(steps), loss_of, learning_rate, weight_decay)
     return head.eval().requires_grad_(False)

@@ -29,7 +29,7 @@ from captum_fam.attr.registry import METHODS, get_method
 from captum_fam.attr.tokens import TokenGridLike
 from captum_fam.cli.parser import did_you_mean
 from captum_fam.experiments.two_part_model import Tail
-from captum_fam.functional import smooth_maps
+from captum_fam.functional import check_window, smooth_maps
 from captum_fam.metrics import box_mask, centered_box
 from captum_fam.support import SimilarityToSupport
 
@@ -313,9 +313,7 @@ def _parse(name: str, foil: Foil) -> TableMethod:
             raise ValueError(f"method {name!r}: expected option=value in the brackets, got {part!r}")
         options[key.strip()] = _number_or_text(value.strip())
     layers = tuple(layer.strip() for layer in str(options.pop("layers", "activation")).split("+"))
-    smooth = options.pop("smooth", 1)
-    if not isinstance(smooth, int) or smooth < 1 or smooth % 2 == 0:
-        raise ValueError(f"method {name!r}: smooth must be an odd number of positions, such as 3 or 5, got {smooth}")
+    smooth = check_window(f"method {name!r}: smooth", options.pop("smooth", 1))
     for option in options:
         if (base, option) in _DRAWN_INSTEAD:
             baseline = _DRAWN_INSTEAD[base, option]

@@ -98,7 +98,6 @@ class Explainer:
     ) -> None:
         check_at_least(1, batch_size=batch_size, top=top)
         check_at_least(0, top_matches=top_matches)
-        check_window("smooth", smooth)
         if sides not in get_args(Sides):
             raise ValueError(f'sides must be "query" or "both", got {sides!r}')
         named = read_methods(method)
@@ -107,7 +106,7 @@ class Explainer:
         self._batch_size = batch_size
         self._top = top if sides == "both" else 0
         self._top_matches = top_matches
-        self._smooth = smooth
+        self._smooth = check_window("smooth", smooth)
         self._reader = SupportReader(
             self._model.forward_func,
             self._model.preprocessing,

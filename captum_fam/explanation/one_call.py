@@ -91,7 +91,7 @@ def explain(
         threshold: the threshold of ``against="threshold"``, in the unit of the score. Default: None.
         aggregate: ``"mean"``, or ``"prototype"`` to compare with the mean embedding of a class, as for
             :class:`~captum_fam.SimilarityToSupport`. Default: ``"mean"``.
-        smooth: the side, in cells of the layer, of a mean filter over every map
+        smooth: the side, in cells of the layer (the finest of several), of a mean filter over every map
             (:func:`~captum_fam.functional.smooth_maps`), an odd number. The sum of a map stays, and with it coverage
             and shares; detail below the window is gone. Of pairs the maps of both sides are smoothed, the matches and
             the decomposition are not. Default: 1, no filter.

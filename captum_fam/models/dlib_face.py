@@ -104,8 +104,7 @@ def read_face_api(weights: str | Path) -> str | Path | Mapping[str, Tensor]:
         net = DlibFace()
     names = {name: module for name, module in net.features.named_modules() if isinstance(module, nn.Conv2d)}
     in_file = {name.replace(".", "/"): tuple(module.weight.shape) for name, module in names.items()}
-    assert isinstance(net.head, nn.Linear)
-    state = face_state(*face_api_files(weights), in_file, head=tuple(net.head.weight.shape))
+    state = face_state(*face_api_files(weights), in_file, head=tuple(net.get_parameter("head.weight").shape))
     head = state.pop("fc.weight")
     return {**{f"features.{name.replace('/', '.')}": tensor for name, tensor in state.items()}, "head.weight": head}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -98,9 +99,9 @@ def _entries(manifest: bytes) -> list[dict[str, Any]]:
 def _arrays(
     numbers: bytes, entries: Sequence[Mapping[str, Any]], expected: Mapping[str, tuple[int, ...]]
 ) -> dict[str, Floats]:
-    names = [str(entry.get("name")) for entry in entries]
-    if sorted(names) != sorted(expected):
-        unknown = [name for name in names if name not in expected or names.count(name) > 1]
+    names = Counter(str(entry.get("name")) for entry in entries)
+    if names != Counter(expected.keys()):
+        unknown = [name for name, count in names.items() if name not in expected or count > 1]
         missing = [name for name in expected if name not in names]
         raise ValueError(f"the tensors are not those of the network: {_listed(unknown or missing)}")
     arrays, start = {}, 0
@@ -146,6 +147,6 @@ def _tensor(values: Floats, name: str) -> Tensor:
     return tensor
 
 
-def _listed(names: Sequence[object]) -> str:
+def _listed(names: Sequence[str]) -> str:
     shown = ", ".join(printable(name, 60) for name in names[:_N_SHOWN])
     return f"{shown}, and {len(names) - _N_SHOWN} more" if len(names) > _N_SHOWN else shown

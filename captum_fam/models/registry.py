@@ -71,7 +71,8 @@ def register_model(
         layouts: ways in which a file of weights may name the parameters. Default: the names in the model.
         pretrained: whether the factory gives a trained model, for which no file of weights is needed. Default: False.
         default_weights: function that gives the file of trained weights, such as a file in an installed package. The
-            function is called where :func:`~captum_fam.models.create_model` gets no weights. Default: None, no file.
+            function is called where :func:`~captum_fam.models.create_model` gets no weights. Where the file is missing,
+            the function raises an error that says how to get it. Default: None, no file.
         reader: function from the path of weights to what :func:`~captum_fam.models.load_weights` takes, for files of a
             form of their own. Default: None, the path itself.
         attributes: attributes of :class:`EmbeddingModel`: ``size``, ``any_size``, ``mean``, ``std``, ``layer``,

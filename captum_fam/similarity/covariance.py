@@ -12,8 +12,8 @@ def ledoit_wolf(samples: Tensor) -> tuple[Tensor, float]:
     With :math:`S = \frac1n \sum_i x_i x_i^\top` and its mean variance :math:`\mu = \operatorname{tr}(S) / J`, the
     result is :math:`(1 - \rho) S + \rho \mu I`, where :math:`\rho = \min(1, b^2 / d^2)` with
     :math:`d^2 = \|S - \mu I\|_F^2` and :math:`b^2 = \frac1{n^2} \sum_i \|x_i x_i^\top - S\|_F^2`. It is positive
-    definite even for fewer samples than features (Ledoit and Wolf, "A well-conditioned estimator for large-dimensional
-    covariance matrices", Journal of Multivariate Analysis 2004).
+    definite even for fewer samples than features, unless all samples are one vector up to its sign (Ledoit and Wolf, "A
+    well-conditioned estimator for large-dimensional covariance matrices", Journal of Multivariate Analysis 2004).
 
     Args:
         samples: ``(n, J)``, floating point, with a mean of zero. They are computed with in float64.
@@ -22,7 +22,8 @@ def ledoit_wolf(samples: Tensor) -> tuple[Tensor, float]:
         The covariance, float64 ``(J, J)``, and the amount of shrinkage :math:`\rho` in [0, 1].
 
     Raises:
-        ValueError: for another shape, fewer than two samples, samples that are all zero, or NaN or inf.
+        ValueError: for another shape, fewer than two samples, samples that are all zero or one vector up to its sign,
+            or NaN or inf.
 
     Example:
         >>> samples = torch.tensor([[2.0, 0.0], [-2.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
@@ -47,6 +48,9 @@ def ledoit_wolf(samples: Tensor) -> tuple[Tensor, float]:
     spread = (samples.square().sum(1).square().sum() / count - covariance.square().sum()) / count
     # A covariance that is a multiple of the identity stays as it is.
     shrinkage = float((spread / distance).clamp(0, 1)) if distance > 0 else 0.0
+    # Two samples of mean zero are x and -x: every x x' is S, and nothing is shrunk but the rounding.
+    if distance > 0 and shrinkage < features * torch.finfo(samples.dtype).eps:
+        raise ValueError("samples are one vector up to its sign, so that their covariance has no inverse; pass more")
     return (1 - shrinkage) * covariance + shrinkage * mean_variance * identity, shrinkage
 
 
@@ -64,7 +68,8 @@ def inverse_covariance(embeddings: Tensor, labels: Tensor | None = None) -> Tens
         float64 ``(J, J)``, symmetric and positive definite, on the device of the embeddings.
 
     Raises:
-        ValueError: for embeddings or labels of another shape, embeddings that hold NaN or inf, or that do not differ.
+        ValueError: for embeddings or labels of another shape, embeddings that hold NaN or inf, that do not differ, or
+            of only two images.
 
     Example:
         >>> from captum_fam.similarity import Mahalanobis

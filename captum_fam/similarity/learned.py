@@ -86,8 +86,9 @@ class Learned(LinearSimilarity):
                     total.index_add_(0, rows, term)
                     magnitude.index_add_(0, rows, term.abs())
         counts = support_weights.any(0)
-        explained = self.explained(query, support[..., counts, :])
-        self._warn_of_gap(query * total, support_weights[:, counts] * explained)
+        if counts.any():
+            explained = self.explained(query, support[..., counts, :])
+            self._warn_of_gap(query * total, support_weights[:, counts] * explained)
         values = total if are_weights else query * total
         return drop_rounding_of_sum(values, magnitude, query, are_weights=are_weights, count=support.shape[-2])
 

@@ -10,16 +10,16 @@ class RelationHead(nn.Module):
     r"""A two-layer network on a pair of embeddings: the metric of :class:`~captum_fam.similarity.Learned`.
 
     The network gets the query, the support and their product feature by feature, and gives one number,
-    :math:`s(Z, t) = w^\top \operatorname{ReLU}(W [Z, t, Z \odot t] / c + b) + b'`. It is the relation module of
-    relation networks (Sung et al., "Learning to Compare: Relation Network for Few-Shot Learning", CVPR 2018) for
+    :math:`s(Z, t) = w^\top \operatorname{ReLU}(W [Z / c, t / c, Z \odot t / c^2] + b) + b'`. It is the relation module
+    of relation networks (Sung et al., "Learning to Compare: Relation Network for Few-Shot Learning", CVPR 2018) for
     embeddings instead of feature maps, without the sigmoid at the end, which changes no order.
-    :func:`~captum_fam.experiments.relation_training.train_relation_head` trains one. It is continuous at the zero
-    embedding, so that the contributions of ``Learned(head)`` sum to the score minus the score of zeros.
+    :func:`~captum_fam.experiments.train_relation_head` trains one. It is continuous at the zero embedding, so that the
+    contributions of ``Learned(head)`` sum to the score minus the score of zeros.
 
     Args:
         features: J, the number of features of an embedding.
         width: number of hidden units. Default: 64.
-        scale: the size c of a feature, by which embeddings are divided (and the product, by its square). Default: 1.
+        scale: c, the size of a feature, such as the root mean square of embeddings. Default: 1.
 
     Example:
         >>> head = RelationHead(features=6)

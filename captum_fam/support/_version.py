@@ -67,9 +67,12 @@ def _state(root: nn.Module) -> tuple[object, ...]:
 
 def _tensors_of(module: nn.Module) -> list[Tensor]:
     """The parameters and buffers of one module; ``parameters()`` and ``buffers()`` would take twice the time."""
-    attributes = vars(module)
+    # By getattr, since a scripted module has these outside its __dict__.
     return [
-        tensor for kind in ("_parameters", "_buffers") for tensor in attributes[kind].values() if tensor is not None
+        tensor
+        for kind in ("_parameters", "_buffers")
+        for tensor in getattr(module, kind).values()
+        if tensor is not None
     ]
 
 

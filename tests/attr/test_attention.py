@@ -236,6 +236,14 @@ def test_weights_of_a_fused_attention_give_its_output(mask: Any, options: Any, d
     torch.testing.assert_close(found, weights.float().mean(1), rtol=0, atol=rounding)
 
 
+def test_heads_may_share_one_key() -> None:
+    query, key = torch.randn(2, 3, 5, 4), torch.randn(2, 1, 5, 4)
+    kept: list[Tensor] = []
+    with watch_attention(2, lambda attention, view: kept.append(attention)):
+        weights = scaled_dot_product_attention(query, key, torch.eye(5).expand(2, 3, 5, 5))
+    torch.testing.assert_close(kept[0], weights.mean(1))
+
+
 def test_a_causal_attention_looks_back_only() -> None:
     kept: list[Tensor] = []
     with watch_attention(2, lambda attention, view: kept.append(attention)):
@@ -309,8 +317,79 @@ def test_pooling_by_attention_alone_is_named() -> None:
             tokens = self.conv(x).flatten(2).mT[:, None]
             return scaled_dot_product_attention(tokens[:, :, :1], tokens, tokens)[:, 0, 0]
 
-    with pytest.raises(ValueError, match="found attention of 1 queries to 6 tokens"):
+    with pytest.raises(ValueError, match="found attention of 1 query to 6 tokens"):
         LayerAttention(Pooled().eval(), "conv").attribute(torch.randn(2, 3, 4, 5))
+
+
+class Pooling(nn.Module):
+    """A layer of two tokens an image, a block over them, and then attention of one query to some tokens.
+
+    Args:
+        joins: whether a class token joins the tokens behind the block, and is the query.
+    """
+
+    def __init__(self, joins: bool) -> None:
+        super().__init__()
+        self.tokens = nn.Identity()
+        self.joins = joins
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.tokens(x.flatten(2).mT)
+        tokens = torch.softmax(BLOCK.log().expand(len(x), 1, 2, 2), dim=-1)[:, 0] @ tokens
+        query = torch.ones_like(tokens[:, :1])
+        keys = torch.cat([query, tokens], 1) if self.joins else tokens
+        return scaled_dot_product_attention(query[:, None], keys[:, None], keys[:, None])[:, 0, 0]
+
+
+BLOCK = torch.tensor([[0.25, 0.75], [0.5, 0.5]], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_queries_that_pool_the_tokens_of_the_last_block_are_no_block(method: Any) -> None:
+    grid = TokenGrid(size=(1, 2), prefix_tokens=0)
+    found = method(Pooling(joins=False).eval(), "tokens", token_grid=grid).attribute(torch.rand(3, 4, 1, 2).double())
+    # The mean row of the block, and of half the block plus half the identity.
+    expected = [0.375, 0.625] if method is LayerAttention else [0.4375, 0.5625]
+    torch.testing.assert_close(found, torch.tensor(expected).double().expand(3, 1, 1, 2))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_class_token_that_joins_behind_the_blocks_is_named(method: Any) -> None:
+    grid = TokenGrid(size=(1, 2), prefix_tokens=0)
+    with pytest.raises(ValueError, match="attend to all tokens, and found attention of 1 query to 3 tokens; use"):
+        method(Pooling(joins=True).eval(), "tokens", token_grid=grid).attribute(torch.rand(3, 4, 1, 2).double())
+
+
+@pytest.mark.parametrize("method_name", ["attention", "attention-rollout"])
+@pytest.mark.parametrize("name", ["cait", "xcit", "pvt_v2"])
+def test_class_attention_and_attention_over_channels_or_fewer_tokens_are_named(method_name: str, name: str) -> None:
+    models = pytest.importorskip("timm").models
+    # 4 x 4 patches, and as many channels a head, over which XCiT attends.
+    sizes: dict[str, Any] = {"img_size": 64, "patch_size": 16, "embed_dim": 64, "depth": 1, "num_heads": 4}
+    net = {
+        "cait": lambda: models.cait.Cait(**sizes, num_classes=0),
+        "xcit": lambda: models.xcit.Xcit(**sizes, num_classes=0),
+        "pvt_v2": lambda: models.pvt_v2.PyramidVisionTransformerV2(
+            depths=(1,) * 4, embed_dims=(8, 16, 24, 32), num_heads=(1, 2, 2, 2), num_classes=0
+        ),
+    }[name]()
+    with pytest.raises(ValueError, match=r"attend to all tokens, and found attention of \d+ quer(y|ies) to"):
+        explain(net.eval(), torch.randn(2, 3, 64, 64), torch.randn(2, 3, 64, 64), method=method_name)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_registers_that_join_behind_the_layer_are_no_class_token(method: Any) -> None:
+    timm = pytest.importorskip("timm")
+    sizes: dict[str, Any] = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 3}
+    net = timm.models.vision_transformer.VisionTransformer(
+        **sizes, num_classes=0, class_token=False, reg_tokens=2, global_pool="avg"
+    )
+    net = net.double().eval()
+    nn.init.normal_(net.reg_token, std=4)  # then the registers attend to other tokens than the patches do
+    x = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    before = method(net, "patch_embed", token_grid=TokenGrid(prefix_tokens=0)).attribute(x)
+    behind = method(net, "blocks.1", token_grid=TokenGrid(prefix_tokens=2, registers=2)).attribute(x)
+    torch.testing.assert_close(before, behind)
 
 
 def test_a_layer_of_other_tokens_is_refused(vit: nn.Module, x: Tensor) -> None:

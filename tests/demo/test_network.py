@@ -15,7 +15,7 @@ def stated_in_the_package():
 
 @pytest.fixture(scope="module")
 def report():
-    return measure_novel_accuracy(load_demo_network(), episodes=50, seed=123)
+    return measure_novel_accuracy(load_demo_network(), episodes=25, seed=123)
 
 
 def test_packaged_weights_tell_novel_classes_apart(report):
@@ -36,7 +36,7 @@ def test_map_with_foil_finds_the_shared_object_and_the_mean_activation_does_not(
 
 def test_an_untrained_network_does_far_worse(report):
     torch.manual_seed(0)
-    untrained = measure_novel_accuracy(type(load_demo_network())().eval(), episodes=20, seed=123)
+    untrained = measure_novel_accuracy(type(load_demo_network())().eval(), episodes=8, seed=123)
     assert untrained.accuracy < report.accuracy - 0.2
 
 
@@ -59,7 +59,7 @@ def test_packaged_weights_are_small():
 
 
 def test_training_writes_weights_that_load_and_a_report_beside_them(tmp_path, capsys):
-    main(["--steps", "3", "--scenes", "500", "--episodes", "2", "--out", str(tmp_path)])
+    main(["--steps", "3", "--scenes", "100", "--episodes", "2", "--out", str(tmp_path)])
     load_demo_network().load_state_dict(torch.load(tmp_path / "conv4net.pt", weights_only=True))
     made = json.loads((tmp_path / "conv4net.json").read_text())
     assert set(made) == set(stated_in_the_package())

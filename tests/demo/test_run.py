@@ -15,7 +15,7 @@ from captum_fam.demo.run import DemoResult, DemoRow, run_demo
 
 @pytest.fixture(scope="module")
 def result(tmp_path_factory: pytest.TempPathFactory) -> DemoResult:
-    return run_demo(tmp_path_factory.mktemp("demo"), seed=3, episodes=12)
+    return run_demo(tmp_path_factory.mktemp("demo"), seed=3, episodes=8)
 
 
 def test_the_demo_draws_a_figure(result: DemoResult) -> None:
@@ -38,8 +38,8 @@ def test_the_demo_writes_a_report_of_right_and_wrong_matches(result: DemoResult)
 
 
 def test_most_queries_of_unseen_classes_are_matched(result: DemoResult) -> None:
-    assert result.n_queries == 60
-    assert result.n_matched > 30  # chance: 12
+    assert result.n_queries == 40
+    assert result.n_matched > 20  # chance: 8
 
 
 def test_a_foil_finds_the_shared_object_better_than_support_blind_maps(result: DemoResult) -> None:
@@ -56,13 +56,14 @@ def test_every_row_is_printed_with_its_numbers(result: DemoResult) -> None:
         assert [line for line in lines if line.startswith(numbers)]
         assert (row.coverage is not None) is row.title.startswith("SimilarityCAM")
     assert text.count("(explains 100 % of the score)") == 2
-    assert f"{result.n_matched} " in text
+    assert f"{result.n_matched} ({result.n_matched / result.n_queries:.0%}; chance: 20%) matched" in " ".join(lines)
     assert f"figure: {result.figure}\n" in text
     assert text.splitlines()[-1] == str(result.report)
 
 
-def test_the_same_seed_gives_the_same_numbers(tmp_path: Path) -> None:
-    one, two, other = (run_demo(tmp_path, seed=seed, episodes=2).rows for seed in (5, 5, 6))
+def test_the_same_seed_gives_the_same_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("captum_fam.demo.run.write_scene_report", lambda network, scenes, path: path)
+    one, two, other = (run_demo(tmp_path, seed=seed, episodes=1).rows for seed in (5, 5, 6))
     assert one == two != other
 
 
@@ -81,7 +82,7 @@ def short_demo(monkeypatch: pytest.MonkeyPatch) -> None:
     """The command with few scenes and few mosaics."""
 
     def short(out: Path, *, seed: int) -> DemoResult:
-        return run_demo(out, seed=seed, episodes=2)
+        return run_demo(out, seed=seed, episodes=1)
 
     def few(out: Path, *, seed: int) -> str:
         return explain_photographs(out, seed=seed, mosaics=3)
@@ -99,8 +100,10 @@ def test_the_command_shows_scenes_and_photographs(tmp_path: Path, capsys: pytest
         assert min(Image.open(tmp_path / "new" / name).size) > 300
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1] == str(tmp_path / "new" / "report.html")
-    assert any(line.startswith("SimilarityCAM with foil") and line.endswith("100%") for line in lines)
-    (match,) = [line for line in lines if line.startswith("best match by the layer's features")]
+    first, second = (line.split() for line in lines if line.startswith("SimilarityCAM with foil"))
+    assert float(first[3]) > 0.8  # the photographs come before the scenes
+    assert first[6] == "100%" != second[6]
+    (match,) = [line for line in lines if line.startswith("best match by the features")]
     assert float(match.split()[-1].removesuffix("%")) > 80
     assert max(map(len, lines)) < 100 or "/" in max(lines, key=len)
 
@@ -123,6 +126,22 @@ def test_without_the_extra_the_command_names_it_in_one_line_and_does_the_rest(
     assert out.splitlines()[-1] == str(tmp_path / "new" / "report.html")
     for name in ("demo.png", "report.html"):
         assert (tmp_path / "new" / name).is_file()
+
+
+def test_a_demo_that_was_interrupted_can_be_run_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(out: Path, *, seed: int) -> str:
+        (out / FIGURES[0]).write_bytes(b"the first figure")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("captum_fam.cli.demo.run_demo", lambda out, *, seed: "scenes")
+    monkeypatch.setattr("captum_fam.cli.demo.explain_photographs", interrupted)
+    assert main(["demo", "--out", str(tmp_path)]) != 0
+    assert (tmp_path / FIGURES[0]).is_file()
+    monkeypatch.setattr("captum_fam.cli.demo.explain_photographs", lambda out, *, seed: "photographs")
+    assert main(["demo", "--out", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == "photographs\n\nscenes\n"
 
 
 def test_files_of_others_with_names_of_figures_are_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -214,4 +214,4 @@ def test_the_cascade_compares_every_method_with_its_own_map(model: TwoPartModel)
 
 def test_the_cell_of_a_cascade_counts_what_it_leaves_out() -> None:
     assert cell([0.2, 0.4, None]) == "0.30 ± 0.14 (1 left out)"
-    assert cell([None, None]) == "–"
+    assert cell([None, None]) == "– (2 left out)"

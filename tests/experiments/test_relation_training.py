@@ -47,6 +47,11 @@ def test_embeddings_of_any_size_give_the_same_head_up_to_the_size() -> None:
     torch.testing.assert_close(first(query, support), large(1024 * query, 1024 * support))
 
 
+def test_a_step_of_one_class_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"way must be at least 2, .*, got 1"):
+        train_relation_head(*two_kinds(8, seed=0), way=1)
+
+
 @pytest.mark.parametrize(
     ("embeddings", "labels", "message"),
     [

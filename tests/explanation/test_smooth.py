@@ -136,7 +136,7 @@ def test_what_is_smoothed_is_said_saved_and_read_again(
     model: nn.Module, support: SupportSet, many_queries: Tensor, tmp_path: Path
 ) -> None:
     plain = explain(model, many_queries, support, layer="features", foil="others")
-    why = Explainer(model, support, layer="features", foil="others", smooth=5).explain(many_queries)
+    why = Explainer(model, support, layer="features", foil="others", smooth=np.int64(5)).explain(many_queries)
     assert repr(why) == "Explanation(5 queries, similarity-cam, beside: fam, layer 'features', foil others, smooth 5)"
     assert "smooth" not in repr(plain)
     assert why[1].smooth == why.beside[0][:2].smooth == 5

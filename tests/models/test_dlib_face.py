@@ -271,6 +271,13 @@ def test_numbers_that_do_not_fit_are_refused(numbers, message):
         read_tiny(numbers=numbers)
 
 
+def claiming(n_bytes):
+    """The head of a file that says how long the file is, and nothing behind it."""
+    head = tarfile.TarInfo("package/README.md")
+    head.size = n_bytes
+    return head.tobuf(tarfile.GNU_FORMAT)
+
+
 BOTH = [(f"package/model/{NUMBERS}", b"12"), (f"package/model/{MANIFEST}", b"[]")]
 LINK = [(f"package/model/{NUMBERS}", b""), (f"package/model/{MANIFEST}", b"")]
 
@@ -286,6 +293,8 @@ LINK = [(f"package/model/{NUMBERS}", b""), (f"package/model/{MANIFEST}", b"")]
         (packed(LINK, kind=tarfile.DIRTYPE), "is no plain file"),
         (packed([(MANIFEST, b" " * 2**21)]), "has 2097152 bytes, expected at most 1048576"),
         (packed([(f"{i}", b"") for i in range(10_001)]), "more than 10000 files in it"),
+        (gzip.compress(claiming(2**60)), "unexpected end of data"),
+        (gzip.compress(claiming(-(2**60))), "face-api's network"),
         (packed(BOTH)[:40], "face-api's network"),
         (packed([("a", os.urandom(9000)), *BOTH])[:5000], "face-api's network"),
         (gzip.compress(b"no archive" * 100), "face-api's network"),

@@ -75,6 +75,8 @@ def test_equal_samples_in_all_directions_are_not_shrunk_into_nan() -> None:
         (torch.rand(4, 3), torch.zeros(3).long(), r"labels must be \(n,\) = \(4,\), got \(3,\)"),
         (torch.ones(4, 3), None, "all zero"),
         (torch.rand(4, 3), torch.arange(4), "all zero"),
+        (torch.tensor([[0.3, 0.1, 7.0], [0.1, 0.9, 0.2]]), None, "one vector up to its sign"),
+        (torch.rand(2, 50), None, "one vector up to its sign"),
         (torch.tensor([[1.0, torch.nan], [0.0, 1.0]]), None, "NaN or inf"),
     ],
 )

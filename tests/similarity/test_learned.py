@@ -109,6 +109,13 @@ def test_a_support_is_followed_for_the_queries_that_it_counts_for(per_query: boo
     assert followed == [7 * 1, 7 * 3, 7 * 2]
 
 
+@shared_or_not
+def test_supports_that_count_for_no_query_contribute_nothing(per_query: bool) -> None:
+    query, support, weights = draw(per_query)
+    found = Learned(squared_dot).contributions(query, support, torch.zeros_like(weights))
+    assert torch.equal(found, torch.zeros_like(query))
+
+
 def test_a_learned_metric_works_on_what_was_made_in_inference_mode() -> None:
     query, support, weights = draw()
     expected = Learned(squared_dot).contributions(query, support, weights)

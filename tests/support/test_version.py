@@ -200,3 +200,17 @@ def test_methods_of_one_model_are_told_apart(images: Tensor) -> None:
         assert torch.equal(embedded(support, net), net.left(images))
     same_name = [types.MethodType(lambda self, x, d=d: x.flatten(2).std(2) * d, net) for d in (1, 2)]
     assert torch.equal(embedded(support, same_name[1]), 2 * embedded(support, same_name[0]))
+
+
+@pytest.mark.parametrize("compile_part", [torch.jit.script, lambda part: torch.jit.trace(part, torch.rand(2, 3))])
+def test_the_weights_of_a_compiled_part_are_seen(compile_part: Callable[[nn.Module], nn.Module]) -> None:
+    head = nn.Linear(3, 4, bias=False)
+    model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), compile_part(head)).eval()
+    queries, images = torch.rand(2, 3, 7, 5), torch.rand(3, 3, 7, 5)
+    scores = SimilarityToSupport(model, images)
+    with torch.no_grad():
+        before = scores(queries)
+        head.weight.copy_(torch.rand(4, 3))
+        after = scores(queries)
+    assert not torch.allclose(before, after)
+    torch.testing.assert_close(after, SimilarityToSupport(model, images)(queries))

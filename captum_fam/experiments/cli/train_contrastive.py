@@ -36,7 +36,7 @@ class ContrastiveDataOptions:
         stored_size: side to which images are decoded once, into memory; None for no such images. Default: None.
     """
 
-    split: str | None = option("split of CUB or of the scenes; default: train, base", None)
+    split: str | None = option("split of CUB (default: train) or of the scenes (default: base)", None)
     boxes: str | None = option("folder of ImageNet's XML files, or LOC_val_solution.csv", None, metavar="PATH")
     hold_out: int = option(
         "hold out every Nth image of each class, whose k-NN accuracy chooses the best epoch; 0: none, the last epoch "
@@ -53,7 +53,7 @@ class ContrastiveDataOptions:
 
 
 def add_contrastive(parser: argparse.ArgumentParser) -> None:
-    """Add a subcommand for each of the two ways, whose options are the fields of its recipe.
+    """Add a subcommand for NPID and one for MoCo, whose options are the fields of its recipe.
 
     Args:
         parser: parser of the recipe.
@@ -63,45 +63,45 @@ def add_contrastive(parser: argparse.ArgumentParser) -> None:
         "only, whose best epoch is kept. A model without a head gets one for the training, which has its own file, "
         "best-head.safetensors; the accuracy is that of the network as it is saved, in best.safetensors."
     )
-    ways = parser.add_subparsers(title="ways", metavar="WAY", required=True)
+    algorithms = parser.add_subparsers(title="algorithms", metavar="ALGORITHM", required=True)
     recipes: dict[str, tuple[type[ContrastiveRecipe], str, str]] = {
         "npid": (
             NPIDRecipe,
-            "instance discrimination with a memory bank (Wu et al., CVPR 2018)",
+            "instance discrimination with a memory bank (NPID; Wu et al., CVPR 2018)",
             "captum-fam train contrastive npid --model npid_resnet18 --data imagenet/train --out runs/npid --precision "
             "bfloat16 --num-workers 16",
         ),
         "moco": (
             MoCoRecipe,
-            "momentum contrast with a queue of keys (He et al., CVPR 2020; version 2)",
+            "momentum contrast with a queue of keys (MoCo v2; He et al., CVPR 2020; Chen et al., 2020)",
             "captum-fam train contrastive moco --model moco_v2_resnet50 --data imagenet/train --out runs/moco | "
             "version 1: moco --model moco_v1_resnet50 --schedule steps --temperature 0.07 --augmentation v1 ...",
         ),
     }
     for name, (recipe, text, example) in recipes.items():
-        way = ways.add_parser(
+        algorithm = algorithms.add_parser(
             name, help=text, description=f"{text[0].upper()}{text[1:]}.", epilog=f"example: {example}"
         )
-        add_fields(way, NetworkOptions)
-        way.add_argument(
+        add_fields(algorithm, NetworkOptions)
+        algorithm.add_argument(
             "--data",
             required=True,
             metavar="FOLDER",
             help="folder of CUB-200-2011 or a part of it; folder with one folder of images per class; folder of "
             "ImageNet's validation images, with --boxes; or scenes[:NUMBER] for planted scenes, 8000 without a number",
         )
-        add_fields(way, ContrastiveDataOptions)
-        add_fields(way, recipe)
-        add_fields(way, ResourceOptions)
-        add_fields(way, RunOptions, skip=("batch_size",))
-        way.add_argument(
+        add_fields(algorithm, ContrastiveDataOptions)
+        add_fields(algorithm, recipe)
+        add_fields(algorithm, ResourceOptions)
+        add_fields(algorithm, RunOptions, skip=("batch_size",))
+        algorithm.add_argument(
             "--out",
             type=Path,
-            default=default_out(way),
+            default=default_out(algorithm),
             metavar="DIR",
             help="folder of checkpoints and log.csv; default: %(default)s",
         )
-        way.set_defaults(run=_runner(recipe))
+        algorithm.set_defaults(run=_runner(recipe))
 
 
 def _runner(recipe: type[ContrastiveRecipe]) -> Callable[[argparse.Namespace], int]:

@@ -14,7 +14,7 @@ _INTRODUCTION = """# The networks of the paper
 
 Names for `create_model` and `--model`. The explained layer is `features`; its output, the feature map, is pooled, and
 goes through the head where there is one. The repositories whose files of weights are read stand in
-`captum_fam/experiments/networks/layouts.py`.
+`captum_fam/experiments/networks/layouts.py`. A network of faces, `dlib_face`, stands in [a page of its own](faces.md).
 
 Written by `python -m captum_fam.experiments.networks.table docs/networks.md`.
 

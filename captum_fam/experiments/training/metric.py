@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 from tqdm.auto import tqdm
@@ -32,6 +32,7 @@ from captum_fam.experiments.training.training_run import (
     TrainingRun,
     autocast,
     distribute,
+    gather_batch,
     random_numbers_restored,
 )
 from captum_fam.experiments.two_part_model import probe_images
@@ -339,9 +340,6 @@ def _gather(embeddings: Tensor, labels: Tensor, ranks: Ranks) -> tuple[Tensor, T
     """The batch of all processes, with gradients for the embeddings of this process only."""
     if ranks.size == 1:
         return embeddings, labels
-    rows = [torch.empty_like(embeddings) for _ in range(ranks.size)]
-    distributed.all_gather(rows, embeddings.detach().contiguous())
+    rows = list(gather_batch(embeddings, ranks).chunk(ranks.size))
     rows[ranks.rank] = embeddings
-    label_rows = [torch.empty_like(labels) for _ in range(ranks.size)]
-    distributed.all_gather(label_rows, labels)
-    return torch.cat(rows), torch.cat(label_rows)
+    return torch.cat(rows), gather_batch(labels, ranks)

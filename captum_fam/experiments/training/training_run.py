@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from captum_fam._files import SETTINGS, check_same_settings, need, versions, write_all_or_nothing, write_json
 from captum_fam._tensor_files import read_tensors
@@ -252,3 +252,24 @@ def distribute(module: nn.Module, ranks: Ranks) -> nn.Module:
         return module
     on_gpu = torch.device(ranks.device).type == "cuda"
     return nn.parallel.DistributedDataParallel(module, device_ids=[ranks.device] if on_gpu else None)
+
+
+def gather_batch(rows: Tensor, ranks: Ranks) -> Tensor:
+    """The rows of all processes, in their order; those of other processes have no gradients.
+
+    Args:
+        rows: the rows of this process, as many as every process has, ``(B, ...)``.
+        ranks: the processes.
+
+    Returns:
+        ``(ranks.size * B, ...)``; the rows themselves if there is only one process.
+
+    Example:
+        >>> gather_batch(torch.arange(3), Ranks())
+        tensor([0, 1, 2])
+    """
+    if ranks.size == 1:
+        return rows
+    parts = [torch.empty_like(rows) for _ in range(ranks.size)]
+    distributed.all_gather(parts, rows.detach().contiguous())
+    return torch.cat(parts)

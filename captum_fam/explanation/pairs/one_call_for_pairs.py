@@ -133,7 +133,7 @@ def explain_pairs(
     """
     check_at_least(1, batch_size=batch_size)
     check_at_least(0, top_matches=top_matches)
-    check_window("smooth", smooth)
+    smooth = check_window("smooth", smooth)
     tau = check_against(against, threshold)
     named = read_methods(method)
     net = read_model(model, preprocess, output)

@@ -74,11 +74,11 @@ def test_a_network_of_ones_own_learns_from_class_folders(
 
 
 def test_scenes_and_a_network_of_the_paper(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ("moco", "--model", "moco_v2_resnet50", "--data", "scenes:12", "--out", tmp_path / "out", "--size", 32)
-    assert _run(*words, *_SHORT, "--epochs", 1, "--hold-out", 0, "--norm-groups", 1) == 0
+    words = ("moco", "--model", "npid_resnet18", "--data", "scenes:12", "--out", tmp_path / "out", "--size", 32)
+    assert _run(*words, *_SHORT, "--epochs", 1, "--hold-out", 0) == 0
     assert capsys.readouterr().out.startswith("best epoch: 0 of 0..0")
     assert not (tmp_path / "out" / "best-head.safetensors").exists()
-    create_model("moco_v2_resnet50", tmp_path / "out" / "best.safetensors")
+    create_model("npid_resnet18", tmp_path / "out" / "best.safetensors")
 
 
 def test_validation_images_of_imagenet(network: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -110,6 +110,7 @@ def test_the_defaults_are_those_of_the_recipes() -> None:
         (["npid", "--model", "nothing"], "'nothing'"),
         (["npid", "--data", "nowhere"], "nowhere"),
         (["npid", "--precision", "float16", "--device", "cpu"], 'precision "float16" needs a GPU'),
+        (["npid", "--split", "right"], "right"),
         (["npid", "--hold-out", "1"], "expected 0 or a whole number of at least 2"),
     ],
 )
@@ -128,6 +129,27 @@ def test_a_refused_option_is_one_line_and_leaves_no_folder(
     assert message in error[-1]
     assert error[-1].startswith("captum-fam")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.filterwarnings("ignore:.*preprocessing.*:UserWarning")
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--k", 19], "k=19 is more than the 18 training images that can vote; lower it"),
+        (["--batch-size", 20], "batch_size=20 is more than the 18 training images; lower it"),
+        (["--hold-out", 9], "no class has 9 images"),
+        (["--split", "base"], "split='base' is for CUB-200-2011 and scenes"),
+    ],
+)
+def test_an_option_that_does_not_fit_the_images_is_one_line(
+    words: list[Any], message: str, network: str, folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ["npid", "--model", network, "--data", folders, "--size", 16, "--out", tmp_path / "out", "--hold-out", 4]
+    assert main(["train", "contrastive", *map(str, [*common, *_SHORT, *words])]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("captum-fam: error: ")
+    assert message in error
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("way", ["npid", "moco"])

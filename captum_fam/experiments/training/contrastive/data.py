@@ -59,7 +59,7 @@ def contrastive_images(
             scenes (8,000 scenes without a length), which are always drawn once and kept in memory.
         net: model whose geometry the images for the k-NN accuracy get.
         hold_out: N, where every Nth image of each class is held out; 0 for none.
-        split: split of CUB (``"train"`` if None) or of the scenes (``"base"`` if None); other folders ignore it.
+        split: split of CUB (``"train"`` if None) or of the scenes (``"base"`` if None); other folders have none.
             Default: None.
         boxes: folder of ImageNet's XML files, or ``LOC_val_solution.csv``. Default: None.
         stored: side in pixels to which images are squashed and decoded once, into memory; None reads the files in every
@@ -79,9 +79,9 @@ def contrastive_images(
 
     Example:
         >>> from captum_fam.models import create_model
-        >>> images = contrastive_images("scenes:100", create_model("conv4net"), 5)
+        >>> images = contrastive_images("scenes:120", create_model("conv4net"), 5, split="novel")
         >>> len(images.train), len(images.bank), len(images.val)
-        (80, 80, 20)
+        (96, 96, 24)
     """
 
     def kept(geometry: Geometry | None, size: int | tuple[int, int]) -> Dataset[Any]:
@@ -157,10 +157,12 @@ def _dataset(
     if is_scenes(source):
         length = number_of_scenes(source, SCENES_TO_TRAIN)
         return PlantedScenes(split or "base", length=length, size=size)  # type: ignore[arg-type]
+    if boxes is None and (Path(source) / "images.txt").is_file():
+        return CUB200(source, split or "train", geometry)  # type: ignore[arg-type]
+    if split is not None:
+        raise ValueError(f"split={split!r} is for CUB-200-2011 and scenes; data {printable_path(source)} has no splits")
     if boxes is not None:
         return ImageNetBoxes(source, boxes, geometry=geometry)
-    if (Path(source) / "images.txt").is_file():
-        return CUB200(source, split or "train", geometry)  # type: ignore[arg-type]
     try:
         return _ClassFolders(source, geometry)
     except ValueError as error:

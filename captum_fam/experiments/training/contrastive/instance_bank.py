@@ -13,9 +13,9 @@ class InstanceBank(nn.Module):
 
     The probability that an embedding f is of image i is ``exp(v_i f / T) / sum_j exp(v_j f / T)`` over the rows v_j of
     the bank. The sum goes over all rows, or over row i and rows that are drawn at random. Wu et al. have drawn rows
-    too, but estimated the full sum with noise-contrastive estimation, which needs a constant from the first batch. The
-    drawn rows are used in a softmax instead, as in the later weights of the same authors: there is no constant, and
-    with all rows it is Eq. 2 itself.
+    too, but for noise-contrastive estimation (Eq. 4-7), which needs an estimate of the full sum. Here the drawn rows
+    make a softmax, as for the weights that the authors released later: no estimate is needed, and with all rows it is
+    Eq. 2 itself.
 
     The parts of pytorch-metric-learning do not fit: its memory of batches is a queue, and its softmax compares every
     positive pair with every negative pair, which needs B x B x n numbers.

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from captum_fam.embedding.forward import check_embedding
-from captum_fam.experiments.training.contrastive.learners import GroupedEncoder
+from captum_fam.experiments.training.contrastive.grouped_encoder import GroupedEncoder
 from captum_fam.experiments.training.retrieval_features import embed_dataset
 from captum_fam.experiments.training.training_run import autocast
 from captum_fam.models import EmbeddingModel

@@ -122,6 +122,19 @@ class ContrastiveRecipe:
         if self.norm_groups > 1 and self.norm_groups % n_processes:
             raise ValueError(f"norm_groups={self.norm_groups} must be a multiple of the {n_processes} processes, or 1")
 
+    def check_neighbors(self, n_images: int) -> None:
+        """Check that there are as many voters in the k-NN accuracy as have to vote.
+
+        Args:
+            n_images: number of training images.
+
+        Raises:
+            ValueError: if there are fewer.
+        """
+        voters = min(n_images, self.knn_images)
+        if self.k > voters:
+            raise ValueError(f"k={self.k} is more than the {voters} training images that can vote; lower it")
+
 
 @dataclass(frozen=True)
 class NPIDRecipe(ContrastiveRecipe):

@@ -1,4 +1,4 @@
-"""Training without labels: every image is told from all other images."""
+"""Training without labels: every image is told from all others."""
 
 from __future__ import annotations
 
@@ -18,10 +18,12 @@ from captum_fam.embedding.ranks import Ranks
 from captum_fam.experiments.data.labels import labels_of
 from captum_fam.experiments.fitting import fit
 from captum_fam.experiments.training.contrastive.batches import EpochBatches
-from captum_fam.experiments.training.contrastive.color_changes import change_colors
 from captum_fam.experiments.training.contrastive.data import evenly_spaced
-from captum_fam.experiments.training.contrastive.learners import GroupedEncoder, InstanceLearner, make_learner
+from captum_fam.experiments.training.contrastive.grouped_encoder import GroupedEncoder
+from captum_fam.experiments.training.contrastive.instance_learner import InstanceLearner
+from captum_fam.experiments.training.contrastive.moco_learner import MoCoLearner
 from captum_fam.experiments.training.contrastive.neighbor_accuracy import knn_accuracies
+from captum_fam.experiments.training.contrastive.npid_learner import NPIDLearner
 from captum_fam.experiments.training.contrastive.recipe import ContrastiveRecipe, MoCoRecipe, NPIDRecipe
 from captum_fam.experiments.training.contrastive.views import RandomViews
 from captum_fam.experiments.training.images import generator_for
@@ -38,8 +40,6 @@ from captum_fam.models import EmbeddingModel
 
 # Second entry of the seeds, which keeps the streams of random numbers apart.
 _EPOCH = 15
-
-_NAMES = {NPIDRecipe: "npid", MoCoRecipe: "moco"}
 
 
 def train_contrastive(
@@ -83,6 +83,7 @@ def train_contrastive(
         from all others, the k-NN accuracy of the network, and that behind an added head.
 
     Raises:
+        TypeError: for another recipe.
         ValueError: for too few images, a batch that cannot be shared equally, one of ``bank`` and ``val`` without the
             other, or a folder with another run.
         RuntimeError: if the loss is NaN or infinite.
@@ -101,10 +102,12 @@ def train_contrastive(
         raise ValueError("bank and val: the k-NN accuracy needs both, pass both or none")
     labels = labels_of(train)
     recipe.check(len(labels), ranks.size)
+    if bank is not None:
+        recipe.check_neighbors(len(labels_of(bank)))
     head, embedding_size = _head(net, recipe)
     groups = max(1, recipe.norm_groups // ranks.size)
     encoder = GroupedEncoder(net.model, head, groups, precision)
-    learner = make_learner(encoder, recipe, ranks, len(labels), embedding_size)
+    name, learner = make_learner(encoder, recipe, ranks, len(labels), embedding_size)
     learner.to(ranks.device).to(memory_format=torch.channels_last)
     trained_parameters = [parameter for parameter in encoder.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(
@@ -112,7 +115,7 @@ def train_contrastive(
     )
     scaler = torch.amp.GradScaler(torch.device(ranks.device).type, enabled=precision == "float16")
     settings = {
-        "recipe": _NAMES[type(recipe)],
+        "recipe": name,
         "model": net.name,
         **asdict(recipe),
         "size": net.size,
@@ -127,9 +130,10 @@ def train_contrastive(
     stepper = distribute(encoder, ranks)
     sums = torch.zeros(2, device=ranks.device)  # of the loss and the share of images that are told from all others
 
-    def loss_of(step_and_batch: tuple[int, tuple[Tensor, Tensor, Tensor]]) -> Tensor:
-        step, (batch, colors, items) = step_and_batch
-        loss, share = learner.loss(stepper, _changed(batch, colors, net, ranks), items.to(ranks.device), step)
+    def loss_of(step_and_batch: tuple[int, tuple[Tensor, Tensor]]) -> Tensor:
+        step, (batch, items) = step_and_batch
+        normalized = net.normalize(batch.to(ranks.device)).transpose(0, 1)
+        loss, share = learner.loss(stepper, normalized, items.to(ranks.device), step)
         sums.add_(torch.stack([loss.detach(), share]))
         return loss
 
@@ -175,6 +179,31 @@ def train_contrastive(
     return Trained(net.model, run.history, run.best)
 
 
+def make_learner(
+    encoder: GroupedEncoder, recipe: ContrastiveRecipe, ranks: Ranks, n_images: int, embedding_size: int
+) -> tuple[str, InstanceLearner]:
+    """The learner of a recipe.
+
+    Args:
+        encoder: the network that is trained, with its head.
+        recipe: settings of the training.
+        ranks: the processes that share each batch.
+        n_images: number of training images.
+        embedding_size: number of features of an embedding.
+
+    Returns:
+        ``"npid"`` and a :class:`NPIDLearner`, or ``"moco"`` and a :class:`MoCoLearner`.
+
+    Raises:
+        TypeError: for another recipe.
+    """
+    if isinstance(recipe, NPIDRecipe):
+        return "npid", NPIDLearner(encoder, recipe, ranks, n_images, embedding_size)
+    if isinstance(recipe, MoCoRecipe):
+        return "moco", MoCoLearner(encoder, recipe, ranks, n_images, embedding_size)
+    raise TypeError(f"recipe must be NPIDRecipe or MoCoRecipe, got {type(recipe).__name__}")
+
+
 def _head(net: EmbeddingModel, recipe: ContrastiveRecipe) -> tuple[nn.Module, int]:
     """The head that is added to a network, an identity if it has one, and the number of its outputs."""
     device = next(net.model.parameters()).device
@@ -188,13 +217,6 @@ def _head(net: EmbeddingModel, recipe: ContrastiveRecipe) -> tuple[nn.Module, in
         if recipe.head == "mlp":
             head = nn.Sequential(nn.Linear(width, width), nn.ReLU(), head)
     return head, recipe.embedding_size
-
-
-def _changed(batch: Tensor, colors: Tensor, net: EmbeddingModel, ranks: Ranks) -> Tensor:
-    """The views of a batch with changed colors, normalized: ``(B, V, 3, H, W)`` to ``(V, B, 3, H, W)``."""
-    shape = batch.shape[:2]
-    images = change_colors(batch.to(ranks.device).flatten(0, 1), colors.to(ranks.device).flatten(0, 1))
-    return net.normalize(images).unflatten(0, shape).transpose(0, 1)
 
 
 def _knn(

@@ -1,4 +1,4 @@
-"""Trains both ways, alone or as one of the processes of torchrun: ``python job.py FOLDER``."""
+"""Trains by NPID and by MoCo, alone or as one of the processes of torchrun: ``python job.py FOLDER``."""
 
 from __future__ import annotations
 
@@ -48,19 +48,20 @@ def network() -> EmbeddingModel:
 
 
 def recipes(**changes: Any) -> dict[str, ContrastiveRecipe]:
-    """A recipe of both ways, for two epochs of five steps."""
+    """A recipe of NPID and one of MoCo, for two epochs of five steps."""
     shared: dict[str, Any] = {"epochs": 2, "batch_size": 8, "embedding_size": 5, "norm_groups": 2, "k": 3, **changes}
     return {"npid": NPIDRecipe(**shared, negatives=20), "moco": MoCoRecipe(**shared, queue=12, key_momentum=0.9)}
 
 
 def run(out: Path) -> None:
-    """Train both ways, and check that bank and queue are the same in all processes."""
+    """Train by NPID and by MoCo, and check that bank and queue are the same in all processes."""
     made: list[nn.Module] = []
     make_learner = training.make_learner
 
     def kept(*arguments: Any) -> Any:
-        made.append(make_learner(*arguments))
-        return made[-1]
+        name, learner = make_learner(*arguments)
+        made.append(learner)
+        return name, learner
 
     with joined("cpu") as ranks, patch.object(training, "make_learner", kept):
         for name, recipe in recipes().items():

@@ -1,4 +1,4 @@
-"""Steps of both ways against loops written by hand, in float64."""
+"""Steps of NPID and MoCo against loops written by hand, in float64."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from torch import Tensor, nn
 
 from captum_fam.embedding.ranks import Ranks
 from captum_fam.experiments.training import InstanceBank, KeyQueue, MoCoRecipe, NPIDRecipe
-from captum_fam.experiments.training.contrastive.learners import GroupedEncoder, InstanceLearner, make_learner
+from captum_fam.experiments.training.contrastive.grouped_encoder import GroupedEncoder
+from captum_fam.experiments.training.contrastive.instance_learner import InstanceLearner
+from captum_fam.experiments.training.contrastive.moco_learner import MoCoLearner
+from captum_fam.experiments.training.contrastive.npid_learner import NPIDLearner
 
 Array = NDArray[np.float64]
 _RATE = 0.5
@@ -70,7 +73,7 @@ def _bank_loss(weights: Array, flat: Array, items: list[int], bank: Array, other
 @pytest.mark.parametrize("drawn", [False, True])
 def test_steps_with_a_bank(drawn: bool) -> None:
     recipe = NPIDRecipe(batch_size=4, temperature=0.3, bank_momentum=0.7, norm_groups=2, negatives=6 if drawn else 0)
-    learner = make_learner(_encoder(), recipe, Ranks(), n_images=9, embedding_size=3)
+    learner = NPIDLearner(_encoder(), recipe, Ranks(), n_images=9, embedding_size=3)
     bank = learner.bank.rows.double().numpy().copy()
     np.testing.assert_allclose((bank**2).sum(1), 1, rtol=1e-5)
     weights = _weights(learner.encoder).copy()
@@ -98,7 +101,7 @@ def test_steps_with_a_bank(drawn: bool) -> None:
 
 def test_steps_with_a_queue() -> None:
     recipe = MoCoRecipe(batch_size=4, temperature=0.25, key_momentum=0.6, queue=5, norm_groups=2)
-    learner = make_learner(_encoder(), recipe, Ranks(), n_images=9, embedding_size=3)
+    learner = MoCoLearner(_encoder(), recipe, Ranks(), n_images=9, embedding_size=3)
     queue = [row.double().numpy().copy() for row in learner.queue.keys]
     weights = _weights(learner.encoder).copy()
     key_weights = weights.copy()
@@ -131,7 +134,7 @@ def test_steps_with_a_queue() -> None:
 
 def test_the_loss_of_a_query_is_that_of_pytorch_metric_learning() -> None:
     losses = pytest.importorskip("pytorch_metric_learning.losses")
-    learner = make_learner(_encoder(), MoCoRecipe(batch_size=4, queue=6, norm_groups=1), Ranks(), 9, 3)
+    learner = MoCoLearner(_encoder(), MoCoRecipe(batch_size=4, queue=6, norm_groups=1), Ranks(), 9, 3)
     views = torch.rand(2, 4, 3, 2, 2)
     loss, _ = learner.loss(learner.encoder, views, torch.arange(4), 0)
     queries, keys = (learner.encoder(view).detach() for view in views)
@@ -151,7 +154,7 @@ def test_the_loss_of_a_query_is_that_of_pytorch_metric_learning() -> None:
 def test_keys_are_normalized_with_others_than_their_queries() -> None:
     """With batch normalization in groups, the keys of a group are those of a random half of the images."""
     model = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(12), nn.Linear(12, 3, bias=False))
-    learner = make_learner(
+    learner = MoCoLearner(
         GroupedEncoder(model, nn.Identity(), 2), MoCoRecipe(batch_size=8, norm_groups=2), Ranks(), 99, 3
     )
     seen: list[Tensor] = []

@@ -26,7 +26,7 @@ from captum_fam.experiments.training import (
     train_contrastive,
 )
 from captum_fam.experiments.training.contrastive.data import StoredImages, evenly_spaced
-from captum_fam.experiments.training.contrastive.learners import GroupedEncoder
+from captum_fam.experiments.training.contrastive.grouped_encoder import GroupedEncoder
 from captum_fam.experiments.training.contrastive.neighbor_accuracy import knn_accuracies
 from captum_fam.models import EmbeddingModel, EmbeddingNet, create_model, read_state_dict
 from captum_fam.pooling import GAP
@@ -35,13 +35,13 @@ pytest.importorskip("safetensors", reason="checkpoints are safetensors")
 
 _JOB = Path(__file__).with_name("job.py")
 _PARTS = runpy.run_path(str(_JOB))
-_WAYS = ("npid", "moco")
+_ALGORITHMS = ("npid", "moco")
 
 
-def _train(out: Path, way: str, net: EmbeddingModel | None = None, **options: Any) -> Trained:
+def _train(out: Path, algorithm: str, net: EmbeddingModel | None = None, **options: Any) -> Trained:
     changes = options.pop("changes", {})
     images, val = _PARTS["Images"](43), _PARTS["Images"](9, 2)
-    recipe = _PARTS["recipes"](**changes)[way]
+    recipe = _PARTS["recipes"](**changes)[algorithm]
     return train_contrastive(net or _PARTS["network"](), images, out, recipe, bank=images, val=val, **options)
 
 
@@ -72,10 +72,10 @@ def objects() -> tuple[StoredImages, StoredImages]:
     [
         NPIDRecipe(epochs=8, batch_size=32, learning_rate=0.1, temperature=0.2, k=10, embedding_size=32),
         MoCoRecipe(
-            epochs=8, batch_size=32, learning_rate=0.1, k=10, embedding_size=32, norm_groups=2, key_momentum=0.99
+            epochs=6, batch_size=32, learning_rate=0.1, k=10, embedding_size=32, norm_groups=2, key_momentum=0.99
         ),
     ],
-    ids=_WAYS,
+    ids=_ALGORITHMS,
 )
 def test_a_small_network_learns_to_tell_planted_objects_apart(
     recipe: ContrastiveRecipe, objects: tuple[StoredImages, StoredImages], tmp_path: Path
@@ -99,10 +99,10 @@ def test_a_small_network_learns_to_tell_planted_objects_apart(
     assert trained.best["val_knn"] > max(untrained["val_knn"] + 0.03, 0.5)
 
 
-@pytest.mark.parametrize("way", _WAYS)
-def test_a_killed_run_goes_on_to_the_same_end_and_leaves_the_random_numbers(way: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("algorithm", _ALGORITHMS)
+def test_a_killed_run_goes_on_to_the_same_end_and_leaves_the_random_numbers(algorithm: str, tmp_path: Path) -> None:
     state = torch.get_rng_state()
-    whole = _train(tmp_path / "whole", way)
+    whole = _train(tmp_path / "whole", algorithm)
     assert torch.equal(state, torch.get_rng_state())
     assert not whole.model.training
     assert all(parameter.requires_grad for parameter in whole.model.parameters())
@@ -118,9 +118,9 @@ def test_a_killed_run_goes_on_to_the_same_end_and_leaves_the_random_numbers(way:
 
         patch.setattr(torch.optim.SGD, "step", dies)
         with pytest.raises(KeyboardInterrupt):
-            _train(tmp_path / "killed", way)
+            _train(tmp_path / "killed", algorithm)
     torch.manual_seed(99)
-    resumed = _train(tmp_path / "killed", way)
+    resumed = _train(tmp_path / "killed", algorithm)
     assert _rows(resumed) == _rows(whole)
     for name in ("best", "last", "best-head", "last-head"):
         one, two = (read_state_dict(tmp_path / folder / f"{name}.safetensors") for folder in ("whole", "killed"))
@@ -150,8 +150,8 @@ def test_two_processes_train_as_one_does_also_with_batch_normalization(tmp_path:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    for way in _WAYS:
-        one, two = (torch.load(tmp_path / folder / way / "state.pt") for folder in ("one", "two"))
+    for algorithm in _ALGORITHMS:
+        one, two = (torch.load(tmp_path / folder / algorithm / "state.pt") for folder in ("one", "two"))
         # The running statistics are those of the first process.
         learners = [
             {key: value for key, value in state["learner"].items() if "running" not in key and "tracked" not in key}
@@ -161,15 +161,17 @@ def test_two_processes_train_as_one_does_also_with_batch_normalization(tmp_path:
         torch.testing.assert_close(*learners, rtol=1e-3, atol=1e-5)
         losses = []
         for folder in ("one", "two"):
-            with (tmp_path / folder / way / "log.csv").open(encoding="utf-8") as file:
+            with (tmp_path / folder / algorithm / "log.csv").open(encoding="utf-8") as file:
                 losses.append([float(row["loss"]) for row in csv.DictReader(file)])
         assert losses[0] == pytest.approx(losses[1], rel=1e-4)
         assert len(losses[0]) == 2
 
 
-@pytest.mark.parametrize("way", _WAYS)
-def test_bfloat16_trains_about_the_same(way: str, tmp_path: Path) -> None:
-    full, half = (_train(tmp_path / name, way, precision=name) for name in ("float32", "bfloat16"))
+@pytest.mark.parametrize("algorithm", _ALGORITHMS)
+def test_bfloat16_trains_about_the_same(algorithm: str, tmp_path: Path) -> None:
+    full, half = (
+        _train(tmp_path / name, algorithm, precision=name, changes={"epochs": 1}) for name in ("float32", "bfloat16")
+    )
     assert [row["loss"] for row in half.log] == pytest.approx([row["loss"] for row in full.log], rel=0.05)
     assert [row["loss"] for row in half.log] != [row["loss"] for row in full.log]
     assert {value.dtype for value in read_state_dict(tmp_path / "bfloat16" / "best.safetensors").values()} <= {
@@ -179,37 +181,45 @@ def test_bfloat16_trains_about_the_same(way: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "way", "has_file"),
-    [("npid_resnet18", "npid", False), ("conv4net", "moco", True), ("resnet18", "npid", True)],
+    ("name", "algorithm", "has_file"),
+    [("npid_resnet18", "npid", False), ("conv4net", "npid", True), ("conv4net", "moco", True)],
 )
-def test_what_is_trained_loads_back_under_its_name(name: str, way: str, has_file: bool, tmp_path: Path) -> None:
+def test_what_is_trained_loads_back_under_its_name(name: str, algorithm: str, has_file: bool, tmp_path: Path) -> None:
     net = replace(create_model(name), size=32)
-    trained = _train(tmp_path, way, net, changes={"epochs": 1})
+    trained = _train(tmp_path, algorithm, net, changes={"epochs": 1})
     again = create_model(name, tmp_path / "best.safetensors")
     torch.testing.assert_close(again.model.state_dict(), trained.model.state_dict(), rtol=0, atol=0)
+    measured = knn_accuracies(
+        GroupedEncoder(again.model, nn.Identity(), 1), net, _PARTS["Images"](43), _PARTS["Images"](9, 2), 3, "cpu"
+    )
+    assert measured["val_knn"] == trained.best["val_knn"]
     assert (tmp_path / "best-head.safetensors").is_file() == has_file == ("val_knn_head" in trained.best)
     if has_file:
         shapes = {tuple(value.shape) for value in read_state_dict(tmp_path / "best-head.safetensors").values()}
-        assert shapes == {(5, 512), (5,)} if way == "npid" else {(64, 64), (64,), (5, 64), (5,)}
+        assert shapes == {(5, 64), (5,)} if algorithm == "npid" else {(64, 64), (64,), (5, 64), (5,)}
 
 
 def test_frozen_parameters_stay(tmp_path: Path) -> None:
     net = _PARTS["network"]()
     net.model.features[0].requires_grad_(False)
     before = net.model.features[0].weight.clone()
-    trained = _train(tmp_path, "moco", net)
+    trained = _train(tmp_path, "moco", net, changes={"epochs": 1})
     assert torch.equal(before, trained.model.features[0].weight)
     assert not trained.model.features[0].weight.requires_grad
     assert trained.model.features[1].weight.requires_grad
 
 
-def test_without_held_out_images_the_last_epoch_is_kept(tmp_path: Path) -> None:
-    images = _PARTS["Images"](20)
-    trained = train_contrastive(_PARTS["network"](), images, tmp_path, _PARTS["recipes"]()["npid"])
+def test_without_held_out_images_the_last_epoch_is_kept_and_with_them_it_is_the_same(tmp_path: Path) -> None:
+    images, recipe = _PARTS["Images"](20), _PARTS["recipes"]()["npid"]
+    trained = train_contrastive(_PARTS["network"](), images, tmp_path, recipe)
     assert trained.best["epoch"] == 1
-    assert (tmp_path / "best.safetensors").read_bytes() == (tmp_path / "last.safetensors").read_bytes()
+    last = (tmp_path / "last.safetensors").read_bytes()
+    assert (tmp_path / "best.safetensors").read_bytes() == last
+    # The accuracy is measured in eval mode: the statistics of batch normalization are those of the training alone.
+    train_contrastive(_PARTS["network"](), images, tmp_path / "val", recipe, bank=images, val=images)
+    assert (tmp_path / "val" / "last.safetensors").read_bytes() == last
     with pytest.raises(ValueError, match="needs both, pass both or none"):
-        train_contrastive(_PARTS["network"](), images, tmp_path, _PARTS["recipes"]()["npid"], val=images)
+        train_contrastive(_PARTS["network"](), images, tmp_path, recipe, val=images)
 
 
 def test_the_accuracy_is_that_of_the_nearest_neighbors() -> None:
@@ -232,18 +242,18 @@ def test_the_accuracy_is_that_of_the_nearest_neighbors() -> None:
 
 def test_every_nth_image_of_each_class_is_held_out(tmp_path: Path) -> None:
     net = replace(create_model("conv4net"), size=16)
-    images = contrastive_images("scenes:480", net, 5, split="novel", cache=tmp_path)
+    images = contrastive_images("scenes:240", net, 5, split="novel", cache=tmp_path)
     assert images.bank is not None
     assert images.val is not None
-    assert images.val.labels.unique(return_counts=True)[1].tolist() == [4] * 24
-    assert images.bank.labels.unique(return_counts=True)[1].tolist() == [16] * 24
-    scenes = PlantedScenes("novel", length=480, size=16)
+    assert images.val.labels.unique(return_counts=True)[1].tolist() == [2] * 24
+    assert images.bank.labels.unique(return_counts=True)[1].tolist() == [8] * 24
+    scenes = PlantedScenes("novel", length=240, size=16)
     # The fifth scene of the first class.
     torch.testing.assert_close(images.val[0][0], scenes[4 * 24][0], rtol=0, atol=1 / 255)
-    everything = contrastive_images("scenes:480", net, 0, split="novel", cache=tmp_path)
-    assert (len(everything.train), everything.bank, everything.val) == (480, None, None)
+    everything = contrastive_images("scenes:240", net, 0, split="novel", cache=tmp_path)
+    assert (len(everything.train), everything.bank, everything.val) == (240, None, None)
     with pytest.raises(ValueError, match="no class has 30 images"):
-        contrastive_images("scenes:480", net, 30, split="novel", cache=tmp_path)
+        contrastive_images("scenes:240", net, 30, split="novel", cache=tmp_path)
     few = evenly_spaced(images.bank, 100)
     assert len(few) == 100
     assert len(few.labels.unique()) == 24
@@ -263,6 +273,8 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
         (lambda: MoCoRecipe(batch_size=20), "batch_size=20 must be a multiple of norm_groups=8"),
         (lambda: NPIDRecipe().check(255), "batch_size=256 is more than the 255 training images"),
         (lambda: NPIDRecipe().check(999, 3), "batch_size=256 must be a multiple of the 3 processes"),
+        (lambda: NPIDRecipe().check_neighbors(199), "k=200 is more than the 199 training images that can vote"),
+        (lambda: NPIDRecipe(knn_images=150).check_neighbors(999), "k=200 is more than the 150 training images"),
         (lambda: MoCoRecipe().check(999, 16), "norm_groups=8 must be a multiple of the 16 processes"),
         (lambda: MoCoRecipe(queue=255), "queue=255 must hold a batch"),
     ],
