@@ -99,7 +99,9 @@ def _draw_textures(explanations: dict[str, Explanation], task: TextureMosaics, f
         inside = float(mosaic_energy(explanation.maps[:1], task.cells[:1], size))
         name = f"{title}\n{inside:.0%} in the outlined cell"
         maps[name] = explanation.maps[0]
-        notes[name] = f"score {explanation.score_text(0)}\n{explanation.account_text(0)}"
+        # A baseline has no score: it would be that of another map.
+        score = "blind to the support" if explanation.support_blind else f"score {explanation.score_text(0)}"
+        notes[name] = f"{score}\n{explanation.account_text(0)}"
         units[name] = unit_in_words(explanation)
     is_class = task.support_labels == label
     others = [number for number in range(len(TEXTURE_NAMES)) if number != label]
