@@ -13,19 +13,7 @@ from captum_fam import SupportSet
 from captum_fam.experiments import Mosaic, TwoPartModel
 from captum_fam.experiments.data.episodes import EpisodeItems
 from captum_fam.experiments.features import extract
-
-
-def beside_each_other(images: Tensor, grid: int) -> Tensor:
-    """Images of one size as a mosaic.
-
-    Args:
-        images: in raster order, ``(grid * grid, C, H, W)``.
-        grid: images per side.
-
-    Returns:
-        ``(1, C, grid * H, grid * W)``.
-    """
-    return torch.cat([torch.cat(list(line), 2) for line in images.split(grid)], 1)[None]
+from captum_fam.metrics import make_mosaic
 
 
 class DrawnMosaics:
@@ -68,7 +56,7 @@ class DrawnMosaics:
         Args:
             number: of the mosaic.
         """
-        return beside_each_other(self.features.images(self.episode(number).query.flatten()), self.grid)
+        return make_mosaic(self.features.images(self.episode(number).query.flatten()), grid=self.grid)
 
     def support(self, number: int) -> SupportSet:
         """The embedded supports of all classes of a mosaic.

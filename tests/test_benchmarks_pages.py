@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from benchmarks.command_line import command, parser_for
-from benchmarks.mosaics import beside_each_other
 from benchmarks.networks import NETWORKS
 from benchmarks.pages import interval, read
 from benchmarks.pieces import file_name, kept, kept_tensors, write_json
@@ -84,8 +83,3 @@ def test_a_network_is_named_for_a_command() -> None:
     assert small.options(Path("s")) == "--model squeezenet --weights s/weights/squeezenet1_0_imagenet.pth"
     assert large.options(Path("s")) == "--model efficientnet_lite0"
     assert large.weights(Path("s")) is None
-
-
-def test_a_mosaic_has_its_images_in_raster_order() -> None:
-    images = torch.arange(4.0)[:, None, None, None].expand(-1, 1, 1, 2)
-    assert beside_each_other(images, 2)[0, 0].tolist() == [[0, 0, 1, 1], [2, 2, 3, 3]]

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from benchmarks.classifiers.networks import Classifier
 from benchmarks.classifiers.photographs import Photographs
-from benchmarks.mosaics import beside_each_other
 from benchmarks.pieces import kept_tensors
+from captum_fam.metrics import make_mosaic
 
 GRID = 2  # photographs per side of a mosaic
 BATCH = 8
@@ -159,7 +159,7 @@ def mosaics(classifier: Classifier, photographs: Photographs, drawn: list[list[i
     batches = []
     for rows in drawn:
         images, _ = photographs.read(rows)
-        mosaic = beside_each_other(images, GRID)
+        mosaic = make_mosaic(images, grid=GRID)
         classes = photographs.labels[rows]
         runners_up = _largest_beside(classifier.logits(mosaic).expand(len(rows), -1), classes)
         activation = classifier.model.activation(mosaic).expand(len(rows), -1, -1, -1)

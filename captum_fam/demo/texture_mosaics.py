@@ -10,6 +10,7 @@ from torch import Tensor
 
 from captum_fam.demo.skimage_files import skimage_file
 from captum_fam.images import image_to_tensor, read_image
+from captum_fam.metrics import make_mosaic
 
 TEXTURE_NAMES = ("brick", "grass", "gravel")
 """The textures of scikit-image, in the public domain (CC0): gray photographs of 512 x 512 pixels."""
@@ -106,7 +107,7 @@ def cut_texture_mosaics(
         kinds = [target, *others, others[number(2)]]
         kinds = [kinds[place] for place in torch.randperm(_TILES, generator=generator).tolist()]
         tiles = [crop(kind, side // 2, right=True) for kind in kinds]
-        mosaics.append(torch.cat([torch.cat(tiles[:2], 2), torch.cat(tiles[2:], 2)], 1))
+        mosaics.append(make_mosaic(torch.stack(tiles))[0])
         targets.append(target)
         cells.append(kinds.index(target))
     return TextureMosaics(

@@ -33,6 +33,7 @@ from captum_fam.metrics.max_box import max_box_accuracy as max_box_accuracy
 from captum_fam.metrics.max_box_metric import MaxBoxAccV2 as MaxBoxAccV2
 from captum_fam.metrics.mosaic import Grid as Grid
 from captum_fam.metrics.mosaic import cell_mask as cell_mask
+from captum_fam.metrics.mosaic import make_mosaic as make_mosaic
 from captum_fam.metrics.mosaic import mosaic_auroc as mosaic_auroc
 from captum_fam.metrics.mosaic import mosaic_energy as mosaic_energy
 from captum_fam.metrics.mosaic import mosaic_hit as mosaic_hit

@@ -43,6 +43,37 @@ def cell_mask(cells: Tensor, size: Size, grid: Grid = 2) -> Tensor:
     return row[:, :, None] & column[:, None, :]
 
 
+def make_mosaic(images: Tensor, size: Size | None = None, grid: Grid = 2) -> Tensor:
+    """Images side by side, each in the cell that :func:`cell_mask` has for it.
+
+    Args:
+        images: the images of all cells in raster order, floating point ``(number of cells, C, H, W)``. An image of
+            another size than its cell is resized, bilinear with antialiasing.
+        size: height and width of the mosaic, in pixels. Default: None, that of the images as they are.
+        grid: k for k x k cells, or the numbers of rows and columns. Default: 2.
+
+    Returns:
+        The mosaic, ``(1, C, *size)``.
+
+    Raises:
+        ValueError: for another number of images than cells, or a grid without cells.
+
+    Example:
+        >>> make_mosaic(torch.arange(4.0).view(4, 1, 1, 1))
+        tensor([[[[0., 1.],
+                  [2., 3.]]]])
+    """
+    rows, columns = _grid(grid)
+    if images.dim() != 4 or len(images) != rows * columns:
+        raise ValueError(f"images must be ({rows * columns}, C, H, W) for this grid, got {tuple(images.shape)}")
+    height, width = size or (rows * images.shape[2], columns * images.shape[3])
+    lines = []
+    for row, line in enumerate(images.split(columns)):
+        sizes = [(_extent(row, height, rows), _extent(column, width, columns)) for column in range(columns)]
+        lines.append(torch.cat([_resized(image, cell) for image, cell in zip(line, sizes, strict=True)], 2))
+    return torch.cat(lines, 1)[None]
+
+
 def mosaic_energy(maps: Tensor, cells: Tensor, size: Size, grid: Grid = 2, energy: Energy = "positive") -> Tensor:
     """The share of the energy of the map in the cell of the support; chance is 1 / (number of cells).
 
@@ -142,6 +173,17 @@ def _grid(grid: Grid) -> tuple[int, int]:
     if rows < 1 or columns < 1:
         raise ValueError(f"grid must be the number of cells per side, or rows and columns, got {grid!r}")
     return rows, columns
+
+
+def _extent(cell: int, length: int, cells: int) -> int:
+    """The pixels of a cell along a side of ``length`` pixels."""
+    return (cell + 1) * length // cells - cell * length // cells
+
+
+def _resized(image: Tensor, size: Size) -> Tensor:
+    if image.shape[1:] == size:
+        return image
+    return torch.nn.functional.interpolate(image[None], size, mode="bilinear", antialias=True)[0]
 
 
 def _cell_index(length: int, cells: int, device: torch.device) -> Tensor:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from captum_fam.metrics import cell_mask, mosaic_auroc, mosaic_energy, mosaic_hit, region_auroc
+from captum_fam.metrics import cell_mask, make_mosaic, mosaic_auroc, mosaic_energy, mosaic_hit, region_auroc
 
 
 def test_cells_are_counted_in_raster_order() -> None:
@@ -82,3 +82,20 @@ def test_mosaic_auroc_is_that_of_the_cell() -> None:
     maps, cells = torch.randn(6, 1, 5, 4), torch.tensor([0, 1, 2, 3, 4, 5])
     expected = region_auroc(maps, cell_mask(cells, (12, 9), (3, 2)))
     assert mosaic_auroc(maps, cells, (12, 9), (3, 2)).equal(expected)
+
+
+@pytest.mark.parametrize(("grid", "size"), [(2, (9, 7)), ((2, 3), (11, 13)), (3, None)])
+def test_each_image_of_a_mosaic_fills_its_cell(grid: int | tuple[int, int], size: tuple[int, int] | None) -> None:
+    rows, columns = (grid, grid) if isinstance(grid, int) else grid
+    colors = torch.arange(1.0, rows * columns + 1)
+    mosaic = make_mosaic(colors.view(-1, 1, 1, 1).expand(-1, 2, 4, 5), size, grid)
+    size = size or (4 * rows, 5 * columns)
+    expected = (cell_mask(torch.arange(len(colors)), size, grid) * colors.view(-1, 1, 1)).sum(0)
+    assert mosaic.shape == (1, 2, *size)
+    torch.testing.assert_close(mosaic[0, 0], expected)
+    torch.testing.assert_close(mosaic[0, 1], expected)
+
+
+def test_a_mosaic_needs_an_image_for_every_cell() -> None:
+    with pytest.raises(ValueError, match=r"images must be \(4, C, H, W\) for this grid, got \(3, 1, 2, 2\)"):
+        make_mosaic(torch.rand(3, 1, 2, 2))

@@ -20,6 +20,7 @@ from captum_fam.experiments.records import QueryColumns, UnitRecord, jsonable
 from captum_fam.experiments.table_methods import ScoresFor, TableMethod
 from captum_fam.experiments.two_part_model import TwoPartModel
 from captum_fam.images import unnormalize
+from captum_fam.metrics import make_mosaic
 from captum_fam.support import Aggregate
 
 
@@ -209,19 +210,4 @@ class PreparedMosaic(PreparedFeatures[Mosaic]):
             height = width = self.protocol.cell * grid
         elif self.model.takes_larger_images:
             height, width = height * grid, width * grid
-        lines = []
-        for row, line in enumerate(images.split(grid)):
-            sizes = [(_extent(row, height, grid), _extent(column, width, grid)) for column in range(grid)]
-            lines.append(torch.cat([_resized(cell, size) for cell, size in zip(line, sizes, strict=True)], 2))
-        return torch.cat(lines, 1)[None]
-
-
-def _extent(cell: int, length: int, grid: int) -> int:
-    """The pixels of a cell along one side of a mosaic; as in :func:`~captum_fam.metrics.cell_mask`."""
-    return (cell + 1) * length // grid - cell * length // grid
-
-
-def _resized(image: Tensor, size: tuple[int, int]) -> Tensor:
-    if image.shape[1:] == size:
-        return image
-    return torch.nn.functional.interpolate(image[None], size, mode="bilinear", antialias=True)[0]
+        return make_mosaic(images, (height, width), grid)
