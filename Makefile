@@ -75,6 +75,7 @@ benchmarks: $(INSTALLED)  ## write the benchmark tables of docs/
 	$(BIN)/python -m benchmarks.attribute
 	$(BIN)/python -m benchmarks.attribute_layers
 	$(BIN)/python -m benchmarks.memory_bank
+	$(BIN)/python -m benchmarks.cost
 	$(BIN)/python -m benchmarks.coverage
 	$(BIN)/python -m benchmarks.explain_files
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks import pages
 from benchmarks.command_line import command, parser_for
 from benchmarks.networks import NETWORKS
 from benchmarks.pages import interval, read
@@ -83,3 +84,15 @@ def test_a_network_is_named_for_a_command() -> None:
     assert small.options(Path("s")) == "--model squeezenet --weights s/weights/squeezenet1_0_imagenet.pth"
     assert large.options(Path("s")) == "--model efficientnet_lite0"
     assert large.weights(Path("s")) is None
+
+
+@pytest.mark.parametrize("code", [0, 1, 2, 130])
+def test_only_a_command_that_fails_stops_a_page(code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    # 1: the command is done, but for images that it has named.
+    monkeypatch.setattr(pages, "captum_fam", lambda words: code)
+    if code < 2:
+        pages.call("evaluate few-shot")
+        return
+    with pytest.raises(SystemExit) as stopped:
+        pages.call("evaluate few-shot")
+    assert stopped.value.code == code

@@ -63,15 +63,23 @@ def run_stages(
     for name in done:
         print(f"{name}: finished before", flush=True)
     for number, stage in enumerate(left):
-        share = stage.share / sum(other.share for other in left[number:])
-        # The last seconds are for the stage's own end, and for the start of its process.
-        budget = min(stage.most, share * (end - time.monotonic()))
+        budget = budget_of(left[number:], end - time.monotonic())
         if budget < 1:
             print(f"{stage.name}: no time is left", flush=True)
             continue
         case = Case(device, size, str(out / stage.name), None if data_pack is None else str(data_pack))
         done[stage.name] = _run_one(stage, budget, min(grace, max(1.0, end - time.monotonic() - budget)), out, case)
     return done
+
+
+def budget_of(stages: Sequence[Stage], seconds: float) -> float:
+    """The seconds of the first of the stages that are left.
+
+    Args:
+        stages: the stages that are left.
+        seconds: the time that is left for all of them.
+    """
+    return min(stages[0].most, seconds * stages[0].share / sum(stage.share for stage in stages))
 
 
 def _run_one(stage: Stage, budget: float, grace: float, out: Path, case: Case) -> dict[str, Any]:
