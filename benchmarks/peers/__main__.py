@@ -1,7 +1,7 @@
 """captum-fam and its peers on the same model, layer and mosaics, in one run.
 
-    pip install "captum-fam[weights]" grad-cam torchcam
-    pip install --target runs/peers-site --no-deps zennit xaitk-saliency smqtk-core smqtk-detection smqtk-classifier \
+    pip install "captum-fam[benchmarks,weights]"
+    pip install --target runs/peers-site --no-deps xaitk-saliency smqtk-core smqtk-detection smqtk-classifier \
         smqtk-dataprovider smqtk-descriptors smqtk-image-io "setuptools<82"
     PYTHONPATH=runs/peers-site python -m benchmarks.peers [--mosaics 40] [--budget 12] [NETWORK ...]
 
