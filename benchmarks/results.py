@@ -196,11 +196,11 @@ PAGES = {
     ),
     "mosaic": Page(
         "2 x 2 mosaics, five supports",
-        {"mosaic": Run(f"mosaic --methods {MOSAIC},{POSITIONS},{MOSAIC_FLOORS}", ("mosaics", 50))},
+        {"mosaic": Run(f"mosaic --methods {MOSAIC},{POSITIONS},{MOSAIC_FLOORS}", ("mosaics", 100))},
     ),
     "mosaic-head": Page(
         f"2 x 2 mosaics {WITH_HEAD}",
-        {"mosaic-head": Run(f"mosaic --methods {MOSAIC},{MOSAIC_FLOORS}", ("mosaics", 50), head=True)},
+        {"mosaic-head": Run(f"mosaic --methods {MOSAIC},{MOSAIC_FLOORS}", ("mosaics", 100), head=True)},
     ),
     "mosaic-shapley": Page(
         "2 x 2 mosaics: positions as players, and the support's side",
@@ -219,7 +219,7 @@ PAGES = {
         "2 x 2 mosaics: additive maps at finer layers",
         {
             "mosaic-layers": Run(
-                f"mosaic --layer {{finer}} --examples 4 --measures '' --methods {layers()}", ("mosaics", 24)
+                f"mosaic --layer {{finer}} --examples 4 --measures '' --methods {layers()}", ("mosaics", 40)
             )
         },
         "`activation` is the layer where the network is cut, and `rest` the pooled layer. In SqueezeNet these are "
