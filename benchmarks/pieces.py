@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import torch
+
+from captum_fam._files import write_all_or_nothing
 
 
 def kept(path: Path, make: Callable[[], Any]) -> Any:
@@ -33,9 +36,6 @@ def kept_tensors(path: Path, make: Callable[[], Any]) -> Any:
         path: the file.
         make: makes the content: a tensor, or tensors by name.
     """
-    # Imported here: the process that runs the stages of benchmarks.gpu needs no torch.
-    import torch
-
     if not path.exists():
         content = make()
         with _in_one_step(path) as scratch:
@@ -70,8 +70,6 @@ def write_json(path: Path, content: Any) -> None:
 
 @contextmanager
 def _in_one_step(path: Path) -> Iterator[Path]:
-    """A file beside ``path`` that takes its place when the block ends."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    yield scratch
-    os.replace(scratch, path)
+    """A file that takes the place of ``path`` when the block ends."""
+    with write_all_or_nothing(path.parent) as scratch:
+        yield scratch / path.name
