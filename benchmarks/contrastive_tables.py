@@ -28,10 +28,10 @@ TRAINING = f"--batch-size 64 --hold-out 5 --k {NEIGHBORS} --precision bfloat16 -
 # Random weights with the batch statistics of the images, as those of the trained networks have: the steps are too small
 # to change a weight.
 RANDOM = "npid --epochs 2 --learning-rate 1e-30 --weight-decay 0"
-# A few thousand steps on a few thousand small images: a larger rate, a softer softmax, and views that keep more of the
-# colors and of the object than those of ImageNet.
+# A few thousand steps on a few thousand small images: a larger rate, and views that keep more of the object than those
+# of ImageNet; for NPID also a softer softmax and views that keep more of the colors.
 NPID = "npid --learning-rate 0.1 --schedule cosine --temperature 0.1 --augmentation v2 --smallest-crop 0.4"
-MOCO = "moco --key-momentum 0.99 --norm-groups 2"
+MOCO = "moco --learning-rate 0.1 --smallest-crop 0.4 --key-momentum 0.99 --norm-groups 2"
 TITLES = {"random": "random weights", "npid": "NPID", "moco": "MoCo v2"}
 PAPER = {
     "*NPID (ResNet18) in the paper*": ("0.545", "0.540"),

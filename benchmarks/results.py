@@ -226,7 +226,7 @@ PAGES = {
         "`features.5` with 110 x 110 positions on a mosaic, `rest.features.10` with 55 x 55, and 27 x 27; in "
         "EfficientNet-Lite0 `blocks.2` with 56 x 56, `rest.blocks.4` with 28 x 28, and 14 x 14. A sum of layers stands "
         "for the mean of their maps, `smooth=N` for a mean filter of N x N positions of the finest of them, and "
-        "`coverage` is a map's sum over the score that it explains.",
+        "`coverage` for the share of the scores that the sums of the maps reach.",
     ),
 }
 

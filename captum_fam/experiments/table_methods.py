@@ -65,18 +65,30 @@ class Drawing(NamedTuple):
     box: Tensor
 
 
+class Account(NamedTuple):
+    """What the maps of a batch add up to, beside what they should.
+
+    Attributes:
+        sums: the sum of each map, ``(B,)``.
+        scores: the score that each map explains, with its foil, ``(B,)``.
+    """
+
+    sums: Tensor
+    scores: Tensor
+
+
 class Maps(NamedTuple):
     """The maps of a method for a batch.
 
     Attributes:
         maps: ``(B, 1, h, w)``, detached.
-        coverage: for a method whose maps add up to the score, the sum of each map divided by the explained score,
-            ``(B,)``, NaN where the score is zero; None for all other methods. Default: None.
+        account: sums and explained scores, for a method whose maps add up to the score; None for all other methods.
+            Default: None.
         drawing: mask and box of a baseline that draws them itself; None for all other methods. Default: None.
     """
 
     maps: Tensor
-    coverage: Tensor | None = None
+    account: Account | None = None
     drawing: Drawing | None = None
 
 
@@ -164,7 +176,7 @@ class TableMethod:
             size: height and width of the images, in pixels.
 
         Returns:
-            Maps ``(B, 1, h, w)``, without rounding noise, with the share of the score that they cover.
+            Maps ``(B, 1, h, w)``, without rounding noise, with their account of the score.
 
         Raises:
             ValueError: for a layer that the tail does not have.
@@ -183,12 +195,10 @@ class TableMethod:
         attribution.has_warned = True
         details = attribution.details(activation, target=target) if hasattr(attribution, "details") else None
         if details is None:
-            maps, coverage = attribution.attribute(activation, target=target), None
-        elif not has_several_layers:
-            maps, coverage = details.attributions, details.coverage
+            maps = attribution.attribute(activation, target=target)
         else:
-            # Only methods whose maps add up to the score explain several layers, and such methods have a coverage.
-            maps, coverage = mean_of_layers(details.attributions), torch.stack(details.coverage).mean(0)
+            # Only methods whose maps add up to the score explain several layers.
+            maps = mean_of_layers(details.attributions) if has_several_layers else details.attributions
         maps = check_map(maps, feature_maps).detach().sum(1, keepdim=True)
 
         @torch.no_grad()
@@ -199,11 +209,11 @@ class TableMethod:
 
         # A map that is only rounding noise becomes zero.
         clean_maps = entry.without_noise(maps, magnitude)
-        if coverage is not None:
-            # Such a map covers nothing of the score.
-            coverage = coverage.masked_fill(maps.flatten(1).any(1) & ~clean_maps.flatten(1).any(1), 0)
-        # The filter keeps the sum, and with it the coverage.
-        return Maps(smooth_maps(clean_maps, self.smooth), coverage)
+        account = None
+        if details is not None and details.coverage is not None:
+            account = Account(clean_maps.flatten(1).sum(1), details.comparison.score.detach())
+        # The filter keeps the sum.
+        return Maps(smooth_maps(clean_maps, self.smooth), account)
 
     def token_grid(self, tail: Tail) -> TokenGridLike | None:
         """The layout of the tokens of the explained layers; None for feature maps.

@@ -120,7 +120,8 @@ def test_a_measured_map_of_tokens_is_that_of_the_uncut_model(name: str) -> None:
     (method,) = get_methods("similarity-cam")
     made = method.maps(lambda _: scores, model.tail, activation, target, (height, width))
     torch.testing.assert_close(made.maps, expected.attributions, rtol=1e-4, atol=1e-6)
-    torch.testing.assert_close(made.coverage, expected.coverage, rtol=1e-3, atol=1e-4)
+    assert made.account is not None
+    torch.testing.assert_close(made.account.sums / made.account.scores, expected.coverage, rtol=1e-3, atol=1e-4)
     with torch.no_grad():
         torch.testing.assert_close(model(queries), net.model(queries), rtol=1e-4, atol=1e-5)
 

@@ -21,7 +21,7 @@ from captum_fam.experiments.measures import (
     register_measure,
 )
 from captum_fam.experiments.records import MethodColumns, jsonable
-from captum_fam.experiments.table_methods import Maps, TableMethod, draw_uniform, get_methods
+from captum_fam.experiments.table_methods import Account, Maps, TableMethod, draw_uniform, get_methods
 from captum_fam.metrics import Result, box_ious_by_threshold, max_box_accuracy
 from tests.experiments.runs import method_columns
 
@@ -263,18 +263,27 @@ def test_each_method_is_asked_for_its_own_maps() -> None:
     assert columns["grad-cam.energy"][0] == 0
 
 
-def test_the_coverage_is_a_mean_over_the_queries_whose_score_is_not_zero() -> None:
+def test_the_coverage_is_the_share_of_all_scores_so_that_a_score_near_zero_cannot_drown_the_others() -> None:
     maps = torch.rand(3, 1, 4, 4, generator=torch.Generator().manual_seed(0))
-    coverage = torch.tensor([1.0, torch.nan, 0.5])
+    # The ratios are 1, 100 and 0.5, whose mean says nothing.
+    account = Account(sums=torch.tensor([0.8, 0.1, -0.35]), scores=torch.tensor([0.8, 0.001, -0.7]))
     columns = measure(
         Panel(get_methods("similarity-cam,fam"), ()),
-        lambda method: Maps(maps, coverage if method.base == "similarity-cam" else None),
+        lambda method: Maps(maps, account if method.base == "similarity-cam" else None),
         (4, 4),
     )
-    assert columns["similarity-cam.coverage"] == [1.0, None, 0.5]
+    assert columns["similarity-cam.score"] == pytest.approx([0.8, 0.001, -0.7])
     found = columns.table("similarity-cam")["coverage"]
-    assert (found.value, found.n, found.n_skipped) == (0.75, 2, 1)
+    assert found.value == pytest.approx(1 - (0.099 + 0.35) / 1.501)
+    assert (found.n, found.n_skipped) == (3, 0)
     assert "coverage" not in columns.table("fam")
+
+
+def test_the_coverage_is_undefined_where_all_scores_are_zero() -> None:
+    account = Account(sums=torch.zeros(2), scores=torch.zeros(2))
+    maps = torch.rand(2, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    columns = measure(Panel(get_methods("similarity-cam"), ()), lambda _: Maps(maps, account), (4, 4))
+    assert columns.table("similarity-cam")["coverage"].n == 0
 
 
 def test_the_columns_of_a_table_stand_in_the_order_of_the_measures() -> None:

@@ -14,7 +14,7 @@ measure            columns                      of the map
 ``cells``          ``cell-energy``              mosaics: energy of the positive part in the cell of the support
 ..                 ``cell-hit``                 mosaics: whether the cell of the support has the most energy
 ..                 ``cell-auroc``               mosaics: AUROC of the cell of the support, for the signed map
-``coverage``       ``coverage``                 sum of a map that adds up to the score, divided by the score
+``coverage``       ``coverage``                 share of the scores that maps reach which add up to them
 =================  ===========================  ================================================================
 
 A star marks the measures for which :attr:`Conventions.signed` chooses the part of a signed map. ``cells`` and

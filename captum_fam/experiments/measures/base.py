@@ -12,7 +12,7 @@ from torch import Tensor
 from captum_fam.cli.options import check_fields, option
 from captum_fam.cli.ranges import at_least, between
 from captum_fam.experiments import records
-from captum_fam.experiments.table_methods import Drawing
+from captum_fam.experiments.table_methods import Account, Drawing
 from captum_fam.metrics import BOX_THRESHOLD, LEAST_SCORE, PERTURBATION_STEPS, Energy, Over
 
 Size = tuple[int, int]
@@ -109,8 +109,7 @@ class MapBatch:
     Attributes:
         maps: ``(B, 1, h, w)``.
         size: height and width of the images, in pixels.
-        coverage: for maps that add up to the score, the sum of the map divided by the explained score, ``(B,)``.
-            Default: None.
+        account: sums and explained scores of maps that add up to the score. Default: None.
         drawing: mask and box of a baseline that draws them itself. Default: None.
         boxes: boxes of each query, ``(m, 4)`` in pixels of the images. Default: None.
         images: images for measures that mask them. Default: None.
@@ -120,7 +119,7 @@ class MapBatch:
 
     maps: Tensor
     size: Size
-    coverage: Tensor | None = None
+    account: Account | None = None
     drawing: Drawing | None = None
     boxes: Sequence[Tensor] | None = None
     images: Perturbable | None = None

@@ -136,7 +136,7 @@ class Panel:
                 return smooth_maps(first, method.smooth), smooth_maps(second, method.smooth)
 
             swap = None if pairs_of is None else pairs
-            batch = MapBatch(maps, size, result.coverage, result.drawing, boxes, images, swap, cells)
+            batch = MapBatch(maps, size, result.account, result.drawing, boxes, images, swap, cells)
             columns[method.name] = MethodColumns(
                 jsonable(find_nan(maps)), jsonable(find_empty(maps)), jsonable(find_empty(maps, "positive"))
             )

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torch import Tensor
 
 from captum_fam.cli.ranges import between
+from captum_fam.experiments import records
 from captum_fam.experiments.measures.base import SHARE, Column, Conventions, MapBatch, register_measure
 from captum_fam.metrics import cell_mask, map_correlation, mosaic_energy, mosaic_hit, region_auroc
 
@@ -44,13 +47,21 @@ def cells(batch: MapBatch, conventions: Conventions) -> dict[str, Tensor]:
     }
 
 
-@register_measure("coverage", needs=("coverage",), always=True)
-def coverage(batch: MapBatch, conventions: Conventions) -> Tensor:
-    """The sum of each map divided by the explained score, ``(B,)``.
+def _covered(kept: Mapping[str, records.Column]) -> Tensor:
+    # The ratio of each map would be noise: with a foil some scores are near zero, where the bias of a head is not.
+    sums, scores = (records.as_numbers(kept[name]) for name in ("sum", "score"))
+    return 1 - (scores - sums).abs() / scores.abs().nanmean()
+
+
+@register_measure("coverage", needs=("account",), columns=(Column("coverage", from_kept=_covered),), always=True)
+def coverage(batch: MapBatch, conventions: Conventions) -> dict[str, Tensor]:
+    """The sum of each map, and the score that the map explains, ``(B,)`` each.
+
+    The column has ``1 - |score - sum| / mean |score|``, whose mean is the share of the scores that the maps explain.
 
     Args:
         batch: maps that add up to the explained score.
         conventions: not used.
     """
-    assert batch.coverage is not None
-    return batch.coverage
+    assert batch.account is not None
+    return {"sum": batch.account.sums, "score": batch.account.scores}
