@@ -82,7 +82,7 @@ def sources(shared: Path, quick: bool) -> dict[str, Source]:
         "scenes": Source(
             "Planted scenes: trained on base classes, queries of novel classes, each left out of the bank of all",
             f"--data scenes:{n_train}",
-            (2, 2) if quick else (90, 70),
+            (2, 2) if quick else (30, 30),
             f"--data scenes:{n_test} --split novel --bank-split novel",
             f"--data scenes:{n_test} --mosaics {n_mosaics}",
         ),

@@ -30,8 +30,8 @@ METHODS = (
     "mean-activation,center,uniform"
 )
 PROTOCOLS: dict[str, tuple[Any, dict[str, int], tuple[str, ...], tuple[str, ...]]] = {
-    "few-shot": (FewShot, {"episodes": 10}, ("localization", "swap"), ("energy-positive", "swap", "coverage")),
-    "mosaic": (Mosaic, {"mosaics": 24}, (), ("cell-energy", "cell-hit", "cell-auroc")),
+    "few-shot": (FewShot, {"episodes": 6}, ("localization", "swap"), ("energy-positive", "swap", "coverage")),
+    "mosaic": (Mosaic, {"mosaics": 16}, (), ("cell-energy", "cell-hit", "cell-auroc")),
 }
 """By name: class, options, the measures, and the columns that are shown."""
 QUICK = {"few-shot": {"episodes": 2}, "mosaic": {"mosaics": 3}}

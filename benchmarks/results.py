@@ -196,11 +196,11 @@ PAGES = {
     ),
     "mosaic": Page(
         "2 x 2 mosaics, five supports",
-        {"mosaic": Run(f"mosaic --methods {MOSAIC},{POSITIONS},{MOSAIC_FLOORS}", ("mosaics", 100))},
+        {"mosaic": Run(f"mosaic --methods {MOSAIC},{POSITIONS},{MOSAIC_FLOORS}", ("mosaics", 60))},
     ),
     "mosaic-head": Page(
         f"2 x 2 mosaics {WITH_HEAD}",
-        {"mosaic-head": Run(f"mosaic --methods {MOSAIC},{MOSAIC_FLOORS}", ("mosaics", 100), head=True)},
+        {"mosaic-head": Run(f"mosaic --methods {MOSAIC},{MOSAIC_FLOORS}", ("mosaics", 60), head=True)},
     ),
     "mosaic-shapley": Page(
         "2 x 2 mosaics: positions as players, and the support's side",

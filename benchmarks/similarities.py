@@ -38,9 +38,9 @@ TWINS = {"euclidean, naive": "euclidean", "squared, naive": "squared", "mahalano
 MAPS = "fam,fam{f},similarity-cam,similarity-cam{f},similarity-cam[smooth=5]{f},grad-cam,grad-cam{f}"
 FLOORS = "mean-activation,center,uniform"
 PROTOCOLS: dict[str, tuple[Any, str, dict[str, Any], tuple[str, ...]]] = {
-    "few-shot": (FewShot, "-foil", {"episodes": 10}, ("energy-positive", "swap", "coverage")),
+    "few-shot": (FewShot, "-foil", {"episodes": 6}, ("energy-positive", "swap", "coverage")),
     "retrieval": (Retrieval, "-runner-up", {}, ("energy-positive",)),
-    "mosaic": (Mosaic, "-foil", {"mosaics": 24}, ("cell-energy", "cell-hit", "cell-auroc")),
+    "mosaic": (Mosaic, "-foil", {"mosaics": 16}, ("cell-energy", "cell-hit", "cell-auroc")),
 }
 """By name: class, the foil, options, and the measures that are shown."""
 MEASURES = {"few-shot": ("localization", "swap"), "retrieval": ("localization",), "mosaic": ()}

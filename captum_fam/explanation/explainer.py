@@ -96,8 +96,7 @@ class Explainer:
         output: Any = None,
         **method_kwargs: Any,
     ) -> None:
-        check_at_least(1, batch_size=batch_size, top=top)
-        check_at_least(0, top_matches=top_matches)
+        batch_size, top = check_at_least("batch_size", batch_size, 1), check_at_least("top", top, 1)
         if sides not in get_args(Sides):
             raise ValueError(f'sides must be "query" or "both", got {sides!r}')
         named = read_methods(method)
@@ -105,7 +104,7 @@ class Explainer:
         self._class_names = None if class_names is None else check_class_names(class_names)
         self._batch_size = batch_size
         self._top = top if sides == "both" else 0
-        self._top_matches = top_matches
+        self._top_matches = check_at_least("top_matches", top_matches, 0)
         self._smooth = check_window("smooth", smooth)
         self._reader = SupportReader(
             self._model.forward_func,

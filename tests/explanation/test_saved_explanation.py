@@ -348,3 +348,15 @@ def test_names_that_differ_in_case_only_have_files_of_their_own(
     read = Explanation.load(tmp_path)
     assert read.names == ("Wren", "wren")
     assert torch.equal(read.maps, why.maps)
+
+
+def test_counts_of_numpy_and_torch_are_saved_like_those_of_python(
+    model: nn.Module, support: SupportSet, many_queries: Tensor, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"layer": "features", "sides": "both"}
+    plain = explain(model, many_queries, support, **options, top=1, top_matches=2, batch_size=3, smooth=3)
+    counts: dict[str, Any] = {"top": np.int64(1), "top_matches": np.uint8(2), "batch_size": torch.tensor(3)}
+    why = explain(model, many_queries, support, **options, **counts, smooth=np.int32(3))
+    assert [len(pair.matches) for (pair,) in why.pairs] == [2] * len(many_queries)
+    why.save(tmp_path)
+    assert_read_again(Explanation.load(tmp_path), plain)

@@ -131,8 +131,8 @@ def explain_pairs(
         >>> pair.query_map.shape, pair.support_map.shape, len(pair.matches)
         (torch.Size([7, 7]), torch.Size([7, 7]), 16)
     """
-    check_at_least(1, batch_size=batch_size)
-    check_at_least(0, top_matches=top_matches)
+    batch_size = check_at_least("batch_size", batch_size, 1)
+    top_matches = check_at_least("top_matches", top_matches, 0)
     smooth = check_window("smooth", smooth)
     tau = check_against(against, threshold)
     named = read_methods(method)

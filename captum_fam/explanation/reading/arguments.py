@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -74,22 +75,31 @@ def misfits_named(images: Iterable[tuple[str, Tensor]], dtype: torch.dtype | Non
         raise
 
 
-def check_at_least(least: int, **numbers: object) -> None:
-    """Check that arguments are whole numbers that are large enough.
+def check_at_least(name: str, number: Any, least: int) -> int:
+    """Check that an argument is a whole number that is large enough.
 
     Args:
-        least: the smallest number that an argument may be.
-        **numbers: the arguments by name.
+        name: the name of the argument, for the message.
+        number: a whole number of Python, NumPy or PyTorch.
+        least: the smallest number that the argument may be.
+
+    Returns:
+        The number as a number of Python.
 
     Raises:
-        ValueError: for anything else; the message names the argument.
+        ValueError: for anything else.
 
     Example:
-        >>> check_at_least(1, batch_size=32)
+        >>> check_at_least("batch_size", torch.tensor(32), 1)
+        32
     """
-    for name, number in numbers.items():
-        if isinstance(number, bool) or not isinstance(number, int) or number < least:
-            raise ValueError(f"{name} must be a whole number of at least {least}, got {number!r}")
+    try:
+        whole = None if isinstance(number, bool) else operator.index(number)
+    except TypeError:  # no whole number
+        whole = None
+    if whole is None or whole < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}, got {number!r}")
+    return whole
 
 
 def check_names(names: Sequence[str] | None, count: int) -> tuple[str, ...]:
