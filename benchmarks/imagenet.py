@@ -71,7 +71,8 @@ their class. They show 725 classes; 351 classes have one image, 374 have two or 
 `energy` is the share of the min-max scaled map in the boxes, `energy-positive` that of the positive part, `lift` the
 first over the share of the boxes in the image, `iou` that of the box at 0.2 of the range with the best of the boxes,
 `swap` the correlation of the maps for the predicted class and the runner-up, `coverage` the share of the scores that
-the sums of additive maps reach. A query whose five neighbors have one class has no foil; the rows of a foil leave it out.
+the sums of additive maps reach. A query whose five neighbors have one class has no foil; the rows of a foil leave it
+out.
 
 The most confident mistakes of `photographs`, in the form of Figure 4 of the paper, are drawn as `wrong.png` in the
 folder of the run. The photographs may not be passed on, so that only the command is here. The six of SqueezeNet, looked

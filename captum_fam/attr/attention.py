@@ -6,12 +6,13 @@ Attention says where a block takes its values from. The maps do not depend on th
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 
 from captum_fam._arithmetic import plain_arithmetic
-from captum_fam.attr.attention_weights import watch_attention
+from captum_fam.attr.attention_weights import AttentionMode, watch_attention
 from captum_fam.attr.baselines import SupportBlindAttribution
 from captum_fam.attr.call import LayerCall, LayerMaps
 from captum_fam.attr.tokens import TokenGrid, TokenHints
@@ -39,13 +40,13 @@ class AttentionAttribution(SupportBlindAttribution):
 
     def _attention(self, call: LayerCall) -> dict[int, Tensor]:
         """The attention that is shown, ``(B, T, T)``, by the number of the view of the image."""
-        folded: dict[int, Tensor] = {}
-
-        def keep(attention: Tensor, view: int) -> None:
-            folded[view] = self._fold(folded.get(view), attention)
-
-        with watch_attention(len(call.run.embedding), keep) as mode:
-            self.model(*call.inputs, *(call.args or ()))
+        batch = len(call.run.embedding)
+        arguments = (*call.inputs, *(call.args or ()))
+        folded, mode = self._watch(batch, arguments)
+        if mode.is_unsure and mode.is_over_all_tokens:
+            each = [self._watch(1, [_row(one, image, batch) for one in arguments]) for image in range(batch)]
+            folded = {view: torch.cat([found[view] for found, _ in each]) for view in each[0][0]}
+            mode = each[0][1]
         if not folded or not mode.is_over_all_tokens:
             found = ", ".join(mode.others) or "no call of an attention or a softmax over tokens"
             raise ValueError(
@@ -53,6 +54,17 @@ class AttentionAttribution(SupportBlindAttribution):
                 'another method for this model, such as LayerMeanActivation ("mean-activation")'
             )
         return folded
+
+    def _watch(self, batch: int, arguments: Iterable[object]) -> tuple[dict[int, Tensor], AttentionMode]:
+        """The joined attention of one pass by the number of the view, and what was seen on the way."""
+        folded: dict[int, Tensor] = {}
+
+        def keep(attention: Tensor, view: int) -> None:
+            folded[view] = self._fold(folded.get(view), attention)
+
+        with watch_attention(batch, keep) as mode:
+            self.model(*arguments)
+        return folded, mode
 
     @abstractmethod
     def _fold(self, before: Tensor | None, attention: Tensor) -> Tensor:
@@ -73,8 +85,9 @@ class AttentionAttribution(SupportBlindAttribution):
         hints = TokenHints.of(self.model) if isinstance(self.model, nn.Module) else TokenHints(1)
         if not 0 <= joined <= hints.class_tokens + hints.registers:
             raise ValueError(
-                f"layer: it has {count} tokens, and the attention of the model is over {attention.shape[-1]}; choose a "
-                "layer of the tokens that the blocks attend to"
+                f"layer: it has {count} positions, and the attention of the model is over {attention.shape[-1]} tokens "
+                f"or channels; choose a layer of the tokens that the blocks attend to, or another method where there "
+                'is none, such as LayerMeanActivation ("mean-activation")'
             )
         slots = self._slots(tensor, count) if are_tokens else torch.full((count,), FIRST_POSITION)
         class_tokens = (slots == CLASS_TOKEN).nonzero().flatten().tolist()
@@ -184,6 +197,13 @@ class LayerAttentionRollout(AttentionAttribution):
         if before.shape != step.shape:
             raise ValueError(
                 "LayerAttentionRollout needs blocks that attend to the same tokens, and found attention over "
-                f"{before.shape[-1]} and then over {step.shape[-1]} tokens; use LayerAttention"
+                f"{before.shape[-1]} and then over {step.shape[-1]} tokens; use another method for this model"
             )
         return step @ before
+
+
+def _row(argument: object, image: int, batch: int) -> object:
+    """The part of an argument of the model that belongs to one image; an argument of all images stays whole."""
+    if isinstance(argument, Tensor) and argument.dim() > 0 and len(argument) == batch:
+        return argument[image : image + 1]
+    return argument

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -16,14 +17,19 @@ from captum_fam.attr.way_back.torch_calls import opened
 from captum_fam.attr.way_back.view import current_view
 from captum_fam.functional import widen
 
+_PRODUCTS = ("matmul", "__matmul__", "__rmatmul__", "bmm", "einsum")
+# Calls whose result has the values of their first argument, perhaps in another type.
+_CONVERSIONS = ("to", "type_as", "type", "float", "half", "bfloat16", "double", "dropout", "contiguous", "clone")
+
 
 class AttentionMode(TorchFunctionMode):
     """A function mode that hands on the self-attention over all tokens, block by block, while a model runs.
 
     Three calls of torch are read: ``scaled_dot_product_attention``, whose weights are computed again from its queries
     and keys, head by head; the calls inside ``multi_head_attention_forward``, and so ``nn.MultiheadAttention``; and
-    ``softmax`` over the last of two dimensions of equal size, which is attention written by hand. A kernel of another
-    package and a scripted model make no such call.
+    ``softmax`` over the last of two dimensions of equal size, where the next product takes the weights to the values:
+    attention written by hand. A kernel of another package and a scripted model make no such call. Several attentions
+    side by side in one block are read as if they came one after the other.
 
     Args:
         batch: how many images go through the model.
@@ -34,13 +40,18 @@ class AttentionMode(TorchFunctionMode):
         others: attention of other kinds that was seen, in words.
         is_over_all_tokens: whether every block was self-attention over all tokens. Queries that only pool the tokens of
             the block before them are no block.
+        is_unsure: whether heads and images could not be told apart, so that the images have to go through the model one
+            by one.
     """
 
     def __init__(self, batch: int, keep: Callable[[Tensor, int], None]) -> None:
         super().__init__()
         self.others: dict[str, None] = {}  # in the order in which they were seen, each once
         self.is_over_all_tokens = True
+        self.is_unsure = False
         self._tokens = 0  # of the last block
+        self._weights: list[Tensor] = []  # the last softmax and its conversions, until a product takes them
+        self._is_in_torch = False  # inside torch's own attention, where images come before heads
         self._batch = batch
         self._keep = keep
 
@@ -50,22 +61,45 @@ class AttentionMode(TorchFunctionMode):
         """Called by torch for every function of torch while the mode is active."""
         kwargs = kwargs or {}
         if func is torch.nn.functional.multi_head_attention_forward:
-            with self:  # the function is written in Python, and calls one of the other two
-                return opened(func)(*args, **kwargs)
+            self._is_in_torch = True
+            try:
+                with self:  # the function is written in Python, and calls one of the other two
+                    return opened(func)(*args, **kwargs)
+            finally:
+                self._is_in_torch = False
         result = func(*args, **kwargs)
+        name = getattr(func, "__name__", "")
         if func is torch.nn.functional.scaled_dot_product_attention:
             self._read_queries_and_keys(*args, **kwargs)
-        elif getattr(func, "__name__", "") == "softmax" and isinstance(result, Tensor):
+        elif name == "softmax" and isinstance(result, Tensor):
             dim = args[1] if len(args) > 1 else kwargs.get("dim")
-            if dim in (-1, result.dim() - 1):
-                self._read_weights(result)
+            if dim in (-1, result.dim() - 1) and result.dim() > 2 and result.shape[-1] > 1:
+                self._weights = [result]
+        elif self._weights and name in _CONVERSIONS and self._are_weights(args[0]):
+            self._weights.append(result)
+        elif self._weights and name in _PRODUCTS:
+            factors = [one for one in (*args, *kwargs.values()) if isinstance(one, Tensor)]
+            values = [one for one in factors if not self._are_weights(one)]
+            if len(values) == 1 < len(factors):
+                self._read_weights(self._weights[0], values[0])
+                self._weights = []
         return result
 
-    def _read_weights(self, weights: Tensor) -> None:
-        """Keep the result of a softmax, ``(B, H, T, T)`` or ``(B * H, T, T)``, if it is attention."""
-        if weights.dim() < 3 or weights.shape[-1] == 1:
-            return
+    def _are_weights(self, tensor: object) -> bool:
+        """Whether a tensor is, or is a view of, the last softmax or one of its conversions."""
+        return isinstance(tensor, Tensor) and any(
+            tensor.untyped_storage().data_ptr() == one.untyped_storage().data_ptr() for one in self._weights
+        )
+
+    def _read_weights(self, weights: Tensor, values: Tensor) -> None:
+        """Keep the result of a softmax, ``(B, H, T, T)`` or ``(B * H, T, T)``, which weights the values of tokens."""
         *groups, n_queries, n_keys = weights.shape
+        # Attention of T channels to each other, over as many tokens, has the same shapes.
+        if n_queries == n_keys and list(values.shape[-2:]) == [n_keys, n_keys]:
+            found = f"weights of {n_keys} tokens or of {n_keys} channels (images of another size tell these apart)"
+            self.others[found] = None
+            self.is_over_all_tokens = False
+            return
         heads = self._heads(groups, n_queries, n_keys)
         if heads:
             with plain_arithmetic(weights.device):
@@ -118,10 +152,14 @@ class AttentionMode(TorchFunctionMode):
             self.is_over_all_tokens &= n_keys == self._tokens
             return 0
         self._tokens = n_keys
-        if len(groups) == 2 and groups[0] == self._batch:
-            return groups[1]
+        if len(groups) <= 2 and self._batch == math.prod(groups):  # one head
+            return 1
         if len(groups) == 1 and groups[0] % self._batch == 0:  # heads and images in one dimension
+            self.is_unsure |= self._batch > 1 and not self._is_in_torch
             return groups[0] // self._batch
+        if len(groups) == 2 and self._batch in groups:
+            self.is_unsure |= groups[1] == self._batch
+            return math.prod(groups) // self._batch
         self.others[f"attention within windows of {n_keys} tokens"] = None
         self.is_over_all_tokens = False
         return 0

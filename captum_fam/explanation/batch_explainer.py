@@ -16,6 +16,7 @@ from captum_fam.explanation.reading.model import ModelLike
 from captum_fam.explanation.reading.pictures import as_pictures, open_picture
 from captum_fam.explanation.reading.supports import SupportLike
 from captum_fam.explanation.result import Explanation
+from captum_fam.functional import check_window
 from captum_fam.images import UnreadableImageError
 
 RESULTS = ("map", "score", "predicted", "target", "coverage")
@@ -88,6 +89,7 @@ class BatchExplainer:
             raise ValueError("method is None, expected a method or a sequence of methods, whose names the columns get")
         taken = inspect.signature(Explainer).parameters
         check_options(methods, {name: value for name, value in options.items() if name not in taken}, "BatchExplainer")
+        check_window("smooth", options.get("smooth", 1))
         self.model = model
         self.support = support
         self.column = column

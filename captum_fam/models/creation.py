@@ -67,8 +67,9 @@ def create_model(
         weights: path of a file of weights, with the parameter names of this package or of any layout of the model. The
             networks of the paper have layouts for lemniscate, MoCo, ms-loss, ProtoNet, CloserLook, FRN, RelationNet,
             MetaOptNet, CAN and S2M2. ``"DEFAULT"`` downloads the pretrained weights of a library. For open_clip it is
-            also the tag of pretrained weights. None or ``"none"`` keeps the weights with which the model is made: for
-            libraries and most registered models these are random. Default: None.
+            also the tag of pretrained weights. None keeps the weights with which the model is made: for libraries and
+            most registered models these are random. ``"none"`` is for random weights also where a registered model
+            brings a file of trained ones; a factory of your own keeps what it makes. Default: None.
         layer: dotted name of the module to explain; None for the layer whose output is pooled, or that
             :func:`~captum_fam.find_layer` finds. This layer depends on the weights; with random weights it may be
             another layer. Default: None.
@@ -113,9 +114,8 @@ def create_model(
     settings = ModelSettings(layer, output, token_grid, pooling, size, resize, mean, std, interpolation, similarity)
     if weights is not None and not isinstance(weights, str | Path):
         raise TypeError(f"weights must be the path of a file or a name such as 'DEFAULT', got {type(weights).__name__}")
-    if weights == "none":
-        weights = None
     if not isinstance(model, str):
+        weights = None if weights == "none" else weights
         whose = f"models by name, not for an object of class {type(model).__name__}"
         _refuse(whose, weights=weights, **options, negative_slope=negative_slope)
         net = as_embedding_model(model, getattr(model, "name", type(model).__name__), settings)
@@ -181,13 +181,14 @@ def default_weights(name: str) -> str | None:
 
 
 def has_factory_weights(name: str) -> bool:
-    """Whether a model without ``weights=`` has the weights that its factory gives, not random ones of a library.
+    """Whether a factory gives a model its weights, so that there are no random ones to ask for.
 
     Args:
         name: as in :func:`create_model`.
 
     Returns:
-        True for a factory and for a registered model whose factory gives a trained model.
+        True for a factory and for a registered model whose factory gives a trained model. False for a registered model
+        whose trained weights are in a file, and for a library.
 
     Raises:
         ImportError: if the package of an entry point for this name cannot be imported.
@@ -197,7 +198,7 @@ def has_factory_weights(name: str) -> bool:
         (True, False)
     """
     registered = find_registered(SHORT_NAMES.get(name, name))
-    return names_factory(name) or (registered is not None and registered.pretrained)
+    return names_factory(name) or (registered is not None and registered.is_made_trained)
 
 
 def _create_by_name(
@@ -211,10 +212,11 @@ def _create_by_name(
     library, slash, plain = name.partition("/")
     if names_factory(name):
         _refuse(f"registered networks, not for {name!r}", negative_slope=negative_slope)
-        return _create_by_factory(name, weights, settings, options)
+        return _create_by_factory(name, None if weights == "none" else weights, settings, options)
     registered = find_registered(name)
     if registered is not None:
         return registered.create(weights, settings, negative_slope, options)
+    weights = None if weights == "none" else weights
     if not slash:
         library, plain = "torchvision", name
     # Names of timm have tags of weights, and names of a hub are in no list: the library itself refuses unknown names.

@@ -47,6 +47,11 @@ class RegisteredModel:
     default_weights: Callable[[], str | Path] | None = None
     reader: Reader | None = None
 
+    @property
+    def is_made_trained(self) -> bool:
+        """Whether the factory itself gives a trained model."""
+        return self.pretrained and self.default_weights is None
+
     def create(
         self,
         weights: str | Path | None,
@@ -78,7 +83,11 @@ class RegisteredModel:
                     f"weights: {self.name} has none that can be downloaded; give the path of a file of weights"
                 )
             weights = None
-        if weights is None and self.default_weights is not None:
+        if weights == "none":
+            if self.is_made_trained:
+                raise WeightsError(f"weights: {self.name} is made with trained weights, and cannot have random ones")
+            weights = None
+        elif weights is None and self.default_weights is not None:
             weights = self.default_weights()
         product = self._call_factory(options)
         model = product.model if isinstance(product, EmbeddingModel) else product

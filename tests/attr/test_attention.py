@@ -124,7 +124,7 @@ def test_timm_gives_the_softmax_of_queries_and_keys_in_float64(
     timm = pytest.importorskip("timm")
     net = timm.models.vision_transformer.VisionTransformer(
         img_size=(32, 48),
-        embed_dim=24,
+        embed_dim=30,
         depth=2,
         num_heads=3,
         num_classes=0,
@@ -151,8 +151,8 @@ def test_timm_gives_the_softmax_of_queries_and_keys_in_float64(
         ]
         heads = []
         for head in range(3):
-            query, key = (part[..., 8 * head : 8 * head + 8] for part in both[:2])
-            power = (query @ key.mT / 8**0.5).exp()
+            query, key = (part[..., 10 * head : 10 * head + 10] for part in both[:2])
+            power = (query @ key.mT / 10**0.5).exp()
             heads.append(power / power.sum(-1, keepdim=True))
         weights.append(torch.stack(heads).mean(0))
     prefix = class_token + registers
@@ -373,7 +373,7 @@ def test_class_attention_and_attention_over_channels_or_fewer_tokens_are_named(m
             depths=(1,) * 4, embed_dims=(8, 16, 24, 32), num_heads=(1, 2, 2, 2), num_classes=0
         ),
     }[name]()
-    with pytest.raises(ValueError, match=r"attend to all tokens, and found attention of \d+ quer(y|ies) to"):
+    with pytest.raises(ValueError, match=r"attend to all tokens, and found .*attention of \d+ quer(y|ies) to"):
         explain(net.eval(), torch.randn(2, 3, 64, 64), torch.randn(2, 3, 64, 64), method=method_name)
 
 
@@ -396,7 +396,7 @@ def test_a_layer_of_other_tokens_is_refused(vit: nn.Module, x: Tensor) -> None:
     net = nn.Sequential(nn.AvgPool2d(24), nn.Upsample(scale_factor=24), vit)
     for layer, count in (("0", 4), ("1", 2304)):
         with pytest.raises(
-            ValueError, match=f"layer: it has {count} tokens, and the attention of the model is over 10"
+            ValueError, match=f"layer: it has {count} positions, and the attention of the model is over 10"
         ):
             LayerAttention(net, layer).attribute(x)
 
@@ -444,3 +444,100 @@ def test_both_are_registered_as_baselines_of_transformers(name: str, method: Any
         torch.testing.assert_close(
             pair.support_map, method(vit, "encoder.ln", token_grid=TokenGrid()).attribute(image)[0, 0]
         )
+
+
+class OwnAttention(nn.Module):
+    """A transformer block with attention by hand, in one of several layouts of images (b) and heads (h)."""
+
+    def __init__(self, layout: str, heads: int, width: int = 5) -> None:
+        super().__init__()
+        self.layout, self.heads, self.width = layout, heads, width
+        self.tokens = nn.Identity()
+        self.project = nn.Linear(4, 3 * heads * width)
+        self.join = nn.Linear(heads * width, 4)
+        self.kept = torch.empty(0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.tokens(x.flatten(2).mT)
+        q, k, v = self.project(tokens).unflatten(-1, (3, self.heads, self.width)).permute(2, 0, 3, 1, 4)
+        self.kept = ((q @ k.mT) * 3).softmax(-1).mean(1).detach()
+        if self.layout != "b h":
+            q, k, v = ((one if self.layout == "(b h)" else one.transpose(0, 1)) for one in (q, k, v))
+            q, k, v = (one if self.layout == "h b" else one.flatten(0, 1) for one in (q, k, v))
+        weights = ((q @ k.mT) * 3).softmax(-1).to(v.dtype)
+        out = torch.einsum("...ij,...jd->...id", weights, v) if self.layout == "h b" else weights @ v
+        if self.layout != "b h":
+            groups = (len(x), self.heads) if self.layout == "(b h)" else (self.heads, len(x))
+            out = out.reshape(*groups, *out.shape[-2:])
+            out = out if self.layout == "(b h)" else out.transpose(0, 1)
+        return self.join(out.transpose(1, 2).flatten(2)).mean(1)
+
+
+@pytest.mark.parametrize("batch", [1, 3, 4])
+@pytest.mark.parametrize("layout", ["b h", "h b", "(b h)", "(h b)"])
+def test_attention_by_hand_is_read_in_each_layout_of_images_and_heads(layout: str, batch: int) -> None:
+    net = OwnAttention(layout, heads=3).double().eval()
+    x = torch.randn(batch, 4, 2, 3, dtype=torch.float64)
+    grid = TokenGrid(size=(2, 3), prefix_tokens=0)
+    found = LayerAttention(net, "tokens", token_grid=grid).attribute(x)
+    with torch.no_grad():
+        net(x)
+    torch.testing.assert_close(found, net.kept.mean(1).unflatten(1, (1, 2, 3)), rtol=0, atol=1e-12)
+
+
+class ScaledImages(nn.Module):
+    """A net with a further argument, one number per image, in front of heads that come before images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = OwnAttention("h b", heads=2)
+
+    def forward(self, x: Tensor, scale: Tensor, name: str) -> Tensor:
+        assert name == "all"
+        embedding: Tensor = self.net(x * scale[:, None, None, None])
+        return embedding
+
+
+def test_images_that_go_one_by_one_keep_their_own_further_arguments() -> None:
+    net = ScaledImages().double().eval()
+    x, scale = torch.randn(2, 4, 1, 3, dtype=torch.float64), torch.tensor([1.0, 2.0]).double()
+    grid = TokenGrid(size=(1, 3), prefix_tokens=0)
+    method = LayerAttention(net, "net.tokens", token_grid=grid)
+    found = method.attribute(x, additional_forward_args=(scale, "all"))
+    with torch.no_grad():
+        net(x, scale, "all")
+    torch.testing.assert_close(found, net.net.kept.mean(1).unflatten(1, (1, 1, 3)), rtol=0, atol=1e-12)
+
+
+class Unusual(nn.Module):
+    """Softmaxes over as many entries as there are tokens, which are no attention to tokens."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.tokens = nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.tokens(x.flatten(2).mT)[:, None]  # one head
+        weights = (tokens @ tokens.mT).softmax(-1)
+        if self.kind == "difference":
+            return ((weights - 0.5 * (tokens @ tokens.mT * 2).softmax(-1)) @ tokens).mean((1, 2))
+        if self.kind == "channels":
+            return ((tokens.mT @ tokens).softmax(-1) @ tokens.mT).mean((1, 3))
+        return tokens.mean((1, 2)) + weights.mean((1, 2, 3))[:, None]  # "aside"
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("difference", "found no call of an attention or a softmax over tokens"),
+        ("aside", "found no call of an attention or a softmax over tokens"),
+        ("channels", "weights of 4 tokens or of 4 channels"),
+    ],
+)
+def test_a_softmax_that_is_no_attention_to_tokens_gives_no_map(method: Any, kind: str, words: str) -> None:
+    x = torch.randn(2, 4, 2, 2, dtype=torch.float64)
+    grid = TokenGrid(size=(2, 2), prefix_tokens=0)
+    with pytest.raises(ValueError, match=words):
+        method(Unusual(kind).eval(), "tokens", token_grid=grid).attribute(x)

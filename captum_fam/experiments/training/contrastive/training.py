@@ -165,12 +165,19 @@ def train_contrastive(
             mean = sum(ranks.gather((sums / n_steps).cpu()), torch.zeros(2)) / ranks.size
             if not mean.isfinite().all():
                 raise RuntimeError(f"the loss of epoch {epoch} is {mean[0]}; lower the learning rate or use float32")
+            try:
+                accuracies = _knn(learner, net, bank, val, recipe, ranks, num_workers)
+            except ValueError as error:  # the last step, which comes behind the last loss, can spoil the weights
+                raise RuntimeError(
+                    f"k-NN accuracy of epoch {epoch}: {error}; if the training diverges, lower the learning rate or "
+                    "use float32"
+                ) from error
             row = {
                 "epoch": epoch,
                 "learning_rate": recipe.rate(epoch),
                 "loss": float(mean[0]),
                 "instance_accuracy": float(mean[1]),
-                **_knn(learner, net, bank, val, recipe, ranks, num_workers),
+                **accuracies,
                 "seconds": time.monotonic() - start,
             }
             run.finish_epoch(row, {suffix: part.state_dict() for suffix, part in weights.items()})

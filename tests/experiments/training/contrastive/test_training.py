@@ -262,6 +262,9 @@ def test_every_nth_image_of_each_class_is_held_out(tmp_path: Path) -> None:
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="the loss of epoch 0 is nan; lower the learning rate"):
         _train(tmp_path, "npid", changes={"learning_rate": 1e30})
+    one_step, recipe = _PARTS["Images"](8), _PARTS["recipes"](learning_rate=1e38)["npid"]
+    with pytest.raises(RuntimeError, match=r"accuracy of epoch 0: .* NaN or inf; if the training diverges, lower the"):
+        train_contrastive(_PARTS["network"](), one_step, tmp_path / "one", recipe, bank=one_step, val=one_step)
 
 
 @pytest.mark.parametrize(
