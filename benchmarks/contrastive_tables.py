@@ -4,8 +4,8 @@
 
 The network is `benchmarks/small_resnet.py`, at 64 x 64 pixels: on CUB photographs and on planted scenes. It is trained
 by `captum-fam train contrastive` and measured by `captum-fam evaluate contrastive` and `evaluate mosaic`. What is in
---runs is not done again. From nothing the four trainings take about fifteen minutes each on one core, and the
-measurements ten minutes in all; --quick trains for two epochs on fewer images and measures fewer mosaics.
+--runs is not done again. From nothing the trainings take about fifteen minutes each for CUB and six for scenes on one
+core, and the measurements ten minutes in all; --quick trains for two epochs on fewer images and measures fewer mosaics.
 """
 
 from __future__ import annotations

@@ -82,7 +82,12 @@ looks much like the query each time: the same coat, the same scene of rails and 
 streetcar have no other photograph, so there is no map for the true class. In the other four, FAM's maps for the wrong
 and for the true class show nearly the same places, as its `swap` says: the map shows where the query resembles, not
 why the wrong class won. Several of these places are background: the sky and the rails beside the bullet train, the wood
-around the beetle."""
+around the beetle.
+
+The six of EfficientNet-Lite0, looked at: a jaguar taken for a leopard again, an echidna for a porcupine and the other
+way round, a black-footed ferret for a polecat, an anemone fish for the anemone that it swims in, and a lionfish, which
+ImageNet's label calls a puffer, taken for a lionfish. The maps lie on the animal, and on the anemone. Where there are
+two, those for the wrong and for the true class again show nearly the same places."""
 
 
 def photographs(model: TwoPartModel, folder: str) -> ImageNetBoxes:

@@ -17,7 +17,17 @@ from captum_fam.demo import load_demo_network
 from captum_fam.experiments import get_methods
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+# Pages that a build of the site writes, and that git ignores.
+BUILT = re.findall(r"^/(docs/\S+?)/?$", (ROOT / ".gitignore").read_text(encoding="utf-8"), re.MULTILINE)
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *(
+        page
+        for page in sorted((ROOT / "docs").rglob("*.md"))
+        if not any(page.is_relative_to(ROOT / built) for built in BUILT)
+    ),
+]
 HOUSE = (ROOT / "docs" / "house.md").read_text(encoding="utf-8")
 
 

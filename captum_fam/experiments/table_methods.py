@@ -66,12 +66,7 @@ class Drawing(NamedTuple):
 
 
 class Account(NamedTuple):
-    """What the maps of a batch add up to, beside what they should.
-
-    Attributes:
-        sums: the sum of each map, ``(B,)``.
-        scores: the score that each map explains, with its foil, ``(B,)``.
-    """
+    """The sum of each map, and the score that it explains, with its foil: ``(B,)`` each."""
 
     sums: Tensor
     scores: Tensor

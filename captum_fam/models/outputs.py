@@ -41,6 +41,7 @@ class EmbeddingOutput(nn.Module):
         self, model: nn.Module, output: Output | None = None, arguments: Mapping[str, Any] | None = None
     ) -> None:
         super().__init__()
+        self.training = model.training  # a module is made in training mode, and eval() was called on the network
         self.model = model
         self.output = check_output(output)
         self.arguments = dict(arguments or {})

@@ -25,6 +25,8 @@ from torch import Tensor, nn
 
 from captum_fam import LayerFAM, LayerSimilarityCAM, SimilarityToSupport, SupportSet, create_model, explain
 from captum_fam.cli.main import main
+from captum_fam.experiments import Conventions, MapBatch
+from captum_fam.experiments.measures import MEASURES
 
 HERE = Path(__file__).parent
 FILES = sorted(path for path in HERE.glob("*.py") if path.stem != "test_extensions")
@@ -160,6 +162,12 @@ def test_evaluate_takes_a_method_a_measure_a_model_and_a_similarity(
     rows = table(tmp_path / "run")
     assert {row["method"] for row in rows} >= {"absolute_1", "fam-foil", "uniform"}
     assert {row.get("measure", row.get("column")) for row in rows} >= {"peak+box"} or "peak+box" in rows[0]
+    maps = torch.zeros(2, 1, 3, 4)
+    maps[:, 0, 1, 2] = 1  # the pixels around row 3, column 5 of 6 x 8
+    boxes = [torch.tensor([[4.0, 2.0, 6.0, 4.0]]), torch.tensor([[0.0, 0.0, 4.0, 6.0]])]
+    found = MEASURES["peak+box"].compute(MapBatch(maps, (6, 8), boxes=boxes), Conventions())
+    assert isinstance(found, torch.Tensor)
+    assert found.tolist() == [1, 0]
 
 
 def test_evaluate_takes_a_protocol(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -178,6 +178,7 @@ def test_a_part_of_the_output_is_the_embedding(output: Any, length: int) -> None
     net = create_model(Fields(), output=output, size=32)
     assert net.model(images(2, 32, 32)).shape == (2, length)
     assert isinstance(net.model, EmbeddingOutput)
+    assert not any(module.training for module in net.model.modules())
     assert create_model(Fields(), output=output, size=32, layer="trunk.0").layer == "model.trunk.0"
 
 
