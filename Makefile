@@ -4,6 +4,9 @@ VENV ?= .venv
 PYTEST_FLAGS ?= --numprocesses auto
 pytest pytest-oldest-captum: export OMP_NUM_THREADS := 1
 
+# A warning fails a build of the site; all of them are shown first.
+SPHINX_FLAGS := --fail-on-warning --keep-going
+
 BIN := $(VENV)/bin
 BASE := $(VENV)/.base
 DEMO := $(VENV)/.demo
@@ -18,7 +21,7 @@ OLDEST_TESTS := tests/attr tests/support tests/explanation tests/extensions
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help install demo test lint format types pytest pytest-oldest-captum benchmarks figures clean
+.PHONY: help install demo test lint format types docs docs-check pytest pytest-oldest-captum benchmarks figures clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-22s %s\n", $$1, $$2}' Makefile
@@ -50,7 +53,7 @@ demo: $(DEMO)  ## explain matches of scenes and photographs (77 MB of packages b
 	$(BIN)/captum-fam demo
 
 # The whole suite comes last, so that its closing line is the last line.
-test: lint types pytest-oldest-captum pytest  ## everything that has to pass
+test: lint types docs-check pytest-oldest-captum pytest  ## everything that has to pass
 
 lint: $(INSTALLED)  ## check style and format
 	$(BIN)/python -m ruff check .
@@ -62,6 +65,14 @@ format: $(INSTALLED)  ## repair style and format
 
 types: $(INSTALLED)  ## check types
 	$(BIN)/python -m mypy captum_fam
+
+docs: $(INSTALLED)  ## build the site in docs/_build/html, tutorials and pictures run
+	$(BIN)/python -m sphinx -b html $(SPHINX_FLAGS) docs docs/_build/html
+
+docs-check: $(INSTALLED)  ## build the site without running code: API, command line, links
+	@if $(BIN)/python -c "import sys; sys.exit(sys.version_info < (3, 11))"; then \
+	  $(BIN)/python -m sphinx -b html $(SPHINX_FLAGS) -q -D nb_execution_mode=off -D plot_gallery=0 docs docs/_build/check; \
+	else echo "The site needs Python 3.11 or newer, and is not checked."; fi
 
 pytest: $(INSTALLED)  ## run the tests, the tutorials' among them
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
@@ -84,5 +95,5 @@ figures: $(BASE)  ## draw the figures of docs/ again
 	cp out/figures/demo.png docs/figures/
 
 clean:  ## remove builds and caches, and leave the virtual environment
-	rm -rf $(OLDEST_DIR) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(OLDEST_DIR) build dist docs/_build docs/api docs/pictures docs/tutorials *.egg-info .mypy_cache .pytest_cache .ruff_cache
 	find benchmarks captum_fam tests -name __pycache__ -type d -prune -exec rm -rf {} +

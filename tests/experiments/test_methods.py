@@ -11,6 +11,7 @@ from captum_fam import LayerFAM, LayerSimilarityCAM, SimilarityToSupport, Suppor
 from captum_fam.attr.registry import METHODS
 from captum_fam.experiments.table_methods import (
     DEFAULT_METHODS,
+    Account,
     TableMethod,
     get_methods,
     list_table_methods,
@@ -55,7 +56,7 @@ def test_maps_that_a_foil_leaves_nothing_of_are_counted_as_empty(name: str) -> N
     tail = make_model(head=True).tail.eval()
     support = SupportSet(torch.rand(1, 12, 5, 7).expand(2, -1, -1, -1), [0, 1])
     (method,) = get_methods(name)
-    maps, coverage, _ = method.maps(
+    maps, account, _ = method.maps(
         lambda foil: SimilarityToSupport(tail, support, foil=foil),
         tail,
         torch.rand(2, 12, 5, 7),
@@ -63,7 +64,7 @@ def test_maps_that_a_foil_leaves_nothing_of_are_counted_as_empty(name: str) -> N
         (20, 28),
     )
     assert find_empty(maps).all()
-    assert coverage is None or not coverage.nan_to_num(0).any()
+    assert account is None or not account.sums.any()
 
 
 def test_a_gradient_of_an_identical_pair_is_counted_as_empty() -> None:
@@ -181,7 +182,8 @@ def test_the_mean_over_layers_is_that_of_their_maps_on_the_finest_grid() -> None
     def maps(layers: str) -> torch.Tensor:
         (method,) = get_methods(f"similarity-cam[layers={layers}]")
         found = method.maps(lambda foil: scores, tail, activation, torch.tensor([0, 0]), (4, 8))
-        torch.testing.assert_close(found.coverage, torch.ones(2, dtype=torch.float64))
+        assert found.account is not None
+        torch.testing.assert_close(*found.account)
         return found.maps
 
     torch.testing.assert_close(maps("activation"), torch.cat([_rows(1, 3, 2, 2), _rows(0, 0, 4, 4)]) / 8)
@@ -206,11 +208,12 @@ def test_maps_of_any_layer_behind_the_cut_and_their_mean_cover_the_whole_score(f
     suffix = {None: "", "others": "-foil", "runner-up": "-runner-up"}[foil]
     (method,) = get_methods(f"similarity-cam[layers={layers}]{suffix}")
     scores = SimilarityToSupport(tail, support, foil=foil)  # type: ignore[arg-type]
-    maps, coverage, _ = method.maps(lambda foil: scores, tail, activation, target, (22, 28))
+    maps, account, _ = method.maps(lambda foil: scores, tail, activation, target, (22, 28))
     assert maps.shape == (3, 1, *{"rest.1": (5, 6), "rest": (4, 5)}.get(layers, (11, 14)))
     with torch.no_grad():
         torch.testing.assert_close(maps.sum((1, 2, 3)), scores(activation).gather(1, target[:, None])[:, 0])
-    torch.testing.assert_close(coverage, torch.ones(3, dtype=torch.float64))
+    assert account is not None
+    torch.testing.assert_close(*account)
 
 
 @pytest.mark.parametrize("name", ["fam", "grad-cam-foil", "mean-activation", "correspondence", "eigen-cam"])
@@ -297,17 +300,17 @@ def test_a_filtered_map_is_the_map_with_every_position_spread_over_its_window(na
     activation = torch.rand(2, 5, 7, 9, dtype=torch.float64)
     support = SupportSet(torch.rand(4, 5, 7, 9, dtype=torch.float64), [0, 0, 1, 1])
 
-    def made(options: str) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def made(options: str) -> tuple[torch.Tensor, Account | None]:
         (method,) = get_methods(name.format(f"[{layers}{options}]"))
         scores = SimilarityToSupport(tail, support, foil=method.foil)
         return method.maps(lambda foil: scores, tail, activation, torch.tensor([1, 0]), (14, 18))[:2]
 
-    (plain, coverage), (filtered, covered) = made("smooth=1"), made("smooth=5")
+    (plain, account), (filtered, filtered_account) = made("smooth=1"), made("smooth=5")
     expected = torch.stack([_spread_by_hand(map_[0], 2)[None] for map_ in plain])
     torch.testing.assert_close(filtered, expected)
     torch.testing.assert_close(filtered.sum((2, 3)), plain.sum((2, 3)))
-    assert (coverage is None) == (covered is None)
-    assert coverage is None or torch.equal(coverage, covered)
+    assert (account is None) == (filtered_account is None)
+    assert account is None or all(map(torch.equal, account, filtered_account))
 
 
 def test_the_mean_of_several_layers_is_filtered_as_one_map() -> None:
@@ -320,7 +323,8 @@ def test_the_mean_of_several_layers_is_filtered_as_one_map() -> None:
     expected = [[3 / 2 + 5 / 3, 3 / 2 + 5 / 3 + 4 / 3, 5 / 3 + 4 / 3 + 4 / 2, 4 / 3 + 4 / 2]]
     expected += [[1 / 3, 1 / 3 + 7 / 3, 1 / 3 + 7 / 3 + 8 / 2, 7 / 3 + 8 / 2]]
     torch.testing.assert_close(found.maps.flatten(1), torch.tensor(expected, dtype=torch.float64) / 16)
-    torch.testing.assert_close(found.coverage, torch.ones(2, dtype=torch.float64))
+    assert found.account is not None
+    torch.testing.assert_close(*found.account)
 
 
 def test_methods_that_differ_in_the_window_are_computed_once() -> None:

@@ -340,8 +340,8 @@ def test_every_protocol_says_what_additive_maps_cover_of_their_scores(
     (record,) = _run(protocol, tmp_path, [0])
     columns = method_columns(record.explained)
     for method in ("similarity-cam-foil", "similarity-cam[layers=activation+rest]"):
-        assert columns[f"{method}.coverage"] == close([1.0] * len(record.rows), abs=1e-3)
-    assert "grad-cam.coverage" not in columns
+        assert columns[f"{method}.sum"] == close(columns[f"{method}.score"], rel=1e-3, abs=1e-5)
+    assert "grad-cam.sum" not in columns
 
 
 def test_a_layer_that_the_model_does_not_have_is_refused_before_any_image_is_read(scenes: ScenesWithBoxes) -> None:
@@ -442,4 +442,4 @@ def test_rows_that_differ_in_the_filter_only_share_their_maps_and_keep_their_num
     # The filter changes what the measures see, and not the coverage.
     swaps = [together[f"{row}.swap"] for row in rows]
     assert swaps[0] != swaps[1] != swaps[2]
-    assert together[f"{rows[0]}.coverage"] == together[f"{rows[2]}.coverage"]
+    assert together[f"{rows[0]}.sum"] == together[f"{rows[2]}.sum"]

@@ -25,7 +25,7 @@ class CUB200(BoxedImages):
     ``"train"``, ``"test"``                       the flag in the data set; both splits have all classes
     ``"base"``, ``"val"``, ``"novel"``            few-shot: classes i with i % 2 == 0, i % 4 == 1, i % 4 == 3
                                                   (Chen et al., "A Closer Look at Few-shot Classification")
-    ``"retrieval-train"``, ``"retrieval-test"``  metric learning: the first C / 2 classes, all other classes
+    ``"retrieval-train"``, ``"retrieval-test"``   metric learning: the first C / 2 classes, all other classes
     ============================================  ============================================================
 
     Labels are the class indices 0..C-1 of the whole data set in every split.
