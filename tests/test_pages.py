@@ -10,7 +10,6 @@ block of Python before it prints; numbers may differ in their last digits. Code 
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import io
 import random
 import re
@@ -26,6 +25,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+
+from tests.needed_modules import missing, needs
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -70,19 +71,6 @@ def blocks(text: str) -> list[Block]:
         elif kind.startswith("{"):  # a directive: its body may hold blocks
             found += blocks(body)
     return found
-
-
-def needs(text: str) -> list[str]:
-    """The modules beyond the core that the code of a page imports."""
-    named = re.search(r"\A(?:---\n.*?\n---\n)?\s*<!-- needs: ([\w., -]+?) -->", text, re.DOTALL)
-    return [name.strip() for name in named[1].split(",")] if named else []
-
-
-def is_installed(name: str) -> bool:
-    """Whether a module can be imported."""
-    with contextlib.suppress(ModuleNotFoundError):
-        return importlib.util.find_spec(name) is not None
-    return False
 
 
 def agree(printed: str, expected: str) -> bool:
@@ -153,9 +141,8 @@ def left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
 @pytest.mark.usefixtures("left_alone")
 def test_the_code_of_a_page_runs(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
-    missing = [name for name in needs(text) if not is_installed(name)]
-    if missing:
-        pytest.skip(f"the page needs {', '.join(missing)}")
+    if absent := missing(needs(text)):
+        pytest.skip(f"the page needs {', '.join(absent)}")
     run_page(page)
 
 
@@ -191,7 +178,8 @@ never()
 def test_blocks_run_in_order_and_outputs_are_compared(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(PAGE)
-    assert [(name, is_installed(name)) for name in needs(PAGE)] == [("torch", True), ("no_such.module", False)]
+    assert needs(PAGE) == ["torch", "no_such.module"]
+    assert missing(needs(PAGE)) == ["no_such.module"]
     assert next(block.line for block in blocks(PAGE)) == 4
     assert run_page(page)["number"] == pytest.approx(4 / 3)
     page.write_text(PAGE.replace("0.334", "0.5"))

@@ -8,12 +8,13 @@ in the end.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 from pathlib import Path
 
 import pytest
+
+from tests.needed_modules import missing, needs
 
 FOLDER = Path(__file__).resolve().parents[1] / "tutorials"
 TUTORIALS = sorted(FOLDER.glob("*.md"))
@@ -124,20 +125,13 @@ socket.socket.connect = socket.getaddrinfo = _refuse
 """
 
 
-def needs(text: str) -> list[str]:
-    """The modules beyond the core that a tutorial imports."""
-    named = re.search(r"<!-- needs: ([\w., -]+?) -->", text)
-    return [name.strip() for name in named[1].split(",")] if named else []
-
-
 @pytest.mark.parametrize("path", TUTORIALS, ids=lambda path: path.stem)
 def test_a_tutorial_runs_and_its_claims_hold(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     jupytext, nbformat = pytest.importorskip("jupytext"), pytest.importorskip("nbformat")
     nbclient = pytest.importorskip("nbclient")
     text = path.read_text(encoding="utf-8")
-    missing = [name for name in ("ipykernel", *needs(text)) if importlib.util.find_spec(name) is None]
-    if missing:
-        pytest.skip(f"the tutorial needs {', '.join(missing)}")
+    if absent := missing(["ipykernel", *needs(text)]):
+        pytest.skip(f"the tutorial needs {', '.join(absent)}")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("PYTHONWARNINGS", "ignore:IProgress")  # tqdm asks for widgets, which no page has
     notebook = jupytext.reads(text, fmt="md:myst")

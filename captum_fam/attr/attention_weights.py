@@ -75,19 +75,23 @@ class AttentionMode(TorchFunctionMode):
             dim = args[1] if len(args) > 1 else kwargs.get("dim")
             if dim in (-1, result.dim() - 1) and result.dim() > 2 and result.shape[-1] > 1:
                 self._weights = [result]
-        elif self._weights and name in _CONVERSIONS and self._are_weights(args[0]):
-            self._weights.append(result)
-        elif self._weights and name in _PRODUCTS:
-            factors = [one for one in (*args, *kwargs.values()) if isinstance(one, Tensor)]
-            values = [one for one in factors if not self._are_weights(one)]
-            if len(values) == 1 < len(factors):
-                self._read_weights(self._weights[0], values[0])
-                self._weights = []
+        elif self._weights:
+            self._follow_weights(name, [one for one in (*args, *kwargs.values()) if isinstance(one, Tensor)], result)
         return result
 
-    def _are_weights(self, tensor: object) -> bool:
+    def _follow_weights(self, name: str, given: Sequence[Tensor], result: Any) -> None:
+        """Follow the last softmax through its conversions to the product that takes it to the values."""
+        if name in _CONVERSIONS and isinstance(result, Tensor) and given and self._are_weights(given[0]):
+            self._weights.append(result)
+        elif name in _PRODUCTS:
+            values = [one for one in given if not self._are_weights(one)]
+            if len(values) == 1 < len(given):
+                self._read_weights(self._weights[0], values[0])
+                self._weights = []
+
+    def _are_weights(self, tensor: Tensor) -> bool:
         """Whether a tensor is, or is a view of, the last softmax or one of its conversions."""
-        return isinstance(tensor, Tensor) and any(
+        return tensor.layout is torch.strided and any(
             tensor.untyped_storage().data_ptr() == one.untyped_storage().data_ptr() for one in self._weights
         )
 
@@ -95,7 +99,7 @@ class AttentionMode(TorchFunctionMode):
         """Keep the result of a softmax, ``(B, H, T, T)`` or ``(B * H, T, T)``, which weights the values of tokens."""
         *groups, n_queries, n_keys = weights.shape
         # Attention of T channels to each other, over as many tokens, has the same shapes.
-        if n_queries == n_keys and list(values.shape[-2:]) == [n_keys, n_keys]:
+        if not self._is_in_torch and n_queries == n_keys and list(values.shape[-2:]) == [n_keys, n_keys]:
             found = f"weights of {n_keys} tokens or of {n_keys} channels (images of another size tell these apart)"
             self.others[found] = None
             self.is_over_all_tokens = False
@@ -158,7 +162,7 @@ class AttentionMode(TorchFunctionMode):
             self.is_unsure |= self._batch > 1 and not self._is_in_torch
             return groups[0] // self._batch
         if len(groups) == 2 and self._batch in groups:
-            self.is_unsure |= groups[1] == self._batch
+            self.is_unsure |= self._batch == groups[1] > 1
             return math.prod(groups) // self._batch
         self.others[f"attention within windows of {n_keys} tokens"] = None
         self.is_over_all_tokens = False

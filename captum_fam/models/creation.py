@@ -210,13 +210,13 @@ def _create_by_name(
 ) -> EmbeddingModel:
     name = SHORT_NAMES.get(name, name)
     library, slash, plain = name.partition("/")
-    if names_factory(name):
-        _refuse(f"registered networks, not for {name!r}", negative_slope=negative_slope)
-        return _create_by_factory(name, None if weights == "none" else weights, settings, options)
     registered = find_registered(name)
     if registered is not None:
         return registered.create(weights, settings, negative_slope, options)
     weights = None if weights == "none" else weights
+    if names_factory(name):
+        _refuse(f"registered networks, not for {name!r}", negative_slope=negative_slope)
+        return _create_by_factory(name, weights, settings, options)
     if not slash:
         library, plain = "torchvision", name
     # Names of timm have tags of weights, and names of a hub are in no list: the library itself refuses unknown names.

@@ -541,3 +541,49 @@ def test_a_softmax_that_is_no_attention_to_tokens_gives_no_map(method: Any, kind
     grid = TokenGrid(size=(2, 2), prefix_tokens=0)
     with pytest.raises(ValueError, match=words):
         method(Unusual(kind).eval(), "tokens", token_grid=grid).attribute(x)
+
+
+class Converting(nn.Module):
+    """Attention by hand with calls between the softmax and the product, by keyword too, that keep the weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens = nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.tokens(x.flatten(2).mT)[:, None]
+        weights = (tokens @ tokens.mT).softmax(-1)
+        assert weights.type() == "torch.DoubleTensor"
+        self.kept = weights[:, 0].mean(1)
+        weights = nn.functional.dropout(input=weights.float(), p=0.5, training=False)
+        near = torch.eye(tokens.shape[2]).to_sparse() @ tokens[0, 0].type_as(weights)
+        return (weights @ tokens.type_as(weights)).mean((1, 2)) + 0 * near.mean()
+
+
+def test_calls_between_the_softmax_and_the_values_are_followed() -> None:
+    net, x = Converting().eval(), torch.randn(2, 4, 2, 3, dtype=torch.float64)
+    found = LayerAttention(net, "tokens", token_grid=TokenGrid(size=(2, 3), prefix_tokens=0)).attribute(x)
+    net(x)
+    torch.testing.assert_close(found.flatten(1), net.kept, rtol=0, atol=1e-12)
+
+
+class Asked(nn.Module):
+    """A multi-head attention of torch that is asked for its weights, over as many tokens as a head has channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens = nn.Identity()
+        self.attention = nn.MultiheadAttention(12, 2, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.tokens(x.flatten(2).mT)
+        attended, self.kept = self.attention(tokens, tokens, tokens, need_weights=True)
+        mean: Tensor = attended.mean(1)
+        return mean
+
+
+def test_the_attention_of_torch_is_of_tokens_whatever_their_number() -> None:
+    net, x = Asked().double().eval(), torch.randn(3, 12, 2, 3, dtype=torch.float64)
+    found = LayerAttention(net, "tokens", token_grid=TokenGrid(size=(2, 3), prefix_tokens=0)).attribute(x)
+    net(x)
+    torch.testing.assert_close(found.flatten(1), net.kept.mean(1), rtol=0, atol=1e-12)

@@ -194,13 +194,12 @@ def load_network(name: str, weights: str | None, *, size: int | None, seed: int)
     """
     torch.manual_seed(seed)
     net = create_model(name, None if has_factory_weights(name) else "none")
-    if weights is not None and weights != "none":
-        state = read_state_dict(weights) if isinstance(net.model, BNInception) else {}
-        if "last_linear.weight" in state:
-            assert isinstance(net.model, BNInception)
-            load_weights(net.model.features, state, [IMAGENET_BN_INCEPTION])
-        else:
-            net = create_model(name, weights)
+    file = None if weights == "none" else weights
+    state = read_state_dict(file) if file and isinstance(net.model, BNInception) else {}
+    if isinstance(net.model, BNInception) and "last_linear.weight" in state:
+        load_weights(net.model.features, state, [IMAGENET_BN_INCEPTION])
+    elif file:
+        net = create_model(name, file)
     return replace(net, size=size) if size else net
 
 

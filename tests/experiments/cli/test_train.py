@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from captum_fam.cli.main import main, make_parser
 from captum_fam.experiments import load_head
 from captum_fam.experiments.cli.loading import load_network
-from captum_fam.models import create_model, read_state_dict
+from captum_fam.models import create_model, read_state_dict, register_model
 
 pytest.importorskip("safetensors", reason="checkpoints are safetensors")
 
@@ -145,6 +146,26 @@ def test_bn_inception_starts_from_its_imagenet_classifier(tmp_path: Path) -> Non
     assert made.size == 64
     assert all(p.detach().eq(0.5).all() for p in made.model.features.parameters())
     assert made.model.head.weight.std() > 0.01
+
+
+def test_a_network_whose_trained_weights_are_a_file_starts_from_random_ones_unless_it_is_given(tmp_path: Path) -> None:
+    def never() -> Path:
+        raise AssertionError("a training that is given no file asks for none")
+
+    def plain() -> nn.Module:
+        return nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+    name = f"filed{tmp_path.name}"
+    register_model(name, plain, default_weights=never, size=12)
+    first, again, other = (
+        load_network(name, weights, size=None, seed=seed).model.state_dict()["0.weight"]
+        for weights, seed in ((None, 1), ("none", 1), (None, 2))
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    torch.save({"0.weight": torch.ones(4, 3, 3, 3), "0.bias": torch.zeros(4)}, tmp_path / "given.pth")
+    given = load_network(name, str(tmp_path / "given.pth"), size=None, seed=1)
+    assert given.model.state_dict()["0.weight"].eq(1).all()
 
 
 def test_the_defaults_are_those_of_the_published_recipes() -> None:
