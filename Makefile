@@ -90,9 +90,11 @@ benchmarks: $(INSTALLED)  ## write the benchmark tables of docs/
 	$(BIN)/python -m benchmarks.coverage
 	$(BIN)/python -m benchmarks.explain_files
 
-figures: $(BASE)  ## draw the figures of docs/ again
+figures: $(DEMO)  ## draw the figures of docs/ again
 	$(BIN)/captum-fam demo --out out/figures
 	cp out/figures/demo.png docs/figures/
+	$(BIN)/python -c "import runpy; figure = runpy.run_path('docs/gallery/plot_0_four_photographs.py')['figure']; \
+	  figure.save('docs/figures/photographs.jpg', dpi=110)"
 
 clean:  ## remove builds and caches, and leave the virtual environment
 	rm -rf $(OLDEST_DIR) build dist docs/_build docs/api docs/pictures docs/tutorials *.egg-info .mypy_cache .pytest_cache .ruff_cache

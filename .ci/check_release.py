@@ -31,6 +31,10 @@ NAME = "captum-fam"
 MOST_BYTES = 2_000_000
 """A wheel above this size has something in it that does not belong there."""
 
+CODE = re.compile(r"(^```.*?^```$)", re.DOTALL | re.MULTILINE)
+RELATIVE = r"(?!https?:|#)"
+"""What follows the parenthesis of a link that leads to a file."""
+
 IN_THE_SDIST = ("CHANGELOG.md", "CITATION.cff", "LICENSE", "README.md", "SECURITY.md", "pyproject.toml", "setup.cfg")
 """Files beside the package that the source distribution has."""
 
@@ -57,6 +61,23 @@ def copy_sources(to: Path) -> Path:
         (to / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / name, to / name)
     return to
+
+
+def make_links_absolute(sources: Path) -> None:
+    """Make the links of the README lead to the repository in the web, because the registry shows the README alone.
+
+    Args:
+        sources: folder with a copy of the sources, whose README is written anew.
+    """
+    project = (sources / "pyproject.toml").read_text("utf-8")
+    (repository,) = re.findall(r'^Repository = "(.+)"$', project, re.MULTILINE)
+    tag = f"v{version_of(sources)}"
+    page = sources / "README.md"
+    parts = CODE.split(page.read_text("utf-8"))
+    for number in range(0, len(parts), 2):  # between the blocks of code
+        text = re.sub(rf"(!\[[^\]]*\]\(){RELATIVE}", rf"\g<1>{repository}/raw/{tag}/", parts[number])
+        parts[number] = re.sub(rf"(\]\(){RELATIVE}", rf"\g<1>{repository}/blob/{tag}/", text)
+    page.write_text("".join(parts), "utf-8")
 
 
 def build_wheel(sources: Path, out: Path) -> Path:
@@ -204,6 +225,8 @@ def metadata_faults(metadata: Message, sources: Path) -> list[str]:
     body = str(metadata.get_payload()).strip()
     if body != (sources / "README.md").read_text("utf-8").strip():
         faults.append("the description is not the README")
+    relative = re.findall(rf"\]\({RELATIVE}([^)]+)", "".join(CODE.split(body)[::2]))
+    faults += [f"the description links to {link}, which a registry does not have" for link in relative]
     links = {line.partition(",")[0] for line in metadata.get_all("Project-URL", [])}
     missing = {"Changelog", "Documentation", "Homepage", "Issues", "Paper", "Repository"} - links
     faults += [f"there is no link to {name}" for name in sorted(missing)]
@@ -367,6 +390,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         sources = copy_sources(folder / "sources")
+        make_links_absolute(sources)
         faults = version_faults(sources, options.tag)
         if options.offline:
             wheel = build_wheel(sources, folder / "dist")

@@ -1,10 +1,10 @@
 """The code of the pages runs: all Python blocks of one page in order, in an empty folder, without a network.
 
-A page is a file of ``docs/`` or ``docs/howto/`` whose code no other test runs. Its blocks, fenced as ``python``, share
-one namespace, as the cells of a notebook do. ``<!-- needs: timm, faiss -->`` in its first line names the modules that
-its code imports beyond the core; where one is missing, the page is skipped. A block fenced as ``output`` holds what the
-block of Python before it prints; numbers may differ in their last digits. Code that cannot run here is fenced as
-``{code-block} python``, and its page says so.
+A page is the README, or a file of ``docs/`` or ``docs/howto/`` whose code no other test runs. Its blocks, fenced as
+``python``, share one namespace, as the cells of a notebook do. ``<!-- needs: timm, faiss -->`` in its first line names
+the modules that its code imports beyond the core; where one is missing, the page is skipped. A block fenced as
+``output`` holds what the block of Python before it prints; numbers may differ in their last digits. Code that cannot
+run here is fenced as ``{code-block} python``, and its page says so.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ DOCS = ROOT / "docs"
 # Run by tests of their own, with what the reader of the page has; the last one needs a file that is downloaded by hand.
 TESTED_ELSEWHERE = {"methods", "looking", "your-model", "search-engines", "training", "faces"}
 PAGES = [
+    ROOT / "README.md",
     *(page for page in sorted(DOCS.glob("*.md")) if page.stem not in TESTED_ELSEWHERE),
     *sorted((DOCS / "howto").glob("*.md")),
 ]
@@ -136,7 +137,7 @@ def left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
     np.random.set_state(states[1])  # noqa: NPY002
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(DOCS).as_posix())
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.usefixtures("left_alone")
 def test_the_code_of_a_page_runs(page: Path) -> None:

