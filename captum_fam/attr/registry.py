@@ -19,6 +19,7 @@ from typing import Any, Literal, TypeVar, get_args
 from captum.attr import LayerGradCam
 from torch import Tensor, nn
 
+from captum_fam._registration import check_not_taken
 from captum_fam.attr.account import drop_noise
 from captum_fam.attr.attention import LayerAttention, LayerAttentionRollout
 from captum_fam.attr.base import SimilarityLayerAttribution
@@ -167,8 +168,8 @@ def register_method(
         ``make``; or without ``make`` a decorator that registers a class and returns it.
 
     Raises:
-        ValueError: for a name that is registered already, has other characters or ends in ``-foil``, ``-runner-up`` or
-            ``-gallery``, or an unknown unit.
+        ValueError: for a name that another method has, a name with other characters or one that ends in ``-foil``,
+            ``-runner-up`` or ``-gallery``, or an unknown unit.
         TypeError: for something that cannot be called.
 
     Example:
@@ -185,14 +186,13 @@ def register_method(
         raise ValueError(f"name must be letters, digits, '-', '_' and '+', got {name!r}")
     if name.endswith(("-foil", "-runner-up", "-gallery")):
         raise ValueError(f"name {name!r} ends as the names of tables do that ask for a foil; choose another")
-    if name in METHODS:
-        raise ValueError(f"name {name!r} is taken by another method; choose another")
     if unit not in get_args(Unit):
         raise ValueError(f"unit must be one of {', '.join(get_args(Unit))}, got {unit!r}")
 
     def register(make: MakeOrDecorated) -> MakeOrDecorated:
         if not callable(make):
             raise TypeError(f"make must be a class or a function of (scores, layer), got {type(make).__name__}")
+        check_not_taken(name, METHODS[name].make if name in METHODS else None, make, "method")
         METHODS[name] = MapMethod(
             name, make, takes_foil, needs_images, signed, support_blind, adds_up, unit, needs_attention
         )

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from captum_fam.demo.rendering import Scene, render_scene
+from captum_fam.demo.scene_classes import CLASSES
 from captum_fam.demo.scene_episodes import Episode
 
 Split = Literal["base", "novel"]
@@ -47,6 +48,7 @@ class PlantedScenes(Dataset[tuple[Tensor, int]]):
 
     Attributes:
         classes: the labels of the objects.
+        class_names: the name of each label, of all classes of both splits.
         distractor_classes: the labels of the distractors: 48 other classes for the base split, 24 for the novel split.
         targets: the label of each item.
 
@@ -71,6 +73,7 @@ class PlantedScenes(Dataset[tuple[Tensor, int]]):
         self.seed = seed
         self.classes = tuple(_OBJECTS[split])
         self.distractor_classes = tuple(_DISTRACTORS[split])
+        self.class_names = tuple(map(str, CLASSES))
         self.targets = [self.classes[i % len(self.classes)] for i in range(length)]
 
     def __len__(self) -> int:

@@ -93,7 +93,9 @@ class ExplainCall:
                     embeds_supports=self.ids is not None or are_made_by_a_model(self.support),
                 )
             comparison = explained[0].comparison
-            comparisons += [comparison] if keeps_comparisons and comparison is not None else []
+            assert comparison is not None
+            attributions.model.length = comparison.query.shape[1]
+            comparisons += [comparison] if keeps_comparisons else []
             for batch, of_method in zip(explained, batches, strict=True):
                 batch.comparison = None  # it holds the embeddings with their gradients
                 batch.support_rows = part.whole_rows(batch.support_rows)

@@ -165,8 +165,16 @@ def _describe_module(module: nn.Module, name: str, settings: ModelSettings) -> E
         )
     net = measure(settings.applied_to(EmbeddingModel(name, module, "", **found)), settings)
     # A user who says which part of the output is the embedding has looked at the output.
-    note = classifier_note(net.model) if settings.output is None else None
+    note = classifier_note(net.model, _length(net)) if settings.output is None else None
     return dataclasses.replace(net, notes=(*notes, *([note] if note else [])))
+
+
+def _length(net: EmbeddingModel) -> int:
+    """The length of the embedding, J, of one image."""
+    from captum_fam.models.pooled_layer import probe_image
+
+    with torch.no_grad():
+        return int(net.model(probe_image(net.model, net.size, len(net.mean))).shape[1])
 
 
 def attributes_of(preprocessing: Preprocessing) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
+from captum_fam._registration import check_not_taken
 from captum_fam.models.checkpoints import OWN_LAYOUT, Layout
 from captum_fam.models.entry_points import declared_models, find_declaration, import_declared
 from captum_fam.models.libraries import library_names
@@ -114,18 +115,17 @@ def register_model(
         )
     if not callable(factory):
         raise TypeError(f"factory must be a class or a function that makes the model, got {factory!r}")
-    _check_free(name)
+    _check_free(name, factory)
     _MODELS[name] = RegisteredModel(
         name, factory, tuple(layouts), pretrained or default_weights is not None, attributes, default_weights, reader
     )
     return factory
 
 
-def _check_free(name: str) -> None:
+def _check_free(name: str, factory: Callable[..., object]) -> None:
     if not isinstance(name, str) or not name or {"/", ":"} & set(name):
         raise ValueError(f"name must be a text without / and :, got {name!r}")
-    if name in _MODELS:
-        raise ValueError(f"name {name!r} is taken by another model; choose another name")
+    check_not_taken(name, _MODELS[name].factory if name in _MODELS else None, factory, "model")
     if name in SHORT_NAMES or name in library_names("torchvision"):
         raise ValueError(f"name {name!r} is taken by a model of captum-fam or torchvision; choose another name")
     # The module that an entry point declares for the name may register the name. While that module runs, it is among

@@ -9,6 +9,7 @@ from typing import TypeVar, overload
 from torch import Tensor
 
 from captum_fam._files import sha256_of
+from captum_fam._registration import check_not_taken
 from captum_fam.similarity.base import Similarity
 from captum_fam.similarity.learned import Learned, Metric
 
@@ -65,12 +66,11 @@ def register_similarity(name: str, make: _Maker | None = None) -> _Maker | Calla
         raise TypeError(f"name must be a text, got {name!r}")
     if not name:
         raise ValueError("name must not be empty")
-    if name in _MAKERS:
-        raise ValueError(f"name {name!r} is taken by another similarity; choose another name")
     if make is None:
         return lambda decorated: register_similarity(name, decorated)
     if isinstance(make, Similarity) or not callable(make):
         raise TypeError(f"make must be a class or a function without arguments that makes a Similarity, got {make!r}")
+    check_not_taken(name, _MAKERS.get(name), make, "similarity")
     _MAKERS[name] = make
     return make
 

@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from captum_fam import MemoryBank, create_model
 from captum_fam.demo import CLASSES, PlantedScenes, render_scene
 from captum_fam.demo.textures import WALLPAPERS
 
@@ -222,3 +223,10 @@ def test_scenes_stay_those_that_published_tables_were_measured_on(split, index, 
     scene = PlantedScenes(split, seed=1).scene(index)
     assert (scene.box, scene.distractor_labels) == (box, distractors)
     torch.testing.assert_close(scene.image.mean((1, 2)), torch.tensor(color), rtol=0, atol=1e-4)
+
+
+def test_a_memory_bank_of_scenes_has_the_names_of_their_classes():
+    bank = MemoryBank.from_dataset(create_model("demo"), PlantedScenes("novel", length=26), progress=False)
+    labels = PlantedScenes("novel", length=26).targets
+    assert bank.labels.tolist() == labels
+    assert bank.class_names[labels[25]] == str(CLASSES[labels[25]])

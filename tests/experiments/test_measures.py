@@ -359,4 +359,4 @@ def _twice(kept: Mapping[str, list[Any]]) -> torch.Tensor:
 )
 def test_a_measure_that_no_table_can_have_is_refused(name: str, needs: Any, columns: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        register_measure(name, needs, columns)
+        register_measure(name, needs, columns)(min)

@@ -400,7 +400,7 @@ def test_protocols_are_found_by_name() -> None:
     with pytest.raises(ValueError, match="'one-shot' is unknown"):
         get_protocol("one-shot")
     with pytest.raises(ValueError, match="'mosaic' is taken"):
-        register_protocol("mosaic")
+        register_protocol("mosaic")(FewShot)
 
 
 @pytest.mark.parametrize(

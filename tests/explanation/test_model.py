@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torchvision import transforms
 from torchvision.models import VisionTransformer
 
-from captum_fam import SimilarityToSupport, TokenGrid, create_model, explain
+from captum_fam import SimilarityToSupport, TokenGrid, create_model, explain, explain_pairs
 from captum_fam.preprocessing import Preprocessing
 from tests.explanation.by_hand import (
     HEIGHT,
@@ -184,6 +184,30 @@ def test_a_classifier_that_is_still_on_is_said() -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*classifier still on")
         explain(small_net(), QUERIES, BIRDS, preprocess=SIZE)
+
+
+class WithoutItsClassifier(nn.Module):
+    """A network that has a classifier, and does not run it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk, self.fc = small_net(), nn.Linear(5, 1000)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.trunk(images)
+
+
+def test_a_classifier_that_does_not_run_is_no_classifier() -> None:
+    net = WithoutItsClassifier().eval()
+    images = torch.stack([SIZE(image) for image in QUERIES])
+    for why in (
+        explain(net, QUERIES, BIRDS, preprocess=SIZE, layer="trunk.features"),
+        explain_pairs(net, images, images.flip(0), layer="trunk.features"),
+    ):
+        assert not [note for note in why.notes if "classifier" in note]
+    net.forward = lambda images: net.fc(net.trunk(images))  # type: ignore[method-assign]
+    with pytest.warns(UserWarning, match=r"classifier still on, layer 'fc' \(1000 outputs\)"):
+        explain_pairs(net, images, images.flip(0), layer="trunk.features")
 
 
 @pytest.mark.filterwarnings("ignore")

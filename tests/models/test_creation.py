@@ -339,6 +339,13 @@ def test_a_classifier_that_is_still_on_is_said() -> None:
     assert "torch.nn.Identity()" in net.notes[0]
 
 
+def test_a_classifier_that_does_not_run_is_no_classifier() -> None:
+    network = trunk()
+    network.fc = nn.Linear(8, 1000)
+    network.forward = lambda images: nn.Sequential.forward(network[:4], images)  # type: ignore[method-assign]
+    assert create_model(network, size=32, mean=(0.0,) * 3, std=(1.0,) * 3).notes == ()
+
+
 def test_a_double_network_is_measured_in_double() -> None:
     net = create_model(trunk().double(), size=32)
     assert isinstance(net.pooling, GAP)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from captum_fam._registration import check_not_taken
 from captum_fam.cli.options import check_fields, option
 from captum_fam.cli.ranges import at_least, between
 from captum_fam.experiments import records
@@ -247,8 +248,6 @@ def register_measure(
         ...     '''Whether the largest value lies in a box.'''
         ...     return mosaic_hit(batch.maps, box_mask(batch.boxes, batch.size))
     """
-    if name in MEASURES:
-        raise ValueError(f"name {name!r} is taken by another measure; choose another name")
     if not isinstance(name, str) or not re.fullmatch(r"[\w+-]+", name):
         raise ValueError(f"name must be letters, digits, '-', '_' and '+', got {name!r}")
     if isinstance(needs, str):
@@ -259,7 +258,7 @@ def register_measure(
     own_columns = tuple(columns or (Column(name),))
     if not all(isinstance(column, Column) for column in own_columns):
         raise TypeError(f"columns must be Column objects, got {own_columns!r}")
-    taken_names = {column.name for measure in MEASURES.values() for column in measure.columns}
+    taken_names = {column.name for measure in MEASURES.values() if measure.name != name for column in measure.columns}
     duplicates = [column.name for column in own_columns if column.name in taken_names]
     if duplicates:
         raise ValueError(f"columns: {', '.join(duplicates)} is a column of another measure; choose another name")
@@ -267,6 +266,7 @@ def register_measure(
     def register(compute: Compute) -> Compute:
         if not callable(compute):
             raise TypeError(f"compute must be a function of a batch of maps, got {type(compute).__name__}")
+        check_not_taken(name, MEASURES[name].compute if name in MEASURES else None, compute, "measure")
         MEASURES[name] = Measure(name, compute, tuple(needs), own_columns, always, dict(allowed or {}))
         return compute
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
+from captum_fam._registration import check_not_taken
 from captum_fam.experiments.protocols.base import Protocol
 
 P = TypeVar("P", bound=type[Protocol])
@@ -24,7 +25,7 @@ def register_protocol(name: str) -> Callable[[P], P]:
         are made by :func:`captum_fam.cli.options.option` become options of the command line.
 
     Raises:
-        ValueError: for a name that another protocol has.
+        ValueError: by the decorator, for a name that another protocol has.
         TypeError: by the decorator, for an object that is no subclass of ``Protocol``.
 
     Example:
@@ -39,12 +40,11 @@ def register_protocol(name: str) -> Callable[[P], P]:
         >>> get_protocol("far-retrieval").name
         'far-retrieval'
     """
-    if name in PROTOCOLS:
-        raise ValueError(f"name {name!r} is taken by another protocol; choose another name")
 
     def register(protocol: P) -> P:
         if not (isinstance(protocol, type) and issubclass(protocol, Protocol)):
             raise TypeError(f"protocol must be a class that inherits Protocol, got {protocol!r}")
+        check_not_taken(name, PROTOCOLS.get(name), protocol, "protocol")
         protocol.name = name
         PROTOCOLS[name] = protocol
         return protocol

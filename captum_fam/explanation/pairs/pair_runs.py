@@ -282,6 +282,7 @@ class PairRuns:
             pairs = range(start, min(start + self.batch_size, len(known.links.pairs)))
             for side in (0, 1):
                 own = known.partners([(pair, 1 - side) for pair in pairs])
+                self.model.length = own.shape[1]
                 targets = torch.arange(len(pairs), device=own.device)
                 for is_contrasted in known.contrasts:
                     support = self._scores(known, [(pair, side) for pair in pairs], is_contrasted).embedded()

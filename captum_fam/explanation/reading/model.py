@@ -70,6 +70,9 @@ class ExplainedModel:
         notes: what the user has to know about the model, and has not been told yet. Default: nothing.
         told: what the user has been told already. Default: nothing.
         has_read_pictures: whether the preprocessing has been used. Default: False.
+        length: length of the embedding, J; None before the model has run. Default: None.
+        may_have_classifier: whether the user is still to be told of a classifier that gives the embedding. Default:
+            False.
     """
 
     forward_func: Callable[..., Any]
@@ -80,6 +83,8 @@ class ExplainedModel:
     notes: list[str] = field(default_factory=list)
     told: list[str] = field(default_factory=list)
     has_read_pictures: bool = False
+    length: int | None = None
+    may_have_classifier: bool = False
     _preprocessing: PreprocessingLike | None = None
 
     def tell(self, notes: list[str]) -> None:
@@ -88,6 +93,13 @@ class ExplainedModel:
         Args:
             notes: the list to which warnings for the user are added.
         """
+        from captum_fam.models.classifier import classifier_note
+
+        if self.may_have_classifier:
+            assert isinstance(self.forward_func, nn.Module)
+            note = classifier_note(self.forward_func, self.length)
+            self.notes += [] if note is None else [note]
+            self.may_have_classifier = False
         notes += self.notes
         self.told, self.notes = [*self.told, *self.notes], []
 
@@ -155,7 +167,6 @@ def _with_card(model: ModelLike, output: Any) -> ExplainedModel:
 
 
 def _without_card(model: ModelLike, output: Any) -> ExplainedModel:
-    from captum_fam.models.classifier import classifier_note
     from captum_fam.models.outputs import EmbeddingOutput
     from captum_fam.models.own_models import as_module, check_takes_images
 
@@ -165,7 +176,6 @@ def _without_card(model: ModelLike, output: Any) -> ExplainedModel:
     name = type(module).__name__ if isinstance(module, nn.Module) else getattr(module, "__name__", repr(module))
     if isinstance(module, nn.Module):
         check_takes_images(module)
-    note = classifier_note(module) if isinstance(module, nn.Module) and output is None else None
     if output is not None:
         module = EmbeddingOutput(as_module(module), output)
-    return ExplainedModel(module, name, notes=[] if note is None else [note])
+    return ExplainedModel(module, name, may_have_classifier=isinstance(module, nn.Module) and output is None)
