@@ -186,6 +186,14 @@ def test_a_classifier_that_is_still_on_is_said() -> None:
         explain(small_net(), QUERIES, BIRDS, preprocess=SIZE)
 
 
+def test_random_weights_of_a_name_are_said() -> None:
+    images = torch.rand(3, 3, 84, 84)
+    with pytest.warns(UserWarning, match="conv4net has random weights"):
+        why = explain("conv4net", images[:1], images[1:])
+    assert [note for note in why.notes if "create_model('conv4net', weights=FILE)" in note]
+    assert explain("demo", images[:1], images[1:]).notes == ()
+
+
 class WithoutItsClassifier(nn.Module):
     """A network that has a classifier, and does not run it."""
 

@@ -156,12 +156,20 @@ def _has_card(model: object) -> bool:
 def _with_card(model: ModelLike, output: Any) -> ExplainedModel:
     from captum_fam.models import create_model, default_weights
 
+    notes = []
     if isinstance(model, str | Path):
-        net = create_model(str(model), default_weights(str(model)), output=output)
+        name = str(model)
+        weights = default_weights(name)
+        net = create_model(name, weights, output=output)
+        if weights is None:
+            notes = [
+                f"model {name} has random weights, whose maps explain nothing, because no trained ones are known; pass "
+                f"create_model({name!r}, weights=FILE)"
+            ]
     else:
         net = model if output is None else create_model(model, output=output)
     # create_model has warned of its notes.
-    read = ExplainedModel(net.model, net.name, net.layer, net.token_grid, net.similarity, told=list(net.notes))
+    read = ExplainedModel(net.model, net.name, net.layer, net.token_grid, net.similarity, notes, list(net.notes))
     read._preprocessing = net.preprocessing
     return read
 
