@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-from tqdm.auto import tqdm
+from tqdm import TqdmWarning
+
+with warnings.catch_warnings():
+    # A notebook without ipywidgets has bars of text.
+    warnings.simplefilter("ignore", TqdmWarning)
+    from tqdm.auto import tqdm
+
+__all__ = ["hidden_bars", "shows_bars", "tqdm"]
 
 _are_hidden = ContextVar("are_hidden", default=False)
 

@@ -44,7 +44,7 @@ def import_code(name: str, *, rename: bool = False) -> ModuleType:
         here = Path.cwd() / f"{name}.py"
         if here.is_file():
             return _import_file(here.resolve(), rename)
-        with _first_on_path(Path.cwd()):
+        with first_on_path(Path.cwd()):
             return import_module(name)
     except ModuleNotFoundError as error:
         missing = error.name or ""
@@ -73,7 +73,7 @@ def _import_file(path: Path, rename: bool) -> ModuleType:
     # Worker processes get pickled objects of the classes of the module. Pickle looks up the module by its name.
     sys.modules[name] = module
     try:
-        with _first_on_path(path.parent):
+        with first_on_path(path.parent):
             spec.loader.exec_module(module)
     except BaseException:
         del sys.modules[name]
@@ -93,7 +93,7 @@ def _other_module(name: str, path: Path) -> str:
 
 
 @contextmanager
-def _first_on_path(folder: Path) -> Iterator[None]:
+def first_on_path(folder: Path) -> Iterator[None]:
     """Look for modules in a folder first, as Python does for the folder of a script."""
     entry = str(folder)
     sys.path.insert(0, entry)

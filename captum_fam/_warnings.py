@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import captum
 import torch
 
 _LIBRARIES = tuple(str(Path(module.__file__).parent) for module in (captum, torch) if module.__file__)
-_PREFIXES = (str(Path(__file__).parent), *_LIBRARIES)
+# contextlib ends collected_notes. No suffix: Python 3.12.1 and 3.13.0 do not take a whole file name as a prefix.
+_CONTEXTLIB = str(Path(contextlib.__file__).with_suffix(""))
+_PREFIXES = (str(Path(__file__).parent), *_LIBRARIES, _CONTEXTLIB)
 
 
-@contextmanager
+@contextlib.contextmanager
 def collected_notes(stacklevel: int) -> Iterator[list[str]]:
     """Collect notes during a call, and issue each as one warning when the call ends, also when it fails.
 
@@ -39,8 +41,8 @@ def warn_user(message: str, stacklevel: int) -> None:
     Args:
         message: the text of the warning.
         stacklevel: how many calls up the user's line is; 1 is the caller of this function. From Python 3.12 on it is
-            not needed: the first line outside this package, Captum and PyTorch is found by file name, also where
-            Captum calls this package.
+            not needed: the first line outside this package, Captum, PyTorch and contextlib is found by file name, also
+            where Captum calls this package.
     """
     if sys.version_info >= (3, 12):
         warnings.warn(message, skip_file_prefixes=_PREFIXES)

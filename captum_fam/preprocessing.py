@@ -44,8 +44,8 @@ class Preprocessing:
 
     Raises:
         ValueError: for a size below one or above 4096, an unknown ``resize`` or ``interpolation``, means and deviations
-            of different numbers, a deviation that is not above zero, or ``crop_from`` without ``"crop"`` or below
-            ``size``.
+            of different numbers, a mean above one, a deviation that is not above zero, or ``crop_from`` without
+            ``"crop"`` or below ``size``.
 
     Example:
         >>> preprocessing = Preprocessing((256, 128), resize="pad")
@@ -71,6 +71,11 @@ class Preprocessing:
         if not all(math.isfinite(value) for value in (*self.mean, *self.std)) or min(self.std) <= 0:
             raise ValueError(
                 f"mean must be finite and std finite and above zero, got mean={self.mean} and std={self.std}"
+            )
+        if max(self.mean) > 1:
+            raise ValueError(
+                f"mean and std are for pixels in [0, 1], got mean={self.mean} and std={self.std}; divide both by 255 "
+                "if they are for pixels from 0 to 255"
             )
         if self.crop_from is not None and self.resize != "crop":
             raise ValueError(f"crop_from={self.crop_from} is for resize='crop', got resize={self.resize!r}")

@@ -42,6 +42,7 @@ extensions = [
     "llms_txt",
     "mathml",
     "own_names",
+    "unbroken",
 ]
 exclude_patterns = [
     "_build",

@@ -167,11 +167,15 @@ def test_the_sentences_follow_from_the_numbers() -> None:
         peer: result_of([0.6, 0.8] * 6, ratio=3.0),
         few: result_of([1.0]),
     }
-    first, *_, adding, time, memory, left_out = page.sentences(rows)
+    first = next(page.duels(rows))
+    adding, time, memory, left_out = page.sentences(rows)
     assert first.startswith(
         "Best by energy: grad-cam: theirs (0.700). The best of captum-fam is captum-fam: ours (0.600)"
     )
     assert "the first is ahead: +0.100 ± 0.000 on the 12 mosaics" in first
+    smoothed = Row("captum-fam", "ours", leaves_a_hook, smoothed=True)
+    with_smoothed = {**rows, smoothed: result_of([0.9] * 12)}
+    assert next(page.duels(with_smoothed)) == first, "a smoothed map is compared with smoothed maps only"
     assert adding == "Maps that add up to the score: captum-fam: ours."
     assert time.startswith("Least time for one map, in bare passes: captum-fam: ours 2.00")
     assert memory.startswith("Least memory")

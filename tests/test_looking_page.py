@@ -62,7 +62,7 @@ def names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     fiftyone.Heatmap = SimpleNamespace  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "fiftyone", fiftyone)
     net = captum_fam.create_model("demo")
-    monkeypatch.setattr(captum_fam, "create_model", lambda name: net)
+    monkeypatch.setattr(captum_fam, "create_model", lambda name, weights: net)
     generator = torch.Generator().manual_seed(0)
     return {
         "net": net,

@@ -178,6 +178,7 @@ def test_a_size_may_come_as_a_list() -> None:
         (lambda: Preprocessing(mean=(0.0,)), "one number per channel"),
         (lambda: Preprocessing(std=(1.0, 0.0, 1.0)), "std finite and above zero"),
         (lambda: Preprocessing(mean=(float("nan"),) * 3), "mean must be finite"),
+        (lambda: Preprocessing(mean=(123.7, 116.3, 103.5), std=(58.4, 57.1, 57.4)), r"pixels in \[0, 1\], .* by 255"),
         (lambda: Preprocessing(crop_from=256), "crop_from=256 is for resize='crop'"),
         (lambda: Preprocessing(resize="crop", crop_from=200), "crop must fit in the resized image"),
     ],

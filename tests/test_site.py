@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -154,8 +154,57 @@ names[0](LICENSE)
 
 def test_title_and_summary_of_a_notebook(site: dict[str, ModuleType]) -> None:
     head = "---\nkernelspec:\n  name: python3\n---\n\n<!-- needs: timm -->\n\n"
-    text = f"{head}# A title\n\nOne [line](a.md),\nto see. Two.\n"
-    assert site["borrowed_pages"].title_and_summary(text) == ("A title", "One line, to see.")
+    text = f"{head}# A title\n\nOne [line](a.md),\nto see `f(...)`. Two. Three.\n"
+    assert site["borrowed_pages"].title_and_summary(text) == ("A title", "One line, to see `f(...)`. Two.")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "- [a list](a.md)\n\n```{toctree}\n:hidden:\n\none\ntwo\n```\n",
+        "Written by `python -m benchmarks.x`, which ran\n\n```\ncaptum-fam x\n```\n\non AMD EPYC; seed 0.\n",
+        "## A section\n\nIts text.\n",
+    ],
+)
+def test_lists_and_how_a_table_was_written_are_no_summary(site: dict[str, ModuleType], text: str) -> None:
+    assert site["borrowed_pages"].title_and_summary(f"# A title\n\n{text}") == ("A title", "")
+
+
+def test_roles_of_docstrings_are_no_markdown(site: dict[str, ModuleType]) -> None:
+    text = "By :func:`~captum_fam.explain` or :meth:`compare <captum_fam.Support.compare>`, :math:`z_n` of ``(B, N)``."
+    assert site["llms_txt"]._plain(text) == "By `explain` or `compare`, $z_n$ of `(B, N)`."
+
+
+def test_words_before_a_colon_are_no_type(site: dict[str, ModuleType]) -> None:
+    from sphinx.ext.napoleon import Config, GoogleDocstring
+
+    config = Config(napoleon_use_rtype=False)
+    for what, lines in (
+        ("property", ["What the score is: a contrast."]),
+        ("function", ["Draw.", "", "Returns:", "    A picture: of a map."]),
+    ):
+        site["api_pages"].no_type_before_a_colon(None, what, "thing", None, None, lines)
+        shown = str(GoogleDocstring(lines, config, what=what, name="thing"))
+        assert lines[-1].strip() in shown
+        assert "type" not in shown
+
+
+def test_types_behind_a_literal_have_no_marks(site: dict[str, ModuleType]) -> None:
+    types = {"transform": "~torch.Size | ~typing.Literal['auto'] | ~torch.nn.modules.module.Module | ~torch.Tensor"}
+    document = SimpleNamespace(autodoc_annotations={"captum_fam.LayerFAM": types})
+    site["api_pages"].short_types(SimpleNamespace(env=SimpleNamespace(current_document=document)), "py", "class", None)
+    assert types == {"transform": "~torch.Size | ~typing.Literal['auto'] | Module | Tensor"}
+
+
+def test_a_number_and_its_interval_stay_in_one_line(site: dict[str, ModuleType]) -> None:
+    unbroken = site["unbroken"].unbroken
+    assert unbroken("0.27 ± 0.01 of 2 x 2, 95 % [0.1, -2.0]").split(" ") == [
+        "0.27\xa0±\xa00.01",
+        "of",
+        "2\xa0x\xa02,",
+        "95\xa0%",
+        "[0.1,\xa0-2.0]",
+    ]
 
 
 def test_a_download_of_a_tutorial_has_its_code_and_links_that_work_anywhere(site: dict[str, ModuleType]) -> None:

@@ -55,7 +55,8 @@ CLAIMS: dict[str, tuple[str, ...]] = {
         "found_behind['exact map'][1] >= 0.9 > 0.5 > swap_behind['exact map']",
         "any('the plain sum of activations' in str(one.message) for one in caught)",
         "inside['constant map'].mean() < inside['mean activation'].mean() < inside['FAM'].mean()",
-        "inside['Grad-CAM'].mean() < inside['mean activation'].mean() + 0.05 < inside['exact map'].mean()",
+        "inside['center'].mean() + 0.05 < inside['FAM'].mean() < inside['exact map'].mean() + 0.05",
+        "inside['exact map'].mean() + 0.08 < min(inside[title].mean() for title in ('Grad-CAM', 'exact map, foil'))",
     ),
     "04_where_the_score_goes": (
         "right > 0.9",
@@ -67,8 +68,8 @@ CLAIMS: dict[str, tuple[str, ...]] = {
         "found['exact map, input of the blocks'][0] > 0.9",
         "found['attention rollout'][0] == found['attention, last block'][0] == 0.5",
         "0.35 < found['FAM, behind block 2'][0] < 0.65",
-        "min(found[title][1] for title in ('attention, last block', 'attention rollout')) > 2 * area",
-        "found['attention rollout'][1] > found['exact map, input of the blocks'][1]",
+        "found['attention, last block'][1] > 3 * area",
+        "found['exact map, input of the blocks'][1] > 0.5 > 10 * found['exact map, input of the blocks'][2]",
     ),
     "05_which_point_matches_which": (
         "share_near(found, truth) > 0.8",

@@ -79,7 +79,7 @@ ROWS = (
     *with_foil(Row(PACKAGE, "LayerFAM", by(LayerFAM))),
     *with_foil(Row(PACKAGE, "LayerSimilarityCAM", by(LayerSimilarityCAM))),
     Row(PACKAGE, "LayerSimilarityCAM", by(LayerSimilarityCAM), "gallery"),
-    *with_foil(Row(PACKAGE, "LayerSimilarityCAM, smoothed 5 x 5", by(LayerSimilarityCAM, smooth=5))),
+    *with_foil(Row(PACKAGE, "LayerSimilarityCAM, smoothed 5 x 5", by(LayerSimilarityCAM, smooth=5), smoothed=True)),
     Row(PACKAGE, "explain_pairs, both sides", both_sides, supports="images"),
     Row(PACKAGE, "LayerCorrespondence", correspondence, "others", supports="images"),
     Row("no support", "mean activation", by(LayerMeanActivation), supports="nothing"),

@@ -25,7 +25,9 @@ NOTE = (
     "classes side by side, and five supports of one of these classes. The model, the layer and the supports are the "
     "same; the explained score is the mean cosine of the mosaic to the supports, with *foil* minus the mean score of "
     "the other three classes, with *gallery* minus the mean cosine to all images of other classes. Each package is "
-    "called as its documentation shows, with the score as its target, and its maps are measured as it gives them. "
+    "called as its documentation shows, with the score as its target, and its maps are measured as it gives them; "
+    "*smoothed* maps went through the mean filter of `captum_fam.functional.smooth_maps` and stand in sentences of "
+    "their own. "
     "Chance is .25 for energy and hit, and .5 for AUROC; the rows without support are the floor. n counts the mosaics: "
     "a slow method explains fewer, and one class of each."
 )
@@ -69,6 +71,10 @@ def write(
     """
     sections = [COSTS, "", RIVALS, "", f"Packages: {versions()}."]
     sections += [f"{name} is not installed and has no rows: `{how}`." for name, how in missing.items()]
+    short = ["## In short", ""]
+    for name, rows in results.items():
+        short += [f"- {name}. {sentence}" for sentence in duels(rows)]
+    sections = [*short, "", *sections]
     for name, rows in results.items():
         sections += ["", f"## {name}", ""]
         sections += [*markdown_table({label(row): cells(row, result) for row, result in rows.items()}), ""]
@@ -113,19 +119,35 @@ def cells(row: Row, result: Result) -> dict[str, str]:
     }
 
 
-def sentences(rows: Results) -> Iterator[str]:
-    """Who is best by each measure, who adds up, and who is cheapest.
+def duels(rows: Results) -> Iterator[str]:
+    """Who is best by each measure, of the maps as the methods give them, and of the smoothed ones.
 
     Args:
         rows: results of a network.
     """
-    judged = {row: result for row, result in rows.items() if len(result["mosaics"]) >= FEWEST}
-    for measure in MEASURES:
-        order = sorted(judged, key=lambda row: -_ranked(judged[row], measure))
-        ours = next((row for row in order if row.package == PACKAGE), None)
-        others = next((row for row in order if row.package not in (PACKAGE, "no support")), None)
-        if ours and others:
-            yield _duel(measure, rows, *sorted((ours, others), key=order.index))
+    judged = _judged(rows)
+    for smoothed in (False, True):
+        for measure in MEASURES:
+            order = sorted(
+                (row for row in judged if row.smoothed == smoothed), key=lambda row: -_ranked(judged[row], measure)
+            )
+            ours = next((row for row in order if row.package == PACKAGE), None)
+            others = next((row for row in order if row.package not in (PACKAGE, "no support")), None)
+            if ours and others:
+                which = f"{measure}, smoothed" if smoothed else measure
+                yield f"Best by {which}: {_duel(measure, rows, *sorted((ours, others), key=order.index))}"
+
+
+def _judged(rows: Results) -> Results:
+    return {row: result for row, result in rows.items() if len(result["mosaics"]) >= FEWEST}
+
+
+def sentences(rows: Results) -> Iterator[str]:
+    """Who adds up, who is cheapest, and who explained too few mosaics.
+
+    Args:
+        rows: results of a network.
+    """
     adding = [label(row) for row, result in rows.items() if result["mosaics"] and _adds_up(result)]
     yield f"Maps that add up to the score: {'; '.join(adding) or 'none'}."
     single = [row for row, result in rows.items() if row.package != "no support" and not result["error"]]
@@ -133,6 +155,7 @@ def sentences(rows: Results) -> Iterator[str]:
         cheap = sorted(single, key=lambda row: rows[row][key])[:3]  # type: ignore[literal-required]
         words = "; ".join(f"{label(row)} {rows[row][key]:.2f}" for row in cheap)  # type: ignore[literal-required]
         yield f"Least {unit} for one map, in bare passes: {words}."
+    judged = _judged(rows)
     few = [label(row) for row, result in rows.items() if result["mosaics"] and row not in judged]
     if few:
         yield f"On fewer than {FEWEST} mosaics, and so in no sentence about the best: {'; '.join(few)}."
@@ -151,7 +174,7 @@ def _duel(measure: str, rows: Results, first: Row, second: Row) -> str:
     rest = "the other packages" if first.package == PACKAGE else PACKAGE
     one, other = (f"{label(row)} ({_mean(rows[row], measure).value:.3f})" for row in (first, second))
     return (
-        f"Best by {measure}: {one}. The best of {rest} is {other}; the first is {verdict}: {mean:+.3f} ± "
+        f"{one}. The best of {rest} is {other}; the first is {verdict}: {mean:+.3f} ± "
         f"{half_width:.3f} on the {n} mosaics that both explained."
     )
 

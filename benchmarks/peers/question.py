@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -106,6 +106,7 @@ class Row:
         contrast: what is subtracted from the score.
         supports: what the call takes of the supports.
         slow: whether one map takes many passes, so that a mosaic is asked about one of its classes only.
+        smoothed: whether the maps went through a mean filter, which is no part of the method.
     """
 
     package: str
@@ -114,6 +115,7 @@ class Row:
     contrast: Contrast = "none"
     supports: Literal["embeddings", "images", "nothing"] = "embeddings"
     slow: bool = False
+    smoothed: bool = False
 
     @property
     def name(self) -> str:
@@ -127,4 +129,4 @@ def with_foil(row: Row) -> tuple[Row, Row]:
     Args:
         row: the row without contrast.
     """
-    return row, Row(row.package, row.method, row.explain, "others", row.supports, row.slow)
+    return row, replace(row, contrast="others")

@@ -10,17 +10,19 @@ from torch import Tensor
 
 from benchmarks.peers.question import Explain, Question, Row, Subject, similarity, with_foil
 from captum_fam import SimilarityToSupport
+from captum_fam.functional import smooth_maps
 
 PACKAGE = "captum"
 # Steps of integrated gradients at once; all of them need several GiB for images of 448 pixels.
 STEPS_AT_ONCE = 5
 
 
-def by(method: Any, **options: Any) -> Explain:
+def by(method: Any, smooth: int = 1, **options: Any) -> Explain:
     """A layer method on the cosine as a forward function.
 
     Args:
         method: class of the method.
+        smooth: window of the mean filter of captum-fam.
         **options: options of ``attribute``.
     """
 
@@ -30,7 +32,7 @@ def by(method: Any, **options: Any) -> Explain:
 
         directions = (question.directions,)
         found = method(forward, subject.layer).attribute(question.images, additional_forward_args=directions, **options)
-        return found.detach().sum(1, keepdim=True)
+        return smooth_maps(found.detach().sum(1, keepdim=True), smooth)
 
     return explain
 
@@ -45,6 +47,7 @@ def on_scores(subject: Subject, question: Question) -> Tensor:
 
 ROWS = (
     *with_foil(Row(PACKAGE, "LayerGradCam", by(LayerGradCam))),
+    *with_foil(Row(PACKAGE, "LayerGradCam, smoothed 5 x 5", by(LayerGradCam, smooth=5), smoothed=True)),
     *with_foil(Row(PACKAGE, "LayerGradientXActivation", by(LayerGradientXActivation))),
     *with_foil(
         Row(

@@ -8,15 +8,17 @@ import torch
 from torch import Tensor
 
 from benchmarks.peers.question import Explain, Question, Row, Subject, similarity, with_foil
+from captum_fam.functional import smooth_maps
 
 PACKAGE = "torchcam"
 
 
-def by(method: str) -> Explain:
+def by(method: str, smooth: int = 1) -> Explain:
     """The maps of a class of torchcam.
 
     Args:
         method: name of the class.
+        smooth: window of the mean filter of captum-fam.
     """
 
     def explain(subject: Subject, question: Question) -> Tensor:
@@ -30,13 +32,16 @@ def by(method: str) -> Explain:
                 extractor(scores=scores, targets=partial(similarity, direction=direction), retain_graph=i < last)[0]
                 for i, direction in enumerate(question.directions)
             ]
-        return torch.stack(maps).detach()
+        return smooth_maps(torch.stack(maps).detach(), smooth)
 
     return explain
 
 
-ROWS = tuple(
-    row
-    for method in ("GradCAM", "GradCAMpp", "XGradCAM", "LayerCAM")
-    for row in with_foil(Row(PACKAGE, method, by(method)))
+ROWS = (
+    *(
+        row
+        for name in ("GradCAM", "GradCAMpp", "XGradCAM", "LayerCAM")
+        for row in with_foil(Row(PACKAGE, name, by(name)))
+    ),
+    *with_foil(Row(PACKAGE, "XGradCAM, smoothed 5 x 5", by("XGradCAM", smooth=5), smoothed=True)),
 )

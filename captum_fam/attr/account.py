@@ -27,7 +27,10 @@ MAP, REST = "map", "rest"
 ZERO_EMBEDDING = "zero embedding"
 """The name of the part that is the score of the zero embedding, from which distances count. No map explains it."""
 
-SLOTS = {NOWHERE: "bias", CLASS_TOKEN: "class token", REGISTERS: "registers", OTHER_PATHS: "other paths"}
+BIAS = "bias"
+"""The name of the part of constants without a position, such as a bias behind the pooling."""
+
+SLOTS = {NOWHERE: BIAS, CLASS_TOKEN: "class token", REGISTERS: "registers", OTHER_PATHS: "other paths"}
 """The name of the part of each slot without a position."""
 
 NOISE = 1e-6
@@ -121,7 +124,7 @@ def laid_out(
         if slots[:, OTHER_PATHS].any():
             add(SLOTS[OTHER_PATHS], slots[:, OTHER_PATHS])
         if biases == "apart":
-            add("bias", slots.sum(1) - slots[:, OTHER_PATHS])
+            add(BIAS, slots.sum(1) - slots[:, OTHER_PATHS])
             continue
         for slot in (NOWHERE, CLASS_TOKEN, REGISTERS):
             if slots[:, slot].any():
@@ -195,6 +198,27 @@ def score_in_words(score: float, zero_embedding: float | None = None) -> str:
     whole, difference, start = map(number_in_words, (score, abs(score - zero_embedding), zero_embedding))
     more = "more" if score >= zero_embedding else "less"
     return f"{whole}, which is {difference} {more} than an embedding of zeros has ({start})"
+
+
+def bias_in_words(shares: Mapping[str, float]) -> str | None:
+    """The text of a warning where a bias is most of what a map does not explain, so that no other layer helps; or None.
+
+    Args:
+        shares: the named parts of the score of one query.
+
+    Example:
+        >>> bias_in_words({"map": 1.9, "bias": -0.9, "rest": 0.0})[:41]
+        'The bias stands behind the pooling, as in'
+        >>> bias_in_words({"map": 0.2, "class token": 0.7, "bias": 0.1}) is None
+        True
+    """
+    missing = {name: abs(share) for name, share in shares.items() if name not in (MAP, ZERO_EMBEDDING)}
+    if max(missing, key=lambda name: missing[name]) != BIAS:
+        return None
+    return (
+        "The bias stands behind the pooling, as in a linear head, a BNNeck or a whitening, and no layer has a place "
+        "for it in the image"
+    )
 
 
 def coverage_in_words(coverage: float, shares: Mapping[str, float]) -> str:

@@ -17,7 +17,7 @@ from captum_fam.attr._grids import check_batch_first, lay_out, square_grid_in_wo
 from captum_fam.attr._layer_run import LayerRun, run_layers
 from captum_fam.attr._repeated import logged_attribute
 from captum_fam.attr.call import LayerCall, LayerMaps
-from captum_fam.attr.details import AttributionDetails, Maps
+from captum_fam.attr.details import AttributionDetails, Maps, one_position_in_words
 from captum_fam.attr.layer_lookup import resolve_layer
 from captum_fam.attr.tokens import TokenGridLike
 from captum_fam.attr.views import Views
@@ -518,6 +518,7 @@ class SimilarityLayerAttribution(LayerAttribution):
                     )
                 if not tensor.isfinite().all():
                     raise ValueError("layer: its activation, or the map that is made of it, contains NaN or inf")
+                call.notes.extend(filter(None, [one_position_in_words(tensor, call.inputs[0])]))
             if not isinstance(maps, tuple):
                 raise TypeError(
                     f"map_layers of {name} must give a tuple of tensors per layer, got {type(maps).__name__}"

@@ -38,6 +38,25 @@ def check_map(attributions: object, inputs: Tensor) -> Tensor:
     return attributions
 
 
+def one_position_in_words(attributions: Tensor, inputs: Tensor) -> str | None:
+    """The text of a warning for a map of one position, which says nothing of places; None for any other map.
+
+    Args:
+        attributions: the map, ``(B, N, *spatial)``.
+        inputs: ``(B, C, *spatial)``.
+
+    Example:
+        >>> one_position_in_words(torch.zeros(2, 1, 1, 1), torch.rand(2, 3, 64, 64))[:47]
+        'layer: it has one position for inputs of (64, 6'
+    """
+    if attributions.shape[2:].numel() != 1 or inputs.shape[2:].numel() == 1:
+        return None
+    return (
+        f"layer: it has one position for inputs of {tuple(inputs.shape[2:])}, so that its map is one number for the "
+        "whole input and says nothing of places; choose a layer before the pooling, or larger inputs"
+    )
+
+
 @dataclass(frozen=True, eq=False)
 class AttributionDetails:
     """The result of ``details(...)`` of every method. A value that a method does not compute is None.

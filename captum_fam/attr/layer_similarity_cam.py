@@ -17,6 +17,7 @@ from captum_fam.attr.account import (
     ZERO_EMBEDDING,
     Biases,
     Shares,
+    bias_in_words,
     coverage_in_words,
     drop_noise,
     missing_part,
@@ -27,7 +28,8 @@ from captum_fam.attr.details import Maps
 from captum_fam.attr.layer_account import LayerAccount
 from captum_fam.attr.tokens import TokenGridLike
 from captum_fam.attr.way_back.way import Way
-from captum_fam.similarity import SimilarityLike
+from captum_fam.similarity import Learned, SimilarityLike
+from captum_fam.similarity.base import check_linear_weights
 from captum_fam.support import Support
 
 _Account = tuple[tuple[Tensor, ...], Shares]
@@ -153,8 +155,10 @@ class LayerSimilarityCAM(SimilarityLayerAttribution):
             weights = comparison.linear_weights()
             # The magnitude of the score before the foil is subtracted: rounding noise is relative to this number.
             magnitude = comparison.term_magnitude
+            similarity, explained = comparison.similarity, comparison.explained_score
+            if not isinstance(similarity, Learned):  # its quadrature is rough, and warns
+                check_linear_weights(similarity, weights, comparison.query, explained, magnitude)
             accounts = [self._account(way, weights, call, magnitude) for way in call.run.ways]
-        explained = comparison.explained_score
         shares = [parts for _, parts in accounts]
         coverages = [_ratio(parts[MAP], explained) for parts in shares]
         if not self.has_warned:
@@ -196,8 +200,10 @@ class LayerSimilarityCAM(SimilarityLayerAttribution):
             if missing[worst] > 0.5:
                 self.has_warned = True
                 explained = float(coverage[worst])
-                words = coverage_in_words(explained, {name: float(share[worst]) for name, share in parts.items()})
-                advice = self._better_layer(call.inputs, explained)
+                named = {name: float(share[worst]) for name, share in parts.items()}
+                words = coverage_in_words(explained, named)
+                advice = bias_in_words(named) if self.biases == "positions" else None
+                advice = advice or self._better_layer(call.inputs, explained)
                 unexplained = parts[MAP][worst] - call.comparison.explained_score[worst]
                 if float(parts[REST][worst].abs()) > 0.5 * float(unexplained.abs()):
                     advice += '. The "rest" is rounding, or code that the map cannot follow'

@@ -9,11 +9,11 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from captum_fam import functional as F
 from captum_fam._arithmetic import plain_arithmetic
 from captum_fam._captum import TargetType
+from captum_fam._progress import tqdm
 from captum_fam.attr._shapley import Game, antithetic_orders, n_sets, shapley_values
 from captum_fam.attr._tail import LayerTail, ModulesBehind, Step, find_tail, given_tail
 from captum_fam.attr.account import MAP, REST

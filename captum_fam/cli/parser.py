@@ -39,16 +39,24 @@ class CommandParser(argparse.ArgumentParser):
         """
         unknown = re.match(r"unrecognized arguments: (--[^\s=]+)", message)
         if unknown:
-            message += did_you_mean(unknown[1], self._options())
+            owners = [name for name, parser in self._below() if unknown[1] in parser._option_string_actions]
+            if owners:
+                message += f"; {unknown[1]} is an option of {', '.join(owners)}"
+            else:
+                message += did_you_mean(unknown[1], self._options())
         choice = re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message)
         if choice:
             message += did_you_mean(choice[1], re.split(r"'?, '?", choice[2].strip("'")))
         self.exit(2, f"{self.prog}: error: {printable(message, 2000)} ({self.prog} --help lists the options)\n")
 
+    def _below(self) -> list[tuple[str, argparse.ArgumentParser]]:
+        """The commands below this one, by name."""
+        below = [action.choices for action in self._actions if isinstance(action, argparse._SubParsersAction)]
+        return [named for choices in below for named in choices.items()]
+
     def _options(self) -> list[str]:
         """The options of this parser and of the commands below it."""
-        below = [action.choices for action in self._actions if isinstance(action, argparse._SubParsersAction)]
-        parsers = [self, *(parser for choices in below for parser in choices.values())]
+        parsers = [self, *(parser for _, parser in self._below())]
         return [option for parser in parsers for option in parser._option_string_actions]
 
 

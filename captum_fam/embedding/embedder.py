@@ -10,9 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
-from tqdm.auto import tqdm
 
-from captum_fam._progress import shows_bars
+from captum_fam._progress import shows_bars, tqdm
 from captum_fam.embedding.batch_loader import Batch, BatchLoader, OnError
 from captum_fam.embedding.embedded_dataset import EmbeddedDataset, RowBlock
 from captum_fam.embedding.ranks import Ranks

@@ -8,9 +8,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tqdm.auto import tqdm
-
 from captum_fam._files import lock_folder, read_json, versions, write_all_or_nothing, write_json
+from captum_fam._progress import shows_bars, tqdm
 from captum_fam.embedding.ranks import Ranks
 from captum_fam.experiments.features import discard
 from captum_fam.experiments.protocols.base import PreparedProtocol, Protocol
@@ -135,7 +134,7 @@ def _run_units(prepared: PreparedProtocol[Any], store: ResultStore, missing: Seq
         initial=len(protocol) - len(missing),
         desc=protocol.name,
         unit=protocol.unit,
-        disable=not (progress and ranks.is_first),
+        disable=not (progress and ranks.is_first and shows_bars()),
     )
     with bar:
         for record in prepared.run(ranks.share(missing)):

@@ -13,7 +13,7 @@ from captum_fam._training_mode import training_mode_in_words
 from captum_fam.attr._layer_run import LayerRun
 from captum_fam.attr.account import MAP, NOISE, REST, ZERO_EMBEDDING, Shares, mean_of_layers
 from captum_fam.attr.base import SimilarityLayerAttribution
-from captum_fam.attr.details import AttributionDetails, check_map
+from captum_fam.attr.details import AttributionDetails, check_map, one_position_in_words
 from captum_fam.attr.layer_similarity_shapley import EMPTY
 from captum_fam.attr.registry import MapMethod
 from captum_fam.functional import widen
@@ -178,6 +178,8 @@ def explain_batch(
         _has_own_embedding(comparison, -comparison.support_weights),
         comparison,
     )
+    if not isinstance(attribution, SimilarityLayerAttribution):
+        notes += filter(None, [one_position_in_words(explained.attributions, inputs)])
     if details.contributions is not None:
         explained.contributions = details.contributions[0][0]
     if details.convergence_delta is not None:

@@ -10,7 +10,7 @@ from types import ModuleType
 from torch import nn
 
 from captum_fam._text import first_line
-from captum_fam._user_code import import_code
+from captum_fam._user_code import first_on_path, import_code
 from captum_fam.models.embedding_model import EmbeddingModel
 
 _FORM = "package.module:factory or path/to/file.py:factory"
@@ -67,8 +67,10 @@ def call_factory(name: str, **options: object) -> object:
         return made
     if not callable(made):
         raise ValueError(f"model {name!r}: {attribute} is a {type(made).__name__}, expected a function or a class")
+    folder = Path(code).resolve().parent if code.endswith(".py") else Path.cwd()
     try:
-        return made(**options)
+        with first_on_path(folder):  # a factory may import a file beside it
+            return made(**options)
     except (Exception, SystemExit) as error:  # a factory may fail in any way
         raise ValueError(f"model {name!r}: {attribute} raised {type(error).__name__}: {first_line(error)}") from error
 

@@ -275,3 +275,39 @@ class LinearSimilarity(Similarity):
     def contributions(self, query: Tensor, support: Tensor, support_weights: Tensor) -> Tensor:
         """The query times the weights, as :meth:`Similarity.contributions`."""
         return query * self.weights(query, support, support_weights)
+
+
+def check_linear_weights(
+    similarity: Similarity, weights: Tensor, query: Tensor, explained: Tensor, magnitude: Tensor
+) -> None:
+    """Refuse linear weights that do not give the score, as those of a similarity of a user may not.
+
+    Args:
+        similarity: the similarity, for the message.
+        weights: linear weights u of the score, ``(B, J)``.
+        query: embeddings, ``(B, J)``.
+        explained: the score that ``query * u`` has to sum to, ``(B,)``.
+        magnitude: magnitude of the terms of the score, to which rounding is relative, ``(B,)``.
+
+    Raises:
+        ValueError: for weights of another shape, or a sum that is off by more than a twentieth of the score and a
+            hundredth of its terms.
+
+    Example:
+        >>> query, score = torch.tensor([[4.0, 1.0]]), torch.tensor([5.0])
+        >>> check_linear_weights(Overlap(), torch.ones(1, 2), query, score, magnitude=score)
+    """
+    name = type(similarity).__name__
+    if weights.shape != query.shape:
+        raise ValueError(
+            f"similarity: weights() of {name} must give (B, J) = {tuple(query.shape)}, got {tuple(weights.shape)}"
+        )
+    terms = query * weights
+    gap = (terms.sum(1) - explained).abs()
+    wrong = gap > 0.05 * explained.abs() + 0.01 * torch.maximum(terms.abs().sum(1), magnitude)
+    if wrong.any():
+        first = int(wrong.nonzero()[0])
+        raise ValueError(
+            f"similarity: weights() of {name} must give u with sum(query * u) equal to the score; for query {first} "
+            f"the sum is {float(terms[first].sum()):.4g} and the score {float(explained[first]):.4g}"
+        )

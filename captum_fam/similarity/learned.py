@@ -88,6 +88,11 @@ class Learned(LinearSimilarity):
         counts = support_weights.any(0)
         if counts.any():
             explained = self.explained(query, support[..., counts, :])
+            if not explained.isfinite().all():
+                raise ValueError(
+                    "similarity: the learned metric is not finite for an embedding of zeros, from which its "
+                    "contributions count; give a metric that is, such as log(1 + x) for log(x)"
+                )
             self._warn_of_gap(query * total, support_weights[:, counts] * explained)
         values = total if are_weights else query * total
         return drop_rounding_of_sum(values, magnitude, query, are_weights=are_weights, count=support.shape[-2])

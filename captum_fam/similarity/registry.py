@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from inspect import signature
 from typing import TypeVar, overload
 
 from torch import Tensor
@@ -44,7 +45,7 @@ def register_similarity(name: str, make: _Maker | None = None) -> _Maker | Calla
         ``make`` itself, so that a decorated class stays what it is; the decorator if ``make`` is None.
 
     Raises:
-        TypeError: for a name that is no text, or a ``make`` that is a similarity or not callable.
+        TypeError: for a name that is no text, or a ``make`` that is a similarity, not callable or needs arguments.
         ValueError: for an empty name, or a name that is taken.
 
     Example:
@@ -70,9 +71,24 @@ def register_similarity(name: str, make: _Maker | None = None) -> _Maker | Calla
         return lambda decorated: register_similarity(name, decorated)
     if isinstance(make, Similarity) or not callable(make):
         raise TypeError(f"make must be a class or a function without arguments that makes a Similarity, got {make!r}")
+    if _needs_arguments(make):
+        raise TypeError(
+            f"make must be a class or a function without arguments that makes a Similarity, and {make!r} needs "
+            "arguments; a metric of two embeddings is registered by register_similarity(name, lambda: Learned(metric))"
+        )
     check_not_taken(name, _MAKERS.get(name), make, "similarity")
     _MAKERS[name] = make
     return make
+
+
+def _needs_arguments(make: SimilarityMaker) -> bool:
+    try:
+        signature(make).bind()
+    except ValueError:  # some functions in C have no signature
+        return False
+    except TypeError:
+        return True
+    return False
 
 
 def list_similarities() -> list[str]:

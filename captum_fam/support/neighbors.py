@@ -12,7 +12,7 @@ from torch import Tensor
 from captum_fam._captum import TargetType
 from captum_fam._text import printable
 from captum_fam._warnings import warn_user
-from captum_fam.similarity import Similarity
+from captum_fam.similarity import Similarity, SimilarityLike, get_similarity
 from captum_fam.support.comparison import Comparison
 from captum_fam.support.hits import HitIds, Rows, read_ids, read_scores, read_vectors
 from captum_fam.support.labels import LabelRows, Labels, encode_labels
@@ -121,12 +121,12 @@ class Neighbors(SupportPerQuery):
         one = self.ids[query][rank]
         return None if one is None else self.images(one)
 
-    def score_gap(self, query: Tensor, similarity: Similarity | None = None) -> Tensor:
+    def score_gap(self, query: Tensor, similarity: SimilarityLike | None = None) -> Tensor:
         """The score of the engine minus the similarity that is computed from the embeddings.
 
         Args:
             query: embeddings ``(B, J)``.
-            similarity: the similarity to compare with. Default: None, the cosine.
+            similarity: the similarity to compare with, or its name. Default: None, the cosine.
 
         Returns:
             ``(B, K)``; NaN for no hit.
@@ -136,7 +136,8 @@ class Neighbors(SupportPerQuery):
         """
         if self.scores is None:
             raise ValueError("scores is missing; pass scores=, what the engine gave beside the ids")
-        recomputed = super().compare(query.detach(), None, similarity).similarities
+        given = None if similarity is None else get_similarity(similarity)
+        recomputed = super().compare(query.detach(), None, given).similarities
         return self.scores.to(recomputed) - recomputed
 
     def without(self, own_ids: Sequence[Hashable]) -> Neighbors:

@@ -300,7 +300,7 @@ def _object_page(public: Public) -> str:
 def _data_entry(public: Public) -> str:
     value, text = _assignment(public)
     lines = [f".. py:data:: {public.name}", ""]
-    if len(value) <= LONGEST_VALUE:
+    if len(value) <= LONGEST_VALUE and value != "{}":  # a registry, which fills later
         lines += [f"   ``{value}``", ""]
     lines += [f"   {line}".rstrip() for line in text.splitlines()]
     return "\n".join([*lines, ""])
@@ -379,6 +379,44 @@ def types_of_classes(app: Sphinx, domain: str, kind: str, content: addnodes.desc
             known[parameter.name] = stringify_annotation(parameter.annotation, "smart")
 
 
+def short_types(app: Sphinx, domain: str, kind: str, content: addnodes.desc_content) -> None:
+    """Shorten the names behind a ``Literal`` in the types of arguments.
+
+    Sphinx takes all that follows ``Literal[...]`` in a type for text, and would print its marks, as in
+    ``~torch.Tensor``.
+
+    Args:
+        app: the application of Sphinx.
+        domain: the domain of the described thing.
+        kind: its kind.
+        content: the description.
+    """
+    for types in app.env.current_document.autodoc_annotations.values():
+        for name, text in types.items():
+            before, mark, behind = text.partition("Literal[")
+            types[name] = before + mark + re.sub(r"~(?:\w+\.)+", "", behind)
+
+
+def no_type_before_a_colon(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+    """Keep napoleon from taking the words before a colon for a type: types come from the annotations.
+
+    Napoleon looks at the first line of a property and of what is returned, so that an empty comment is put before it.
+
+    Args:
+        app: the application of Sphinx.
+        what: the kind of thing that the docstring belongs to.
+        name: its name.
+        thing: the thing.
+        options: options of the directive.
+        lines: the docstring, which is changed.
+    """
+    for number in reversed(range(len(lines) - 1)):
+        if lines[number] in ("Returns:", "Yields:") and ":" in lines[number + 1]:
+            lines[number + 1 : number + 1] = ["    ..", ""]
+    if what in ("property", "attribute"):
+        lines[:0] = ["..", ""]
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register the writing.
 
@@ -389,6 +427,8 @@ def setup(app: Sphinx) -> dict[str, Any]:
         What Sphinx asks of an extension.
     """
     app.connect("object-description-transform", types_of_classes, priority=100)  # before autodoc
+    app.connect("object-description-transform", short_types, priority=200)  # before autodoc
     app.connect("builder-inited", write_api)
     app.connect("autodoc-process-docstring", one_entry_each, priority=100)  # before napoleon
+    app.connect("autodoc-process-docstring", no_type_before_a_colon, priority=100)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

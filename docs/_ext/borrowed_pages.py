@@ -31,6 +31,7 @@ TUTORIALS = "tutorials"
 # Code in a line, or the end of [text](target) and ![text](target) without a scheme and not within the page. Code comes
 # first, so that no link in code is found, and a link whose text is code is.
 _CODE_OR_LINK = re.compile(r"(`+)[^`]+\1|(\]\(<?)(?![a-z][a-z0-9+.-]*:|#)([^)\s>#]+)(#[^)\s>]*)?(>?\))")
+_NO_SUMMARY = ("Download:", "Written by", "`python -m", "on AMD", "- ", "* ")
 _FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})")
 
 
@@ -119,26 +120,28 @@ def _with_links(text: str, change: Callable[[str], str]) -> str:
 
 
 def title_and_summary(text: str) -> tuple[str, str]:
-    """The title of a page and the first sentence below it.
+    """The title of a page and the first two sentences below it.
 
     Args:
         text: the page, in markdown.
 
     Returns:
-        Title and sentence; "" for what the page does not have.
+        Title and sentences; "" for what the page does not have. What stands below a further heading, and how a table
+        was written, is no summary.
     """
     body = re.sub(r"\A---\n.*?\n---\n", "", text, flags=re.DOTALL)
     body = re.sub(r"<!--.*?-->", "", body, flags=re.DOTALL)
+    body = re.sub(r"^(`{3,}|:{3,}).*?^\1\s*?$", "", body, flags=re.DOTALL | re.MULTILINE)
     title = re.search(r"^# +(.+)$", body, re.MULTILINE)
-    after = body[title.end() :] if title else body
+    after = re.split(r"^##", body[title.end() :] if title else body, maxsplit=1, flags=re.MULTILINE)[0]
     paragraphs = [
         " ".join(block.split())
         for block in re.split(r"\n\s*\n", after)
-        if re.match(r"\s*[\w*\[`\"']", block) and not block.lstrip().startswith(("```", "Download:"))
+        if re.match(r"\s*[\w*\[`\"']", block) and not block.lstrip().startswith(_NO_SUMMARY) and not block.endswith(":")
     ]
     plain = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", paragraphs[0]) if paragraphs else ""
-    sentence = re.split(r"(?<=[.?!])\s", plain, maxsplit=1)[0]
-    return (title[1].strip() if title else ""), sentence
+    sentences = re.split(r"(?<=[\w)`*\"'][.?!]) (?=[A-Z`*\"'(])", plain)[:2]  # not behind the dots of `...`
+    return (title[1].strip() if title else ""), " ".join(sentences)
 
 
 def write_borrowed(app: Sphinx) -> None:

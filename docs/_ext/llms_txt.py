@@ -45,6 +45,13 @@ def pages_in_order(env: BuildEnvironment, page: str) -> list[str]:
     return found
 
 
+def _plain(text: str) -> str:
+    """A text of a docstring in markdown: no roles, and code between single marks."""
+    text = re.sub(r":math:`([^`]*)`", r"$\1$", text)
+    text = re.sub(r":[\w:]+:`~?(?:[\w.]+\.)?(\w+)(?: <[^>]*>)?`", r"`\1`", text)
+    return text.replace("``", "`")
+
+
 def write_llms(app: Sphinx, error: Exception | None) -> None:
     """Write both files into the built site.
 
@@ -58,7 +65,7 @@ def write_llms(app: Sphinx, error: Exception | None) -> None:
     lines, texts = [ABOUT], [ABOUT]
     for top in [app.config.root_doc, *env.toctree_includes.get(app.config.root_doc, [])]:
         below = [top] if top == app.config.root_doc else pages_in_order(env, top)
-        names = [name for name in below if not name.startswith(("api/captum_fam.", "pictures/"))]
+        names = [name for name in below if not name.startswith("api/captum_fam")]
         lines += [f"## {env.titles[top].astext()}\n\n"] if top != app.config.root_doc else ["## Start\n\n"]
         for name in names:
             file = Path(env.doc2path(name))
@@ -75,7 +82,7 @@ def write_llms(app: Sphinx, error: Exception | None) -> None:
             if public.module == module and public.kind != "data":
                 address = app.builder.get_target_uri(f"api/{public.name}")
                 address = f"{base}/{address}" if base else address
-                api += [f"- [{public.name}]({address}): {api_pages.first_sentence(public.thing)}\n"]
+                api += [f"- [{public.name}]({address}): {_plain(api_pages.first_sentence(public.thing))}\n"]
     Path(app.outdir, "llms.txt").write_text("".join([*lines, *api]), encoding="utf-8")
     Path(app.outdir, "llms-full.txt").write_text("".join([*texts, "\n\n", *api]), encoding="utf-8")
 

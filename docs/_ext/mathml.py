@@ -17,6 +17,9 @@ _NAMESPACE = "http://www.w3.org/1998/Math/MathML"
 ElementTree.register_namespace("", _NAMESPACE)
 LOGGER = logging.getLogger(__name__)
 
+# Equations in a line may be wider than a telephone when their LaTeX is longer.
+LONG = 30
+
 
 def mathml(tex: str, as_block: bool) -> str:
     r"""An equation as MathML.
@@ -71,7 +74,8 @@ def visit_inline(writer: Any, node: nodes.math) -> None:
         writer: the writer of HTML.
         node: the equation.
     """
-    writer.body.append(f'<span class="math-inline">{_element(node, False)}</span>')
+    classes = "math-inline long" if len(node.astext()) > LONG else "math-inline"
+    writer.body.append(f'<span class="{classes}">{_element(node, False)}</span>')
     raise nodes.SkipNode
 
 

@@ -39,18 +39,20 @@ supports = (
 images = torch.stack([image_to_tensor(ImageOps.mirror(one)) for one in supports])
 
 # %%
-# EfficientNet-Lite0, trained on ImageNet, is used without its classifier. The map with the foil is orange where the
-# query speaks for the cat, and blue where it speaks for the other three. The shares are those of the positive part of
-# each map inside the right quarter, where a constant map has 0.25.
+# EfficientNet-Lite0, trained on ImageNet, is used without its classifier. A map with the foil is orange where the query
+# speaks for the cat, and blue where it speaks for the other three. The shares are those of the positive part of each
+# map inside the right quarter, where a constant map has 0.25. The foil brings either map there; the paper has none.
 net = create_model("efficientnet_lite0")
 support = SupportSet(net.normalize(images), torch.arange(4), ["cat", "coffee", "astronaut", "rocket"])
 query = net.normalize(mosaic[None])
 
 maps = {
-    "exact map, with foil": explain(net, query, support, foil="others", target=0, method="similarity-cam").maps[0],
-    "FAM": explain(net, query, support, target=0, method="fam").maps[0],
+    f"{name}{', with foil' if foil else ''}": explain(net, query, support, foil=foil, target=0, method=method).maps[0]
+    for name, method in (("exact map", "similarity-cam"), ("FAM", "fam"))
+    for foil in ("others", None)
 }
 for name, one in maps.items():
     print(f"{name:20} {mosaic_energy(one[None], torch.tensor([1]), (448, 448)).item():.2f}")
 
-figure = visualize_match(mosaic, maps, supports=images[:1], foils=images[1:], scale="own", titles={"foils": "foil"})
+shown = {name: maps[name] for name in ("exact map, with foil", "FAM")}
+figure = visualize_match(mosaic, shown, supports=images[:1], foils=images[1:], scale="own", titles={"foils": "foil"})

@@ -500,3 +500,16 @@ for method in (LayerFAM, LayerSimilarityCAM):
 def test_errors_survive_a_token_grid(net: nn.Module, x: Tensor, support: Tensor) -> None:
     made = LayerFAM(net, net.pooling, token_grid=TokenGrid())
     refused(made, r"token_grid: .*got \(3, 6\)", x, support)
+
+
+# A layer of one position
+
+
+@pytest.mark.parametrize("method", ALL)
+def test_a_layer_of_one_position_is_said_to_say_nothing_of_places(
+    method: Method, net: nn.Module, x: Tensor, support: Tensor
+) -> None:
+    model = nn.Sequential(net.features, nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    with pytest.warns(UserWarning, match=r"layer: it has one position for inputs of \(7, 5\)"):
+        map_ = method(model, model[1]).attribute(x, support)
+    assert map_.shape[2:] == (1, 1)

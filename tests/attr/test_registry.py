@@ -75,7 +75,7 @@ def test_a_class_that_is_not_registered_goes_by_its_own_name() -> None:
 @pytest.mark.parametrize(("name", "message"), [("fam", "'fam' is taken"), ("a b", "'a b'"), (3, "got 3")])
 def test_a_name_that_is_taken_or_no_name_is_refused(name: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        register_method(name, LayerFAM)
+        register_method(name, LayerActivation)
 
 
 @pytest.mark.parametrize(

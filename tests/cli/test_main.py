@@ -256,3 +256,9 @@ def test_a_wrong_word_gets_one_line_with_the_closest_word(
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert f"; did you mean {closest}?" in error
+
+
+def test_an_option_of_another_command_is_said_to_be_one(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["evaluate", "mosaic", "--model", "demo", "--data", "scenes", "--episodes", "3"])
+    assert "unrecognized arguments: --episodes 3; --episodes is an option of few-shot (" in capsys.readouterr().err

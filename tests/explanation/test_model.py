@@ -188,7 +188,7 @@ def test_a_classifier_that_is_still_on_is_said() -> None:
 
 def test_random_weights_of_a_name_are_said() -> None:
     images = torch.rand(3, 3, 84, 84)
-    with pytest.warns(UserWarning, match="conv4net has random weights"):
+    with pytest.warns(UserWarning, match="conv4net: no trained weights are known"):
         why = explain("conv4net", images[:1], images[1:])
     assert [note for note in why.notes if "create_model('conv4net', weights=FILE)" in note]
     assert explain("demo", images[:1], images[1:]).notes == ()

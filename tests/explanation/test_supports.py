@@ -261,7 +261,7 @@ def test_what_is_no_support_is_refused_by_name(
 
 def test_what_is_no_foil_is_refused_by_name(queries: list[Path], birds: dict[str, list[Path]]) -> None:
     for foil, error, message in (
-        ("other", ValueError, "foil other: no such file"),
+        ("other", ValueError, "foil must be 'others', 'runner-up', 'gallery', .* got 'other'"),
         ([], TypeError, "foil must be .*an empty list"),
         ({"jay": 3}, TypeError, r"foil\['jay'\] must be"),
         ([birds["crow"], birds["wren"]], TypeError, "foil"),

@@ -369,6 +369,10 @@ def described():
 def pair():
     return Network(), nn.Linear(WIDTH, 2)
 
+def late():
+    from late_helpers_of_{name} import HEIGHT
+    return Network(HEIGHT)
+
 def number():
     return 3
 
@@ -389,6 +393,7 @@ def code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixtur
     name = f"networks_{abs(hash(request.node.name))}"
     (tmp_path / f"{name}.py").write_text(FACTORY.format(name=name))
     (tmp_path / f"helpers_of_{name}.py").write_text("WIDTH = 6\n")
+    (tmp_path / f"late_helpers_of_{name}.py").write_text("HEIGHT = 7\n")
     monkeypatch.chdir(tmp_path)
     return name
 
@@ -401,6 +406,14 @@ def test_a_factory_of_the_current_folder_is_found_and_the_path_stays(form: str, 
     assert sys.path == before
     assert (net.name, net.model(images(2, 32, 32)).shape) == (name, (2, 6))
     assert create_model(name, size=32, width=5).model(images(2, 32, 32)).shape == (2, 5)
+
+
+def test_a_factory_may_import_a_file_beside_it_when_it_is_called(code: str, monkeypatch: Any) -> None:
+    path = Path(f"{code}.py").resolve()
+    monkeypatch.chdir("/")
+    before = list(sys.path)
+    assert create_model(f"{path}:late", size=32).model(images(2, 32, 32)).shape == (2, 7)
+    assert sys.path == before
 
 
 def test_a_file_elsewhere_is_found_and_its_classes_go_to_other_processes(code: str, monkeypatch: Any) -> None:

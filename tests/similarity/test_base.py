@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from captum_fam import LayerFAM, LayerSimilarityCAM, SimilarityToSupport
+from captum_fam import LayerFAM, LayerSimilarityCAM, SimilarityToSupport, SupportSet
 from captum_fam.similarity import Learned, LinearSimilarity, Similarity
 from tests.similarity.cases import FROM_ZERO, SIMILARITIES, WITHOUT_WEIGHTS, B, K, close, draw, every_similarity
 
@@ -116,6 +116,36 @@ def test_nothing_is_assumed_of_the_zero_embedding_of_a_learned_metric() -> None:
     assert learned.has_weights
     assert not learned.explains_whole_score
     assert not learned.vanishes_at_zero
+
+
+class Doubled(LinearSimilarity):
+    """Weights that give twice the score."""
+
+    def score(self, query: Tensor, support: Tensor) -> Tensor:
+        return query @ support.T
+
+    def weights(self, query: Tensor, support: Tensor, support_weights: Tensor) -> Tensor:
+        return 2 * support_weights @ support
+
+
+class OfAnotherShape(Doubled):
+    """Weights of each support, and not of their sum."""
+
+    def weights(self, query: Tensor, support: Tensor, support_weights: Tensor) -> Tensor:
+        return support_weights.unsqueeze(-1) * support
+
+
+@pytest.mark.parametrize("foil", [None, "others"])
+def test_weights_that_do_not_give_the_score_are_refused(foil: str | None) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    x, images = torch.rand(2, 3, 5, 4), torch.rand(3, 3, 5, 4)
+    for similarity, message in (
+        (Doubled(), r"weights\(\) of Doubled must give u with sum\(query \* u\) equal to the score; for query 0"),
+        (OfAnotherShape(), r"weights\(\) of OfAnotherShape must give \(B, J\) = \(2, 4\), got \(2, \d, 4\)"),
+    ):
+        scores = SimilarityToSupport(net, SupportSet(images, torch.arange(3)), similarity, foil=foil)
+        with pytest.raises(ValueError, match=message):
+            LayerSimilarityCAM(scores, net[1]).attribute(x, target=0)
 
 
 def test_a_minimal_similarity_explains_except_where_linear_weights_are_needed() -> None:

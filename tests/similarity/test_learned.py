@@ -131,6 +131,14 @@ def test_a_metric_that_jumps_at_the_zero_vector_is_warned_of() -> None:
         Learned(torch.nn.functional.cosine_similarity).contributions(query, support, weights)
 
 
+def test_a_metric_that_is_infinite_at_the_zero_vector_is_refused() -> None:
+    query, support, weights = draw()
+    logarithm = Learned(lambda z, t: (z * t).abs().sum(1).log())
+    assert logarithm.score(query, support).isfinite().all()
+    with pytest.raises(ValueError, match="not finite for an embedding of zeros"):
+        logarithm.contributions(query, support, weights)
+
+
 def test_too_few_steps_are_warned_of_and_enough_are_not() -> None:
     query, support, weights = (5 * one for one in draw())
     with pytest.warns(UserWarning, match="n_steps"):

@@ -184,6 +184,7 @@ def test_scores_that_agree_have_no_gap_and_no_warning() -> None:
     dots = Neighbors(IDS, [[1.0, 0.6, 0.0], [10.0, 4.0, None]], GALLERY)
     assert warnings_of(dots, QUERY, "dot") == []
     assert dots.score_gap(QUERY)[1, 0] == pytest.approx(9)
+    assert dots.score_gap(QUERY, "dot").nan_to_num(0).abs().max() < 1e-6
 
 
 def test_a_gap_names_query_rank_id_and_both_numbers_once() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import KW_ONLY, asdict, dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -53,7 +53,7 @@ class Example:
     has_foil: bool = True
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class Protocol(ABC):
     """An experiment in independent units: episodes, batches or mosaics.
 
@@ -102,10 +102,10 @@ class Protocol(ABC):
     by_unit: ClassVar[bool] = False
     explains_label: ClassVar[bool] = False
 
-    model: TwoPartModel
-    dataset: Dataset[Any]
-    panel: Panel = field(default_factory=Panel)
-    _: KW_ONLY
+    # KW_ONLY is no type in Python 3.10, whose get_type_hints refuses the class then.
+    model: TwoPartModel = field(kw_only=False)
+    dataset: Dataset[Any] = field(kw_only=False)
+    panel: Panel = field(default_factory=Panel, kw_only=False)
     batch_size: int = option("images per pass through the model", BATCH_SIZE, within=at_least(1))
     num_workers: int = option("processes that read images", 0, within=at_least(0))
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from captum_fam._files import lock_folder, sha256_of
+from captum_fam._progress import shows_bars, tqdm
 from captum_fam.embedding.ranks import Ranks
 from captum_fam.experiments.data.episodes import EpisodeItems, EpisodeSampler
 from captum_fam.experiments.fitting import fit
@@ -151,7 +151,7 @@ def train_few_shot(
         initial=run.epoch * recipe.episodes,
         desc=net.name,
         unit="episode",
-        disable=not (progress and ranks.is_first),
+        disable=not (progress and ranks.is_first and shows_bars()),
     )
     with lock_folder(out, ranks.is_first), bar, random_numbers_restored(ranks.device):
         for epoch in range(run.epoch, recipe.epochs):

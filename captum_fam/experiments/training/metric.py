@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
-from tqdm.auto import tqdm
 
 from captum_fam._files import lock_folder, sha256_of
+from captum_fam._progress import shows_bars, tqdm
 from captum_fam.embedding.ranks import Ranks
 from captum_fam.experiments.cut import trunk_of
 from captum_fam.experiments.data.labels import labels_of
@@ -293,7 +293,12 @@ def _fit(
 
     losses: list[Tensor] = []
     start = time.monotonic()
-    bar = tqdm(total=recipe.steps, initial=first, desc=recipe.loss, disable=not (options.progress and ranks.is_first))
+    bar = tqdm(
+        total=recipe.steps,
+        initial=first,
+        desc=recipe.loss,
+        disable=not (options.progress and ranks.is_first and shows_bars()),
+    )
     _train_mode(model)
     with lock_folder(options.out, ranks.is_first), bar, random_numbers_restored(ranks.device):
         # A finished run must not start worker processes.

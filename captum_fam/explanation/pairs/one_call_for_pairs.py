@@ -12,7 +12,7 @@ from torch import Tensor
 
 from captum_fam._training_mode import buffers_kept
 from captum_fam._warnings import collected_notes
-from captum_fam.attr.account import coverage_in_words, missing_part
+from captum_fam.attr.account import bias_in_words, coverage_in_words, missing_part
 from captum_fam.embedding.forward import device_of
 from captum_fam.explanation.batch import join_shares
 from captum_fam.explanation.pairs.own_images import foils_of_set, rows_by_image, without_only_rows
@@ -287,10 +287,10 @@ def _low_coverage(read: PairImages, pairs: Sequence[Pair]) -> list[str]:
     if worst is None or worst[0] <= 0.5:
         return []
     _, image, coverage, shares = worst
-    return [
-        f"the map of the {image} {coverage_in_words(coverage, shares)}. Choose an earlier layer, or a module that "
-        "contains this layer: find_layer measures which layers explain more"
-    ]
+    advice = bias_in_words(shares) or (
+        "Choose an earlier layer, or a module that contains this layer: find_layer measures which layers explain more"
+    )
+    return [f"the map of the {image} {coverage_in_words(coverage, shares)}. {advice}"]
 
 
 def _explanation(read: PairImages, pairs: Sequence[Pair], **known: Any) -> Explanation:

@@ -9,10 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from captum_fam._arithmetic import plain_arithmetic
-from captum_fam._progress import shows_bars
+from captum_fam._progress import shows_bars, tqdm
 from captum_fam.attr.account import Shares
 from captum_fam.attr.base import SimilarityLayerAttribution
 from captum_fam.attr.embedding_parts import EmbeddingParts

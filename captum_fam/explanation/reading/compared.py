@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, get_args
 
 from PIL.Image import Image
@@ -112,6 +113,9 @@ def read_foil(reader: SupportReader, foil: Any, gallery: Any) -> tuple[ReadFoil,
     """
     given, name = (foil, "foil") if gallery is None else (gallery, "gallery")
     is_named = name == "foil" and isinstance(given, str) and given in get_args(FoilName)
+    if name == "foil" and isinstance(given, str) and not is_named and not Path(given).exists():
+        names = ", ".join(map(repr, get_args(FoilName)))
+        raise ValueError(f"foil must be {names}, a support, images or the path of images, got {given!r}")
     ids: Ids = None
     thumbnails: Thumbnails = None
     if given is not None and not is_named and not isinstance(given, Gallery):

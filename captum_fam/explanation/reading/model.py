@@ -163,8 +163,9 @@ def _with_card(model: ModelLike, output: Any) -> ExplainedModel:
         net = create_model(name, weights, output=output)
         if weights is None:
             notes = [
-                f"model {name} has random weights, whose maps explain nothing, because no trained ones are known; pass "
-                f"create_model({name!r}, weights=FILE)"
+                f"model {name}: no trained weights are known, and maps of random ones explain nothing; pass "
+                f"create_model({name!r}, weights=FILE), or register the model with pretrained=True if its factory "
+                "gives trained weights"
             ]
     else:
         net = model if output is None else create_model(model, output=output)

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
-from tqdm.auto import tqdm
 
 from captum_fam._files import lock_folder, sha256_of
+from captum_fam._progress import shows_bars, tqdm
 from captum_fam.embedding.forward import check_embedding
 from captum_fam.embedding.ranks import Ranks
 from captum_fam.experiments.data.labels import labels_of
@@ -142,7 +142,7 @@ def train_contrastive(
         total=recipe.epochs * n_steps,
         initial=run.epoch * n_steps,
         desc=net.name,
-        disable=not (progress and ranks.is_first),
+        disable=not (progress and ranks.is_first and shows_bars()),
     )
     with lock_folder(out, ranks.is_first), bar, random_numbers_restored(ranks.device):
         for epoch in range(run.epoch, recipe.epochs):
