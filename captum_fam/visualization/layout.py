@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Protocol
 
 from matplotlib.axes import Axes
@@ -112,12 +110,20 @@ def _height(row: Sequence[_Placed]) -> float:
 
 
 def _rows(widths: Sequence[float]) -> list[list[int]]:
-    """The positions of the panels in each row: as few rows as possible, of about equally many panels."""
-    for count in range(1, len(widths) + 1):
-        per_row = math.ceil(len(widths) / count)
-        positions = iter(range(len(widths)))
-        rows = [row for _ in range(count) if (row := list(islice(positions, per_row)))]
-        fits = all(sum(widths[one] + _BETWEEN for one in row) <= _WIDEST_ROW for row in rows)
-        if per_row <= MOST_IN_A_ROW and (fits or per_row == 1):
-            break
+    """The positions of the panels in each row: as few rows as possible, the widest of them as narrow as possible."""
+    spaces = [width + _BETWEEN for width in widths]
+    fewest = len(_filled(spaces, _WIDEST_ROW))
+    sums = {sum(spaces[start:stop]) for stop in range(len(spaces) + 1) for start in range(stop)}
+    return next(rows for limit in sorted(sums) if len(rows := _filled(spaces, limit)) <= fewest)
+
+
+def _filled(spaces: Sequence[float], limit: float) -> list[list[int]]:
+    """Rows that are filled one after the other up to a width; a wider panel has a row of its own."""
+    rows: list[list[int]] = [[]]
+    for position in range(len(spaces)):
+        row = [*rows[-1], position]
+        if rows[-1] and (len(row) > MOST_IN_A_ROW or sum(spaces[one] for one in row) > limit):
+            rows.append([position])
+        else:
+            rows[-1] = row
     return rows

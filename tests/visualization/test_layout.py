@@ -43,6 +43,14 @@ def test_more_than_five_panels_stand_in_rows_of_about_as_many(count: int, expect
     assert rows(count, 1.0) == expected
 
 
+def test_a_wide_panel_does_not_leave_a_hole_beside_a_row_of_narrow_ones() -> None:
+    figure = draw_panels([*[Box("a", 1.0)] * 5, Box("b", 2.25)])
+    FigureCanvasAgg(figure).draw()
+    levels = [round(ax.get_position().y1, 2) for ax in figure.axes]
+    assert levels == [levels[0]] * 4 + [levels[5]] * 2
+    assert levels[0] > levels[5]
+
+
 def test_wide_panels_stand_in_rows_too() -> None:
     assert rows(5, 1.5) == [5]
     assert rows(5, 2.5) == [3, 2]
