@@ -114,9 +114,9 @@ def write_page(
         note: a paragraph between the head and the sections.
         seed: which seeds were used.
     """
-    head = [f"# {title}", "", f"Written by `{command}`" + (", which ran" if ran else ""), ""]
+    head = [f"# {title}", "", f"Written by `{command}`" + (", which ran" if ran else "")]
     if ran:
-        head += ["```", *ran, "```", ""]
+        head += ["", "```", *ran, "```", ""]
     head += [f"on {machine()}; {seed}. Half-widths (±) are of the 95 % interval.", ""]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join([*head, *([note, ""] if note else []), *sections]).rstrip("\n") + "\n")
