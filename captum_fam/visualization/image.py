@@ -82,9 +82,10 @@ class ImageDrawing:
             return Image.fromarray((style.blend(self.pixels, values, limit) * 255).round().astype(np.uint8))
         height, width = self.size
         dpi = max(72.0, max(height, width) / _OVERLAY_INCHES)
-        # Matplotlib cuts off fractions of pixels, which are rounding errors of the division.
+        # Matplotlib cuts off fractions of pixels of the figure, which are rounding errors of the division. Before 3.11
+        # Matplotlib rounds up fractions of the axes, and would stretch the image by a pixel.
         figure = MapFigure(figsize=((width + 0.01) / dpi, (height + 0.01) / dpi), dpi=dpi)
-        ax = figure.add_axes((0, 0, 1, 1))
+        ax = figure.add_axes((0, 0, (width - 0.01) / (width + 0.01), (height - 0.01) / (height + 0.01)))
         ax.axis("off")
         self.draw_map(ax, values, limit, style).axes.set_aspect("auto")
         return figure.as_image()

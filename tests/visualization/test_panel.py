@@ -89,23 +89,24 @@ def test_an_overlay_of_any_number_of_channels_has_the_size_of_the_image(channels
 
 
 @pytest.mark.parametrize(
-    ("image", "attribution"),
+    ("image_shape", "map_shape"),
     [
-        (torch.rand(1, 50), torch.randn(1, 9)),
-        (torch.rand(50), torch.randn(9)),
-        (torch.rand(13, 50), torch.randn(1, 50)),
-        (torch.rand(2, 1), torch.randn(1, 1)),
-        (torch.rand(3, 70_001), torch.randn(1, 9)),
-        (torch.rand(1, 1, 5, 9), torch.randn(1, 1, 2, 3)),
-        (torch.rand(3, 12, 5, 9), torch.randn(6, 2, 3)),
-        (torch.rand(13, 3, 90, 4), torch.randn(1, 3, 2, 3)),
-        (torch.rand(2, 3, 4, 90), torch.randn(1, 3, 2, 3)),
+        ((1, 50), (1, 9)),
+        ((50,), (9,)),
+        ((13, 50), (1, 50)),
+        ((2, 1), (1, 1)),
+        ((3, 70_001), (1, 9)),
+        ((1, 1, 5, 9), (1, 1, 2, 3)),
+        ((3, 12, 5, 9), (6, 2, 3)),
+        ((13, 3, 90, 4), (1, 3, 2, 3)),
+        ((2, 3, 4, 90), (1, 3, 2, 3)),
     ],
-    ids=lambda value: "x".join(map(str, value.shape)),
+    ids=lambda shape: "x".join(map(str, shape)),
 )
 def test_overlays_of_signals_and_volumes_are_pictures_with_colors(
-    image: torch.Tensor, attribution: torch.Tensor
+    image_shape: tuple[int, ...], map_shape: tuple[int, ...]
 ) -> None:
+    image, attribution = torch.rand(image_shape), torch.randn(map_shape)
     style = MapStyle(gray=True)
     drawn = overlay(image, attribution, style=style)
     assert min(drawn.size) >= 150
