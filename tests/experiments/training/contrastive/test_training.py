@@ -7,6 +7,7 @@ import runpy
 import subprocess
 import sys
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +132,10 @@ def test_a_killed_run_goes_on_to_the_same_end_and_leaves_the_random_numbers(algo
     assert whole.best["val_knn"] == max(row["val_knn"] for row in whole.log)
 
 
-def test_worker_processes_change_nothing(tmp_path: Path) -> None:
+def test_worker_processes_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # From Python 3.14 on, the processes import the class of the images.
+    monkeypatch.syspath_prepend(_JOB.parent)
+    monkeypatch.setitem(_PARTS, "Images", import_module("job").Images)
     changes = {"epochs": 1}
     alone, helped = (_train(tmp_path / str(n), "moco", changes=changes, num_workers=n) for n in (0, 2))
     assert _rows(alone) == _rows(helped)
