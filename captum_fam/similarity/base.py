@@ -294,8 +294,9 @@ def check_linear_weights(
             hundredth of its terms.
 
     Example:
+        >>> from captum_fam.similarity import Dot
         >>> query, score = torch.tensor([[4.0, 1.0]]), torch.tensor([5.0])
-        >>> check_linear_weights(Overlap(), torch.ones(1, 2), query, score, magnitude=score)
+        >>> check_linear_weights(Dot(), torch.ones(1, 2), query, score, magnitude=score)
     """
     name = type(similarity).__name__
     if weights.shape != query.shape:
