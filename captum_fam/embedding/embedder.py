@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from captum_fam._progress import shows_bars, tqdm
+from captum_fam._progress import progress_bar
 from captum_fam.embedding.batch_loader import Batch, BatchLoader, OnError
 from captum_fam.embedding.embedded_dataset import EmbeddedDataset, RowBlock
 from captum_fam.embedding.ranks import Ranks
@@ -196,8 +196,7 @@ class DatasetEmbedder:
         # If the items to leave out are known, _check_usable raises the error for an unreadable file.
         on_error = self.on_error if self.left_out is None else "skip"
         loader = BatchLoader(self.dataset, items, self.batch_size, self.num_workers, on_error, self.left_out)
-        is_hidden = self.progress is None or not shows_bars()
-        bar = tqdm(total=len(items), desc=self.progress, unit="img", disable=is_hidden)
+        bar = progress_bar(total=len(items), desc=self.progress, unit="img", shown=self.progress is not None)
         try:
             for batch, skipped in loader.with_skipped():
                 rows = self._rows(batch, skipped)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from captum_fam._files import lock_folder, read_json, versions, write_all_or_nothing, write_json
-from captum_fam._progress import shows_bars, tqdm
+from captum_fam._progress import progress_bar
 from captum_fam.embedding.ranks import Ranks
 from captum_fam.experiments.features import discard
 from captum_fam.experiments.protocols.base import PreparedProtocol, Protocol
@@ -129,12 +129,12 @@ def _prepare(protocol: Protocol, store: ResultStore, progress: bool) -> Prepared
 def _run_units(prepared: PreparedProtocol[Any], store: ResultStore, missing: Sequence[int], progress: bool) -> None:
     """Run the share of this process in the missing units."""
     protocol, ranks = prepared.protocol, store.ranks
-    bar = tqdm(
+    bar = progress_bar(
         total=len(protocol),
         initial=len(protocol) - len(missing),
         desc=protocol.name,
         unit=protocol.unit,
-        disable=not (progress and ranks.is_first and shows_bars()),
+        shown=progress and ranks.is_first,
     )
     with bar:
         for record in prepared.run(ranks.share(missing)):

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from captum_fam._progress import shows_bars, tqdm
+from captum_fam._progress import progress_bar
 from captum_fam.embedding.ranks import Ranks
 from captum_fam.experiments.figure_cells import view_photograph
 from captum_fam.experiments.protocols.base import PreparedProtocol, Protocol
@@ -59,6 +59,6 @@ def run_model(
     prepared = protocol.prepare(folder / "features", Ranks(device=device), progress)
     prepared.view = partial(view_photograph, prepared)
     units = prepared.run(range(len(protocol)))
-    records = list(tqdm(units, label, len(protocol), unit=protocol.unit, disable=not (progress and shows_bars())))
+    records = list(progress_bar(units, label, len(protocol), unit=protocol.unit, shown=progress))
     numbers = summarize_records(protocol, records, prepared.skipped, prepared.bank_skipped).model
     return ModelRun(label, prepared, records, numbers.get("recall@1", numbers["accuracy"]))

@@ -164,8 +164,10 @@ def _describe_module(module: nn.Module, name: str, settings: ModelSettings) -> E
             "if they differ"
         )
     net = measure(settings.applied_to(EmbeddingModel(name, module, "", **found)), settings)
-    # A user who says which part of the output is the embedding has looked at the output.
-    note = classifier_note(net.model, _length(net)) if settings.output is None else None
+    # A user who says which part of the output is the embedding has looked at the output. The network runs once more
+    # only where it has a classifier, which may give the embedding or not.
+    has_classifier = settings.output is None and classifier_note(net.model) is not None
+    note = classifier_note(net.model, _length(net)) if has_classifier else None
     return dataclasses.replace(net, notes=(*notes, *([note] if note else [])))
 
 

@@ -10,10 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from captum_fam import LayerFAM, MemoryBank, Neighbors, SimilarityToSupport, SupportPerQuery, SupportSet
+from captum_fam import LayerFAM, MemoryBank, Neighbors, SimilarityToSupport, SupportPerQuery, SupportSet, _progress
 from captum_fam.attr import get_method
 from captum_fam.explanation import Explanation, explain
-from captum_fam.explanation.pairs import pair_runs
 from captum_fam.explanation.pairs.pair import Pair
 from tests.explanation.by_hand import cosines, embeddings, write_pictures
 from tests.explanation.pair_by_hand import (
@@ -276,13 +275,13 @@ def test_the_picture_of_a_hit_is_read_once_for_all_methods(tmp_path: Path) -> No
 def test_a_bar_counts_the_images_of_pairs_where_somebody_looks(is_seen: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     bars: list[Any] = []
 
-    class Bar(pair_runs.tqdm):  # type: ignore[misc, name-defined]
+    class Bar(_progress.tqdm):  # type: ignore[misc]
         def __init__(self, **options: Any) -> None:
             super().__init__(**options, file=io.StringIO())
             bars.append(self)
 
-    monkeypatch.setattr(pair_runs, "tqdm", Bar)
-    monkeypatch.setattr(pair_runs, "shows_bars", lambda: is_seen)
+    monkeypatch.setattr(_progress, "tqdm", Bar)
+    monkeypatch.setattr(_progress, "shows_bars", lambda: is_seen)
     why = both(SupportSet(IMAGES, LABELS), method=["similarity-cam", "fam", "grad-cam"], batch_size=2)
     (bar,) = bars
     n_pairs = sum(map(len, why.pairs or ()))

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from captum_fam._progress import shows_bars, tqdm
+from captum_fam._progress import progress_bar
 from captum_fam._text import printable, printable_path
 from captum_fam.geometry import Geometry, box_areas, clip_boxes
 from captum_fam.images import UnreadableImageError, image_to_tensor, read_image
@@ -200,9 +200,7 @@ class BoxedImages(Dataset[BoxedImage]):
             A report that lists and counts all problems.
         """
         problems = [Problem(None, path, "missing", "annotated, but no such file") for path in self.absent]
-        for item, record in enumerate(
-            tqdm(self.records, desc="check", unit="img", disable=not (progress and shows_bars()))
-        ):
+        for item, record in enumerate(progress_bar(self.records, desc="check", unit="img", shown=progress)):
             problems += [Problem(item, record.path, kind, detail) for kind, detail in _open(record)[1]]
         return DatasetReport(len(self), tuple(problems))
 

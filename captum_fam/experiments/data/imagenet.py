@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 import torch
 from torch import Tensor
 
-from captum_fam._progress import shows_bars, tqdm
+from captum_fam._progress import progress_bar
 from captum_fam.experiments.data.boxed_images import BoxedImages, ImageRecord
 from captum_fam.geometry import Geometry
 from captum_fam.image_folders import list_images, own_record
@@ -117,10 +117,7 @@ def _read_xml_folder(folder: Path, progress: bool) -> dict[str, _Annotation]:
     files = sorted(folder.rglob("*.xml"))
     if not files:
         raise FileNotFoundError(f"{folder}: no XML files in this folder or below it")
-    return {
-        path.stem: _read_xml(path)
-        for path in tqdm(files, desc="boxes", unit="xml", disable=not (progress and shows_bars()))
-    }
+    return {path.stem: _read_xml(path) for path in progress_bar(files, desc="boxes", unit="xml", shown=progress)}
 
 
 class _NoDoctype(ElementTree.TreeBuilder):

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from captum_fam._files import lock_folder, sha256_of
-from captum_fam._progress import shows_bars, tqdm
+from captum_fam._progress import progress_bar
 from captum_fam.embedding.ranks import Ranks
 from captum_fam.experiments.data.episodes import EpisodeItems, EpisodeSampler
 from captum_fam.experiments.fitting import fit
@@ -146,12 +146,12 @@ def train_few_shot(
         total: Tensor = losses.total
         return total
 
-    bar = tqdm(
+    bar = progress_bar(
         total=recipe.epochs * recipe.episodes,
         initial=run.epoch * recipe.episodes,
         desc=net.name,
         unit="episode",
-        disable=not (progress and ranks.is_first and shows_bars()),
+        shown=progress and ranks.is_first,
     )
     with lock_folder(out, ranks.is_first), bar, random_numbers_restored(ranks.device):
         for epoch in range(run.epoch, recipe.epochs):

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from captum_fam._files import lock_folder, sha256_of
-from captum_fam._progress import shows_bars, tqdm
+from captum_fam._progress import progress_bar
 from captum_fam.embedding.ranks import Ranks
 from captum_fam.experiments.cut import trunk_of
 from captum_fam.experiments.data.labels import labels_of
@@ -293,11 +293,11 @@ def _fit(
 
     losses: list[Tensor] = []
     start = time.monotonic()
-    bar = tqdm(
+    bar = progress_bar(
         total=recipe.steps,
         initial=first,
         desc=recipe.loss,
-        disable=not (options.progress and ranks.is_first and shows_bars()),
+        shown=options.progress and ranks.is_first,
     )
     _train_mode(model)
     with lock_folder(options.out, ranks.is_first), bar, random_numbers_restored(ranks.device):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from captum_fam._arithmetic import plain_arithmetic
-from captum_fam._progress import shows_bars, tqdm
+from captum_fam._progress import progress_bar
 from captum_fam.attr.account import Shares
 from captum_fam.attr.base import SimilarityLayerAttribution
 from captum_fam.attr.embedding_parts import EmbeddingParts
@@ -146,7 +146,7 @@ class PairRuns:
         kept = [number for number in numbers if number != exact and self._keeps_run(self.methods[number])]
         others = [number for number in numbers if number != exact and number not in kept]
         total = len(links.images) + 2 * len(links.pairs) * len(others)
-        with tqdm(total=total, desc="pairs", unit="image", leave=False, disable=not shows_bars()) as bar:
+        with progress_bar(total=total, desc="pairs", unit="image", leave=False) as bar:
             self._run_images(known, kept, bar.update)
             for number in others:
                 self._run_again(number, known, bar.update)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from captum_fam._files import lock_folder, sha256_of
-from captum_fam._progress import shows_bars, tqdm
+from captum_fam._progress import progress_bar
 from captum_fam.embedding.forward import check_embedding
 from captum_fam.embedding.ranks import Ranks
 from captum_fam.experiments.data.labels import labels_of
@@ -138,11 +138,11 @@ def train_contrastive(
         return loss
 
     n_steps = len(labels) // recipe.batch_size
-    bar = tqdm(
+    bar = progress_bar(
         total=recipe.epochs * n_steps,
         initial=run.epoch * n_steps,
         desc=net.name,
-        disable=not (progress and ranks.is_first and shows_bars()),
+        shown=progress and ranks.is_first,
     )
     with lock_folder(out, ranks.is_first), bar, random_numbers_restored(ranks.device):
         for epoch in range(run.epoch, recipe.epochs):
